@@ -1,0 +1,16 @@
+"""The one app object, for clients and workers alike."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from graft.config.celeryconfig import options
+from graft.config.settings import settings
+from graft.config.transport import register
+
+register()
+
+app = Celery("graft", include=["graft.tasks.batch", "graft.tasks.maintenance"])
+app.config_from_object(options(settings()))
+# shared_task of the user's own modules reaches this broker instead of the default one.
+app.set_default()

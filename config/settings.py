@@ -1,0 +1,117 @@
+"""Every number and address of a deployment, read once from the environment and checked together.
+
+The conventional variables keep their names (``CELERY_BROKER_URL``, ``CELERY_RESULT_BACKEND``); ours are ``GRAFT_*``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal, Self
+
+from kombu.utils.url import maybe_sanitize_url
+from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One deployment. Durations are float seconds, sizes are bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="GRAFT_", frozen=True, extra="ignore", populate_by_name=True)
+
+    broker_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias=AliasChoices("CELERY_BROKER_URL", "broker_url"),
+        description="Where messages wait: redis://, rediss:// or redis+socket://.",
+        repr=False,
+    )
+    result_backend: str = Field(
+        "",
+        validation_alias=AliasChoices("CELERY_RESULT_BACKEND", "result_backend"),
+        description="Where results are kept; the broker's Redis unless set.",
+        repr=False,
+    )
+    signing_key: SecretStr = Field(
+        SecretStr(""),
+        description="Signs every pickled byte string. Several keys, separated by commas, are accepted while one is "
+        "rotated out; the first signs. At least 16 characters each.",
+    )
+    mode: Literal["cluster", "local"] = Field(
+        "cluster", description="Where the facades run callables; local keeps everything in the calling process."
+    )
+
+    connect_timeout: float = Field(4.0, gt=0, le=60, description="A broker that does not answer within this is down.")
+    outage_grace: float = Field(
+        30.0, ge=0, description="How long calls in flight outlive a broker that was reachable before."
+    )
+
+    soft_time_limit: float = Field(3540.0, gt=0, description="An envelope running longer is asked to stop.")
+    hard_time_limit: float = Field(3600.0, gt=0, description="An envelope running longer is killed with its process.")
+    visibility_timeout: float = Field(
+        60.0, ge=1, description="A message whose worker has not renewed its lease for this long is given to another."
+    )
+    run_limit: int = Field(
+        3, ge=1, le=100, description="An item that was running when so many processes died is not run again."
+    )
+    dead_letter_ttl: float = Field(30 * 86400.0, gt=0, description="How long a dead letter is kept.")
+    result_ttl: float = Field(3600.0, ge=60, description="How long results are kept under the id of their call.")
+
+    item_limit: int = Field(1 << 20, ge=1024, description="Bytes of one pickled item or result.")
+    envelope_limit: int = Field(1 << 20, ge=1024, description="Bytes of pickled items in one envelope.")
+    envelope_items: int = Field(20_000, ge=1, description="Items in one envelope.")
+    envelope_seconds: float = Field(0.1, gt=0, description="Work that one envelope should hold when sizes are learnt.")
+    pubsub_limit: int = Field(
+        256 << 10, ge=1024, description="Larger outcomes are fetched by key, not announced whole."
+    )
+
+    max_waiting: float = Field(
+        30.0, gt=0, description="A message older than this is moved to the front, whatever its priority."
+    )
+
+    @model_validator(mode="after")
+    def soft_limit_comes_before_the_hard_one(self) -> Self:
+        if self.soft_time_limit >= self.hard_time_limit:
+            raise ValueError(
+                f"soft_time_limit={self.soft_time_limit:g} s must be below hard_time_limit={self.hard_time_limit:g} s, "
+                "or a task is killed before it is asked to stop"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def keys_are_long_enough(self) -> Self:
+        short = [len(key) for key in self.signing_keys if len(key) < 16]
+        if short:
+            raise ValueError(
+                f"GRAFT_SIGNING_KEY holds a key of {short[0]} characters; at least 16 are needed "
+                "(for instance from: python -c 'import secrets; print(secrets.token_hex(32))')"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def broker_is_redis(self) -> Self:
+        for name, url in (("CELERY_BROKER_URL", self.broker_url), ("CELERY_RESULT_BACKEND", self.backend_url)):
+            if not url.startswith(("redis://", "rediss://", "redis+socket://", "socket://", "unix://")):
+                raise ValueError(
+                    f"{name}={maybe_sanitize_url(url)} is not Redis; use redis://, rediss:// or redis+socket://"
+                )
+        return self
+
+    @property
+    def signing_keys(self) -> tuple[bytes, ...]:
+        """The keys that are accepted, the signing one first."""
+        parts = self.signing_key.get_secret_value().split(",")
+        return tuple(part.strip().encode() for part in parts if part.strip())
+
+    @property
+    def backend_url(self) -> str:
+        return self.result_backend or self.broker_url
+
+    @property
+    def broker_name(self) -> str:
+        """The broker's address without its password, for messages."""
+        return str(maybe_sanitize_url(self.broker_url))
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process; ``settings.cache_clear()`` reads the environment again."""
+    return Settings()

@@ -1,0 +1,81 @@
+"""Policy, run counter and dead letters on Celery's Task, for tasks of this project and of its users."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Reject, TaskPredicate
+
+from graft.config.settings import settings
+from graft.tasks import deadletters
+from graft.tasks.deliveries import Runs
+from graft.tasks.errors import PoisonedError
+from graft.tasks.policy import ONCE, RetryPolicy
+
+
+class ReliableTask(Task):
+    """A task that obeys its RetryPolicy and buries what the policy gives up on.
+
+    Its message is acknowledged when the run has ended, returns when its process dies, and is buried when it has taken
+    ``run_limit`` processes with it.
+    """
+
+    abstract = True
+    acks_late = True
+    reject_on_worker_lost = True
+    max_retries = None  # The policy counts; Celery only carries the message back.
+    policy: RetryPolicy = ONCE
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.request.called_directly:
+            return self.run(*args, **kwargs)
+        record = Runs(self.request.id, self.request.retries)
+        delivery, _ = record.begin(self.request.id, (0,))
+        run = self.request.retries + 1
+        try:
+            if delivery.is_dead(0, settings().run_limit):
+                raise PoisonedError(f"{self.name} took {delivery.run - 1} worker processes with it")
+            result = self.run(*args, **kwargs)
+        except TaskPredicate:  # Retry, Ignore and Reject are answers, not failures.
+            raise
+        except Exception as error:
+            wait = self.policy.wait_after(run, error)
+            if wait is None:
+                # First: whoever reads FAILURE must find the letter.
+                self.bury(error, "poisoned" if isinstance(error, PoisonedError) else "retries_exhausted", run)
+                raise
+            self.again(countdown=wait, exc=error)
+        else:
+            with record.client.pipeline(transaction=False) as pipe:
+                record.forget(pipe)
+                pipe.execute()
+            return result
+
+    def again(self, **options: Any) -> None:
+        """Send this message back to run once more; the message stays where it is when the broker refuses."""
+        try:
+            raise self.retry(**options)
+        except Reject as refused:
+            # Celery would drop the message here (5.7, Task.retry); unacknowledged, it comes back by itself.
+            raise Reject(refused.reason, requeue=True) from refused
+
+    def bury(self, error: BaseException, reason: deadletters.Reason, runs: int) -> None:
+        """Keep this message as a dead letter."""
+        message = json.dumps({"args": self.request.args, "kwargs": self.request.kwargs}, default=repr)
+        deadletters.bury(
+            deadletters.DeadLetter.make(
+                id=self.request.id,
+                task=self.name,
+                queue=(self.request.delivery_info or {}).get("routing_key", ""),
+                reason=reason,
+                function=self.name,
+                error=error,
+                traceback="".join(traceback.format_exception(error)),
+                runs=runs,
+                items=1,
+                envelope=message,
+            )
+        )

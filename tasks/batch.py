@@ -1,0 +1,299 @@
+"""The tasks on the worker's side of the road: run an envelope; reduce a batch."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from celery.exceptions import TaskPredicate
+
+from graft.config.celery_app import app
+from graft.config.redis_client import shared
+from graft.config.settings import settings
+from graft.tasks import codec, deadletters, deliveries, figures, functions, invoke
+from graft.tasks.base import ReliableTask
+from graft.tasks.deliveries import Delivery, Runs
+from graft.tasks.envelope import Envelope, Outcome, Report, error_frame, value_frame
+from graft.tasks.errors import (
+    CancelledBatchError,
+    EnvelopeError,
+    PoisonedError,
+    SignatureError,
+    UnreferenceableError,
+)
+
+RUN_ENVELOPE: Final = "graft.batch"
+REDUCE: Final = "graft.reduce"
+OUTCOME: Final = "graft:outcome:"
+CLAIM: Final = "claim:"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Stands for a report that is kept under a key of its own; the figures spare a reader from fetching it."""
+
+    id: str
+    failed: int = 0
+    retries: int = 0
+    busy: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{CLAIM}{self.failed}:{self.retries}:{self.busy:.6f}:{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Claim:
+        _, failed, retries, busy, envelope_id = text.split(":")
+        return cls(envelope_id, int(failed), int(retries), float(busy))
+
+
+class EnvelopeTask(ReliableTask):
+    """Opens the envelope, answers for every item in it, and buries what nobody will answer for."""
+
+    abstract = True
+    resultrepr_maxsize = 64  # The result is sealed text; events and logs need no more of it.
+
+    def __call__(self, *args: Any, **kwargs: Any) -> str:
+        """Run the task; what goes wrong with the envelope itself is buried and told to the caller."""
+        try:
+            return str(self.run(*args, **kwargs))
+        except TaskPredicate:
+            raise
+        except EnvelopeError as error:
+            self.bury(error, _reason(error), self.request.retries + 1)
+            raise
+
+
+def _reason(error: EnvelopeError) -> deadletters.Reason:
+    if isinstance(error, SignatureError):
+        return "bad_signature"
+    return "unreferenceable" if isinstance(error, UnreferenceableError) else "bad_envelope"
+
+
+@app.task(name=RUN_ENVELOPE, base=EnvelopeTask, bind=True)
+def run_envelope(self: EnvelopeTask, wire: str) -> str:
+    """Run the envelope in *wire*; the sealed report, or a claim on it."""
+    envelope = Envelope.open(wire, self.request.id)
+    func = functions.load(envelope.function)
+    record = Runs(envelope.id, envelope.retries)
+    delivery, kept = record.begin(envelope.batch, envelope.positions)
+    frames = {**envelope.carried, **kept}
+    return _Run(self, envelope, record, delivery, frames).answer(func)
+
+
+class _Run:
+    """One run of one envelope."""
+
+    def __init__(
+        self,
+        task: EnvelopeTask,
+        envelope: Envelope,
+        record: Runs,
+        delivery: Delivery,
+        frames: dict[int, tuple[bool, bytes]],
+    ) -> None:
+        self.task = task
+        self.envelope = envelope
+        self.record = record
+        self.delivery = delivery
+        self.frames = frames
+        self.item_limit = settings().item_limit
+
+    def answer(self, func: Any) -> str:
+        """The sealed report, once every item has an outcome or has been sent to run again."""
+        ran = self.run(func)
+        self.send_back(ran)
+        report = self.report(ran)
+        with self.record.client.pipeline(transaction=False) as pipe:
+            self.record.forget(pipe)
+            figures.add(pipe, self.envelope.function.name, len(ran.values) + len(ran.errors), ran.busy, len(ran.errors))
+            text = report.seal(self.envelope.id)
+            if self.envelope.claim or len(text) > settings().pubsub_limit:
+                # Kept under a key of its own: pub/sub drops a subscriber whose pending output grows too large.
+                pipe.set(OUTCOME + self.envelope.id, text, ex=int(settings().result_ttl))
+                failed = report.packed and sum(not succeeded for succeeded, _ in report.values)
+                text = str(Claim(self.envelope.id, int(failed), report.retries, report.busy))
+            pipe.execute()
+        return text
+
+    def run(self, func: Any) -> invoke.Ran:
+        envelope, delivery = self.envelope, self.delivery
+        places = [place for place, position in enumerate(envelope.positions) if position not in self.frames]
+        if delivery.cancelled:
+            return invoke.Ran(errors={place: CancelledBatchError("cancelled before it ran") for place in places})
+        if not delivery.is_watched:
+            return invoke.run_items(envelope, func, places, is_cancelled=self.is_cancelled)
+        limit = settings().run_limit
+        dead = [place for place in places if delivery.is_dead(envelope.positions[place], limit)]
+        for place in dead:
+            self.bury_poison(place)
+        ran = invoke.run_items(
+            envelope,
+            func,
+            [place for place in places if place not in dead],
+            is_cancelled=self.is_cancelled,
+            watch=self,
+        )
+        # Their outcomes are in self.frames already, encoded when they were kept.
+        return replace(ran, values={}, errors={})
+
+    def is_cancelled(self) -> bool:
+        return deliveries.is_cancelled(self.envelope.batch)
+
+    def starting(self, place: int) -> None:
+        self.record.starting(self.envelope.positions[place])
+
+    def finished(self, place: int, value: Any, error: BaseException | None) -> None:
+        position = self.envelope.positions[place]
+        frame = error_frame(error, skip_frames=2) if error else value_frame(value, position, self.item_limit)
+        self.frames[position] = frame
+        self.record.finished(position, frame)
+
+    def bury_poison(self, place: int) -> None:
+        """The item at *place* has used up its runs: its letter first, then its outcome."""
+        position = self.envelope.positions[place]
+        kills = self.delivery.kills(position)
+        times = "a worker process" if kills == 1 else f"{kills} worker processes"
+        error = PoisonedError(
+            f"item {position} of {self.envelope.function.name} was running when {times} died; it is not run again, and "
+            f"is kept as dead letter {self.envelope.id}:{position}"
+        )
+        self.bury_items([place], error, "poisoned", kills, suffix=f":{position}")
+        self.record.mark_poisoned()
+        frame = error_frame(error)
+        self.frames[position] = frame
+        self.record.finished(position, frame)
+
+    def send_back(self, ran: invoke.Ran) -> None:
+        """Send what may run again back to the queue; raises Celery's Retry when there is any."""
+        envelope = self.envelope
+        run = envelope.retries + 1
+        waits = {
+            place: wait
+            for place, error in ran.errors.items()
+            if not isinstance(error, CancelledBatchError)
+            and (wait := envelope.policy.wait_after(run, error)) is not None
+        }
+        again = sorted([*waits, *ran.left])
+        if not again:
+            if envelope.policy.runs > 1 and ran.errors:
+                self.bury_exhausted(ran)
+            return
+        kept = replace(
+            ran,
+            values={place: value for place, value in ran.values.items() if place not in waits},
+            errors={place: error for place, error in ran.errors.items() if place not in waits},
+        )
+        rest = replace(
+            envelope,
+            positions=[envelope.positions[place] for place in again],
+            items=[envelope.items[place] for place in again],
+            retries=run,
+            reruns=envelope.reruns + len(waits),
+            carried={**self.frames, **self.encode(kept)},
+        )
+        with self.record.client.pipeline(transaction=False) as pipe:
+            self.record.forget(pipe)
+            figures.add(pipe, envelope.function.name, len(ran.values) + len(ran.errors), ran.busy, len(ran.errors))
+            pipe.execute()
+        error = next(iter(ran.errors.values()), None)
+        self.task.again(args=(rest.seal(),), countdown=max(waits.values(), default=0.0), exc=error)
+
+    def bury_exhausted(self, ran: invoke.Ran) -> None:
+        failed = [place for place, error in ran.errors.items() if not isinstance(error, CancelledBatchError)]
+        if failed:
+            self.bury_items(failed, ran.errors[failed[0]], "retries_exhausted", self.envelope.retries + 1)
+
+    def bury_items(
+        self, places: Sequence[int], error: BaseException, reason: deadletters.Reason, runs: int, suffix: str = ""
+    ) -> None:
+        envelope = self.envelope
+        left = replace(
+            envelope,
+            positions=[envelope.positions[place] for place in places],
+            items=[envelope.items[place] for place in places],
+            carried={},
+        )
+        deadletters.bury(
+            deadletters.DeadLetter.make(
+                id=envelope.id + suffix,
+                task=RUN_ENVELOPE,
+                queue=(self.task.request.delivery_info or {}).get("routing_key", ""),
+                reason=reason,
+                function=envelope.function.name,
+                error=error,
+                traceback="".join(traceback.format_exception(error)),
+                runs=runs,
+                items=len(places),
+                envelope=left.seal(),
+            )
+        )
+
+    def encode(self, ran: invoke.Ran) -> dict[int, tuple[bool, bytes]]:
+        """Outcomes as they travel, by position."""
+        positions = self.envelope.positions
+        frames = {
+            positions[place]: value_frame(value, positions[place], self.item_limit)
+            for place, value in ran.values.items()
+        }
+        # Two frames are ours: the loop over the items, and the call itself.
+        frames.update((positions[place], error_frame(error, skip_frames=1)) for place, error in ran.errors.items())
+        return frames
+
+    def report(self, ran: invoke.Ran) -> Report:
+        envelope = self.envelope
+        if not self.frames and not ran.errors and len(ran.values) == len(envelope.items):
+            values = [ran.values[place] for place in range(len(envelope.items))]
+            if codec.all_atoms(values) and not any(
+                isinstance(value, str | bytes) and len(value) > self.item_limit for value in values
+            ):
+                return Report(envelope.positions, values, False, ran.busy, envelope.reruns, ran.awaited)
+        frames = dict(sorted({**self.frames, **self.encode(ran)}.items()))
+        return Report(list(frames), list(frames.values()), True, ran.busy, envelope.reruns, ran.awaited)
+
+
+@app.task(name=REDUCE, base=EnvelopeTask, bind=True)
+def reduce_batch(self: EnvelopeTask, claims: list[str], wire: str) -> str:
+    """The body of a batch's chord: apply the reducer to all its values; the first failed item is the answer instead."""
+    envelope = Envelope.open(wire, self.request.id)
+    record = Runs(envelope.id, envelope.retries)
+    delivery, _ = record.begin(envelope.batch, (0,))
+    if delivery.is_dead(0, settings().run_limit):
+        error = PoisonedError(f"reducing with {envelope.function.name} took {delivery.run - 1} worker processes")
+        self.bury(error, "poisoned", delivery.run)
+        return Report([0], [error_frame(error)], True, 0.0, 0).seal(envelope.id)
+    outcomes = sorted(fetch_claims(claims), key=lambda outcome: outcome.index)
+    if [outcome.index for outcome in outcomes] != list(range(len(envelope.positions))):
+        raise EnvelopeError(f"{len(outcomes)} of {len(envelope.positions)} outcomes arrived to be reduced")
+    failed = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
+    if failed is not None:
+        frame = error_frame(failed)
+    else:
+        values = [outcome.value for outcome in outcomes]
+        single = replace(envelope, positions=[0], items=[values], packed=False, claim=False)
+        ran = invoke.run_items(single, functions.load(envelope.function), [0], is_cancelled=lambda: False)
+        error_ = ran.errors.get(0)
+        # A reduced value may be as large as all that went into it.
+        limit = settings().item_limit * 64
+        frame = error_frame(error_, skip_frames=1) if error_ else value_frame(ran.values[0], 0, limit)
+    text = Report([0], [frame], True, 0.0, 0).seal(envelope.id)
+    with record.client.pipeline(transaction=False) as pipe:
+        record.forget(pipe)
+        if len(text) > settings().pubsub_limit:
+            pipe.set(OUTCOME + envelope.id, text, ex=int(settings().result_ttl))
+            text = str(Claim(envelope.id))
+        pipe.execute()
+    return text
+
+
+def fetch_claims(claims: Sequence[str]) -> list[Outcome]:
+    """The outcomes behind *claims*, all of them."""
+    ids = [Claim.parse(claim).id for claim in claims]
+    texts = shared().mget([OUTCOME + envelope_id for envelope_id in ids]) if ids else []
+    found: list[Outcome] = []
+    for envelope_id, text in zip(ids, texts, strict=True):
+        if text is None:
+            raise EnvelopeError(f"the outcome of envelope {envelope_id} has expired before it was read")
+        found.extend(Report.open(text.decode(), envelope_id).outcomes())
+    return found

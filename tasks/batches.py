@@ -1,0 +1,308 @@
+"""What a caller holds while its items run: outcomes in, values out, for threads and event loops alike.
+
+Answers arrive on the subscriber's thread (results.py). Every waiting caller is woken from there: a thread through a
+condition, a coroutine through its own loop, so a batch may be awaited under any loop, or several.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from graft.tasks.envelope import Outcome
+from graft.tasks.errors import ResultTimeout, TaskQueueError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch has come. ``total`` is None for an input whose end has not been reached."""
+
+    total: int | None
+    sent: int
+    done: int
+    failed: int
+    envelopes: int
+    retries: int
+    seconds: float
+
+
+class Batch:
+    """The results of one ``submit``: collect them, iterate over them, or await them.
+
+    ``batch.collect()`` and ``await batch`` give the list of values in the order of the items (of a reduced batch: the
+    reducer's result). ``for value in batch`` and ``async for value in batch`` give them in the same order as soon as
+    they can; :meth:`as_completed` gives outcomes in the order in which they arrive. The first failing item's own error
+    is raised, its remote traceback as the cause; the other items run on.
+    """
+
+    def __init__(self, batch_id: str, total: int | None, *, reduced: bool = False) -> None:
+        self.id = batch_id
+        self.reduced = reduced
+        self._total = total
+        self._changed = threading.Condition()
+        self._wakers: set[Callable[[], None]] = set()
+        self._arrived: dict[int, Outcome] = {}
+        self._order: deque[int] = deque()
+        self._keeps = total is not None  # Outcomes of a stream are dropped once they have been read.
+        self._first_error: BaseException | None = None
+        self._fatal: BaseException | None = None
+        self._answer: Outcome | None = None
+        self._cancel: Callable[[], None] | None = None
+        self._consumed: Callable[[], None] | None = None
+        self._sent = self._done = self._failed = self._envelopes = self._retries = 0
+        self._taken = 0
+        self._began = time.monotonic()
+        self._ended: float | None = None
+        self._unbounded = False
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.id}: {self._done} of {self._total if self._total is not None else '?'} done>"
+
+    # ---- for callers ----------------------------------------------------------------------------------------------
+
+    def collect(self, timeout: float | None = None) -> Any:
+        """Wait for all values, in the order of the items.
+
+        Raises:
+            ResultTimeout: not all had arrived after *timeout* seconds; the batch goes on and can be collected later.
+            BrokerUnavailable: the broker could not be reached.
+            Exception: the first failing item's own error, as soon as it is known.
+        """
+        self._drain_freely()
+        self._wait(lambda: self._is_settled, timeout)
+        return self._values()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._collect_async().__await__()
+
+    async def _collect_async(self) -> Any:
+        self._drain_freely()
+        await self._wait_async(lambda: self._is_settled)
+        return self._values()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Values in the order of the items; an item's error is raised in its place."""
+        index = 0
+        while (outcome := self._in_order(index, self._wait)) is not None:
+            index += 1
+            yield outcome.unwrap()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        index = 0
+        while True:
+            await self._wait_async(lambda at=index: self._can_tell(at))  # type: ignore[misc]  # a default is fine here
+            outcome = self._in_order(index, None)
+            if outcome is None:
+                return
+            index += 1
+            yield outcome.unwrap()
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[Outcome]:
+        """Outcomes as they arrive, errors included as values; *timeout* bounds the wait for the next one."""
+        while True:
+            self._wait(lambda: bool(self._order) or self._is_over, timeout)
+            outcome = self._next_arrived()
+            if outcome is None:
+                return
+            yield outcome
+
+    async def as_completed_async(self) -> AsyncIterator[Outcome]:
+        """The same for a coroutine."""
+        while True:
+            await self._wait_async(lambda: bool(self._order) or self._is_over)
+            outcome = self._next_arrived()
+            if outcome is None:
+                return
+            yield outcome
+
+    def progress(self) -> Progress:
+        """How far the batch has come, without a round trip."""
+        with self._changed:
+            return Progress(
+                self._total,
+                self._sent,
+                self._done,
+                self._failed,
+                self._envelopes,
+                self._retries,
+                (self._ended or time.monotonic()) - self._began,
+            )
+
+    def done(self) -> bool:
+        """Whether every item has its outcome, or the batch has failed as a whole."""
+        with self._changed:
+            return self._is_over
+
+    def cancel(self) -> None:
+        """Keep what has not begun from running. What runs is finished; cancelled items end in CancelledBatchError."""
+        if self._cancel is not None and not self.done():
+            self._cancel()
+
+    # ---- waiting --------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_over(self) -> bool:
+        if self._fatal is not None:
+            return True
+        if self.reduced:
+            return self._answer is not None
+        return self._total is not None and self._done >= self._total
+
+    @property
+    def _is_settled(self) -> bool:
+        return self._is_over or (self._first_error is not None and not self.reduced)
+
+    def _can_tell(self, index: int) -> bool:
+        return index in self._arrived or self._is_over
+
+    def _wait(self, ready: Callable[[], bool], timeout: float | None) -> None:
+        with self._changed:
+            if not self._changed.wait_for(ready, timeout):
+                raise ResultTimeout(
+                    f"{self._done} of {self._total if self._total is not None else 'an unknown number of'} results had "
+                    f"arrived after {timeout:g} s; the batch goes on: collect it later, or cancel() it"
+                )
+
+    async def _wait_async(self, ready: Callable[[], bool]) -> None:
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(woken.set)
+            except RuntimeError:
+                pass  # The loop was closed while its coroutine waited: nobody is left to wake.
+
+        with self._changed:
+            self._wakers.add(wake)
+        try:
+            while True:
+                woken.clear()
+                with self._changed:
+                    if ready():
+                        return
+                await woken.wait()
+        finally:
+            with self._changed:
+                self._wakers.discard(wake)
+
+    def _drain_freely(self) -> None:
+        """All values will be kept for one list, so nothing has to be held back for a slow reader."""
+        with self._changed:
+            self._unbounded = True
+        if self._consumed:
+            self._consumed()
+
+    def _values(self) -> Any:
+        with self._changed:
+            if self._fatal is not None:
+                raise self._fatal
+            if self.reduced:
+                assert self._answer is not None
+                return self._answer.unwrap()
+            if self._first_error is not None:
+                raise self._first_error
+            if not self._keeps and self._taken:
+                raise TaskQueueError(f"{self._taken} results of this stream have been read already; go on iterating")
+            return [self._arrived[index].value for index in range(self._total or 0)]
+
+    def _in_order(self, index: int, wait: Callable[[Callable[[], bool], None], None] | None) -> Outcome | None:
+        if self.reduced:
+            raise TypeError("a reduced batch has one value: collect it or await it")
+        if wait:
+            wait(lambda: self._can_tell(index), None)
+        with self._changed:
+            outcome = self._take(index)
+            if outcome is None and self._fatal is not None:
+                raise self._fatal
+            while self._order and self._order[0] not in self._arrived:
+                self._order.popleft()
+        self._note_taken(outcome)
+        return outcome
+
+    def _next_arrived(self) -> Outcome | None:
+        with self._changed:
+            outcome = None
+            while self._order and outcome is None:
+                outcome = self._take(self._order.popleft())
+            if outcome is None and self._fatal is not None:
+                raise self._fatal
+        self._note_taken(outcome)
+        return outcome
+
+    def _take(self, index: int) -> Outcome | None:
+        return self._arrived.get(index) if self._keeps else self._arrived.pop(index, None)
+
+    def _note_taken(self, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self._taken += 1
+            if self._consumed:
+                self._consumed()
+
+    # ---- for the road ---------------------------------------------------------------------------------------------
+
+    @property
+    def unread(self) -> int:
+        """Outcomes due to a reader that takes them one by one: sent and not yet taken."""
+        return 0 if self._unbounded else self._sent - self._taken
+
+    def attach(self, cancel: Callable[[], None], consumed: Callable[[], None]) -> None:
+        """Tell the batch how to stop its feeder, and whom to tell that a reader has taken something."""
+        self._cancel, self._consumed = cancel, consumed
+
+    def note_sent(self, items: int, envelopes: int = 1) -> None:
+        with self._changed:
+            self._sent += items
+            self._envelopes += envelopes
+
+    def note_total(self, total: int) -> None:
+        """The end of the input is known."""
+        with self._changed:
+            self._total = total
+            self._notify()
+
+    def note_outcomes(self, outcomes: list[Outcome], retries: int = 0) -> None:
+        """Outcomes of one envelope; a second answer to the same item changes nothing."""
+        with self._changed:
+            for outcome in outcomes:
+                self._done += 1
+                if outcome.error is not None:
+                    self._failed += 1
+                    if self._first_error is None:
+                        self._first_error = outcome.error
+                self._arrived[outcome.index] = outcome
+                self._order.append(outcome.index)
+            self._retries += retries
+            self._notify()
+
+    def note_counted(self, items: int, failed: int, retries: int) -> None:
+        """Items of a reduced batch are done; their values stay on the workers."""
+        with self._changed:
+            self._done += items
+            self._failed += failed
+            self._retries += retries
+            self._notify()
+
+    def note_answer(self, outcome: Outcome) -> None:
+        with self._changed:
+            self._answer = outcome
+            self._notify()
+
+    def fail(self, error: BaseException) -> None:
+        """The batch as a whole cannot go on."""
+        with self._changed:
+            if not self._is_over:
+                self._fatal = error if isinstance(error, Exception) else TaskQueueError(repr(error))
+                self._notify()
+
+    def _notify(self) -> None:
+        if self._is_over and self._ended is None:
+            self._ended = time.monotonic()
+        self._changed.notify_all()
+        for wake in self._wakers:
+            wake()

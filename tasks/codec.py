@@ -1,0 +1,210 @@
+"""How values cross the wire: pickled once, signed, and verified before they are unpickled.
+
+Sealed text is base64 over an HMAC-SHA256 and the content. The code is keyed with the deployment's key and the purpose
+of the content, so that an outcome cannot be passed off as an envelope.
+"""
+
+from __future__ import annotations
+
+import hmac
+import pickle
+import pickletools
+import traceback
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from graft.config.settings import settings
+from graft.tasks.errors import (
+    PayloadTooLargeError,
+    RemoteTraceback,
+    SignatureError,
+    TaskQueueError,
+    UnpicklableError,
+)
+
+PROTOCOL: Final = 5
+MAC_BYTES: Final = 32
+TRACEBACK_LIMIT: Final = 32 << 10
+
+# Values of exactly these types pickle and unpickle everywhere, so a list of them travels as one pickle. Anything else
+# is pickled item by item: one that cannot be opened must not cost its neighbours.
+ATOMS: Final = frozenset({int, float, bool, str, bytes, complex, type(None)})
+
+
+@cache
+def _keys(purpose: str) -> tuple[bytes, ...]:
+    keys = settings().signing_keys
+    if not keys:
+        raise SignatureError(
+            "no signing key: set GRAFT_SIGNING_KEY to the deployment's key (python -m graft.scripts.dev makes one for "
+            "its own stack); without a key nothing is pickled or unpickled"
+        )
+    return tuple(hmac.digest(key, purpose.encode(), "sha256") for key in keys)
+
+
+def seal(purpose: str, content: bytes) -> str:
+    """*content* as signed text for *purpose*."""
+    return b64encode(hmac.digest(_keys(purpose)[0], content, "sha256") + content).decode("ascii")
+
+
+def unseal(purpose: str, text: str) -> bytes:
+    """The content of *text*, once its signature for *purpose* has been verified.
+
+    Raises:
+        SignatureError: signed with another key, for another purpose, altered, or not sealed text at all.
+    """
+    try:
+        sealed = b64decode(text, validate=True)
+    except (Base64Error, ValueError, TypeError) as error:
+        raise SignatureError(f"this is not sealed text: {error}") from None
+    mac, content = sealed[:MAC_BYTES], sealed[MAC_BYTES:]
+    for key in _keys(purpose):
+        if hmac.compare_digest(mac, hmac.digest(key, content, "sha256")):
+            return content
+    raise SignatureError(
+        f"the signature of this {purpose.partition(':')[0]} does not verify; caller and workers must share "
+        "GRAFT_SIGNING_KEY"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that could not be pickled: its error takes the item's place."""
+
+    error: TaskQueueError
+
+
+def dump_item(value: Any, limit: int, what: str) -> bytes:
+    """One value as a pickle that any process of the deployment can open.
+
+    Raises:
+        UnpicklableError: it holds a lock, a socket, a local class, an instance of a class of ``__main__`` …
+        PayloadTooLargeError: it takes more than *limit* bytes.
+    """
+    try:
+        frame = pickle.dumps(value, PROTOCOL)
+    except Exception as error:
+        raise UnpicklableError(f"{what} ({type(value).__name__}) cannot be pickled: {error}") from None
+    if len(frame) > limit:
+        raise PayloadTooLargeError(
+            f"{what} takes {len(frame)} bytes, the limit is {limit}; pass a reference to it (a path, a key), or raise "
+            "GRAFT_ITEM_LIMIT"
+        )
+    if b"__main__" in frame and (name := _main_reference(frame)):
+        raise UnpicklableError(
+            f"{what} refers to __main__.{name}, which a worker cannot import; define it in a module of its own"
+        )
+    return frame
+
+
+def _main_reference(frame: bytes) -> str | None:
+    """The first name that *frame* would look up in ``__main__``, where every process has a different module."""
+    memo: list[object] = []
+    strings: list[object] = []
+    for opcode, argument, _ in pickletools.genops(frame):
+        if opcode.name == "MEMOIZE":
+            memo.append(strings[-1] if strings else None)
+        elif opcode.name in ("BINGET", "LONG_BINGET") and isinstance(argument, int):
+            strings.append(memo[argument])
+        elif opcode.name == "STACK_GLOBAL":
+            if strings[-2:-1] == ["__main__"]:
+                return str(strings[-1])
+            strings.append(None)
+        elif opcode.name != "FRAME":
+            strings.append(argument if opcode.name.endswith("UNICODE") else None)
+    return None
+
+
+def dump_error(error: BaseException, *, skip_frames: int = 0) -> bytes:
+    """An exception with its traceback as text, in a form that always pickles.
+
+    The exception itself goes along when its class can be imported and it survives the round trip; otherwise its
+    nearest base class that can, with the original text.
+    """
+    trace = error.__traceback__
+    for _ in range(skip_frames):
+        trace = trace and trace.tb_next
+    if isinstance(error.__cause__, RemoteTraceback):
+        text = error.__cause__.text  # It came from a worker already.
+    elif trace is None and error.__cause__ is None:
+        text = ""
+    else:
+        text = "".join(traceback.format_exception(type(error), error, trace))
+    if len(text) > TRACEBACK_LIMIT:
+        text = f"{text[: TRACEBACK_LIMIT // 2]}\n[…]\n{text[-TRACEBACK_LIMIT // 2 :]}"
+    return pickle.dumps((_portable(error), _nearest_builtin(error), _text(error), text), PROTOCOL)
+
+
+def load_error(blob: bytes) -> BaseException:
+    """The exception in *blob*, its remote traceback as the cause."""
+    portable, base, message, text = pickle.loads(blob)
+    error: BaseException
+    try:
+        error = pickle.loads(portable)
+    except Exception:
+        error = base(message)  # This process cannot import the class; the worker could.
+    if text:
+        error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return f"<{type(error).__name__} without text>"
+
+
+def _portable(error: BaseException) -> bytes:
+    for candidate in (lambda: error, lambda: _Rebuilt(error)):
+        try:
+            blob = pickle.dumps(candidate(), PROTOCOL)
+            if b"__main__" in blob and _main_reference(blob):
+                continue
+            if type(pickle.loads(blob)) is type(error):
+                return blob
+        except Exception:  # noqa: S112 - whatever pickling an exception raises, the next form is tried
+            continue
+    for base in type(error).__mro__[1:-1]:
+        try:
+            stand_in = base(_text(error))
+            blob = pickle.dumps(stand_in, PROTOCOL)
+            if not (b"__main__" in blob and _main_reference(blob)) and type(pickle.loads(blob)) is base:
+                return blob
+        except Exception:  # noqa: S112 - likewise
+            continue
+    return pickle.dumps(TaskQueueError(_text(error)), PROTOCOL)
+
+
+def _nearest_builtin(error: BaseException) -> type[BaseException]:
+    """A base class that every process has and that takes one text."""
+    for base in type(error).__mro__:
+        if base.__module__ == "builtins" and issubclass(base, Exception) and not issubclass(base, UnicodeError):
+            return base
+    return TaskQueueError
+
+
+class _Rebuilt:
+    """Pickles an exception whose ``__init__`` does not take its ``args``: type, args and attributes are kept."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self.error), self.error.args, vars(self.error))
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+def all_atoms(values: Sequence[Any]) -> bool:
+    """Whether *values* may travel as one pickle."""
+    return ATOMS.issuperset(map(type, values))

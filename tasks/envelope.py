@@ -1,0 +1,158 @@
+"""One message: a callable, a batch of items and their limits; and what comes back: an outcome for each item.
+
+Both travel as one signed text (codec.py) inside an ordinary Celery message. Items that are all plain values ride as one
+pickle; others ride as a pickle each, so that one that a worker cannot open costs only itself.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+from graft.tasks import codec
+from graft.tasks.errors import EnvelopeError, TaskQueueError
+from graft.tasks.policy import ONCE, RetryPolicy
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WireFunction:
+    """A callable as the envelope names it: by import, or by the digest under which its pickle is stored."""
+
+    how: Literal["import", "value"]
+    name: str
+    payload: bytes
+    is_async: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one item: ``value``, or ``error``."""
+
+    index: int
+    value: Any = None
+    error: BaseException | None = None
+
+    def unwrap(self) -> Any:
+        """The value, or the error raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One message's worth of work.
+
+    ``positions`` are the items' places in their batch. ``retries`` counts how often the envelope has been sent back,
+    ``reruns`` the items that were. ``carried`` holds outcomes of earlier runs that travel with
+    what is left to do, keyed by position, as encoded by :func:`value_frame` and :func:`error_frame`.
+    """
+
+    id: str
+    batch: str
+    function: WireFunction
+    positions: Sequence[int]
+    items: Sequence[Any]
+    packed: bool
+    unpack: bool = False
+    concurrency: int = 1
+    timeout: float | None = None
+    policy: RetryPolicy = ONCE
+    claim: bool = False
+    retries: int = 0
+    reruns: int = 0
+    carried: dict[int, tuple[bool, bytes]] = field(default_factory=dict)
+
+    def seal(self) -> str:
+        """The envelope as signed text, bound to its own id."""
+        return codec.seal("envelope", pickle.dumps((VERSION, *_fields(self)), codec.PROTOCOL))
+
+    @classmethod
+    def open(cls, text: str, task_id: str) -> Envelope:
+        """The envelope in *text*.
+
+        Raises:
+            SignatureError: not signed by this deployment.
+            EnvelopeError: another version, or sent under another id than its own.
+        """
+        content = codec.unseal("envelope", text)
+        try:
+            version, *values = pickle.loads(content)
+        except Exception as error:
+            raise EnvelopeError(f"this worker cannot open the envelope: {error!r}") from error
+        if version != VERSION:
+            raise EnvelopeError(
+                f"envelope version {version} is not known to this worker, which reads {VERSION}; deploy workers before "
+                "their callers"
+            )
+        envelope = cls(*values)
+        if envelope.id != task_id:
+            raise EnvelopeError(f"envelope {envelope.id} was sent under the id {task_id}")
+        return envelope
+
+
+def _fields(envelope: Envelope) -> tuple[Any, ...]:
+    return tuple(getattr(envelope, name) for name in Envelope.__slots__)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The answer to one envelope: an outcome for each position, and what the run cost.
+
+    ``busy`` is the sum of the items' own durations in seconds; ``retries`` counts items that were run again;
+    ``awaited`` says that items ran together on the event loop.
+    """
+
+    positions: Sequence[int]
+    values: Sequence[Any]
+    packed: bool
+    busy: float
+    retries: int
+    awaited: bool = False
+    size: int = 0
+
+    def seal(self, task_id: str) -> str:
+        content = (VERSION, self.positions, self.values, self.packed, self.busy, self.retries, self.awaited)
+        return codec.seal(f"outcome:{task_id}", pickle.dumps(content, codec.PROTOCOL))
+
+    @classmethod
+    def open(cls, text: str, task_id: str) -> Report:
+        """The report in *text*, which must have been made for the envelope *task_id*."""
+        version, *values = pickle.loads(codec.unseal(f"outcome:{task_id}", text))
+        if version != VERSION:
+            raise EnvelopeError(f"outcome version {version} is not known to this process, which reads {VERSION}")
+        return replace(cls(*values), size=len(text))
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """The outcomes by position; one that cannot be opened here is an error of its own."""
+        if not self.packed:
+            for position, value in zip(self.positions, self.values, strict=True):
+                yield Outcome(position, value)
+            return
+        for position, (succeeded, frame) in zip(self.positions, self.values, strict=True):
+            if not succeeded:
+                yield Outcome(position, error=codec.load_error(frame))
+                continue
+            try:
+                yield Outcome(position, pickle.loads(frame))
+            except Exception as error:
+                unreadable = EnvelopeError(f"the result of item {position} cannot be opened here: {error}")
+                unreadable.__cause__ = error
+                yield Outcome(position, error=unreadable)
+
+
+def value_frame(value: Any, position: int, limit: int) -> tuple[bool, bytes]:
+    """One result as it travels; a result that cannot travel becomes an error."""
+    try:
+        return True, codec.dump_item(value, limit, f"the result of item {position}")
+    except TaskQueueError as error:
+        return False, codec.dump_error(error)
+
+
+def error_frame(error: BaseException, *, skip_frames: int = 0) -> tuple[bool, bytes]:
+    """One error as it travels."""
+    return False, codec.dump_error(error, skip_frames=skip_frames)

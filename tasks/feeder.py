@@ -1,0 +1,308 @@
+"""Cuts one batch into envelopes, as many at a time as may be in flight, and takes their answers in.
+
+``cut`` runs on the publisher's thread, ``answered`` on the subscriber's; the lock between them is held for moments.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from graft.config.settings import settings
+from graft.tasks import codec, deliveries, figures, functions
+from graft.tasks.batch import CLAIM, OUTCOME, RUN_ENVELOPE
+from graft.tasks.batches import Batch
+from graft.tasks.callables import FunctionRef
+from graft.tasks.cluster import slots
+from graft.tasks.envelope import Envelope, Outcome, Report, WireFunction
+from graft.tasks.errors import CancelledBatchError, EnvelopeError, TaskQueueError
+from graft.tasks.ids import new_id
+from graft.tasks.policy import ONCE, RetryPolicy
+from graft.tasks.results import failure_of
+from graft.tasks.sizing import Pace, Sizing
+from graft.tasks.source import Source
+
+FLIGHT_BYTES: Final = 16 << 20  # Well below the 32 MiB at which Redis drops a subscriber that cannot follow.
+UNREAD_ITEMS: Final = 20_000  # How far a stream runs ahead of a reader that takes results one by one.
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the caller asked for.
+
+    ``in_flight`` counts envelopes, None leaves it to the number of workers. ``widened`` replaces it once a plain
+    callable has shown that it returns no awaitables: its envelopes run one item at a time then, so as many of them may
+    be in flight as there may be items.
+    """
+
+    function: FunctionRef
+    queue: str
+    priority: int
+    batch_size: int | None = None
+    in_flight: int | None = None
+    widened: int | None = None
+    concurrency: int = 1
+    timeout: float | None = None
+    policy: RetryPolicy = ONCE
+    unpack: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One message, ready to be published."""
+
+    id: str
+    task: str
+    args: tuple[str, ...]
+    queue: str
+    priority: int
+    label: str
+    group: str
+    index: int
+    chord: Mapping[str, Any] | None
+    feeder: Feeder
+
+
+@dataclass(slots=True)
+class _Flight:
+    positions: Sequence[int]
+    size: int
+
+
+@dataclass(slots=True)
+class _Ready:
+    """Items that have been encoded, by position, and wait for their envelope."""
+
+    positions: deque[int] = field(default_factory=deque)
+    frames: deque[bytes] = field(default_factory=deque)
+
+
+class Feeder:
+    """The sending side of one batch."""
+
+    def __init__(self, batch: Batch, source: Source, order: Order, wake: Callable[[Feeder], None]) -> None:
+        self.batch = batch
+        self.source = source
+        self.order = order
+        self.sent_ids: list[str] = []
+        self.sizing = Sizing(
+            settings().envelope_seconds, settings().envelope_items, settings().envelope_limit, order.concurrency
+        )
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._flights: dict[str, _Flight] = {}
+        self._flying = 0
+        self._next = 0
+        self._ready = _Ready()
+        self._function: WireFunction | None = None
+        self._pace: Pace | None = None
+        self._cancelling = False
+        self._finished = False
+        self._wide = False
+
+    # ---- on the publisher's thread ----------------------------------------------------------------------------------
+
+    def cut(self, client: Any) -> list[Parcel]:
+        """The envelopes that may leave now. Blocks for a round trip the first time (function, pace)."""
+        if self._function is None:
+            self._function = functions.store(self.order.function)
+            self._pace = figures.load_pace(self.pace_key, client)
+        lanes = max(slots(self.order.queue, client), 1) if self._has_room() and not self._is_drained() else 1
+        parcels: list[Parcel] = []
+        while self._has_room(lanes) and not self._is_drained():
+            size = self._next_size(lanes)
+            if self.source.ready < size and self.source.remaining is None and self._flights:
+                break  # A stream that trickles: what is in flight will wake us, and more will have come.
+            envelope = self._fill(size)
+            if envelope is not None:
+                parcels.append(self._parcel(envelope))
+        self._note_end()
+        return parcels
+
+    def _parcel(self, envelope: Envelope) -> Parcel:
+        wire = envelope.seal()
+        with self._lock:
+            self._flights[envelope.id] = _Flight(envelope.positions, len(wire))
+            self._flying += len(wire)
+        self.batch.note_sent(len(envelope.items))
+        self.sent_ids.append(envelope.id)
+        return Parcel(
+            envelope.id,
+            RUN_ENVELOPE,
+            (wire,),
+            self.order.queue,
+            self.order.priority,
+            f"{envelope.function.name}, {len(envelope.items)} items from {envelope.positions[0]}",
+            self.batch.id,
+            len(self.sent_ids) - 1,
+            self.chord,
+            self,
+        )
+
+    @property
+    def chord(self) -> Mapping[str, Any] | None:
+        """The chord that the envelopes are parts of, if any."""
+        return None
+
+    @property
+    def pace_key(self) -> str:
+        ref = self.order.function
+        return ref.name if ref.how == "import" else f"{ref.name}:{len(ref.payload)}"
+
+    def _next_size(self, lanes: int) -> int:
+        if self.order.batch_size is not None:
+            return self.order.batch_size
+        assert self._pace is not None
+        together = lanes if self._wide or self.order.concurrency == 1 else self.order.in_flight
+        remaining = self.source.remaining
+        return self.sizing.next_size(
+            self._pace, None if remaining is None else remaining + len(self._ready.positions), together or lanes
+        )
+
+    def _has_room(self, lanes: int = 1) -> bool:
+        limit = self.order.in_flight or 2 * lanes + 2
+        if self._wide and self.order.widened:
+            limit = min(self.order.widened, 2 * lanes + 2)
+        return (
+            len(self._flights) < limit
+            and self._flying < FLIGHT_BYTES
+            and (self.source.remaining is not None or self.batch.unread < UNREAD_ITEMS)
+        )
+
+    def _is_drained(self) -> bool:
+        return not self._ready.positions and not self.source.ready
+
+    def _fill(self, size: int) -> Envelope | None:
+        """An envelope of *size* items at most, fewer where bytes run out; None when none of them could travel."""
+        if not self._ready.positions:
+            items = self.source.take(size)
+            positions = range(self._next, self._next + len(items))
+            self._next += len(items)
+            if self.source.encoded:
+                self._ready.positions.extend(positions)
+                self._ready.frames.extend(items)
+            elif codec.all_atoms(items) and _length(items) <= settings().item_limit:
+                return self._envelope(positions, items, packed=False)
+            else:
+                self._encode(positions, items)
+        positions_: list[int] = []
+        frames: list[bytes] = []
+        total = 0
+        ready, limit = self._ready, settings().envelope_limit
+        while ready.positions and len(frames) < size and (not frames or total + len(ready.frames[0]) <= limit):
+            positions_.append(ready.positions.popleft())
+            frames.append(ready.frames.popleft())
+            total += len(frames[-1])
+        return self._envelope(positions_, frames, packed=True) if frames else None
+
+    def _encode(self, positions: Sequence[int], items: Sequence[Any]) -> None:
+        bad: list[Outcome] = []
+        for position, item in zip(positions, items, strict=True):
+            try:
+                frame = codec.dump_item(item, settings().item_limit, f"item {position}")
+            except TaskQueueError as error:
+                bad.append(Outcome(position, error=error))
+            else:
+                self._ready.positions.append(position)
+                self._ready.frames.append(frame)
+        if bad:
+            self.batch.note_sent(len(bad), envelopes=0)
+            self.refused(bad)
+
+    def refused(self, bad: list[Outcome]) -> None:
+        """Items that cannot travel have their outcome at once."""
+        self.batch.note_outcomes(bad)
+
+    def _envelope(self, positions: Sequence[int], items: Sequence[Any], *, packed: bool) -> Envelope:
+        assert self._function is not None
+        order = self.order
+        return Envelope(
+            new_id(), self.batch.id, self._function, positions, items, packed, order.unpack,
+            1 if self._wide else order.concurrency, order.timeout, order.policy, claim=self.chord is not None,
+        )  # fmt: skip
+
+    def _note_end(self) -> None:
+        if self.source.is_empty and self._is_drained() and not self._finished:
+            self._finished = True
+            if self.source.error is not None:
+                self.batch.fail(self.source.error)
+            self.batch.note_total(self._next)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything has been sent."""
+        return self._finished
+
+    def remember_pace(self, client: Any) -> None:
+        if self._pace is not None:
+            figures.save_pace(self.pace_key, self._pace, client)
+
+    # ---- on the subscriber's thread ---------------------------------------------------------------------------------
+
+    def answered(self, envelope_id: str, answer: Mapping[str, Any] | BaseException, client: Any) -> None:
+        """Take in the answer to one envelope."""
+        with self._lock:
+            flight = self._flights.pop(envelope_id, None)
+            if flight is None:
+                return
+            self._flying -= flight.size
+        if isinstance(answer, BaseException):
+            self.batch.fail(answer)
+        elif answer["status"] == "SUCCESS":
+            self._take_report(envelope_id, str(answer["result"]), flight, client)
+        else:
+            self.lost(flight.positions, failure_of(answer))
+        if not self._finished:
+            self._wake(self)
+
+    def _take_report(self, envelope_id: str, text: str, flight: _Flight, client: Any) -> None:
+        try:
+            if text.startswith(CLAIM):
+                stored = client.getdel(OUTCOME + envelope_id)
+                if stored is None:
+                    raise EnvelopeError(f"the outcome of envelope {envelope_id} has expired before it was read")
+                text = stored.decode()
+            report = Report.open(text, envelope_id)
+        except Exception as error:
+            self.lost(flight.positions, error)
+            return
+        self._wide = self.order.widened is not None and not report.awaited
+        self.learn(len(flight.positions), report.busy, max(flight.size, report.size))
+        self.batch.note_outcomes(list(report.outcomes()), report.retries)
+
+    def learn(self, items: int, busy: float, size: int) -> None:
+        if self._pace is not None:
+            self._pace = self._pace.updated(items, busy, size)
+
+    def lost(self, positions: Sequence[int], error: BaseException) -> None:
+        """An envelope failed as a whole: every item in it has this error."""
+        self.batch.note_outcomes([Outcome(position, error=error) for position in positions])
+
+    # ---- on the caller's thread -------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Stop sending, and flag what has not begun. Returns at once; the publisher's thread carries it out."""
+        self._cancelling = True
+        self._wake(self)
+
+    def settle_cancel(self) -> None:
+        """On the publisher's thread: carry out a cancellation that was asked for."""
+        if not self._cancelling:
+            return
+        self._cancelling = False
+        deliveries.cancel(self.batch.id, settings().result_ttl)
+        if not self._finished:
+            self._finished = True
+            total = self._next + (self.source.remaining or 0)
+            unsent = [*self._ready.positions, *range(self._next, total)]
+            self._ready = _Ready()
+            self.source.close()
+            self.batch.note_total(total)
+            self.lost(unsent, CancelledBatchError("cancelled before it was sent"))
+
+
+def _length(items: Sequence[Any]) -> int:
+    return sum(len(item) for item in items if isinstance(item, str | bytes))

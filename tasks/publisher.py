@@ -1,0 +1,196 @@
+"""One publisher thread per process: envelopes of all batches leave through it, many in one round trip.
+
+A failed flush leaves it uncertain what has arrived. Ids are fixed before sending, so the same messages are sent again
+after reconnecting, and a worker that receives one twice answers for it once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import redis
+from kombu.exceptions import KombuError, OperationalError
+
+from graft.config.celery_app import app
+from graft.config.redis_client import connect
+from graft.config.settings import settings
+from graft.tasks.feeder import Feeder, Parcel
+from graft.tasks.maintenance import SENT_AT
+from graft.tasks.results import inbox, unavailable
+
+logger = logging.getLogger(__name__)
+
+CONNECTION_ERRORS = (redis.RedisError, OperationalError, KombuError, OSError)
+
+
+class Publisher:
+    """Sends what the feeders cut, for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._woken: dict[Feeder, None] = {}
+        self._thread: threading.Thread | None = None
+        self._producer: Any = None
+        self._was_connected = False
+        self._client: Any = None
+
+    def wake(self, feeder: Feeder) -> None:
+        """*feeder* may have something to send. Returns at once."""
+        with self._changed:
+            self._woken[feeder] = None
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="graft-publisher", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._woken:
+                    self._changed.wait()
+                feeders = list(self._woken)
+                self._woken.clear()
+            self._serve(feeders)
+
+    def _serve(self, feeders: list[Feeder]) -> None:
+        deadline: float | None = None
+        parcels: list[Parcel] = []
+        pending = feeders
+        wait = 0.05
+        while pending or parcels:
+            try:
+                inbox().open()
+                client = self._connect()
+                parcels += self._cut(pending, client)
+                pending = []
+                self._publish(parcels)
+                parcels = []
+            except CONNECTION_ERRORS as error:
+                self._disconnect()
+                now = time.monotonic()
+                if deadline is None:
+                    grace = settings().outage_grace if self._was_connected else settings().connect_timeout
+                    # BrokerUnavailable comes from the inbox, which has waited already.
+                    deadline = now if not self._was_connected and isinstance(error, ConnectionError) else now + grace
+                if now >= deadline:
+                    self._give_up(pending, parcels, error)
+                    return
+                time.sleep(wait)
+                wait = min(2 * wait, 1.0)
+        for feeder in feeders:
+            if feeder.is_finished:
+                self._finish(feeder)
+
+    def _cut(self, feeders: list[Feeder], client: Any) -> list[Parcel]:
+        parcels: list[Parcel] = []
+        for feeder in feeders:
+            try:
+                feeder.settle_cancel()
+                cut = [] if feeder.is_finished else feeder.cut(client)
+            except CONNECTION_ERRORS:
+                raise
+            except Exception as error:  # What one batch holds must not keep the others from being sent.
+                feeder.batch.fail(error)
+                continue
+            for parcel in cut:
+                inbox().expect(parcel.id, self._handler(feeder))
+            parcels += cut
+        return parcels
+
+    def _handler(self, feeder: Feeder) -> Callable[[str, Mapping[str, Any] | BaseException], None]:
+        def handle(envelope_id: str, answer: Mapping[str, Any] | BaseException) -> None:
+            feeder.answered(envelope_id, answer, self._answers())
+
+        return handle
+
+    def _answers(self) -> Any:
+        if self._client is None:
+            self._client = connect(client_name="graft-publisher")
+        return self._client
+
+    def _connect(self) -> Any:
+        client = self._answers()
+        if self._producer is None:
+            client.ping()
+            connection = app.connection_for_write()
+            self._producer = app.amqp.Producer(connection.channel(), auto_declare=False)
+            self._was_connected = True
+        return client
+
+    def _disconnect(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            try:
+                producer.channel.connection.client.close()
+            except Exception as error:  # It is broken already; what matters is that it is let go.
+                logger.debug("closing a lost connection: %r", error)
+
+    def _publish(self, parcels: list[Parcel]) -> None:
+        if not parcels:
+            return
+        with self._producer.batch() as batch:
+            for parcel in parcels:
+                app.amqp.send_task_message(
+                    self._producer, parcel.task, _message(parcel), queue=parcel.queue, priority=parcel.priority,
+                    declare=[], retry=False, headers={SENT_AT: time.time()},
+                )  # fmt: skip
+            batch.flush()
+
+    def _give_up(self, feeders: list[Feeder], parcels: list[Parcel], cause: BaseException) -> None:
+        error = cause if isinstance(cause, ConnectionError) and "the broker" in str(cause) else unavailable(cause)
+        for feeder in {*feeders, *(parcel.feeder for parcel in parcels)}:
+            feeder.source.close()
+            feeder.batch.fail(error)
+        for parcel in parcels:
+            inbox().forget(parcel.id)
+
+    def _finish(self, feeder: Feeder) -> None:
+        """Everything has been sent: leave the group's record behind, so that others can find the batch by its id."""
+        try:
+            feeder.remember_pace(self._answers())
+            if not feeder.batch.reduced:  # A saved group makes Celery join a chord by polling.
+                save_group(feeder.batch.id, feeder.sent_ids)
+        except CONNECTION_ERRORS as error:
+            logger.warning("the record of batch %s could not be written: %s", feeder.batch.id, error)
+
+
+def save_group(batch_id: str, envelope_ids: list[str]) -> None:
+    """Record the batch as a Celery group: ``GroupResult.restore(batch_id)`` finds it."""
+    app.GroupResult(batch_id, [app.AsyncResult(envelope_id) for envelope_id in envelope_ids]).save()
+
+
+def _message(parcel: Parcel) -> Any:
+    return app.amqp.as_task_v2(
+        parcel.id,
+        parcel.task,
+        args=parcel.args,
+        kwargs={},
+        group_id=parcel.group,
+        group_index=parcel.index,
+        root_id=parcel.group,
+        chord=parcel.chord,
+        argsrepr=f"({parcel.label})",
+        kwargsrepr="{}",
+        create_sent_event=app.conf.task_send_sent_event,
+    )
+
+
+_publisher = Publisher()
+
+
+def publisher() -> Publisher:
+    """This process's publisher."""
+    return _publisher
+
+
+def _renew() -> None:
+    global _publisher
+    _publisher = Publisher()
+
+
+os.register_at_fork(after_in_child=_renew)

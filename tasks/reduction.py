@@ -1,0 +1,119 @@
+"""A batch with a reduce step: its envelopes are the header of a Celery chord, the reducer its body.
+
+A chord must know its number of parts before the first one is done, so all envelopes are cut before any is sent. The
+values stay in Redis and go from the workers straight to the reducer; the caller hears counts, and the one answer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from graft.config.celery_app import app
+from graft.config.redis_client import shared
+from graft.tasks import figures, functions
+from graft.tasks.batch import CLAIM, OUTCOME, Claim, reduce_batch
+from graft.tasks.batches import Batch
+from graft.tasks.callables import FunctionRef
+from graft.tasks.cluster import slots
+from graft.tasks.envelope import Envelope, Outcome, Report
+from graft.tasks.errors import EnvelopeError
+from graft.tasks.feeder import Feeder, Order, Parcel, _Flight
+from graft.tasks.ids import new_id
+from graft.tasks.results import failure_of, inbox
+from graft.tasks.source import ListSource
+
+
+class ReducingFeeder(Feeder):
+    """The sending side of a batch whose values are reduced to one on a worker."""
+
+    def __init__(
+        self, batch: Batch, source: ListSource, order: Order, wake: Callable[[Feeder], None], reducer: FunctionRef
+    ) -> None:
+        super().__init__(batch, source, order, wake)
+        self._reducer = reducer
+        self._cuts: deque[Envelope] | None = None
+        self._chord: Mapping[str, Any] | None = None
+        self._body_id = new_id()
+        self._refused: BaseException | None = None
+
+    @property
+    def chord(self) -> Mapping[str, Any] | None:
+        return self._chord or {}
+
+    def cut(self, client: Any) -> list[Parcel]:
+        if self._cuts is None:
+            self._cuts = self._cut_everything(client)
+        parcels = []
+        lanes = max(slots(self.order.queue, client), 1)
+        while self._cuts and self._has_room(lanes):
+            parcels.append(self._parcel(self._cuts.popleft()))
+        self._note_end()
+        return parcels
+
+    def _is_drained(self) -> bool:
+        return not self._cuts and super()._is_drained()
+
+    def _cut_everything(self, client: Any) -> deque[Envelope]:
+        self._function = functions.store(self.order.function)
+        self._pace = figures.load_pace(self.pace_key, client)
+        lanes = max(slots(self.order.queue, client), 1)
+        total = self.source.remaining or 0
+        # Without a pace yet, eight envelopes a slot keep the slots evenly loaded.
+        size = self._next_size(lanes) if self._pace.items else max(1, -(-total // (8 * lanes)))
+        size = self.order.batch_size or max(1, min(size, -(-total // (2 * lanes)) or 1))
+        cuts: deque[Envelope] = deque()
+        while not super()._is_drained():
+            envelope = self._fill(size)
+            if envelope is not None:
+                cuts.append(envelope)
+        if self._refused is not None:
+            self.batch.note_answer(Outcome(0, error=self._refused))
+            return deque()
+        self._open_chord(total, len(cuts))
+        return cuts
+
+    def _open_chord(self, total: int, envelopes: int) -> None:
+        reducer = functions.store(self._reducer)
+        body = Envelope(self._body_id, self.batch.id, reducer, range(total), [], False)
+        signature = reduce_batch.s(body.seal()).set(
+            task_id=self._body_id, queue=self.order.queue, priority=self.order.priority
+        )
+        self._chord = dict(signature)
+        inbox().expect(self._body_id, self._reduced)
+        app.backend.set_chord_size(self.batch.id, envelopes)
+
+    def refused(self, bad: list[Outcome]) -> None:
+        self._refused = self._refused or bad[0].error
+
+    # ---- on the subscriber's thread ---------------------------------------------------------------------------------
+
+    def _take_report(self, envelope_id: str, text: str, flight: _Flight, client: Any) -> None:
+        claim = Claim.parse(text)
+        self.learn(len(flight.positions), claim.busy, flight.size)
+        self.batch.note_counted(len(flight.positions), claim.failed, claim.retries)
+
+    def lost(self, positions: Sequence[int], error: BaseException) -> None:
+        if positions:
+            self.batch.note_answer(Outcome(0, error=error))
+
+    def _reduced(self, envelope_id: str, answer: Mapping[str, Any] | BaseException) -> None:
+        if isinstance(answer, BaseException):
+            self.batch.fail(answer)
+            return
+        client = shared()
+        try:
+            if answer["status"] != "SUCCESS":
+                raise failure_of(answer)
+            text = str(answer["result"])
+            if text.startswith(CLAIM):
+                stored = client.getdel(OUTCOME + envelope_id)
+                if stored is None:
+                    raise EnvelopeError("the reduced value has expired before it was read")
+                text = stored.decode()
+            (outcome,) = Report.open(text, envelope_id).outcomes()
+        except Exception as error:
+            outcome = Outcome(0, error=error)
+        self.batch.note_answer(outcome)
+        client.delete(*(OUTCOME + sent for sent in self.sent_ids))

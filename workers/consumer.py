@@ -1,0 +1,143 @@
+"""The hardened consumer: an outage neither ends the worker nor doubles what it runs.
+
+Celery gives every unsettled message back when the connection is lost, also those that are running, and forgets the
+rest. Here everything stays where it is, running or waiting, and the next connection's channel adopts the messages::
+
+    connection lost ─ messages kept ─ reconnect ─ leases renewed ─ first sweep ─ messages adopted ─ fetching goes on
+                           pool processes go on all the while; what they finish is acknowledged after adoption
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import celery.concurrency.asynpool
+from celery import signals
+from celery.exceptions import CPendingDeprecationWarning
+from celery.worker.consumer import Consumer
+from kombu.utils.json import dumps
+
+from graft.config.transport import Channel, require
+from graft.workers.quarantine import refusal
+
+logger = logging.getLogger(__name__)
+asynpool: Any = celery.concurrency.asynpool
+
+SLOWEST_RECONNECT: Final = 3.0  # Celery waits up to 30 s between two attempts.
+
+require(Consumer, "on_connection_error_after_connected", "on_connection_error_before_connected", "on_close", "on_ready")
+require(Consumer, "connect", "ensure_connected", "create_task_handler", "on_unknown_task", "connection_for_read")
+require(asynpool.AsynPool, "_flush_writer")
+require(asynpool, "_get_job_writer")
+
+# Celery announces on every loss of a connection that a later version will cancel running tasks; ours are kept.
+warnings.filterwarnings("ignore", message="\nIn Celery 5.1 we introduced", category=CPendingDeprecationWarning)
+
+
+class HardenedConsumer(Consumer):
+    """Celery's consumer, except when the connection is lost or a message makes no sense."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._kept: dict[str, Any] = {}
+        self._extra_prefetch = 0
+        self._is_reconnecting = False
+        super().__init__(*args, **kwargs)
+        # Adopted messages count against the prefetch as it is; Celery's reduction would count them twice.
+        self.app.conf.worker_enable_prefetch_count_reduction = False
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        channel = self.task_consumer.channel if self.task_consumer else None
+        if not isinstance(channel, Channel) or channel.closed:
+            super().on_connection_error_after_connected(exc)
+        else:
+            channel.keep_messages()
+            # Every message that waits for its time has raised the prefetch by one and will lower it again.
+            self._extra_prefetch += self.qos.value - self.initial_prefetch_count
+            super().on_connection_error_after_connected(exc)
+            # After closing, which may have delivered the reply to a last BRPOP.
+            self._kept.update(channel.qos.outstanding())
+        self._is_reconnecting = bool(self._kept)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        super().on_connection_error_before_connected(exc)
+        self._is_reconnecting = bool(self._kept)
+
+    def on_close(self) -> None:
+        """Drop what waits here, as Celery does, unless it is only the connection that closed."""
+        if not self._is_reconnecting:
+            super().on_close()
+            return
+        self._is_reconnecting = False
+        _finish_writing(self.pool)
+
+    def connect(self) -> Any:
+        connection = self.connection_for_read(heartbeat=self.amqheartbeat)
+        if self._kept:
+            # Registering sweeps for abandoned messages, and ours may look it.
+            connection.default_channel.renew(self._kept)
+        if self.hub:
+            connection.transport.register_with_event_loop(connection.connection, self.hub)
+        return connection
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(
+            conn.ensure_connection, interval_start=1, interval_step=1, interval_max=SLOWEST_RECONNECT
+        )
+        return super().ensure_connected(conn)
+
+    def on_ready(self) -> None:
+        if self._kept:
+            channel = self.task_consumer.channel
+            channel.adopt(self._kept)
+            self._kept = {}
+            self.qos.increment_eventually(self._extra_prefetch)
+            self._extra_prefetch = 0
+            logger.info("went on with %d messages after reconnecting", len(channel.qos.outstanding()))
+        super().on_ready()
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_task_received(message: Any) -> None:
+            refused = refusal(message)
+            if refused is None:
+                handle(message)
+            else:
+                _keep(message, *refused)
+                message.reject_log_error(logger, self.connection_errors)
+                signals.task_rejected.send(sender=self, message=message, exc=None)
+
+        return on_task_received
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        _keep(message, "unknown_task", f"no task is registered as {message.headers['task']!r:.200}")
+        super().on_unknown_task(body, message, exc)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        _keep(message, "malformed_body", repr(exc))
+        super().on_decode_error(message, exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        _keep(message, "malformed_headers", repr(exc))
+        super().on_invalid_task(body, message, exc)
+
+
+def _keep(message: Any, reason: str, detail: str) -> None:
+    if isinstance(message.channel, Channel):
+        queue = str(message.delivery_info.get("routing_key"))
+        message.channel.quarantine(dumps(message._raw).encode(), queue, reason, detail)
+
+
+def _finish_writing(pool: Any) -> None:
+    """Send the rest of the tasks that were half way down a pipe when the event loop forgot about it."""
+    inner = getattr(pool, "_pool", None)
+    if not isinstance(inner, asynpool.AsynPool):
+        return
+    for job in tuple(inner._cache.values()):
+        writer = asynpool._get_job_writer(job)
+        if writer is not None and writer in inner._active_writers:
+            inner._flush_writer(job._write_to, writer)

@@ -1,0 +1,83 @@
+"""Writes this worker's heartbeat to Redis: who it is, what it reads, how busy it is.
+
+A key with an expiry needs no broadcast to be read, and says the truth when the worker is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+import redis
+from celery import bootsteps
+from celery.worker import state
+
+from graft.config.redis_client import connect
+from graft.tasks.cluster import BEAT_EVERY, WorkerBeat, beat, farewell
+
+logger = logging.getLogger(__name__)
+
+
+def processes(pool: Any) -> int:
+    """Processes (or threads) that *pool* really has. Its ``max-concurrency`` stays at the starting value."""
+    info = pool.info or {}
+    listed = info.get("processes")
+    return len(listed) if listed else int(pool.num_processes)
+
+
+class Heartbeat(bootsteps.StartStopStep):
+    """Beats while the consumer is connected."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._timer: Any = None
+        self._client: redis.Redis | None = None
+        self._is_silent = False
+
+    def start(self, consumer: Any) -> None:
+        self._client = connect(client_name="graft-heartbeat", socket_timeout=BEAT_EVERY)
+        self._beat(consumer)
+        self._timer = consumer.timer.call_repeatedly(BEAT_EVERY, self._beat, (consumer,), priority=10)
+
+    def stop(self, consumer: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def shutdown(self, consumer: Any) -> None:
+        self.stop(consumer)
+        if self._client is not None:
+            try:
+                farewell(consumer.hostname, self._client)
+            except (redis.RedisError, OSError) as error:
+                logger.debug("could not take leave: %s", error)
+            self._client.close()
+            self._client = None
+
+    def _beat(self, consumer: Any) -> None:
+        if self._client is None:
+            return
+        try:
+            beat(self._report(consumer), self._client)
+            self._is_silent = False
+        except (redis.RedisError, OSError) as error:
+            if not self._is_silent:
+                logger.warning("the heartbeat of %s cannot be written: %s", consumer.hostname, error)
+            self._is_silent = True
+
+    def _report(self, consumer: Any) -> WorkerBeat:
+        active = len(state.active_requests)
+        return WorkerBeat(
+            name=consumer.hostname,
+            pid=os.getpid(),
+            pool=type(consumer.pool).__module__.rpartition(".")[2],
+            queues=sorted(consumer.app.amqp.queues.consume_from),
+            processes=processes(consumer.pool),
+            busy=active,
+            waiting=max(0, len(state.reserved_requests) - active),
+            at=time.time(),
+        )
