@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import redis
-from graft.compat.report import CallRecord, calls
 
+from graft.compat.report import CallRecord, calls
 from graft.config.redis_client import shared
 from graft.config.settings import settings
 from graft.tasks import codec
 from graft.tasks.callables import FunctionRef, refer
 from graft.tasks.errors import ItemTimeoutError, TaskQueueError, UnpicklableError, UnreferenceableError
+from graft.tasks.invoke import in_worker
 from graft.tasks.policy import RetryPolicy, as_policy
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ async def _decide(func: Callable[..., Any], items: Sequence[Any], place: Place |
         return Placement("caller", "place='local' was asked for")
     if is_local():
         return Placement("caller", "GRAFT_MODE is local")
+    if in_worker():
+        return Placement("caller", "it was called inside a task, where waiting for others could block every worker")
     try:
         ref = refer(func, by_value=place == "cluster" and not referenceable(func))
     except UnreferenceableError as error:
@@ -317,12 +320,20 @@ def function_figures() -> dict[str, dict[str, float]]:
     try:
         known = figures.read()
     except (redis.RedisError, OSError) as error:
-        logger.warning("the figures of %s cannot be read: %s", settings().broker_name, error)
+        _warn_once(f"the figures of {settings().broker_name} cannot be read", error)
         return {}
     return {
         name: {"items": one.items, "seconds": one.seconds, "errors": one.errors, "last": one.last}
         for name, one in known.items()
     }
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(what: str, error: Exception) -> None:
+    logger.log(logging.DEBUG if what in _warned else logging.WARNING, "%s: %s", what, error)
+    _warned.add(what)
 
 
 def worker_figures() -> list[dict[str, Any]]:

@@ -16,6 +16,9 @@ def options(config: Settings) -> dict[str, Any]:
     """Celery's configuration for *config*, the same for clients, workers, Beat and Flower."""
     return {
         "broker_url": transport_url(config.broker_url),
+        # Celery lets the environment's CELERY_BROKER_URL override broker_url, and with it our transport.
+        "broker_read_url": transport_url(config.broker_url),
+        "broker_write_url": transport_url(config.broker_url),
         "result_backend": config.backend_url.replace("redis+socket://", "socket://"),
         "broker_connection_timeout": config.connect_timeout,
         "broker_connection_retry_on_startup": True,

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from graft.config.settings import Settings, settings
@@ -30,16 +30,29 @@ def connect(config: Settings | None = None, *, socket_timeout: float | None = 10
         socket_connect_timeout=config.connect_timeout,
         socket_keepalive=True,
         health_check_interval=10,
-        retry=Retry(NoBackoff(), 0),
+        retry=options.pop("retry", None) or Retry(NoBackoff(), 0),
         client_name=options.pop("client_name", "graft"),
         **options,
     )
 
 
+_patience = Retry(NoBackoff(), 0)
+
+
 @cache
 def shared() -> Any:
     """This process's one pooled client for short commands."""
-    return connect()
+    return connect(retry=_patience)
+
+
+def be_patient(seconds: float) -> None:
+    """Have :func:`shared` sit out an outage of about *seconds*: for workers, which must not blame a task for it.
+
+    A command whose reply was lost runs twice then; everything sent through it allows that.
+    """
+    global _patience
+    _patience = Retry(ExponentialBackoff(cap=1.0, base=0.05), int(seconds) + 5)
+    shared.cache_clear()
 
 
 # A forked pool process must not read answers meant for its parent.

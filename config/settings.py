@@ -16,7 +16,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """One deployment. Durations are float seconds, sizes are bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="GRAFT_", frozen=True, extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="GRAFT_", frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
+    )
 
     broker_url: str = Field(
         "redis://127.0.0.1:6379/0",
@@ -35,11 +37,16 @@ class Settings(BaseSettings):
         description="Signs every pickled byte string. Several keys, separated by commas, are accepted while one is "
         "rotated out; the first signs. At least 16 characters each.",
     )
+    replace: str = Field(
+        "",
+        description="Further old module names that workers redirect to the facades, OLD or OLD=FACADE, separated by "
+        "commas: for modules that a program's functions live in and that import them.",
+    )
     mode: Literal["cluster", "local"] = Field(
         "cluster", description="Where the facades run callables; local keeps everything in the calling process."
     )
 
-    connect_timeout: float = Field(4.0, gt=0, le=60, description="A broker that does not answer within this is down.")
+    connect_timeout: float = Field(3.5, gt=0, le=60, description="A broker that does not answer within this is down.")
     outage_grace: float = Field(
         30.0, ge=0, description="How long calls in flight outlive a broker that was reachable before."
     )

@@ -3,50 +3,39 @@
 It differs from kombu's in what happens when something goes wrong:
 
 - a message that cannot be understood is kept in the quarantine, with a reason, instead of ending its reader;
-- what Redis could not be told (an acknowledgement, a message popped but not recorded) is owed, and paid before the
-  next message is fetched;
+- a message is taken and recorded in one step, so that no crash comes in between (kombu: BRPOP, then a second trip);
+- what Redis could not be told (an acknowledgement) is owed, and paid before the next message is fetched;
 - closing succeeds without Redis, and on request leaves running work alone instead of giving it to a second worker;
 - after a restart of Redis nothing is taken for abandoned before its owner had time to report.
 """
 
 from __future__ import annotations
 
-import atexit
 import base64
 import binascii
-import bz2
+import dis
 import json
 import logging
-import lzma
-import os
 import ssl
 import time
-import zlib
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from queue import Empty
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
 import celery
 import kombu
-import kombu.transport.redis
-import kombu.transport.virtual
 import redis
 from kombu.connection import resolve_aliases
 from kombu.transport import TRANSPORT_ALIASES
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 from kombu.utils.uuid import uuid
-from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError
+
+from graft.config.messages import BadMessage, checked, decode
+from graft.config.settling import LOST, OWED, QoS, stock, virtual
 
 logger = logging.getLogger(__name__)
-
-# kombu annotates a part of its functions, which is worse than none.
-stock: Any = kombu.transport.redis
-virtual: Any = kombu.transport.virtual
 
 QUARANTINE_KEY: Final = "graft:quarantine"
 QUARANTINE_COUNTS_KEY: Final = "graft:quarantine:counts"
@@ -61,13 +50,6 @@ _SCHEMES: Final = (
     ("socket://", "graft+socket://"),
     ("unix://", "graft+socket://"),
 )
-_LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
-# kombu's other compressions cannot stop at a limit.
-_DECOMPRESSORS: Final[dict[str, Callable[[], Any]]] = {
-    "application/x-gzip": zlib.decompressobj,
-    "application/x-bz2": bz2.BZ2Decompressor,
-    "application/x-lzma": lzma.LZMADecompressor,
-}
 
 
 class UnknownVersionError(RuntimeError):
@@ -75,8 +57,11 @@ class UnknownVersionError(RuntimeError):
 
 
 def require(owner: type | ModuleType, *names: str) -> None:
-    """Refuse to start on a Celery or kombu whose *owner* lacks one of *names*."""
-    missing = [name for name in names if not hasattr(owner, name)]
+    """Refuse to start on a Celery or kombu whose *owner* lacks one of *names*, and does not set it when made."""
+    made_by = [vars(base).get("__init__") for base in getattr(owner, "__mro__", ())]
+    steps = [step for maker in made_by if isinstance(maker, FunctionType) for step in dis.get_instructions(maker)]
+    known = {step.argval for step in steps if step.opname == "STORE_ATTR"}
+    missing = [name for name in names if name not in known and not hasattr(owner, name)]
     if missing:
         raise UnknownVersionError(
             f"{owner!r} has no {', '.join(missing)}: celery {celery.__version__} with kombu {kombu.__version__} is not "
@@ -85,147 +70,33 @@ def require(owner: type | ModuleType, *names: str) -> None:
         )
 
 
-class BadMessage(ValueError):
-    """A message that cannot be delivered; *reason* is the code it is quarantined under."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
-def decode(raw: bytes, limit: int) -> dict[str, Any]:
-    """The message in *raw*, fit for delivery; raises BadMessage when it is not."""
-    if len(raw) > limit:
-        raise BadMessage("too_large", f"{len(raw)} bytes, the limit is {limit}")
-    try:
-        message = loads(bytes_to_str(raw))
-    except Exception as error:
-        raise BadMessage("malformed_json", repr(error)) from error
-    return checked(message, limit)
-
-
-def checked(message: Any, limit: int) -> dict[str, Any]:
-    """*message* with everything in place that kombu looks up unasked; raises BadMessage when something is not."""
-    match message:
-        case {
-            "properties": {"delivery_tag": str(), "delivery_info": {"exchange": str(), "routing_key": str()}},
-            "content-type": str(),
-        } if isinstance(message.get("headers"), dict | None):
-            envelope: dict[str, Any] = message
-        case _:
-            raise BadMessage(
-                "malformed_envelope", "properties, delivery_info, headers or content-type is not as kombu sends it"
-            )
-    properties, headers = envelope["properties"], envelope.get("headers") or {}
-    body, encoding = envelope.get("body"), properties.get("body_encoding")
-    if not isinstance(body, str) or not body or encoding not in ("base64", "utf-8", None):
-        raise BadMessage("malformed_body", f"a {type(body).__name__} with the encoding {encoding!r}")
-    if headers.get("compression"):
-        _check_unpacked_size(headers["compression"], body, encoding, limit)
-    priority = properties.get("priority", 0)
-    if not isinstance(priority, int) or not 0 <= priority <= 9:
-        properties["priority"] = min(max(priority, 0), 9) if isinstance(priority, int) else 0
-        logger.warning("priority %r of a message became %d", priority, properties["priority"])
-    return envelope
+# Takes the oldest message of the most urgent list and records it in the same instant: no crash comes in between. A
+# script that has begun to write is not stopped by maxmemory, so it is never half done (Redis 6.2 and 7).
+# KEYS: the record, its index, a list of signs for each queue, then the lists: for each priority one of each queue.
+# ARGV: delivery tag, time, number of queues, their names as JSON.
+TAKE: Final = """
+local count = tonumber(ARGV[3])
+for i = count + 3, #KEYS do
+  local raw = redis.call('RPOP', KEYS[i])
+  if raw then
+    local queue = (i - count - 3) % count + 1
+    redis.call('HSET', KEYS[1], ARGV[1], '[' .. raw .. ',"",' .. ARGV[3 + queue] .. ']')
+    redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+    redis.call('RPOP', KEYS[2 + queue])
+    return {queue, raw}
+  end
+end
+for queue = 1, count do redis.call('DEL', KEYS[2 + queue]) end
+return false
+"""
+SIGN_MS: Final = 10_000  # Whoever waits looks again every second, signs or not.
 
 
-def _check_unpacked_size(compression: Any, body: str, encoding: str | None, limit: int) -> None:
-    if not isinstance(compression, str) or compression not in _DECOMPRESSORS:
-        raise BadMessage("malformed_headers", f"compression {compression!r} is not one of {', '.join(_DECOMPRESSORS)}")
-    try:
-        packed = base64.b64decode(body) if encoding == "base64" else body.encode()
-        unpacked = _DECOMPRESSORS[compression]().decompress(packed, limit + 1)
-    except (ValueError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise BadMessage("malformed_body", repr(error)) from error
-    if len(unpacked) > limit:
-        raise BadMessage("too_large", f"{len(packed)} bytes unpack to more than {limit}")
+class Asked(NamedTuple):
+    """A look for messages that has not been answered: the tag that a message would have, and where it may be from."""
 
-
-class Popped(NamedTuple):
-    """A message that left its list and could not be delivered, with the tag it may have been recorded under."""
-
-    key: str
-    raw: bytes
     tag: str
-
-
-@dataclass
-class Owed:
-    """What Redis has still to be told; outlives the channel on which telling it failed."""
-
-    settled: dict[str, bool] = field(default_factory=dict)  # Delivery tag -> does the message go back on its queue?
-    popped: deque[Popped] = field(default_factory=deque)
-
-
-_OWED: Final[defaultdict[tuple[Any, ...], Owed]] = defaultdict(Owed)  # By address of the broker.
-os.register_at_fork(after_in_child=_OWED.clear)  # A pool process must not pay the debts of its worker again.
-
-
-@atexit.register
-def _name_the_lost() -> None:
-    for owed in _OWED.values():
-        for popped in owed.popped:
-            raw = base64.b64encode(popped.raw).decode()
-            logger.critical("a message from %s could not be put back before the process ended: %s", popped.key, raw)
-
-
-class QoS(stock.QoS):
-    """Keeps the record of delivered messages true when Redis is away or full."""
-
-    _owners_could_report = False
-
-    def outstanding(self) -> dict[str, Any]:
-        """The messages that this process was given and has not settled, by delivery tag."""
-        return {tag: message for tag, message in tuple(self._delivered.items()) if tag not in self._dirty}
-
-    def ack(self, delivery_tag: str) -> None:
-        self._settle(delivery_tag, requeue=False)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        self._settle(delivery_tag, requeue)
-
-    def _settle(self, delivery_tag: str, requeue: bool) -> None:
-        try:
-            self.tell(delivery_tag, requeue)
-        except (*_LOST, RedisError, AttributeError) as error:  # AttributeError: closed, without a pool left.
-            logger.warning("Redis could not be told that %s is settled; it will be: %r", delivery_tag, error)
-            self.channel.owed.settled[delivery_tag] = requeue
-        self.forget(delivery_tag)
-
-    def forget(self, delivery_tag: str) -> None:
-        """Give up the place that the message takes here; Redis is not told."""
-        virtual.QoS.ack(self, delivery_tag)
-
-    def tell(self, delivery_tag: str, requeue: bool) -> None:
-        """Have Redis forget the message, or put it back on its queue."""
-        if requeue:
-            self.restore_by_tag(delivery_tag, leftmost=True)
-            return
-        with self.channel.conn_or_acquire() as client:
-            # Redis 7 refuses every MULTI at maxmemory, these two commands never. An index entry without a record is
-            # swept up; a record without an index entry would stay for ever.
-            pipe = client.pipeline(transaction=False)
-            pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag).execute()
-
-    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Give abandoned messages to others, unless Redis came up too recently for their owners to have reported."""
-        if not self._owners_could_report:
-            with self.channel.conn_or_acquire() as client, suppress(ResponseError):  # INFO may be forbidden.
-                if client.info("server")["uptime_in_seconds"] < self.visibility_timeout:
-                    return
-            self._owners_could_report = True
-        super().restore_visible(*args, **kwargs)
-
-    def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:
-        try:
-            super().restore_by_tag(tag, client, leftmost)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            # A record that kombu did not write would stop every sweep at this place.
-            with self.channel.conn_or_acquire(client) as connected:
-                raw = connected.hget(self.unacked_key, tag) or b""
-            self.channel.quarantine(raw, self.unacked_key, "malformed_record", repr(error))
-            self.tell(bytes_to_str(tag), requeue=False)
+    queues: tuple[str, ...]
 
 
 class Channel(stock.Channel):
@@ -235,76 +106,125 @@ class Channel(stock.Channel):
     message_limit = MESSAGE_LIMIT
     from_transport_options = (*stock.Channel.from_transport_options, "message_limit")
     _spare_pool: Any = None
+    _asked: Asked | None = None
+    _found_nothing = False
     _pay_again_at = 0.0
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         address = connection.client
-        self.owed = _OWED[address.hostname, address.port, address.virtual_host]
+        self.owed = OWED[address.hostname, address.port, address.virtual_host]
+        self.recorded = ""
         super().__init__(connection, **kwargs)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        if self._has_paid():
-            super()._brpop_start(timeout)
+        """Look for a message; where there was none at the last look, wait for a sign that one has come."""
+        if not self._has_paid():
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        connection = self.client.connection
+        self._in_poll = connection
+        self._brpop_sent_at = time.monotonic()
+        self._asked = None if self._found_nothing else Asked(uuid(), tuple(queues))
+        if self._asked is None:
+            wait = self.brpop_timeout if timeout is None else timeout
+            connection.send_command("BRPOP", *self._prefixed(map(self._sign, queues)), wait or 0)
+            return
+        lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+        keys = self._prefixed([self.unacked_key, self.unacked_index_key, *map(self._sign, queues), *lists])
+        names = [json.dumps(queue) for queue in queues]
+        connection.send_command(
+            "EVAL", TAKE, len(keys), *keys, self._asked.tag, time.time(), len(queues), *names
+        )  # fmt: skip
+
+    def _prefixed(self, keys: Iterable[str]) -> list[str]:
+        return [self.global_keyprefix + key for key in keys]
+
+    def _sign(self, queue: str) -> str:
+        """The list that holds one element for each message that came to *queue*, for those who wait."""
+        return f"{queue}{self.sep}sign"
 
     def _brpop_read(self, **options: Any) -> bool:
         try:
-            reply = self._reply_to_brpop(options)
-            if not reply:
+            reply = self._reply(options)
+            asked, self._asked = self._asked, None
+            self._found_nothing = asked is not None and not reply
+            if asked is None or not reply:
                 raise Empty
-            key = bytes_to_str(reply[0])
-            queue = key.rsplit(self.sep, 1)[0]
-            self._queue_cycle.rotate(queue)
-            self._take(Popped(key, reply[1], uuid()), queue)
+            place, raw = reply
+            self._take(raw, asked.tag, asked.queues[place - 1])
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
 
-    def _reply_to_brpop(self, options: dict[str, Any]) -> Any:
+    def _reply(self, options: dict[str, Any]) -> Any:
         try:
-            return self.client.parse_response(self.client.connection, "BRPOP", **options)
+            return self.client.parse_response(
+                self.client.connection, "BRPOP" if self._asked is None else "EVAL", **options
+            )
         except (*self.connection_errors, RedisError) as error:
+            self._found_nothing = False
             self.client.connection.disconnect()
             if isinstance(error, self.connection_errors):
                 raise
             # Such as WRONGTYPE or UNBLOCKED: another try may succeed, and the end of the worker helps nobody.
-            raise redis.ConnectionError(f"BRPOP was refused: {error}") from error
+            raise redis.ConnectionError(f"fetching was refused: {error}") from error
 
-    def _take(self, popped: Popped, queue: str) -> None:
+    def _take(self, raw: bytes, tag: str, queue: str) -> None:
+        """Deliver a message that has left its list and is recorded under *tag*."""
+        self._queue_cycle.rotate(queue)
+        self.recorded = tag
         try:
-            message = decode(popped.raw, self.message_limit)
+            message = decode(raw, self.message_limit)
             # A copied message carries the tag of its original, and settling one would drop the record of the other.
-            message["properties"]["delivery_tag"] = popped.tag
+            message["properties"]["delivery_tag"] = tag
             self.connection._deliver(message, queue)
         except RedisError as error:
             logger.warning("a message from %s goes back, Redis failed while it was delivered: %r", queue, error)
-            self._owe(popped)
+            self._owe(tag, requeue=True)
         except Exception as error:
             reason = error.reason if isinstance(error, BadMessage) else "undeliverable"
             if isinstance(error, binascii.Error):
                 reason = "malformed_body"
-            self._refuse(popped, queue, reason, repr(error))
+            self._refuse(raw, tag, queue, reason, repr(error))
 
-    def _refuse(self, popped: Popped, queue: str, reason: str, detail: str) -> None:
+    def _refuse(self, raw: bytes, tag: str, queue: str, reason: str, detail: str) -> None:
         try:
-            self.quarantine(popped.raw, queue, reason, detail)
+            self.quarantine(raw, queue, reason, detail)
         except RedisError:
-            self._owe(popped)
+            self._owe(tag, requeue=True)
         else:
-            if popped.tag in self.qos.outstanding():
-                self.qos.reject(popped.tag)
+            self._owe(tag, requeue=False)
+            self._has_paid()
 
-    def _owe(self, popped: Popped) -> None:
-        if popped.tag in self.qos._dirty:
+    def _owe(self, tag: str, *, requeue: bool) -> None:
+        if tag in self.qos._dirty:
             return  # Settled before Redis failed at something else.
-        if popped.tag in self.qos._delivered:
-            self.qos.forget(popped.tag)
-        self.owed.popped.append(popped)
+        if tag in self.qos._delivered:
+            self.qos.forget(tag)
+        self.owed[tag] = requeue
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        batch = kwargs.get("_publish_batch")
+        super()._put(queue, message, **kwargs)
+        if batch is not None:
+            batch.add("lpush", self._sign(queue), 1)
+            batch.add("pexpire", self._sign(queue), SIGN_MS)
+            return
+        with self.conn_or_acquire() as client:
+            self._give_sign(client.pipeline(transaction=False), queue).execute()
+
+    def _give_sign(self, pipe: Any, queue: str) -> Any:
+        pipe.lpush(self._sign(queue), 1)
+        pipe.pexpire(self._sign(queue), SIGN_MS)
+        return pipe
 
     def _receive_one(self, c: Any) -> Any:
         try:
             return super()._receive_one(c)
-        except (Empty, *_LOST):
+        except (Empty, *LOST):
             raise
         except RedisError as error:
             self._in_listen = None
@@ -360,49 +280,35 @@ class Channel(stock.Channel):
 
     def pay(self) -> None:
         """Tell Redis everything that it is owed; raises RedisError when it still cannot be told."""
-        settled, popped = self.owed.settled, self.owed.popped
-        while settled:
-            tag, requeue = settled.popitem()
+        while self.owed:
+            tag, requeue = self.owed.popitem()
             try:
                 self.qos.tell(tag, requeue)
             except BaseException:
-                settled[tag] = requeue
+                self.owed[tag] = requeue
                 raise
-        while popped:
-            message = popped.popleft()
-            try:
-                self._put_back(message)
-            except BaseException:
-                popped.appendleft(message)
-                raise
-
-    def _put_back(self, popped: Popped) -> None:
-        # Recording may have succeeded although its reply was lost.
-        with self.conn_or_acquire() as client:
-            pipe = client.pipeline()
-            pipe.hdel(self.unacked_key, popped.tag).zrem(self.unacked_index_key, popped.tag)
-            pipe.rpush(popped.key, popped.raw).execute()
 
     def _has_paid(self) -> bool:
-        if not self.owed.settled and not self.owed.popped:
-            return True
-        if time.monotonic() >= self._pay_again_at:
+        if self.owed and time.monotonic() >= self._pay_again_at:
             try:
                 self.pay()
-            except _LOST:
+            except LOST:
                 raise
             except RedisError as error:
                 logger.warning("Redis refuses what it is owed, trying again in a second: %r", error)
                 self._pay_again_at = time.monotonic() + 1
-        return not self.owed.popped  # What cannot be put back could not be recorded either.
+        return not any(self.owed.values())  # What cannot be put back yet would only be taken again.
 
     def _do_restore_message(
         self, payload: dict[str, Any], exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
     ) -> None:
-        if self._lookup(exchange, routing_key):
-            super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)
-        else:
+        queues = self._lookup(exchange, routing_key)
+        if not queues:
             self.quarantine(json.dumps(payload).encode(), routing_key, "unroutable", f"{exchange!r} leads nowhere")
+            return
+        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)
+        for queue in queues:
+            self._give_sign(pipe, queue)
 
     def keep_messages(self) -> None:
         """Prepare for a close that gives nothing back; acknowledgements go through a pool of their own afterwards."""
@@ -417,14 +323,11 @@ class Channel(stock.Channel):
                 self.qos._quick_append(tag, message)
 
     def close(self) -> None:
-        if self.owed.popped:
-            with suppress(*_LOST, RedisError, AttributeError):
-                self.pay()
         for _ in range(2):  # The first failure may be the one broken connection, the second is the outage.
             try:
                 super().close()
                 break
-            except (*_LOST, RedisError, LookupError, AttributeError, TypeError) as error:
+            except (*LOST, RedisError, LookupError, AttributeError, TypeError) as error:
                 logger.debug("closing a channel without Redis: %r", error)
                 self._in_poll = None
                 self.auto_delete_queues.clear()
@@ -435,7 +338,7 @@ class Channel(stock.Channel):
     def _abandon(self) -> None:
         self.closed = True
         for step in (lambda: self.connection.cycle.discard(self), self._disconnect_pools, self._close_clients):
-            with suppress(*_LOST, RedisError, AttributeError):
+            with suppress(*LOST, RedisError, AttributeError):
                 step()
         if self.connection is not None:
             self.connection.close_channel(self)
@@ -460,10 +363,10 @@ class TlsTransport(Transport):
 
 def register() -> None:
     """Make the transport known to kombu, under the schemes that `transport_url` gives out."""
-    require(stock.Channel, "_brpop_start", "_brpop_read", "_receive_one", "_deliver_fanout_message", "_in_poll")
-    require(stock.Channel, "_do_restore_message", "_flush_brpop_reauth", "_get_pool", "_disconnect_pools", "_pool")
-    require(stock.Channel, "_close_clients", "_lookup", "conn_or_acquire", "do_restore", "from_transport_options")
-    require(stock.QoS, "restore_visible", "restore_by_tag", "unacked_key", "unacked_index_key", "_delivered", "_dirty")
+    require(stock.Channel, "_brpop_start", "_brpop_read", "_receive_one", "_deliver_fanout_message", "_queue_cycle")
+    require(stock.Channel, "_do_restore_message", "_flush_brpop_reauth", "_lookup", "_in_poll", "_in_listen", "_pool")
+    require(stock.Channel, "_get_pool", "_disconnect_pools", "_close_clients", "conn_or_acquire", "auto_delete_queues")
+    require(stock.QoS, "restore_visible", "restore_by_tag", "unacked_key", "_delivered", "_dirty", "_quick_append")
     require(virtual.Transport, "_deliver", "close_channel", "connection_errors")
     TRANSPORT_ALIASES["graft"] = f"{__name__}:{Transport.__name__}"
     TRANSPORT_ALIASES["grafts"] = f"{__name__}:{TlsTransport.__name__}"

@@ -1,7 +1,15 @@
-"""Hands the app to the command line: ``celery -A graft worker|beat|flower|inspect|control|events``."""
+"""Hands the app to the command line: ``celery -A graft worker|beat|flower|inspect|control|events``.
+
+A function that a worker imports may live in a module that itself imports the old worker-pool module. So the old names
+lead to the facades here as well; inside a task these run everything in place.
+"""
 
 from __future__ import annotations
 
+from graft.compat import redirect
+from graft.config.settings import settings
 from graft.workers.app import app
+
+redirect.install(*filter(None, settings().replace.split(",")))
 
 __all__ = ["app"]

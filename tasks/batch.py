@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from celery.exceptions import TaskPredicate
+import redis
+from celery.exceptions import Reject, TaskPredicate
 
 from graft.config.celery_app import app
 from graft.config.redis_client import shared
@@ -60,6 +61,9 @@ class EnvelopeTask(ReliableTask):
             return str(self.run(*args, **kwargs))
         except TaskPredicate:
             raise
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            # Ours: what an item raises is that item's outcome. The envelope has not been answered, so it comes back.
+            raise Reject(error, requeue=True) from error
         except EnvelopeError as error:
             self.bury(error, _reason(error), self.request.retries + 1)
             raise

@@ -16,6 +16,7 @@ from typing import Any
 
 from graft.tasks.envelope import Outcome
 from graft.tasks.errors import ResultTimeout, TaskQueueError
+from graft.tasks.invoke import in_worker
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,15 @@ class Batch:
     def _can_tell(self, index: int) -> bool:
         return index in self._arrived or self._is_over
 
+    def _refuse_in_tasks(self) -> None:
+        if in_worker() and not self.done():
+            raise RuntimeError(
+                "a task must not wait for a batch: with every worker waiting, none is left to run it; let reduce= be "
+                "called when the batch is done, or submit from outside"
+            )
+
     def _wait(self, ready: Callable[[], bool], timeout: float | None) -> None:
+        self._refuse_in_tasks()
         with self._changed:
             if not self._changed.wait_for(ready, timeout):
                 raise ResultTimeout(
@@ -169,6 +178,7 @@ class Batch:
                 )
 
     async def _wait_async(self, ready: Callable[[], bool]) -> None:
+        self._refuse_in_tasks()
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
 

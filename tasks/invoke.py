@@ -31,6 +31,20 @@ class Runner(Protocol):
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any: ...
 
 
+_in_worker = False
+
+
+def enter_worker() -> None:
+    """This process runs tasks from now on."""
+    global _in_worker
+    _in_worker = True
+
+
+def in_worker() -> bool:
+    """Whether this process runs tasks: waiting here for other tasks could leave no worker to run them."""
+    return _in_worker
+
+
 _make_runner: Callable[[], Runner] | None = None
 
 

@@ -19,6 +19,7 @@ from kombu.exceptions import KombuError, OperationalError
 from graft.config.celery_app import app
 from graft.config.redis_client import connect
 from graft.config.settings import settings
+from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.feeder import Feeder, Parcel
 from graft.tasks.maintenance import SENT_AT
 from graft.tasks.results import inbox, unavailable
@@ -55,7 +56,12 @@ class Publisher:
                     self._changed.wait()
                 feeders = list(self._woken)
                 self._woken.clear()
-            self._serve(feeders)
+            try:
+                self._serve(feeders)
+            except Exception as error:  # A fault of ours must end the calls it concerns, and no others.
+                logger.exception("the publisher failed")
+                for feeder in feeders:
+                    feeder.batch.fail(error)
 
     def _serve(self, feeders: list[Feeder]) -> None:
         deadline: float | None = None
@@ -75,8 +81,8 @@ class Publisher:
                 now = time.monotonic()
                 if deadline is None:
                     grace = settings().outage_grace if self._was_connected else settings().connect_timeout
-                    # BrokerUnavailable comes from the inbox, which has waited already.
-                    deadline = now if not self._was_connected and isinstance(error, ConnectionError) else now + grace
+                    waited = isinstance(error, BrokerUnavailable) and not self._was_connected
+                    deadline = now if waited else now + grace
                 if now >= deadline:
                     self._give_up(pending, parcels, error)
                     return
@@ -142,7 +148,9 @@ class Publisher:
             batch.flush()
 
     def _give_up(self, feeders: list[Feeder], parcels: list[Parcel], cause: BaseException) -> None:
-        error = cause if isinstance(cause, ConnectionError) and "the broker" in str(cause) else unavailable(cause)
+        error = cause
+        if not isinstance(error, BrokerUnavailable):  # From the inbox, which has waited already.
+            error = unavailable(cause, was_connected=self._was_connected)
         for feeder in {*feeders, *(parcel.feeder for parcel in parcels)}:
             feeder.source.close()
             feeder.batch.fail(error)
@@ -154,14 +162,19 @@ class Publisher:
         try:
             feeder.remember_pace(self._answers())
             if not feeder.batch.reduced:  # A saved group makes Celery join a chord by polling.
-                save_group(feeder.batch.id, feeder.sent_ids)
+                save_group(feeder.batch.id, feeder.sent_ids, self._answers())
         except CONNECTION_ERRORS as error:
             logger.warning("the record of batch %s could not be written: %s", feeder.batch.id, error)
 
 
-def save_group(batch_id: str, envelope_ids: list[str]) -> None:
-    """Record the batch as a Celery group: ``GroupResult.restore(batch_id)`` finds it."""
-    app.GroupResult(batch_id, [app.AsyncResult(envelope_id) for envelope_id in envelope_ids]).save()
+def save_group(batch_id: str, envelope_ids: list[str], client: Any) -> None:
+    """Record the batch as a Celery group: ``GroupResult.restore(batch_id)`` finds it.
+
+    Written as Celery writes it, without its result objects, each of which would subscribe and unsubscribe on its own.
+    """
+    record = {"result": ((batch_id, None), [((envelope_id, None), None) for envelope_id in envelope_ids])}
+    key = app.backend.get_key_for_group(batch_id)
+    client.set(key, app.backend.encode(record), ex=int(settings().result_ttl))
 
 
 def _message(parcel: Parcel) -> Any:

@@ -73,6 +73,7 @@ class Inbox:
     def _listen(self) -> None:
         deadline = time.monotonic() + settings().connect_timeout
         wait = 0.05
+        was_connected = False
         while True:
             client = connect(socket_timeout=LOOK_UP_EVERY * 4, client_name="graft-results")
             try:
@@ -82,6 +83,7 @@ class Inbox:
                     subscriber.get_message(timeout=settings().connect_timeout)
                     self._look_up(client)
                     self._ready.set()
+                    was_connected = True
                     wait = 0.05
                     self._hear(subscriber, client)
             except (redis.RedisError, OSError) as error:
@@ -91,7 +93,7 @@ class Inbox:
                     deadline = time.monotonic() + settings().outage_grace
                 self._failure = error
                 if time.monotonic() >= deadline:
-                    self._give_up(unavailable(error))
+                    self._give_up(unavailable(error, was_connected=was_connected))
                     return
                 time.sleep(min(wait, max(0.0, deadline - time.monotonic())))
                 wait = min(wait * 2, 1.0)
@@ -149,11 +151,14 @@ def _channel(envelope_id: str) -> str:
     return key.decode() if isinstance(key, bytes) else str(key)
 
 
-def unavailable(cause: BaseException | None) -> BrokerUnavailable:
+def unavailable(cause: BaseException | None, *, was_connected: bool = False) -> BrokerUnavailable:
     """The error for a broker out of reach: which one, why, and what to do."""
+    if was_connected:
+        what = f"was lost, and did not come back within {settings().outage_grace:g} s"
+    else:
+        what = f"did not answer within {settings().connect_timeout:g} s"
     error = BrokerUnavailable(
-        f"the broker {settings().broker_name} did not answer within {settings().connect_timeout:g} s "
-        f"({cause or 'no answer'}); start it, or set CELERY_BROKER_URL"
+        f"the broker {settings().broker_name} {what} ({cause or 'no answer'}); start it, or set CELERY_BROKER_URL"
     )
     error.__cause__ = cause
     return error

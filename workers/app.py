@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.signals import celeryd_init, worker_process_init
+from celery.signals import worker_init, worker_process_init
 
 from graft.config.celery_app import app
-from graft.config.settings import settings
+from graft.config.redis_client import be_patient
 from graft.tasks import invoke
-from graft.tasks.errors import SignatureError
 from graft.workers import control
 from graft.workers.async_runner import runner
-from graft.workers.bootsteps import PoolUpkeep
+from graft.workers.bootsteps import PoolUpkeep, SigningKey
 from graft.workers.heartbeat import Heartbeat
-
 from graft.workers.lease import LeaseRenewal
 
+app.steps["worker"].add(SigningKey)
 app.steps["consumer"].add(Heartbeat)
 app.steps["consumer"].add(PoolUpkeep)
 app.steps["consumer"].add(LeaseRenewal)
@@ -25,12 +24,14 @@ app.steps["consumer"].add(LeaseRenewal)
 invoke.use_runner(runner)
 
 
-@celeryd_init.connect
-def _refuse_without_a_key(**_: Any) -> None:
-    if not settings().signing_keys:
-        raise SignatureError(
-            "a worker needs the deployment's signing key: set GRAFT_SIGNING_KEY, the same for workers and callers"
-        )
+OUTAGE_PATIENCE = 120.0
+
+
+@worker_init.connect
+@worker_process_init.connect
+def _become_a_worker(**_: Any) -> None:
+    be_patient(OUTAGE_PATIENCE)
+    invoke.enter_worker()
 
 
 @worker_process_init.connect

@@ -6,7 +6,18 @@ from typing import Any
 
 from celery import bootsteps
 
+from graft.config.settings import settings
+
 LOOK_EVERY = 0.5
+
+
+class SigningKey(bootsteps.StartStopStep):
+    """A worker without the deployment's key could open nothing: it does not start."""
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        if not settings().signing_keys:
+            raise SystemExit("a worker needs the deployment's key: set GRAFT_SIGNING_KEY, the same as for its callers")
 
 
 class PoolUpkeep(bootsteps.StartStopStep):

@@ -31,7 +31,7 @@ SLOWEST_RECONNECT: Final = 3.0  # Celery waits up to 30 s between two attempts.
 
 require(Consumer, "on_connection_error_after_connected", "on_connection_error_before_connected", "on_close", "on_ready")
 require(Consumer, "connect", "ensure_connected", "create_task_handler", "on_unknown_task", "connection_for_read")
-require(asynpool.AsynPool, "_flush_writer")
+require(asynpool.AsynPool, "_flush_writer", "_active_writers", "_cache")
 require(asynpool, "_get_job_writer")
 
 # Celery announces on every loss of a connection that a later version will cancel running tasks; ours are kept.
@@ -60,11 +60,11 @@ class HardenedConsumer(Consumer):
             super().on_connection_error_after_connected(exc)
             # After closing, which may have delivered the reply to a last BRPOP.
             self._kept.update(channel.qos.outstanding())
-        self._is_reconnecting = bool(self._kept)
+            self._is_reconnecting = True
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         super().on_connection_error_before_connected(exc)
-        self._is_reconnecting = bool(self._kept)
+        self._is_reconnecting = True
 
     def on_close(self) -> None:
         """Drop what waits here, as Celery does, unless it is only the connection that closed."""

@@ -1,0 +1,253 @@
+"""Collects items into batches for one handler: when a batch is full, or its first item has waited long enough."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from graft.compat import bridge
+from graft.compat.async_worker_optimization.answers import Answers, Handler, answered_async, answered_plain
+from graft.compat.async_worker_optimization.backlog import Backlog
+from graft.tasks.errors import BrokerUnavailable
+from graft.tasks.policy import RetryPolicy
+
+logger = logging.getLogger("graft.compat.async_worker_optimization")
+
+
+class Waiting(NamedTuple):
+    """An item, the future of its answer, and where Redis keeps the item if it does."""
+
+    item: Any
+    future: asyncio.Future[Any]
+    field: str | None
+
+
+class AsyncBatchProcessor:
+    """Answers single items from a handler of whole batches.
+
+    A handler that can travel runs on the workers, one task for each batch.
+
+    Source: ``async_worker_optimization.AsyncBatchProcessor``. Differences: the handler may be a plain function; every
+    backlog has a timer of its own, also one that :meth:`set_handler` finds; items that the handler leaves unanswered
+    get an error; a future that is done is skipped; a cancelled handler cancels its futures.
+
+    Args:
+        batch_size: items that start the handler at once; 1 or less is every item.
+        timeout: seconds that the first item of a batch waits at most.
+        name: keep items in Redis under this name until they are answered, for :meth:`recover` in a later process.
+            Ignored in local mode.
+        retry: a RetryPolicy or a number of retries, for each batch.
+        place: "cluster" or "local" instead of what the handler would choose.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 10,
+        timeout: float = 1.0,
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | int | None = None,
+        place: bridge.Place | None = None,
+    ) -> None:
+        self.batch_size = batch_size
+        self.timeout = timeout
+        self.retry = retry
+        self.place = place
+        self._handler: Handler | None = None
+        self._waiting: list[Waiting] = []
+        self._unanswered: set[asyncio.Future[Any]] = set()
+        self._timer: asyncio.Task[None] | None = None
+        self._flushes: set[asyncio.Task[None]] = set()  # The event loop keeps only weak references.
+        self._batches = 0
+        self._items = 0
+        self._is_closed = False
+        self._backlog = None if name is None or bridge.is_local() else Backlog(name)
+        # One thread: items reach Redis, and their batch, in the order in which they were added.
+        self._scribe = ThreadPoolExecutor(1, "graft-batch-backlog") if self._backlog else None
+
+    def set_handler(self, handler: Handler) -> None:
+        """Have *handler* answer: ``handler(items)`` gives the results in the order of its fresh list.
+
+        Items that have been waiting for a handler go out as one batch when the timeout has passed, or before that with
+        the item that fills a batch.
+        """
+        self._handler = handler
+        if not self._waiting:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = self._waiting[0].future.get_loop()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._arm)
+
+    async def add_item(self, item: Any) -> asyncio.Future[Any]:
+        """The future of the answer to *item*. The item that fills a batch has the handler run before this returns.
+
+        The handler's error goes to every future of its batch and is not raised here.
+
+        Raises:
+            RuntimeError: the processor was closed.
+            UnpicklableError, PayloadTooLargeError, BrokerUnavailable: a processor with a name could not keep the item.
+        """
+        if self._is_closed:
+            raise RuntimeError("this batch processor is closed")
+        field = await self._in_thread(self._backlog.put, item) if self._backlog else None
+        return await self._join(item, field)
+
+    async def _join(self, item: Any, field: str | None) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append(Waiting(item, future, field))
+        if len(self._waiting) >= self.batch_size:
+            await self._process_batch()
+        self._arm()
+        return future
+
+    async def recover(self) -> list[asyncio.Future[Any]]:
+        """Add what earlier processes of this name left unanswered; futures in the order of the first adding.
+
+        Call it when those processes are gone: items of one that still runs are answered twice, once in each.
+        The futures that the earlier process gave out are lost with it.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer.
+        """
+        if self._backlog is None:
+            return []
+        return [await self._join(item, field) for field, item in await self._in_thread(self._backlog.take_over)]
+
+    async def flush(self) -> None:
+        """Handle what is waiting now, and return when every item added so far has its answer.
+
+        Without a handler nothing is answered, and this returns at once.
+        """
+        await self._process_batch()
+        loop = asyncio.get_running_loop()
+        if unanswered := [future for future in self._unanswered if future.get_loop() is loop]:
+            await asyncio.wait(unanswered)
+
+    async def close(self) -> None:
+        """Flush, and accept nothing more.
+
+        What has no handler to answer it is cancelled; under a name it stays in Redis.
+        """
+        self._is_closed = True
+        await self.flush()
+        for waiting in self._take():
+            _tell(waiting.future, waiting.future.cancel)
+
+    def get_statistics(self) -> dict[str, float]:
+        """``total_batches``, ``total_items`` and ``average_batch_size`` (0 before the first) of the answered batches.
+
+        Batches that failed or were answered in part are not counted.
+        """
+        return {
+            "total_batches": self._batches,
+            "total_items": self._items,
+            "average_batch_size": self._items / self._batches if self._batches else 0,
+        }
+
+    def _arm(self) -> None:
+        """See to it that a backlog that can be handled has a live timer."""
+        if self._handler is None or not self._waiting:
+            return
+        timer = self._timer
+        if timer is None or timer.done() or timer.get_loop().is_closed():
+            self._timer = asyncio.get_running_loop().create_task(self._flush_later())
+
+    async def _flush_later(self) -> None:
+        await asyncio.sleep(self.timeout)
+        task = asyncio.current_task()
+        if task is not None:
+            self._flushes.add(task)
+            task.add_done_callback(self._flushes.discard)
+        self._timer = None  # What is added from here on belongs to the next batch, with a timer of its own.
+        await self._process_batch()
+
+    def _take(self) -> list[Waiting]:
+        taken, self._waiting = self._waiting, []
+        if self._timer is not None and self._timer.get_loop() is asyncio.get_running_loop():
+            self._timer.cancel()  # One of another loop fires early at most, which does no harm.
+        self._timer = None
+        return taken
+
+    async def _process_batch(self) -> None:
+        """Handle what is waiting now, as one batch; nothing without items or handler."""
+        handler = self._handler
+        if handler is None or not self._waiting:
+            return
+        batch = self._take()
+        futures = {waiting.future for waiting in batch}
+        self._unanswered |= futures
+        try:
+            answers = await self._ask(handler, [waiting.item for waiting in batch])
+        except asyncio.CancelledError:
+            for future in futures:
+                _tell(future, future.cancel)
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            return  # It was the handler's own, and no reason to end whoever added the last item.
+        finally:
+            self._unanswered -= futures
+        self._answer(batch, answers)
+        await self._forget(batch)
+
+    async def _ask(self, handler: Handler, items: list[Any]) -> Answers:
+        answered = answered_async if inspect.iscoroutinefunction(handler) else answered_plain
+        try:
+            answers: Answers = await bridge.call_async(
+                functools.partial(answered, handler),
+                items,
+                call="AsyncBatchProcessor.add_item",
+                place=self.place,
+                retry=self.retry,
+            )
+            return answers
+        except Exception as error:
+            return Answers([], error)
+
+    def _answer(self, batch: list[Waiting], answers: Answers) -> None:
+        for waiting, value in zip(batch, answers.values, strict=False):
+            _tell(waiting.future, waiting.future.set_result, value)
+        unanswered = batch[len(answers.values) :]
+        if not unanswered:
+            self._batches += 1
+            self._items += len(batch)
+            return
+        error = answers.error or ValueError(
+            f"the handler gave {len(answers.values)} answers to {len(batch)} items; it must answer each, in order"
+        )
+        for waiting in unanswered:
+            _tell(waiting.future, waiting.future.set_exception, error)
+
+    async def _forget(self, batch: list[Waiting]) -> None:
+        fields = [waiting.field for waiting in batch if waiting.field is not None]
+        if not fields or self._backlog is None:
+            return
+        try:
+            await self._in_thread(self._backlog.drop, fields)
+        except BrokerUnavailable as error:
+            key = self._backlog.key
+            logger.warning("%d answered items stay in %s and may be recovered: %s", len(fields), key, error)
+
+    async def _in_thread(self, func: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._scribe, func, *args)
+
+
+def _tell(future: asyncio.Future[Any], answer: Callable[..., Any], *args: Any) -> None:
+    """Answer *future* in the loop it belongs to; one that is done, or whose loop is gone, needs no answer."""
+    loop = future.get_loop()
+    if loop is asyncio.get_running_loop():
+        _tell_here(future, answer, *args)
+    elif not loop.is_closed():
+        loop.call_soon_threadsafe(_tell_here, future, answer, *args)
+
+
+def _tell_here(future: asyncio.Future[Any], answer: Callable[..., Any], *args: Any) -> None:
+    if not future.done():
+        answer(*args)

@@ -1,0 +1,238 @@
+"""Pools of connections in this process. Connections cannot travel, so the factory always runs here."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+from weakref import WeakSet
+
+from graft.compat.async_worker_optimization import records
+from graft.compat.async_worker_optimization.loans import Acquiring, Loan, Released, Turns, line_of
+
+HEALTH: Final = f"{records.PREFIX}pool_health:"
+
+logger = logging.getLogger("graft.compat.async_worker_optimization")
+
+
+class _Sized(Protocol):
+    min_size: int
+    max_size: int
+
+
+class _Connected(Protocol):
+    @property
+    def connections(self) -> Iterable[Any]: ...
+
+
+class ConnectionPool:
+    """Connections made in advance, and on request lent out.
+
+    Source: ``async_worker_optimization.ConnectionPool``. Differences: the factory may be a plain function; connections
+    made before a failing factory call are closed; :meth:`acquire` and :meth:`release`, never more than *max_size* lent.
+    """
+
+    def __init__(self, min_size: int, max_size: int, connection_factory: Callable[[], Any]) -> None:
+        self.min_size = min_size
+        self.max_size = max_size
+        self.connection_factory = connection_factory
+        self.connections: list[Any] = []
+        self._size = 0
+        self._loans: dict[int, Loan] = {}
+        self._turns = Turns()
+
+    @property
+    def size(self) -> int:
+        """0 before :meth:`initialize`, ``min_size`` afterwards, whatever becomes of ``connections``."""
+        return self._size
+
+    @property
+    def loans(self) -> list[Loan]:
+        """What is lent now, the oldest loan first."""
+        return list(self._loans.values())
+
+    async def initialize(self) -> None:
+        """Make ``min_size`` connections one after the other; a second time as many again."""
+        made: list[Any] = []
+        try:
+            for _ in range(self.min_size):
+                made.append(await _awaited(self.connection_factory()))
+                self.connections.append(made[-1])
+        except BaseException:
+            self.connections[:] = [each for each in self.connections if all(each is not one for one in made)]
+            for connection in made:
+                await _close(connection)
+            raise
+        self._size = self.min_size
+
+    def acquire(self, holder: str | None = None) -> Acquiring:
+        """Borrow a connection: ``async with pool.acquire() as connection``, or ``await`` it and ``release`` it later.
+
+        An idle one, else a new one while fewer than ``max_size`` are lent; else the first released one, in the order of
+        asking. *holder* names the borrower in reports of leaks; the calling line is used otherwise.
+        """
+        location = holder or line_of(sys._getframe(1))
+        return Acquiring(lambda: self._lend(location), self.release)
+
+    def release(self, connection: Any) -> Released:
+        """Give *connection* back; awaiting the result is allowed and does nothing.
+
+        Raises:
+            ValueError: it is not lent by this pool, or was given back before.
+        """
+        if self._loans.pop(id(connection), None) is None:
+            raise ValueError(f"{connection!r} is not on loan from this pool")
+        self._turns.give_back()
+        return Released()
+
+    async def _lend(self, location: str) -> Any:
+        await self._turns.take(self.max_size)
+        try:
+            connection = next((each for each in self.connections if id(each) not in self._loans), None)
+            if connection is None:
+                connection = await _awaited(self.connection_factory())
+                self.connections.append(connection)
+        except BaseException:
+            self._turns.give_back()
+            raise
+        self._loans[id(connection)] = Loan(connection, location, time.monotonic())
+        return connection
+
+
+class ConnectionPoolOptimizer:
+    """Source: ``async_worker_optimization.ConnectionPoolOptimizer``."""
+
+    def __init__(self) -> None:
+        self._pools: WeakSet[ConnectionPool] = WeakSet()
+
+    async def create_pool(self, min_size: int, max_size: int, connection_factory: Callable[[], Any]) -> ConnectionPool:
+        """A pool with ``min_size`` connections made. An error of the factory rises, after those made were closed."""
+        pool = ConnectionPool(min_size, max_size, connection_factory)
+        await pool.initialize()
+        self._pools.add(pool)
+        return pool
+
+    def optimize_pool_size(
+        self,
+        load_pattern: Sequence[Mapping[str, float]],
+        pool: _Sized,
+        *,
+        rounding: Callable[[float], int] = int,
+    ) -> int:
+        """A size for *pool* by its load: 0.7 x mean of the last 10 + 0.3 x maximum of all ``active_connections``.
+
+        The figure is cut to an integer as it always was, so a flat load of 6 gives 5; ``rounding=round`` mends that.
+        It is at most ``max_size``, then at least ``min_size``; an empty pattern gives ``min_size``. The pool itself
+        is not resized.
+        """
+        if not load_pattern:
+            return pool.min_size
+        active = [entry["active_connections"] for entry in load_pattern]
+        recent = active[-10:]
+        wanted = rounding(0.7 * (sum(recent) / len(recent)) + 0.3 * max(active))
+        return max(pool.min_size, min(pool.max_size, wanted))
+
+    async def monitor_pool_health(
+        self, pool: _Connected, *, at_once: int = 1, record_as: str | None = None
+    ) -> dict[str, Any]:
+        """Ask every connection ``is_alive()``: totals, and ``health_percentage`` from 0 to 100, 0 without any.
+
+        Args:
+            pool: any object with ``connections``.
+            at_once: connections asked at the same time; one after the other unless told.
+            record_as: also keep the figures in Redis under this name, for :meth:`recorded_health`.
+
+        Raises:
+            Exception: whatever ``is_alive`` raises.
+        """
+        if at_once < 1:
+            raise ValueError(f"at_once={at_once} must be at least 1")
+        connections = list(pool.connections)
+        healthy = sum(await _alive(connections, at_once))
+        total = len(connections)
+        health = {
+            "total_connections": total,
+            "healthy_connections": healthy,
+            "unhealthy_connections": total - healthy,
+            "health_percentage": healthy / total * 100 if total else 0,
+        }
+        if record_as is not None:
+            records.keep(HEALTH + record_as, {**health, "measured_at": time.time()})
+        return health
+
+    monitor_health = monitor_pool_health
+
+    def recorded_health(self, name: str) -> dict[str, float]:
+        """The figures last kept under *name*, by any process, with ``measured_at`` in seconds since the epoch.
+
+        {} when there are none. Blocks for one round trip.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer.
+        """
+        return {field: float(value) for field, value in records.read(HEALTH + name).items()}
+
+    def detect_leaks(self, pool: ConnectionPool | None = None, max_hold_seconds: float = 300.0) -> list[dict[str, Any]]:
+        """Connections held for longer than *max_hold_seconds*, the longest first; of every pool made here unless told.
+
+        ``location`` says who holds it or which line took it, ``severity`` is "high" beyond twice the limit.
+        """
+        pools: Iterable[Any] = self._pools if pool is None else [pool]
+        now = time.monotonic()
+        loans = sorted((loan for each in pools for loan in getattr(each, "loans", ())), key=lambda loan: loan.since)
+        return [
+            {
+                "location": loan.location,
+                "type": "long_held_connection",
+                "held_seconds": held,
+                "severity": "high" if held > 2 * max_hold_seconds else "medium",
+                "connection": loan.connection,
+            }
+            for loan in loans
+            if (held := now - loan.since) > max_hold_seconds
+        ]
+
+
+class MockConnection:
+    """A connection that says of itself whether it lives. Source: ``async_worker_optimization.MockConnection``."""
+
+    def __init__(self, alive: bool = True) -> None:
+        self.alive = alive
+
+    async def is_alive(self) -> bool:
+        return self.alive
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+async def _alive(connections: Sequence[Any], at_once: int) -> list[bool]:
+    waiting = iter(connections)
+
+    async def ask() -> list[bool]:
+        return [bool(await _awaited(connection.is_alive())) for connection in waiting]
+
+    askers = [asyncio.ensure_future(ask()) for _ in range(min(at_once, len(connections)))]
+    try:
+        answers = await asyncio.gather(*askers)
+    finally:
+        for asker in askers:
+            asker.cancel()
+    return list(itertools.chain.from_iterable(answers))
+
+
+async def _close(connection: Any) -> None:
+    close: Callable[[], Awaitable[Any] | Any] | None = getattr(connection, "aclose", None)
+    close = close or getattr(connection, "close", None)
+    if close is None:
+        return
+    try:
+        await _awaited(close())
+    except Exception as error:
+        logger.warning("%r could not be closed: %s", connection, error)

@@ -1,0 +1,214 @@
+"""Redirects imports of the old modules to the facades: ``import libs.async_worker_optimization`` gives ours.
+
+:func:`install` puts two finders on ``sys.meta_path``: one in front, which answers for the old names, and one at the
+end, which stands in for an old module's parent package where nobody else has one. A package that exists keeps all its
+other modules. What ``sys.modules`` holds under an old name is the facade itself, so its classes are the same classes
+and pickle by their own module's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Final
+
+import graft
+
+FACADES: Final = (
+    "async_worker_optimization",
+    "worker_pool",
+    "async_patterns",
+    "celery_migration_poc",
+    "celery_ray_hybrid_poc",
+    "celery_integration_framework",
+    "executor",
+    "pool",
+)
+# The old names of the contract's import table; old programs also import these modules by their bare names.
+OLD_MODULES: Final = (
+    "libs.async_worker_optimization",
+    "libs.celery_migration_poc",
+    "libs.celery_ray_hybrid_poc",
+    "libs.celery_integration_framework",
+)
+MISSING: Final = object()
+
+_lock = threading.RLock()
+_new_names: dict[str, str] = {}
+_used: set[str] = set()
+_before: dict[str, tuple[Any, Any]] = {}  # What sys.modules and the parent held under an old name, or MISSING.
+
+
+def install(*replace: str) -> None:
+    """Redirect the old module names to the facades that this release has, and those in *replace* as well.
+
+    Installing again adds to what is installed. A module that has been imported already is replaced in ``sys.modules``,
+    with a warning.
+
+    Args:
+        replace: ``OLD``, whose last part is the name of a facade, or ``OLD=FACADE``.
+
+    Raises:
+        ValueError: not of this form, or no facade of that name.
+        ImportError: this release does not have that facade yet.
+    """
+    asked = dict(parse(item) for item in replace)
+    wanted = {old: facade for name in OLD_MODULES for old in (name, name.rpartition(".")[2]) if (facade := _ours(old))}
+    with _lock:
+        for old, facade in (wanted | asked).items():
+            if _new_names.get(old) != facade:
+                _redirect(old, facade)
+        if _names not in sys.meta_path:
+            sys.meta_path.insert(0, _names)
+        if _parents not in sys.meta_path:
+            sys.meta_path.append(_parents)
+
+
+def uninstall() -> None:
+    """Take every redirection back: ``sys.modules`` and parent packages are as they were before :func:`install`."""
+    with _lock:
+        for finder in (_names, _parents):
+            if finder in sys.meta_path:
+                sys.meta_path.remove(finder)
+        for old, facade in _new_names.items():
+            ours = sys.modules.get(facade)
+            if ours is not None:
+                _give_back(old, ours)
+        for stand_in in _stand_ins:
+            module = sys.modules.get(stand_in.name)
+            if module is not None and module.__spec__ is stand_in:
+                _give_back(stand_in.name, module)
+        for forgotten in (_new_names, _before, _used, _stand_ins):
+            forgotten.clear()
+
+
+def installed() -> dict[str, str]:
+    """Old name -> name of the facade that is imported instead."""
+    with _lock:
+        return dict(_new_names)
+
+
+def used() -> set[str]:
+    """The old names that have been imported since :func:`install`, or were when it was called."""
+    return set(_used)
+
+
+def facades() -> list[str]:
+    """The facades that this release has."""
+    return [name for name in FACADES if _ours(name)]
+
+
+def parse(item: str) -> tuple[str, str]:
+    """``OLD`` or ``OLD=FACADE`` as old name and full name of the facade; errors as for :func:`install`."""
+    old, equals, new = (part.strip() for part in item.partition("="))
+    facade = new.removeprefix("graft.compat.") if equals else old.rpartition(".")[2]
+    if not all(part.isidentifier() for part in old.split(".")):
+        raise ValueError(f"{item!r} does not name a module; write package.module, not a path")
+    if old.partition(".")[0] == "graft":
+        raise ValueError(f"{old} is one of ours and cannot be replaced")
+    if facade not in FACADES:
+        way_out = "choose one of" if equals else f"write {old}=FACADE with one of"
+        raise ValueError(f"there is no facade named {facade!r}; {way_out}: {', '.join(FACADES)}")
+    if not (full_name := _ours(facade)):
+        have = ", ".join(facades())
+        raise ImportError(
+            f"graft.compat.{facade} is not part of celery-graft {graft.__version__} yet; it has: {have or 'none'}",
+            name=f"graft.compat.{facade}",
+        )
+    return old, full_name
+
+
+def _ours(name: str) -> str | None:
+    """The full name of the facade for *name*, if this release has it."""
+    full_name = f"graft.compat.{name.rpartition('.')[2]}"
+    spec = importlib.util.find_spec(full_name)
+    return full_name if spec is not None and spec.origin is not None else None  # A folder alone is no facade.
+
+
+def _redirect(old: str, facade: str) -> None:
+    _before.setdefault(old, (sys.modules.get(old, MISSING), _on_parent(old)))
+    _new_names[old] = facade
+    if old not in sys.modules:
+        return
+    if sys.modules[old] is not sys.modules.get(facade):
+        warnings.warn(
+            f"{old} had been imported before graft.compat.redirect.install(): names taken from it earlier stay the old "
+            "ones; install first",
+            stacklevel=3,
+        )
+    sys.modules[old] = importlib.import_module(facade)
+    _put_on_parent(old, sys.modules[old])
+    _used.add(old)
+
+
+def _on_parent(name: str) -> Any:
+    package, _, child = name.rpartition(".")
+    return vars(sys.modules[package]).get(child, MISSING) if package in sys.modules else MISSING
+
+
+def _put_on_parent(name: str, value: Any) -> None:
+    package, _, child = name.rpartition(".")
+    if package not in sys.modules:
+        return
+    if value is not MISSING:
+        setattr(sys.modules[package], child, value)
+    elif hasattr(sys.modules[package], child):
+        delattr(sys.modules[package], child)
+
+
+def _give_back(name: str, ours: ModuleType) -> None:
+    """Leave what was there before *ours* came under *name*; what others put there since then stays."""
+    module, attribute = _before.get(name, (MISSING, MISSING))
+    if _on_parent(name) is ours:
+        _put_on_parent(name, attribute)
+    if sys.modules.get(name) is ours:
+        if module is MISSING:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = module
+
+
+class _Facade(Loader):
+    def __init__(self, facade: str) -> None:
+        self.facade = facade
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system takes what it finds in sys.modules afterwards, here and on the parent package. Returning
+        # the facade from create_module() instead would give it a second __spec__.
+        sys.modules[module.__name__] = importlib.import_module(self.facade)
+        _used.add(module.__name__)
+
+
+class _Names(MetaPathFinder):
+    """First on the path: answers for old names and for nothing else."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        facade = _new_names.get(fullname)
+        return ModuleSpec(fullname, _Facade(facade), origin=facade) if facade else None
+
+
+class _Parents(MetaPathFinder):
+    """Last on the path: an empty package for the parent of an old name that nobody else has."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        # Without the lock: install() imports while it holds it, and another thread may be importing right now.
+        if not any(old.startswith(f"{fullname}.") for old in tuple(_new_names)):
+            return None
+        spec = ModuleSpec(fullname, None, is_package=True)
+        _stand_ins.append(spec)
+        return spec
+
+
+_names, _parents = _Names(), _Parents()
+_stand_ins: list[ModuleSpec] = []

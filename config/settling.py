@@ -1,0 +1,95 @@
+"""Keeps Redis's record of delivered messages true, also when Redis is away or full.
+
+kombu records every message that a worker holds, so that another can have it when the worker dies. What Redis could not
+be told about such a message is owed, by address of the broker, and outlives the channel on which telling it failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from contextlib import suppress
+from typing import Any, Final
+
+import kombu.transport.redis
+import kombu.transport.virtual
+import redis
+from kombu.utils.encoding import bytes_to_str
+from redis.exceptions import RedisError, ResponseError
+
+logger = logging.getLogger(__name__)
+
+# kombu annotates a part of its functions, which is worse than none.
+stock: Any = kombu.transport.redis
+virtual: Any = kombu.transport.virtual
+
+LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+
+# By address of the broker: delivery tag -> does the message go back on its queue?
+OWED: Final[defaultdict[tuple[Any, ...], dict[str, bool]]] = defaultdict(dict)
+os.register_at_fork(after_in_child=OWED.clear)  # A pool process must not pay the debts of its worker again.
+
+
+class QoS(stock.QoS):
+    """Keeps the record of delivered messages true when Redis is away or full."""
+
+    _owners_could_report = False
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if delivery_tag == self.channel.recorded:  # By the script that took it.
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def outstanding(self) -> dict[str, Any]:
+        """The messages that this process was given and has not settled, by delivery tag."""
+        return {tag: message for tag, message in tuple(self._delivered.items()) if tag not in self._dirty}
+
+    def ack(self, delivery_tag: str) -> None:
+        self._settle(delivery_tag, requeue=False)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        self._settle(delivery_tag, requeue)
+
+    def _settle(self, delivery_tag: str, requeue: bool) -> None:
+        try:
+            self.tell(delivery_tag, requeue)
+        except (*LOST, RedisError, AttributeError) as error:  # AttributeError: closed, without a pool left.
+            logger.warning("Redis could not be told that %s is settled; it will be: %r", delivery_tag, error)
+            self.channel.owed[delivery_tag] = requeue
+        self.forget(delivery_tag)
+
+    def forget(self, delivery_tag: str) -> None:
+        """Give up the place that the message takes here; Redis is not told."""
+        virtual.QoS.ack(self, delivery_tag)
+
+    def tell(self, delivery_tag: str, requeue: bool) -> None:
+        """Have Redis forget the message, or put it back on its queue."""
+        if requeue:
+            self.restore_by_tag(delivery_tag, leftmost=True)
+            return
+        with self.channel.conn_or_acquire() as client:
+            # Redis 7 refuses every MULTI at maxmemory, these two commands never. An index entry without a record is
+            # swept up; a record without an index entry would stay for ever.
+            pipe = client.pipeline(transaction=False)
+            pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag).execute()
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Give abandoned messages to others, unless Redis came up too recently for their owners to have reported."""
+        if not self._owners_could_report:
+            with self.channel.conn_or_acquire() as client, suppress(ResponseError):  # INFO may be forbidden.
+                if client.info("server")["uptime_in_seconds"] < self.visibility_timeout:
+                    return
+            self._owners_could_report = True
+        super().restore_visible(*args, **kwargs)
+
+    def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            # A record that kombu did not write would stop every sweep at this place.
+            with self.channel.conn_or_acquire(client) as connected:
+                raw = connected.hget(self.unacked_key, tag) or b""
+            self.channel.quarantine(raw, self.unacked_key, "malformed_record", repr(error))
+            self.tell(bytes_to_str(tag), requeue=False)

@@ -1,0 +1,315 @@
+"""Runs an old program twice, unchanged: in one process and on real workers. Same results, and the seconds of each.
+
+    demo ─┬─ LocalStack: Redis, one worker with a process per core, Flower
+          ├─ python -m graft.compat --mode local   stdlib_index.py     the program as it always ran
+          ├─ python -m graft.compat --mode cluster stdlib_index.py     the program on the workers
+          └─ python -m graft.scripts.stdlib_chord                      its map and reduce through the new API
+
+Each is a process of its own, so that none warms anything up for the next. The table goes to stdout, all else to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from graft.scripts import background
+from graft.scripts.console import complain, messages, output, say
+from graft.scripts.local_stack import LocalStack, default_lanes
+from graft.scripts.redis_server import StackError
+from graft.scripts.stdlib_survey import count_of_files
+
+PROGRAM = Path(__file__).resolve().parent / "stdlib_index.py"
+PATIENCE = 100.0  # Seconds that one run may take; it is ended then.
+LOOK_EVERY = 0.5
+PROGRESS = re.compile(r"(\d+) of (\d+) files")
+SHOWN_ERRORS = 15  # Last lines of a program that failed.
+
+Step = Callable[[int, int], None]
+
+
+class DemoError(Exception):
+    """The demo did not show what it promises."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one way to do the work. ``work`` is measured inside the program, ``whole`` is its process."""
+
+    result: dict[str, Any]
+    files: int
+    items: int
+    work: float
+    whole: float
+    envelopes: int = 0
+    retries: int = 0
+    stayed: list[str] = field(default_factory=list)  # Calls that did not run on the workers, with the reason.
+
+
+# ---- the three ways -----------------------------------------------------------------------------------------------
+
+
+def run_program(mode: str, stack: LocalStack, folder: Path, files: int | None, step: Step) -> Run:
+    """The old program through ``graft.compat``."""
+    index, seconds, report = (folder / f"{mode}-{name}.json" for name in ("index", "seconds", "calls"))
+    argv = ["-m", "graft.compat", "--mode", mode, "--report", str(report), str(PROGRAM)]
+    argv += ["--out", str(index), "--seconds-out", str(seconds), *_limit(files)]
+    whole = _run_python(argv, stack, step)
+    result = json.loads(index.read_text())
+    rows = json.loads(report.read_text())["calls"]
+    return Run(
+        result,
+        files=result["files"],
+        items=sum(row["items"] for row in rows),
+        work=json.loads(seconds.read_text()),
+        whole=whole,
+        envelopes=sum(row["envelopes"] for row in rows),
+        retries=sum(row["retries"] for row in rows),
+        stayed=[f"{row['call']} of {row['func']}: {row['reason']}" for row in rows if row["where"] != "cluster"],
+    )
+
+
+def run_chord(stack: LocalStack, folder: Path, files: int | None, step: Step) -> Run:
+    """The program's own map and reduce functions, through ``graft.submit(…, reduce=…)``."""
+    out = folder / "chord.json"
+    whole = _run_python(["-m", "graft.scripts.stdlib_chord", "--out", str(out), *_limit(files)], stack, step)
+    found = json.loads(out.read_text())
+    return Run(
+        {"words": found["words"]},
+        files=found["files"],
+        items=found["files"],
+        work=found["seconds"],
+        whole=whole,
+        envelopes=found["envelopes"],
+        retries=found["retries"],
+    )
+
+
+def _limit(files: int | None) -> list[str]:
+    return [] if files is None else ["--files", str(files)]
+
+
+def _run_python(argv: Sequence[str], stack: LocalStack, step: Step) -> float:
+    """Run Python with *argv* as a client of *stack* and follow its progress; the seconds that the process lived.
+
+    Raises:
+        DemoError: it failed, took longer than PATIENCE, or lost the stack; with the end of what it said.
+    """
+    began = time.perf_counter()
+    said: deque[str] = deque(maxlen=SHOWN_ERRORS)
+    with subprocess.Popen(
+        [sys.executable, *argv],
+        env=stack.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # Its summary; the whole result is in its file.
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stderr is not None
+        try:
+            with _watching(process, stack) as reasons:
+                for line in process.stderr:
+                    if match := PROGRESS.fullmatch(line.strip()):
+                        step(int(match[1]), int(match[2]))
+                    else:
+                        said.append(line)
+                process.wait()
+        finally:
+            process.kill()  # Does nothing to one that has ended.
+    if process.returncode:
+        reason = reasons[0] if reasons else f"exit code {process.returncode}"
+        raise DemoError(f"python {' '.join(argv)} failed: {reason}\n{''.join(said)}".rstrip())
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _watching(process: subprocess.Popen[str], stack: LocalStack) -> Iterator[list[str]]:
+    """Kill *process* when its time is over or the stack is gone: a program would wait for new workers for ever.
+
+    Yields a list that then holds the reason.
+    """
+    reasons: list[str] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not ended.wait(LOOK_EVERY):
+            try:
+                stack.check()
+            except (StackError, ChildProcessError) as error:
+                reasons.append(str(error))
+            if time.monotonic() > deadline:
+                reasons.append(f"it took longer than {PATIENCE:g} s")
+            if reasons:
+                process.kill()
+                return
+
+    watcher = threading.Thread(target=watch, name="demo-watch")
+    watcher.start()
+    try:
+        yield reasons
+    finally:
+        ended.set()
+        watcher.join()
+
+
+# ---- what is shown ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def following(what: str) -> Iterator[Step]:
+    """A bar on a terminal; elsewhere one line at each third of the way."""
+    if messages.is_terminal:
+        columns = TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        with Progress(*columns, console=messages) as progress:
+            bar = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(bar, completed=done, total=total)
+        return
+    began, told = time.monotonic(), 0
+
+    def line(done: int, total: int) -> None:
+        nonlocal told
+        if total and (third := 3 * done // total) > told:
+            told = third
+            say(f"{what}: {done} of {total} files after {time.monotonic() - began:.1f} s")
+
+    yield line
+
+
+def problems(local: Run, cluster: Run, chord: Run) -> list[str]:
+    """Why this demo shows nothing; empty when it does."""
+    found = []
+    if local.result != cluster.result:
+        parts = [name for name in local.result if local.result[name] != cluster.result.get(name)]
+        found.append(f"the program's result on the cluster differs from its result in one process: {', '.join(parts)}")
+    if chord.result["words"] != local.result["words"]:
+        found.append("the map-reduce counted other words than the program")
+    if cluster.stayed:
+        found.append(f"calls stayed in the program's process: {'; '.join(cluster.stayed)}")
+    if not cluster.envelopes:
+        found.append("no envelope was sent to the workers")
+    return found
+
+
+def table(local: Run, cluster: Run, chord: Run, processes: int, flower: str) -> Table:
+    """The one table. The speed-up compares the seconds of work."""
+    runs = (local, cluster, chord)
+    agree = (cluster.result == local.result, chord.result["words"] == local.result["words"])
+    skipped = f"{len(local.result['skipped']):,}"
+    found = Table(title="An old program, unchanged, indexes Python's standard library", title_justify="left")
+    found.add_column()
+    for heading in ("one process", f"{processes} worker processes", "as a chord"):
+        found.add_column(heading, justify="right")
+    found.add_row("files", *(f"{run.files:,}" for run in runs))
+    found.add_row("not readable", skipped, f"{len(cluster.result['skipped']):,}", "-")
+    found.add_row("items", *(f"{run.items:,}" for run in runs))
+    found.add_row("seconds of work", *(f"{run.work:.2f}" for run in runs))
+    found.add_row("seconds in all", *(f"{run.whole:.2f}" for run in runs))
+    found.add_row("speed-up of work", "1.00", f"{local.work / cluster.work:.2f}", "-")
+    found.add_row("envelopes sent", *(f"{run.envelopes:,}" for run in runs))
+    found.add_row("retries", *(f"{run.retries:,}" for run in runs))
+    found.add_row("result", "-", *("the same" if is_same else "ANOTHER" for is_same in agree))
+    found.caption = f"Flower: {flower}"
+    return found
+
+
+# ---- the whole ----------------------------------------------------------------------------------------------------
+
+
+def show(stack: LocalStack, files: int | None) -> None:
+    """Do the work in each way on *stack*, and print the table.
+
+    Raises:
+        DemoError: the ways disagree, or the cluster was not used.
+    """
+    processes = sum(stack.lanes.values())
+    with tempfile.TemporaryDirectory(prefix="celery-graft-demo-") as name:
+        folder = Path(name)
+        with following("in one process") as step:
+            local = run_program("local", stack, folder, files, step)
+        with following(f"on {processes} worker processes") as step:
+            cluster = run_program("cluster", stack, folder, files, step)
+        with following("map-reduce, as a chord") as step:
+            chord = run_chord(stack, folder, files, step)
+    stack.check()
+    output.print(table(local, cluster, chord, processes, stack.flower_url))
+    if found := problems(local, cluster, chord):
+        raise DemoError("\n".join(found))
+
+
+def keep(stack: LocalStack) -> None:
+    """Leave *stack* to ``dev status`` and ``dev down``, as ``dev up`` does."""
+    with background.locked_state() as path:
+        state = background.State.of(stack)
+        state.write(path)
+        stack.detach(path)
+    say(f"Flower: {stack.flower_url}")
+    say(f"Redis:  {stack.redis_url}")
+    say("The stack stays up. Stop it with: python -m graft.scripts.dev down")
+
+
+def refuse_second_stack() -> None:
+    """Raise a StackError if there is a stack already that ``--keep`` would take the place of."""
+    with background.locked_state() as path:
+        state = background.State.read(path)
+        if state and state.guard.find():
+            raise StackError("a stack is up already; stop it first with: python -m graft.scripts.dev down")
+        if state:  # Its guard was killed.
+            shutil.rmtree(state.directory, ignore_errors=True)
+            path.unlink()
+
+
+def demonstrate(files: int | None, keeps: bool) -> int:
+    """The demo; its exit code."""
+    # One lane reads every queue: the program's functions are async, and what they do is computation.
+    stack = LocalStack({"cpu": default_lanes()["cpu"]}, pythonpath=[PROGRAM.parent], beat=keeps, flower=True)
+    try:
+        if keeps:
+            refuse_second_stack()
+        with messages.status("starting Redis, workers and Flower"):
+            stack.start()
+            stack.wait_ready()
+        say(f"Flower shows the workers: {stack.flower_url}")
+        show(stack, files)
+        if keeps:
+            keep(stack)
+    except (StackError, ChildProcessError, DemoError) as error:
+        complain(stack.report(error))
+        return 1
+    finally:
+        stack.stop()  # Does nothing to one that was left up.
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m graft.scripts.demo", description=__doc__.partition("\n")[0])
+    parser.add_argument("--keep", action="store_true", help="leave Redis, workers, Beat and Flower up afterwards")
+    parser.add_argument("--files", type=count_of_files, help="take only so many files of the standard library")
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # So that everything is cleaned up.
+    try:
+        return demonstrate(arguments.files, arguments.keep)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

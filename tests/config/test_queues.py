@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS, QUEUES, broker_priority, names
+from graft.config.schedule import BEAT_SCHEDULE
+
+numbers = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False)
+
+
+@given(number=numbers)
+def test_every_old_priority_has_a_step(number):
+    assert broker_priority(number) in PRIORITY_STEPS
+
+
+@given(a=numbers, b=numbers)
+def test_larger_goes_first(a, b):
+    if a > b:
+        assert broker_priority(a) <= broker_priority(b)
+
+
+def test_no_priority_is_the_middle_one():
+    assert broker_priority(0) == MIDDLE_PRIORITY
+
+
+def test_a_priority_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="priority"):
+        broker_priority(float("nan"))
+
+
+def test_every_queue_has_a_lane_that_reads_it():
+    assert {*names("cpu"), *names("io")} == {queue.name for queue in QUEUES}
+
+
+def test_every_beat_entry_names_a_task_and_a_queue_that_exist():
+    from graft.celery import app
+
+    app.loader.import_default_modules()
+    for entry in BEAT_SCHEDULE.values():
+        assert entry["task"] in app.tasks
+        assert entry["options"]["queue"] in names()

@@ -1,0 +1,89 @@
+"""Fixtures. The whole session shares one private Redis; its workers start with the first test that asks for them.
+
+pytest itself is a client process, and settings are read once per process: the environment is set before any test
+module is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+import redis as redis_py
+
+from graft.config.queues import Lane
+from graft.scripts.redis_server import StackError
+from tests.stack import Stack, clean_environ
+
+LANES: dict[Lane, int] = {"cpu": 2, "io": 50}
+MARKERS = {"redis": "redis", "stack": "worker", "fresh_stack": "worker"}
+SERVER: pytest.StashKey[Stack | StackError] = pytest.StashKey()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    environ = clean_environ(os.environ)
+    os.environ.clear()
+    os.environ.update(environ)
+    server = Stack({}, environ)
+    try:
+        server.start()
+    except StackError as error:
+        session.config.stash[SERVER] = error
+        return
+    session.config.add_cleanup(server.stop)
+    session.config.stash[SERVER] = server
+    os.environ.update(server.variables)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKERS:
+                item.add_marker(MARKERS[fixture])
+
+
+@pytest.fixture(scope="session")
+def redis_stack(pytestconfig: pytest.Config) -> Stack:
+    """The session's Redis; without any server to start, skips locally and fails in CI."""
+    found = pytestconfig.stash[SERVER]
+    if isinstance(found, Stack):
+        return found
+    if os.environ.get("CI") == "true":
+        pytest.fail(str(found))
+    pytest.skip(str(found))
+
+
+@pytest.fixture(name="redis", scope="session")
+def redis_client(redis_stack: Stack) -> Iterator[redis_py.Redis]:
+    """A client of the session's Redis."""
+    with redis_stack.connect() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def stack(redis_stack: Stack) -> Stack:
+    """The session's Redis and workers: cpu=2, io=50."""
+    redis_stack.heal(LANES)
+    return redis_stack
+
+
+@pytest.fixture(autouse=True)
+def _healed(request: pytest.FixtureRequest) -> None:
+    """A test that broke the stack does not fail the next one."""
+    if "stack" in request.fixturenames:
+        request.getfixturevalue("stack").heal(LANES)
+
+
+@pytest.fixture
+def fresh_stack(redis_stack: Stack) -> Iterator[Callable[..., Stack]]:
+    """Makes stacks to break: ``fresh_stack(cpu=2, io=0, GRAFT_RUN_LIMIT="1")``; talk to them with ``run_python``."""
+    with ExitStack() as stacks:
+
+        def make(cpu: int = 2, io: int = 0, **environ: str) -> Stack:
+            numbers: dict[Lane, int] = {"cpu": cpu, "io": io}
+            lanes = {lane: number for lane, number in numbers.items() if number}
+            return stacks.enter_context(Stack(lanes, {**clean_environ(os.environ), **environ}))
+
+        yield make

@@ -1,0 +1,200 @@
+"""What the tests send to workers, which import it from here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class Unpicklable(Exception):
+    """Holds a lock, which no pickle can carry."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.lock = threading.Lock()
+
+
+class Detailed(Exception):
+    """Is made from two arguments, keeps a third thing, and shows neither in ``args``."""
+
+    def __init__(self, code: int, *, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _detailed, (self.code, self.reason)
+
+
+def _detailed(code: int, reason: str) -> Detailed:
+    return Detailed(code, reason=reason)
+
+
+class Accumulator:
+    """An object whose bound method is sent."""
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+
+    def add(self, x: int) -> int:
+        return self.base + x
+
+
+def identity(x: Any) -> Any:
+    return x
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def square_slowly_if_even(x: int) -> int:
+    """Later items overtake earlier ones."""
+    if x % 2 == 0:
+        time.sleep(0.05)
+    return x * x
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def total(values: list[int]) -> int:
+    return sum(values)
+
+
+def pause(x: Any, seconds: float = 0.2) -> Any:
+    time.sleep(seconds)
+    return x
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def process_id(_: Any = None) -> int:
+    return os.getpid()
+
+
+def note(path_and_text: tuple[str, str]) -> str:
+    """Append a line to a file: one line for each run, whatever becomes of the result."""
+    path, text = path_and_text
+    with open(path, "a") as file:
+        file.write(text + "\n")
+    return text
+
+
+def fail_until(path_and_runs: tuple[str, int]) -> int:
+    """Raise a ConnectionError until it has been run so often; the file at *path* counts. Returns the run."""
+    path, runs = path_and_runs
+    note((path, "run"))
+    run = len(Path(path).read_text().splitlines())
+    if run < runs:
+        raise ConnectionError(f"run {run} of {runs}")
+    return run
+
+
+def raise_value_error(x: Any) -> NoReturn:
+    raise ValueError(f"no {x}")
+
+
+def raise_value_error_if_odd(x: int) -> int:
+    if x % 2:
+        raise ValueError(f"{x} is odd")
+    return x
+
+
+def raise_from_another(x: Any) -> NoReturn:
+    try:
+        raise KeyError(x)
+    except KeyError as error:
+        raise LookupError(f"no {x}") from error
+
+
+def raise_detailed(code: int) -> NoReturn:
+    raise Detailed(code, reason="as asked")
+
+
+def raise_unpicklable(x: Any) -> NoReturn:
+    raise Unpicklable(f"no {x}")
+
+
+def raise_base_exception(x: Any) -> NoReturn:
+    raise KeyboardInterrupt(x)
+
+
+def return_none(_: Any) -> None:
+    return None
+
+
+def return_exception(x: Any) -> ValueError:
+    return ValueError(x)
+
+
+def return_unpicklable(_: Any) -> Any:
+    return threading.Lock()
+
+
+def return_bytes(size: int) -> bytes:
+    return b"x" * size
+
+
+def exit_process(code: int) -> NoReturn:
+    sys.exit(code)
+
+
+def kill_process(code: int) -> NoReturn:
+    """End the process without any clean-up, as a crash in a C extension does."""
+    os._exit(code)
+
+
+def kill_process_if(x_and_bad: tuple[int, int]) -> int:
+    x, bad = x_and_bad
+    if x == bad:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def recurse_for_ever(x: int) -> int:
+    return recurse_for_ever(x + 1) + 1
+
+
+async def async_identity(x: Any) -> Any:
+    return x
+
+
+async def async_square(x: int) -> int:
+    await asyncio.sleep(0)
+    return x * x
+
+
+async def async_square_slowly_if_even(x: int) -> int:
+    """Later items overtake earlier ones."""
+    if x % 2 == 0:
+        await asyncio.sleep(0.05)
+    return x * x
+
+
+async def async_pause(x: Any, seconds: float = 0.2) -> Any:
+    await asyncio.sleep(seconds)
+    return x
+
+
+async def async_raise_value_error(x: Any) -> NoReturn:
+    await asyncio.sleep(0)
+    raise ValueError(f"no {x}")
+
+
+async def async_return_none(_: Any) -> None:
+    await asyncio.sleep(0)
+
+
+async def async_process_id(_: Any = None) -> int:
+    return os.getpid()

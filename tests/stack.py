@@ -1,0 +1,84 @@
+"""A real Redis and real workers for tests: what ``LocalStack`` has, and what only tests need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from graft.config.queues import Lane
+from graft.scripts.local_stack import LocalStack
+from graft.scripts.services import Worker
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Of the machine that the tests run on: none of its deployments may be touched or change what is tested.
+FOREIGN = ("CELERY_", "GRAFT_", "FLOWER_")
+SETTINGS = {"GRAFT_VISIBILITY_TIMEOUT": "4"}  # What a lost worker held is delivered again after 4 s.
+
+
+def clean_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """*environ* without any deployment, with the settings of the tests."""
+    return {name: value for name, value in environ.items() if not name.startswith(FOREIGN)} | SETTINGS
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str = "") -> None:
+    """Poll until *condition* holds; fails after *timeout* seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+        time.sleep(0.02)
+
+
+class Stack(LocalStack):
+    """A stack whose workers import ``tests.samples``, and that can be hurt and healed."""
+
+    def __init__(self, lanes: Mapping[Lane, int], environ: Mapping[str, str]) -> None:
+        super().__init__(lanes, pythonpath=[ROOT], environ=environ)
+
+    @property
+    def worker(self) -> Worker:
+        """The first worker that runs."""
+        return next(worker for worker in self.workers if worker.status is None)
+
+    @contextmanager
+    def another_worker(
+        self, lane: Lane = "cpu", concurrency: int = 2, env: Mapping[str, str] | None = None
+    ) -> Iterator[Worker]:
+        """One more worker, reading every queue, while the block lasts."""
+        worker = self.add_worker(lane, concurrency, env=env)
+        try:
+            self.wait_ready(services=[worker])
+            yield worker
+        finally:
+            worker.stop()
+            self.workers.remove(worker)
+
+    def heal(self, lanes: Mapping[Lane, int]) -> None:
+        """Have Redis and one worker for each lane, again where the last test broke them."""
+        if self.redis and self.redis.pid is None:
+            self.start_redis()
+        self.workers = [worker for worker in self.workers if worker.status is None]
+        for lane in lanes.keys() - {worker.lane for worker in self.workers}:
+            self.add_worker(lane, lanes[lane], every_queue=len(lanes) == 1)
+        self.wait_ready()
+
+
+def run_python(
+    stack: LocalStack, code: str | Path, timeout: float = 60.0, *arguments: str, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, given as its text or its file, as a client of *stack* in a process of its own."""
+    program = [str(code)] if isinstance(code, Path) else ["-c", code]
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        env={**stack.env, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

@@ -1,0 +1,309 @@
+"""The road on real workers: order, outcomes, iteration, progress, cancelling, streams, chords."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+import time
+
+import pytest
+from celery.result import GroupResult
+
+import graft
+from graft.config.celery_app import app
+from graft.tasks.errors import CancelledBatchError, ItemTimeoutError, ResultTimeout
+from graft.tasks.figures import read as read_figures
+from graft.tasks.policy import RetryPolicy
+from tests import samples
+from tests.stack import wait_until
+
+WAIT = 60.0
+
+
+def test_values_come_in_the_order_of_the_items(stack):
+    batch = graft.submit(samples.square_slowly_if_even, range(20), batch_size=1)
+    assert batch.collect(WAIT) == [x * x for x in range(20)]
+
+
+@pytest.mark.parametrize("items", [[3, 1, 2], (3, 1, 2), range(5), "word", b"\x01\x02"], ids=lambda i: type(i).__name__)
+def test_any_sequence_goes(stack, items):
+    assert graft.submit(samples.identity, items).collect(WAIT) == list(items)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 1000])
+def test_an_envelope_holds_as_many_items_as_was_asked(stack, size):
+    batch = graft.submit(samples.square, range(30), batch_size=size)
+    assert batch.collect(WAIT) == [x * x for x in range(30)]
+    assert batch.progress().envelopes == -(-30 // size)
+
+
+def test_an_empty_batch_sends_nothing(stack, redis):
+    batch = graft.submit(samples.square, [])
+    assert batch.collect(0) == []
+    assert list(batch) == []
+    assert batch.progress().envelopes == 0
+
+
+def test_ten_thousand_tiny_items_need_few_envelopes_once_the_pace_is_known(stack):
+    graft.submit(samples.identity, range(10_000)).collect(WAIT)
+    batch = graft.submit(samples.identity, range(10_000))
+    assert batch.collect(WAIT) == list(range(10_000))
+    assert batch.progress().envelopes < 100
+
+
+def test_several_processes_share_the_work(stack):
+    graft.submit(samples.pause, range(4), batch_size=1).collect(WAIT)
+    assert len(set(graft.submit(samples.process_id, range(40), batch_size=1).collect(WAIT))) > 1
+
+
+def test_a_batch_can_be_awaited_under_one_loop_after_another(stack):
+    async def both() -> list[list[int]]:
+        return [await graft.submit(samples.square, [2, 3]), await graft.submit(samples.async_square, [4, 5])]
+
+    for _ in range(3):
+        assert asyncio.run(both()) == [[4, 9], [16, 25]]
+
+
+def test_waiting_does_not_hold_the_event_loop(stack):
+    async def ticks_while_waiting() -> int:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.01)
+                ticks += 1
+
+        ticking = asyncio.ensure_future(tick())
+        await graft.submit(samples.pause, [1, 2], batch_size=1)
+        ticking.cancel()
+        return ticks
+
+    assert asyncio.run(ticks_while_waiting()) > 5
+
+
+def test_iteration_gives_values_in_order_while_the_rest_still_runs(stack):
+    batch = graft.submit(samples.sleep, [0.0, 0.0, 1.5], batch_size=1)
+    values = iter(batch)
+    assert [next(values), next(values)] == [0.0, 0.0]
+    assert not batch.done()
+    assert list(values) == [1.5]
+    assert batch.collect(0) == [0.0, 0.0, 1.5]
+
+
+def test_async_iteration_gives_values_in_order(stack):
+    async def read() -> list[int]:
+        return [value async for value in graft.submit(samples.async_square_slowly_if_even, range(10), batch_size=2)]
+
+    assert asyncio.run(read()) == [x * x for x in range(10)]
+
+
+def test_as_completed_gives_the_fast_ones_first_and_errors_as_outcomes(stack):
+    batch = graft.submit(samples.sleep, [2.0, 0.0, -1], batch_size=1)
+    outcomes = list(batch.as_completed(WAIT))
+    assert [outcome.index for outcome in outcomes][-1] == 0
+    assert isinstance(next(outcome.error for outcome in outcomes if outcome.index == 2), ValueError)
+    with pytest.raises(ValueError, match="sleep length"):
+        next(outcome for outcome in outcomes if outcome.index == 2).unwrap()
+
+
+def test_as_completed_works_for_coroutines(stack):
+    async def read() -> set[int]:
+        return {outcome.value async for outcome in graft.submit(samples.square, range(20)).as_completed_async()}
+
+    assert asyncio.run(read()) == {x * x for x in range(20)}
+
+
+def test_several_threads_may_wait_for_one_batch(stack):
+    batch = graft.submit(samples.pause, range(4), batch_size=1)
+    found: list[list[int]] = []
+    threads = [threading.Thread(target=lambda: found.append(batch.collect(WAIT))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[0, 1, 2, 3]] * 4
+
+
+def test_a_timeout_leaves_the_batch_to_be_collected_later(stack):
+    batch = graft.submit(samples.sleep, [0.5])
+    with pytest.raises(ResultTimeout, match="0 of 1 results"):
+        batch.collect(0.01)
+    assert batch.collect(WAIT) == [0.5]
+
+
+def test_progress_counts_what_was_sent_done_and_failed(stack):
+    batch = graft.submit(samples.raise_value_error_if_odd, range(10), batch_size=5)
+    list(batch.as_completed(WAIT))
+    progress = batch.progress()
+    assert (progress.total, progress.sent, progress.done, progress.failed) == (10, 10, 10, 5)
+    assert (progress.envelopes, progress.retries) == (2, 0)
+
+
+def test_cancelling_keeps_what_has_not_begun_from_running(stack, tmp_path):
+    ledger = tmp_path / "ran"
+    slow = [(str(ledger), f"{index}") for index in range(200)]
+    blocker = graft.submit(samples.pause, range(8), batch_size=1)
+    batch = graft.submit(samples.note, slow, batch_size=1)
+    batch.cancel()
+    outcomes = list(batch.as_completed(WAIT))
+    assert len(outcomes) == 200
+    cancelled = {outcome.index for outcome in outcomes if isinstance(outcome.error, CancelledBatchError)}
+    assert len(cancelled) >= 190
+    assert blocker.collect(WAIT) == list(range(8))
+    ran = set(ledger.read_text().split()) if ledger.exists() else set()
+    assert {str(index) for index in range(200)} - {str(index) for index in cancelled} == ran
+
+
+def test_an_endless_input_is_read_only_as_far_as_it_is_used(stack):
+    drawn = itertools.count()
+    seen = 0
+
+    def endless():
+        nonlocal seen
+        for number in drawn:
+            seen = number
+            yield number
+
+    batch = graft.submit(samples.square, endless())
+    assert list(itertools.islice(batch, 1000)) == [x * x for x in range(1000)]
+    batch.cancel()
+    assert seen < 200_000
+
+
+def test_a_generator_that_raises_ends_its_own_batch(stack):
+    def broken():
+        yield from range(10)
+        raise KeyError("the input broke")
+
+    with pytest.raises(KeyError, match="the input broke"):
+        graft.submit(samples.square, broken()).collect(WAIT)
+
+
+def test_a_stream_that_ends_is_collected_whole(stack):
+    assert graft.submit(samples.square, (x for x in range(30_000))).collect(WAIT) == [x * x for x in range(30_000)]
+
+
+def test_a_reduce_step_gets_all_values_in_order(stack):
+    batch = graft.submit(samples.identity, range(500), reduce=list)
+    assert batch.collect(WAIT) == list(range(500))
+    assert batch.progress().done == 500
+
+
+def test_a_reduce_step_is_a_chord(stack):
+    batch = graft.submit(samples.square, range(100), batch_size=10, reduce=samples.total)
+    assert batch.collect(WAIT) == sum(x * x for x in range(100))
+    assert batch.progress().envelopes == 10
+    # Celery's own chord bookkeeping ran: the body's result is under its own id, and no part count is left behind.
+    assert not app.backend.client.exists(app.backend.get_key_for_group(batch.id, ".j"))
+
+
+def test_a_failed_item_is_the_answer_of_a_reduced_batch(stack):
+    with pytest.raises(ValueError, match="1 is odd"):
+        graft.submit(samples.raise_value_error_if_odd, range(100), reduce=samples.total).collect(WAIT)
+
+
+def test_a_failing_reducer_is_the_answer_of_a_reduced_batch(stack):
+    with pytest.raises(ValueError, match="no "):
+        graft.submit(samples.square, range(10), reduce=samples.raise_value_error).collect(WAIT)
+
+
+def test_a_batch_is_a_celery_group(stack):
+    batch = graft.submit(samples.square, range(50), batch_size=10)
+    batch.collect(WAIT)
+    wait_until(lambda: GroupResult.restore(batch.id, app=app), what="the group's record")
+    group = GroupResult.restore(batch.id, app=app)
+    assert len(group.results) == 5
+    assert group.successful()
+
+
+def test_callables_travel_by_value_when_they_capture_nothing_that_changes(stack):
+    factor = 7
+    assert graft.submit(lambda x: x * factor, range(5)).collect(WAIT) == [0, 7, 14, 21, 28]
+
+
+def test_a_callable_by_value_sees_what_it_captured_at_the_time_of_the_call(stack):
+    for factor in (2, 3):
+        assert graft.submit(lambda x, by=factor: x * by, [10]).collect(WAIT) == [10 * factor]
+
+
+def test_a_plain_function_may_return_an_awaitable(stack):
+    assert graft.submit(lambda x: samples.async_square(x), range(10)).collect(WAIT) == [x * x for x in range(10)]
+
+
+def test_async_items_of_one_envelope_run_together(stack):
+    began = time.monotonic()
+    graft.submit(samples.async_pause, range(200), batch_size=200, concurrency=200).collect(WAIT)
+    assert time.monotonic() - began < 200 * 0.2 / 4
+
+
+def test_arguments_may_be_unpacked(stack):
+    batch = graft.submit(samples.add, [((1, 2), {}), ((3,), {"b": 4})], unpack=True)
+    assert batch.collect(WAIT) == [3, 7]
+
+
+def test_a_failing_item_is_run_again_and_its_neighbours_are_not(stack, tmp_path):
+    retried, once = tmp_path / "retried", tmp_path / "once"
+    batch = graft.submit(
+        samples.fail_until,
+        [(str(once), 1), (str(retried), 3)],
+        batch_size=2,
+        retry=RetryPolicy(runs=5, base=0.01, ceiling=0.05),
+    )
+    assert batch.collect(WAIT) == [1, 3]
+    assert batch.progress().retries == 2
+    assert once.read_text().splitlines() == ["run"]
+
+
+def test_an_error_is_not_retried_unless_asked(stack, tmp_path):
+    ledger = tmp_path / "runs"
+    with pytest.raises(ConnectionError, match="run 1 of 3"):
+        graft.submit(samples.fail_until, [(str(ledger), 3)]).collect(WAIT)
+    assert ledger.read_text().splitlines() == ["run"]
+
+
+@pytest.mark.parametrize("func", [samples.sleep, samples.async_pause], ids=["plain", "async"])
+def test_an_item_over_its_time_limit_ends_alone(stack, func):
+    items = [0.0, 30.0] if func is samples.sleep else [((0,), {"seconds": 0.0}), ((1,), {"seconds": 30.0})]
+    batch = graft.submit(func, items, timeout=0.3, unpack=func is samples.async_pause)
+    first, second = sorted(batch.as_completed(WAIT), key=lambda outcome: outcome.index)
+    assert first.error is None
+    assert isinstance(second.error, ItemTimeoutError)
+    assert isinstance(second.error, TimeoutError)
+
+
+def test_the_figures_of_a_callable_are_kept_in_redis(stack):
+    before = read_figures().get("tests.samples:add")
+    graft.submit(samples.add, [((1, 2), {})] * 5, unpack=True).collect(WAIT)
+    after = read_figures()["tests.samples:add"]
+    assert after.items - (before.items if before else 0) == 5
+    assert after.errors == (before.errors if before else 0)
+
+
+def test_nothing_is_left_in_redis_but_results_that_expire(stack, redis):
+    graft.submit(samples.square, range(100), batch_size=10).collect(WAIT)
+    graft.submit(samples.square, range(100), reduce=samples.total).collect(WAIT)
+    wait_until(lambda: redis.hlen("unacked") == 0, what="all messages acknowledged")
+    wait_until(lambda: not list(redis.scan_iter("graft:run:*")), what="run records gone")
+    wait_until(lambda: not list(redis.scan_iter("graft:outcome:*")), what="claims gone")
+    for key in redis.scan_iter("celery-task*-meta-*"):
+        assert redis.ttl(key) > 0, key
+
+
+def test_messages_are_celerys_own(stack, redis, monkeypatch):
+    """What lies in the queue is a protocol 2 message that stock tools read; only its argument is sealed."""
+    redis.delete("heavy")
+    app.control.cancel_consumer("heavy", reply=True, timeout=2)
+    try:
+        batch = graft.submit(samples.square, range(3), queue="heavy", batch_size=3)
+        wait_until(lambda: redis.llen("heavy\x06\x165") == 1, what="the message")
+        message = json.loads(redis.lindex("heavy\x06\x165", 0))
+        assert message["content-type"] == "application/json"
+        assert message["headers"]["task"] == "graft.batch"
+        assert message["headers"]["group"] == batch.id
+        assert message["headers"]["argsrepr"] == "(tests.samples:square, 3 items from 0)"
+    finally:
+        app.control.add_consumer("heavy", reply=True, timeout=2)
+    assert batch.collect(WAIT) == [0, 1, 4]

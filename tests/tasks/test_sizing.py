@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graft.tasks.sizing import FIRST_ITEMS, Pace, Sizing
+
+sizings = st.builds(
+    Sizing,
+    seconds=st.floats(0.001, 10),
+    max_items=st.integers(1, 50_000),
+    max_bytes=st.integers(1024, 1 << 22),
+    concurrency=st.integers(1, 500),
+)
+paces = st.builds(Pace, items=st.floats(0, 1e6), seconds=st.floats(0, 100), size=st.floats(0, 1 << 21))
+
+
+@given(sizing=sizings, pace=paces, remaining=st.none() | st.integers(1, 10**6), lanes=st.integers(1, 256))
+def test_a_size_stays_within_its_bounds(sizing, pace, remaining, lanes):
+    size = sizing.next_size(pace, remaining, lanes)
+    assert 1 <= size <= sizing.max_items
+    if remaining is not None:
+        assert size <= remaining
+    if pace.size and size > 1:
+        assert size * pace.size <= sizing.max_bytes
+
+
+@given(sizing=sizings, remaining=st.integers(1, 10**6), lanes=st.integers(1, 256))
+def test_an_unknown_callable_starts_small(sizing, remaining, lanes):
+    assert sizing.next_size(Pace(), remaining, lanes) <= max(FIRST_ITEMS, 2 * sizing.concurrency)
+
+
+@given(pace=paces, total=st.integers(1, 20_000), lanes=st.integers(1, 16))
+def test_every_item_is_sent_and_the_tail_gets_smaller(pace, total, lanes):
+    sizing = Sizing(seconds=0.1, max_items=20_000, max_bytes=1 << 20)
+    remaining, sizes = total, []
+    while remaining:
+        sizes.append(sizing.next_size(pace, remaining, lanes))
+        remaining -= sizes[-1]
+    assert sum(sizes) == total
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_an_envelope_holds_about_the_work_that_was_asked_for():
+    sizing = Sizing(seconds=0.1, max_items=20_000, max_bytes=1 << 20)
+    assert sizing.next_size(Pace(items=10_000, seconds=0.001, size=10), None, 2) == 100
+
+
+def test_a_pace_follows_what_was_measured_last():
+    pace = Pace().updated(10, busy=1.0, size=1000)
+    assert (pace.items, pace.seconds, pace.size) == (10, 0.1, 100)
+    slower = pace.updated(10, busy=10.0, size=1000)
+    assert 0.1 < slower.seconds < 1.0
+    assert slower.items == 20
+    assert slower.updated(0, busy=5.0, size=5) == slower

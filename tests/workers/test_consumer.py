@@ -1,0 +1,91 @@
+"""What a worker does when Redis or its connections go away while tasks run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.workers.redis_server import RedisServer, Worker, wait_until
+
+pytestmark = [pytest.mark.redis, pytest.mark.worker]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as running:
+        yield running
+
+
+def cut_all_connections(server: RedisServer) -> int:
+    """Close every connection but the one that asks; how many there were."""
+    return int(server.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")) + int(
+        server.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    )
+
+
+def test_a_task_that_runs_while_redis_is_killed_and_restarted_runs_once(server):
+    with Worker(server) as worker:
+        worker.wait_until_ready()
+        worker.send("long", seconds=3)
+        wait_until(lambda: worker.has("start", "long"), "the task runs")
+        server.kill()
+        wait_until(lambda: worker.said("Connection to broker lost"), "the worker notices")
+        server.start()
+        worker.send("after")
+        wait_until(lambda: worker.has("end", "after", "long"), "both tasks end")
+        wait_until(lambda: not server.client.hlen("unacked"), "everything is acknowledged")
+        assert worker.is_alive()
+        assert set(worker.events().values()) == {1}
+
+
+def test_an_acknowledgement_that_redis_missed_is_made_good(server):
+    with Worker(server, vt=4) as worker:
+        worker.wait_until_ready()
+        worker.send("first", "second", seconds=1)
+        wait_until(lambda: worker.has("start", "first", "second"), "the tasks run")
+        server.kill()
+        wait_until(lambda: worker.has("end", "first", "second"), "the tasks end without Redis")
+        server.start()
+        wait_until(lambda: not server.client.hlen("unacked"), "the acknowledgements arrive")
+        assert not server.client.llen("default")
+        assert set(worker.events().values()) == {1}
+
+
+def test_tasks_go_on_while_all_connections_are_cut_again_and_again(server):
+    labels = ["one", "two", "three", "four"]
+    with Worker(server) as worker:
+        worker.wait_until_ready()
+        worker.send("eta", countdown=2)
+        worker.send(*labels, seconds=2)
+        wait_until(lambda: worker.has("start", "one", "two"), "two tasks run")
+        for cut in range(1, 4):
+            wait_until(lambda: server.client.client_list(_type="pubsub"), "the worker listens")
+            assert cut_all_connections(server) > 2
+            wait_until(lambda at=cut: worker.said("went on with") == at, "the worker is back")
+        wait_until(lambda: worker.has("end", "eta", *labels), "all tasks end")
+        wait_until(lambda: not server.client.hlen("unacked"), "everything is acknowledged")
+        assert worker.is_alive()
+        assert set(worker.events().values()) == {1}
+        worker.send("after")
+        wait_until(lambda: worker.has("end", "after"), "the worker takes new tasks")
+
+
+def test_negative_control_stock_celery_dies_with_redis(server):
+    with Worker(server, stock=True) as worker:
+        worker.wait_until_ready()
+        worker.send("long", seconds=3)
+        wait_until(lambda: worker.has("start", "long"), "the task runs")
+        server.kill()
+        wait_until(lambda: not worker.is_alive(), "the worker ends")
+        assert worker.said("Unrecoverable error")
+
+
+def test_negative_control_stock_celery_runs_twice_what_runs_while_connections_are_cut(server):
+    with Worker(server, stock=True) as worker:
+        worker.wait_until_ready()
+        worker.send("one", "two", seconds=2)
+        wait_until(lambda: worker.has("start", "one", "two"), "two tasks run")
+        cut_all_connections(server)
+        wait_until(lambda: max(worker.events().values()) == 2, "one of them starts again")
