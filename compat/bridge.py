@@ -23,6 +23,7 @@ from graft.config.settings import settings
 from graft.tasks import codec
 from graft.tasks.callables import FunctionRef, refer
 from graft.tasks.errors import ItemTimeoutError, TaskQueueError, UnpicklableError, UnreferenceableError
+from graft.tasks.importable import name_of
 from graft.tasks.invoke import in_worker
 from graft.tasks.policy import RetryPolicy, as_policy
 
@@ -98,12 +99,16 @@ async def call_async(
     retry: RetryPolicy | int | None = None,
     timeout: float | None = None,
     priority: float = 0,
+    shown: Callable[..., Any] | None = None,
 ) -> Any:
-    """``func(*args)``, once, on a worker or here; its value or its error."""
+    """``func(*args)``, once, on a worker or here; its value or its error.
+
+    *shown* is the caller's own function, for the report, where *func* only wraps it.
+    """
     policy = as_policy(retry)
     item: tuple[tuple[Any, ...], dict[str, Any]] = (args, {})
     placement = await _place(func, [item], place)
-    account = _Account(call, func, placement, 1)
+    account = _Account(call, func, placement, 1, shown)
     try:
         if placement.where == "caller":
             return await _call_here(lambda _: func(*args), None, policy, timeout)
@@ -274,9 +279,16 @@ async def _call_here(
 class _Account:
     """One call's line in the report."""
 
-    def __init__(self, call: str, func: Callable[..., Any], placement: Placement, items: int) -> None:
+    def __init__(
+        self,
+        call: str,
+        func: Callable[..., Any],
+        placement: Placement,
+        items: int,
+        shown: Callable[..., Any] | None = None,
+    ) -> None:
         self.call = call
-        self.func = placement.function.name if placement.function else _name(func)
+        self.func = name_of(shown or func)
         self.placement = placement
         self.items = items
         self.batch: Batch | None = None
@@ -300,25 +312,22 @@ class _Account:
         )
 
 
-def _name(func: Callable[..., Any]) -> str:
-    inner = getattr(func, "func", func)  # A partial goes by the name of what it wraps.
-    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
-    return f"{getattr(inner, '__module__', None) or type(inner).__module__}:{name}"
-
-
 def state() -> Any:
     """This deployment's Redis, for the facades' own small records under ``graft:compat:…``."""
     return shared()
 
 
-def function_figures() -> dict[str, dict[str, float]]:
-    """Per callable, from the workers: ``items``, ``seconds``, ``errors``, ``last``; {} without a broker."""
+def function_figures(name: str | None = None) -> dict[str, dict[str, float]]:
+    """Per callable, from the workers: ``items``, ``seconds``, ``errors``, ``last``; {} without a broker.
+
+    With *name* (``module:qualname``) only for that one.
+    """
     from graft.tasks import figures
 
     if is_local():
         return {}
     try:
-        known = figures.read()
+        known = figures.read(name)
     except (redis.RedisError, OSError) as error:
         _warn_once(f"the figures of {settings().broker_name} cannot be read", error)
         return {}
@@ -351,6 +360,19 @@ def worker_figures() -> list[dict[str, Any]]:
         }
         for worker in workers()
     ]
+
+
+def worker_memory() -> dict[str, int]:
+    """Resident bytes of each live worker with its pool processes, by node name; {} without a broker."""
+    from graft.tasks.cluster import workers
+
+    if is_local():
+        return {}
+    try:
+        return {worker.name: worker.memory for worker in workers()}
+    except (redis.RedisError, OSError) as error:
+        logger.debug("the workers' memory cannot be read: %s", error)
+        return {}
 
 
 def resize_workers(group: str, processes: int, prefetch: int | None = None, timeout: float = 5.0) -> dict[str, int]:

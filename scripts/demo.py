@@ -241,7 +241,7 @@ def show(stack: LocalStack, files: int | None) -> None:
         DemoError: the ways disagree, or the cluster was not used.
     """
     processes = sum(stack.lanes.values())
-    with tempfile.TemporaryDirectory(prefix="celery-graft-demo-") as name:
+    with tempfile.TemporaryDirectory(dir=stack.directory) as name:  # Goes with the stack, whatever happens.
         folder = Path(name)
         with following("in one process") as step:
             local = run_program("local", stack, folder, files, step)

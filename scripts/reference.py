@@ -14,8 +14,8 @@ from graft.config.settings import Settings
 PATH = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 HEAD = """# Configuration
 
-Generated from `config/settings.py` by `python -m graft.scripts.reference`. Everything is read from the environment, once
-per process; values that cannot work together are refused at start. Durations are seconds, sizes bytes.
+Generated from `config/settings.py` by `python -m graft.scripts.reference`. Everything is read from the environment,
+once per process; values that cannot work together are refused at start. Durations are seconds, sizes bytes.
 
 | variable | default | meaning |
 |---|---|---|

@@ -17,7 +17,11 @@ BEAT_TTL: Final = 15
 
 @dataclass(frozen=True)
 class WorkerBeat:
-    """One worker's last words. ``busy`` counts pool slots running something, ``waiting`` prefetched messages."""
+    """One worker's last words.
+
+    ``busy`` counts pool slots running something, ``waiting`` prefetched messages; ``memory`` is resident bytes of the
+    worker and its pool processes, pages that they share counted for each.
+    """
 
     name: str
     pid: int
@@ -26,6 +30,7 @@ class WorkerBeat:
     processes: int
     busy: int
     waiting: int
+    memory: int
     at: float
 
 

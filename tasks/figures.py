@@ -40,10 +40,10 @@ def add(pipe: Any, name: str, items: int, seconds: float, errors: int) -> None:
     pipe.sadd(NAMES, name)
 
 
-def read() -> dict[str, Figures]:
-    """The totals of every callable that ran on workers of this deployment."""
+def read(only: str | None = None) -> dict[str, Figures]:
+    """The totals of every callable that ran on workers of this deployment, or of *only* one."""
     client = shared()
-    names = sorted(name.decode() for name in client.smembers(NAMES))
+    names = sorted(name.decode() for name in client.smembers(NAMES)) if only is None else [only]
     with client.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.hgetall(FIGURES + name)

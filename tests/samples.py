@@ -198,3 +198,12 @@ async def async_return_none(_: Any) -> None:
 
 async def async_process_id(_: Any = None) -> int:
     return os.getpid()
+
+
+_kept: list[bytes] = []
+
+
+def keep_memory(size: int) -> int:
+    """Hold on to so many bytes for as long as this process lives."""
+    _kept.append(b"x" * size)
+    return len(_kept)

@@ -10,6 +10,7 @@ import os
 import time
 from typing import Any
 
+import psutil
 import redis
 from celery import bootsteps
 from celery.worker import state
@@ -18,6 +19,18 @@ from graft.config.redis_client import connect
 from graft.tasks.cluster import BEAT_EVERY, WorkerBeat, beat, farewell
 
 logger = logging.getLogger(__name__)
+
+
+def memory(pool: Any) -> int:
+    """Resident bytes of this process and of *pool*'s."""
+    listed = (pool.info or {}).get("processes") or []
+    total = 0
+    for pid in {os.getpid(), *(pid for pid in listed if isinstance(pid, int))}:
+        try:
+            total += psutil.Process(pid).memory_info().rss
+        except psutil.Error:  # It ended between the list and the look.
+            continue
+    return total
 
 
 def processes(pool: Any) -> int:
@@ -79,5 +92,6 @@ class Heartbeat(bootsteps.StartStopStep):
             processes=processes(consumer.pool),
             busy=active,
             waiting=max(0, len(state.reserved_requests) - active),
+            memory=memory(consumer.pool),
             at=time.time(),
         )

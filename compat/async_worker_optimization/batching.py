@@ -206,6 +206,7 @@ class AsyncBatchProcessor:
                 call="AsyncBatchProcessor.add_item",
                 place=self.place,
                 retry=self.retry,
+                shown=handler,
             )
             return answers
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import math
@@ -100,8 +101,7 @@ class AsyncWorkerOptimizer:
 
     async def _note_run(self, func: Callable[..., Any], place: bridge.Place | None) -> None:
         if ref := reference(func, place):
-            figures = await asyncio.to_thread(_figures_soon)
-            self._fill({name: figure for name, figure in figures.items() if name == ref.name})
+            self._fill(await asyncio.to_thread(_figures_soon, ref.name))
 
     def _fill(self, figures: Mapping[str, Mapping[str, float]]) -> None:
         for name, figure in figures.items():
@@ -232,8 +232,8 @@ class AsyncWorkerOptimizer:
         }
 
 
-def _figures_soon() -> dict[str, dict[str, float]]:
-    return records.soon(bridge.function_figures, {}, within=LOOK_FOR)
+def _figures_soon(name: str | None = None) -> dict[str, dict[str, float]]:
+    return records.soon(functools.partial(bridge.function_figures, name), {}, within=LOOK_FOR)
 
 
 def _cut(items: Any, batch_size: int) -> list[Any]:

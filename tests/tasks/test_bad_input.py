@@ -1,9 +1,11 @@
-"""Everything a caller can get wrong, on real workers: a clear error for that caller, neighbours unharmed, workers alive."""
+"""Everything a caller can get wrong, on real workers: a clear error for it, neighbours unharmed, workers alive."""
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -40,7 +42,7 @@ def outcomes_of(batch: graft.Batch) -> dict[int, object]:
     return {one.index: one.value if one.error is None else type(one.error) for one in batch.as_completed(WAIT)}
 
 
-# ---- refused before anything is sent ----------------------------------------------------------------------------------
+# ---- refused before anything is sent --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_reducing_nothing_is_refused():
         graft.submit(samples.square, [], reduce=samples.total)
 
 
-# ---- items and results ------------------------------------------------------------------------------------------------
+# ---- items and results ----------------------------------------------------------------------------------------------
 
 
 def test_an_item_that_cannot_be_pickled_costs_only_itself(workers_survive):
@@ -134,7 +136,7 @@ def test_unusual_values_are_ordinary_values(workers_survive, batch_size):
     assert (type(returned), returned.args) == (ValueError, ("x",))
 
 
-# ---- functions that misbehave -----------------------------------------------------------------------------------------
+# ---- functions that misbehave ---------------------------------------------------------------------------------------
 
 
 def test_an_error_is_raised_with_its_remote_traceback_as_the_cause(workers_survive):
@@ -230,7 +232,7 @@ def test_items_given_up_after_their_retries_are_kept_with_the_whole_envelope(wor
     assert "ValueError: 1 is odd" in letter.error
 
 
-# ---- workers and brokers ----------------------------------------------------------------------------------------------
+# ---- workers and brokers --------------------------------------------------------------------------------------------
 
 
 def test_a_worker_that_lacks_the_module_says_so(workers_survive, tmp_path, monkeypatch):
@@ -311,12 +313,9 @@ def test_a_caller_with_another_key_is_refused_and_told(stack, workers_survive):
 
 
 def test_a_worker_without_a_key_refuses_to_start(redis_stack):
-    from subprocess import run
-    from sys import executable
-
     env = {**redis_stack.env, "GRAFT_SIGNING_KEY": ""}
-    done = run([executable, "-m", "celery", "-A", "graft", "worker", "-c", "1"], env=env, capture_output=True, text=True,
-               timeout=60, check=False)  # fmt: skip
+    command = [sys.executable, "-m", "celery", "-A", "graft", "worker", "-c", "1"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "GRAFT_SIGNING_KEY" in done.stdout + done.stderr
 
@@ -341,9 +340,6 @@ except BrokerUnavailable as error:
 
 
 def client_of(stack, code: str, **env: str):
-    import subprocess
-    import sys
-
     return subprocess.Popen(
         [sys.executable, "-c", code], env={**stack.env, **env}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

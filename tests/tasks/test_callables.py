@@ -29,8 +29,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.tasks.callables import FunctionRef, refer, resolve
-from graft.tasks.importable import name_of
 from graft.tasks.errors import EnvelopeError, UnreferenceableError
+from graft.tasks.importable import name_of
 
 WORKER = """
 import asyncio, inspect, pickle, sys

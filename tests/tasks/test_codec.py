@@ -210,11 +210,10 @@ def test_an_endless_traceback_is_cut():
                 deeper(n - 1)
             raise
 
-    try:
+    with pytest.raises(ValueError, match="x") as caught:
         deeper(100)
-    except ValueError as error:
-        assert len("".join(traceback.format_exception(error))) > codec.TRACEBACK_LIMIT
-        again = codec.load_error(codec.dump_error(error))
+    assert len("".join(traceback.format_exception(caught.value))) > codec.TRACEBACK_LIMIT
+    again = codec.load_error(codec.dump_error(caught.value))
     assert len(str(again.__cause__)) < codec.TRACEBACK_LIMIT + 100
 
 

@@ -496,8 +496,8 @@ asyncio.run(main())
 """
 
 
-def test_items_of_a_process_that_died_are_recovered_in_their_order(server, redis):
-    run_python(server, LEAVE).check_returncode()
+def test_items_of_a_process_that_died_are_recovered_in_their_order(redis_stack, redis):
+    run_python(redis_stack, LEAVE).check_returncode()
     assert redis.hlen(KEY + "left") == 3
 
     async def main():
