@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import sys
@@ -207,3 +208,25 @@ def keep_memory(size: int) -> int:
     """Hold on to so many bytes for as long as this process lives."""
     _kept.append(b"x" * size)
     return len(_kept)
+
+
+async def async_loop_id(_: Any) -> int:
+    return id(asyncio.get_running_loop())
+
+
+def wait_for_a_batch(x: int) -> Any:
+    import graft
+
+    return graft.submit(square, [x]).collect(10)
+
+
+def optimize_inside(x: int) -> tuple[int, int]:
+    """The process of this task, and the one that an old call made in it runs in."""
+    from graft.compat.async_worker_optimization import AsyncWorkerOptimizer
+
+    (there,) = asyncio.run(AsyncWorkerOptimizer().optimize_batch_processing([x], process_id))
+    return os.getpid(), there
+
+
+def import_old_name(name: str) -> str:
+    return importlib.import_module(name).__name__

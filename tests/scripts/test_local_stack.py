@@ -152,6 +152,7 @@ def test_a_killed_program_leaves_nothing_though_a_process_it_forked_lives_on(san
         program.wait(timeout=30)
         wait_until(lambda: sandbox.processes() == [forked] and not sandbox.files())
         forked.kill()
+        psutil.wait_procs([forked], timeout=10)
 
 
 def test_a_killed_guard_takes_every_process_along_and_the_program_removes_the_files(sandbox: Sandbox) -> None:

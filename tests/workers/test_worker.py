@@ -1,0 +1,104 @@
+"""What a worker of ours has beside Celery's: heartbeats, exact sizes, one loop, urgent work first."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import graft
+from graft.compat import bridge
+from graft.config.celery_app import app
+from graft.tasks import cluster
+from graft.tasks.errors import TaskQueueError
+from tests import samples
+from tests.stack import wait_until
+
+WAIT = 60.0
+
+
+def test_a_worker_says_what_it_is_and_takes_its_leave(stack):
+    with stack.another_worker("cpu", 3) as worker:
+        (beat,) = [beat for beat in cluster.workers() if beat.name == worker.name]
+        assert (beat.pid, beat.pool, beat.processes) == (worker.pid, "prefork", 3)
+        assert "batch" in beat.queues
+        assert beat.memory > 10 << 20
+    assert worker.name not in {beat.name for beat in cluster.workers()}
+
+
+def test_a_pool_is_brought_to_an_exact_size_up_and_down(stack):
+    with stack.another_worker("cpu", 2) as worker:
+
+        def pids() -> int:
+            return len(app.control.inspect([worker.name], timeout=2).stats()[worker.name]["pool"]["processes"])
+
+        for size in (4, 4, 1, 3):
+            (reply,) = app.control.broadcast(
+                "graft_resize", arguments={"size": size}, destination=[worker.name], reply=True, timeout=5
+            )
+            assert reply[worker.name] == {"processes": size, "prefetch": size}
+            wait_until(lambda wanted=size: pids() == wanted, what=f"{size} processes")
+
+
+def test_a_size_that_cannot_be_is_refused(stack):
+    with stack.another_worker("cpu", 1) as worker:
+        (reply,) = app.control.broadcast(
+            "graft_resize", arguments={"size": 0}, destination=[worker.name], reply=True, timeout=5
+        )
+        assert "size=0 must be from 1 to 1024" in reply[worker.name]["error"]
+
+
+def test_resizing_a_group_that_does_not_exist_says_how_to_start_one(stack):
+    try:
+        bridge.resize_workers("nobody", 2)
+    except TaskQueueError as error:
+        told = str(error)
+    assert "no worker named nobody@… is alive; start one with: celery -A graft worker -n nobody@%h" in told
+
+
+def test_urgent_work_overtakes_what_waits(stack, tmp_path):
+    ledger = str(tmp_path / "order")
+    blockers = graft.submit(samples.pause, range(6), batch_size=1)
+    wait_until(lambda: blockers.progress().sent == 6, what="the workers to be busy")
+    low = graft.submit(samples.note, [(ledger, "low")] * 10, batch_size=1, priority=-3, in_flight=10)
+    wait_until(lambda: low.progress().sent == 10, what="the low ones to wait")
+    high = graft.submit(samples.note, [(ledger, "high")] * 3, batch_size=1, priority=5)
+    for batch in (blockers, low, high):
+        batch.collect(WAIT)
+    order = Path(ledger).read_text().split()
+    # What the two pool processes have been given already is not taken back.
+    assert order.index("high") <= 4
+    assert sorted(order[-5:]) == ["low"] * 5
+
+
+def test_items_of_one_process_share_one_event_loop(stack):
+    loops = graft.submit(samples.async_loop_id, range(10), batch_size=1).collect(WAIT)
+    assert len(set(loops)) == 1
+
+
+def test_a_task_that_waits_for_a_batch_is_told_instead_of_blocking(stack):
+    try:
+        graft.submit(samples.wait_for_a_batch, [1]).collect(WAIT)
+    except RuntimeError as error:
+        told = str(error)
+    assert "a task must not wait for a batch" in told
+
+
+def test_an_old_call_inside_a_task_runs_in_place(stack):
+    here, there = graft.submit(samples.optimize_inside, [3]).collect(WAIT)[0]
+    assert here == there
+
+
+def test_a_worker_finds_the_facades_under_the_old_names(stack):
+    assert graft.submit(samples.import_old_name, ["libs.async_worker_optimization"]).collect(WAIT) == [
+        "graft.compat.async_worker_optimization"
+    ]
+
+
+def test_a_thousand_coroutines_run_at_once_where_they_may(stack):
+    def hundreds() -> graft.Batch:
+        return graft.submit(samples.async_pause, range(500), batch_size=100, concurrency=100)
+
+    async def both() -> list[list[int]]:
+        return await asyncio.gather(hundreds(), hundreds())
+
+    assert asyncio.run(both()) == [list(range(500))] * 2
