@@ -24,7 +24,7 @@ from libs.async_worker_optimization import (  # type: ignore[import-not-found]  
     AsyncWorkerOptimizer,
 )
 
-PART = 450  # Files between two lines of progress.
+PART = 200  # Files between two lines of progress.
 
 
 async def survey_files(files: Sequence[str], batch_size: int, max_concurrent: int) -> tuple[list[Any], list[Any]]:

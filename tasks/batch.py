@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import redis
-from celery.exceptions import Reject, TaskPredicate
+from celery.exceptions import Reject, TaskPredicate, TimeLimitExceeded
 
 from graft.config.celery_app import app
 from graft.config.redis_client import shared
@@ -67,6 +67,26 @@ class EnvelopeTask(ReliableTask):
         except EnvelopeError as error:
             self.bury(error, _reason(error), self.request.retries + 1)
             raise
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Bury what a hard time limit ended: its process is gone, so the worker itself calls this (Celery 5.7)."""
+        if isinstance(exc, TimeLimitExceeded):
+            wire = str(args[-1])
+            envelope = Envelope.open(wire, task_id)
+            deadletters.bury(
+                deadletters.DeadLetter.make(
+                    id=task_id,
+                    task=self.name,
+                    queue="",
+                    reason="time_limit",
+                    function=envelope.function.name,
+                    error=exc,
+                    traceback="",
+                    runs=envelope.retries + 1,
+                    items=len(envelope.items),
+                    envelope=wire,
+                )
+            )
 
 
 def _reason(error: EnvelopeError) -> deadletters.Reason:

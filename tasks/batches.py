@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from graft.tasks.envelope import Outcome
@@ -87,39 +88,59 @@ class Batch:
         return self._values()
 
     def __iter__(self) -> Iterator[Any]:
-        """Values in the order of the items; an item's error is raised in its place."""
+        """Values in the order of the items; an item's error is raised in its place.
+
+        The values of a stream are dropped once they have been read, so it is read once; leaving the loop cancels what
+        has not begun.
+        """
+        self._refuse_second_reader()
         index = 0
-        while (outcome := self._in_order(index, self._wait)) is not None:
-            index += 1
-            yield outcome.unwrap()
+        try:
+            while (outcome := self._in_order(index, self._wait)) is not None:
+                index += 1
+                yield outcome.unwrap()
+        finally:
+            self._note_left()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
+        self._refuse_second_reader()
         index = 0
-        while True:
-            await self._wait_async(lambda at=index: self._can_tell(at))  # type: ignore[misc]  # a default is fine here
-            outcome = self._in_order(index, None)
-            if outcome is None:
-                return
-            index += 1
-            yield outcome.unwrap()
+        try:
+            while True:
+                await self._wait_async(partial(self._can_tell, index))
+                outcome = self._in_order(index, None)
+                if outcome is None:
+                    return
+                index += 1
+                yield outcome.unwrap()
+        finally:
+            self._note_left()
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Outcome]:
         """Outcomes as they arrive, errors included as values; *timeout* bounds the wait for the next one."""
-        while True:
-            self._wait(lambda: bool(self._order) or self._is_over, timeout)
-            outcome = self._next_arrived()
-            if outcome is None:
-                return
-            yield outcome
+        self._refuse_second_reader()
+        try:
+            while True:
+                self._wait(lambda: bool(self._order) or self._is_over, timeout)
+                outcome = self._next_arrived()
+                if outcome is None:
+                    return
+                yield outcome
+        finally:
+            self._note_left()
 
     async def as_completed_async(self) -> AsyncIterator[Outcome]:
         """The same for a coroutine."""
-        while True:
-            await self._wait_async(lambda: bool(self._order) or self._is_over)
-            outcome = self._next_arrived()
-            if outcome is None:
-                return
-            yield outcome
+        self._refuse_second_reader()
+        try:
+            while True:
+                await self._wait_async(lambda: bool(self._order) or self._is_over)
+                outcome = self._next_arrived()
+                if outcome is None:
+                    return
+                yield outcome
+        finally:
+            self._note_left()
 
     def progress(self) -> Progress:
         """How far the batch has come, without a round trip."""
@@ -217,8 +238,7 @@ class Batch:
                 return self._answer.unwrap()
             if self._first_error is not None:
                 raise self._first_error
-            if not self._keeps and self._taken:
-                raise TaskQueueError(f"{self._taken} results of this stream have been read already; go on iterating")
+            self._refuse_second_reader()
             return [self._arrived[index].value for index in range(self._total or 0)]
 
     def _in_order(self, index: int, wait: Callable[[Callable[[], bool], None], None] | None) -> Outcome | None:
@@ -244,6 +264,15 @@ class Batch:
                 raise self._fatal
         self._note_taken(outcome)
         return outcome
+
+    def _refuse_second_reader(self) -> None:
+        if not self._keeps and self._taken:
+            raise TaskQueueError(f"{self._taken} results of this stream have been read and dropped; it is read once")
+
+    def _note_left(self) -> None:
+        """A reader has gone: nobody else will read a stream to its end."""
+        if not self._keeps:
+            self.cancel()
 
     def _take(self, index: int) -> Outcome | None:
         return self._arrived.get(index) if self._keeps else self._arrived.pop(index, None)

@@ -96,6 +96,7 @@ class Feeder:
         self._flights: dict[str, _Flight] = {}
         self._flying = 0
         self._next = 0
+        self._envelopes = 0
         self._ready = _Ready()
         self._function: WireFunction | None = None
         self._pace: Pace | None = None
@@ -128,7 +129,9 @@ class Feeder:
             self._flights[envelope.id] = _Flight(envelope.positions, len(wire))
             self._flying += len(wire)
         self.batch.note_sent(len(envelope.items))
-        self.sent_ids.append(envelope.id)
+        if self.source.remaining is not None:  # A stream may be endless, and has no record as a group.
+            self.sent_ids.append(envelope.id)
+        self._envelopes += 1
         return Parcel(
             envelope.id,
             RUN_ENVELOPE,
@@ -137,7 +140,7 @@ class Feeder:
             self.order.priority,
             f"{envelope.function.name}, {len(envelope.items)} items from {envelope.positions[0]}",
             self.batch.id,
-            len(self.sent_ids) - 1,
+            self._envelopes - 1,
             self.chord,
             self,
         )
@@ -230,6 +233,11 @@ class Feeder:
             if self.source.error is not None:
                 self.batch.fail(self.source.error)
             self.batch.note_total(self._next)
+
+    @property
+    def unsent(self) -> int:
+        """Items that are known of and have not been sent."""
+        return 0 if self._finished else self.source.ready + len(self._ready.positions)
 
     @property
     def is_finished(self) -> bool:

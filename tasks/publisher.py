@@ -6,12 +6,14 @@ after reconnecting, and a worker that receives one twice answers for it once.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakSet
 
 import redis
 from kombu.exceptions import KombuError, OperationalError
@@ -35,6 +37,7 @@ class Publisher:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._woken: dict[Feeder, None] = {}
+        self._feeders: WeakSet[Feeder] = WeakSet()
         self._thread: threading.Thread | None = None
         self._producer: Any = None
         self._was_connected = False
@@ -43,11 +46,22 @@ class Publisher:
     def wake(self, feeder: Feeder) -> None:
         """*feeder* may have something to send. Returns at once."""
         with self._changed:
+            self._feeders.add(feeder)
             self._woken[feeder] = None
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="graft-publisher", daemon=True)
                 self._thread.start()
             self._changed.notify()
+
+    def name_the_unsent(self) -> None:
+        """A batch lives with its caller; what its caller leaves behind unsent is said, not passed over."""
+        with self._changed:
+            for feeder in self._feeders:
+                if feeder.unsent and not feeder.batch.done():
+                    name = feeder.order.function.name
+                    logger.warning(
+                        "%d items of a batch of %s were not sent when the process ended", feeder.unsent, name
+                    )
 
     def _run(self) -> None:
         while True:
@@ -161,7 +175,7 @@ class Publisher:
         """Everything has been sent: leave the group's record behind, so that others can find the batch by its id."""
         try:
             feeder.remember_pace(self._answers())
-            if not feeder.batch.reduced:  # A saved group makes Celery join a chord by polling.
+            if feeder.sent_ids and not feeder.batch.reduced:  # A saved group makes Celery join a chord by polling.
                 save_group(feeder.batch.id, feeder.sent_ids, self._answers())
         except CONNECTION_ERRORS as error:
             logger.warning("the record of batch %s could not be written: %s", feeder.batch.id, error)
@@ -199,6 +213,11 @@ _publisher = Publisher()
 def publisher() -> Publisher:
     """This process's publisher."""
     return _publisher
+
+
+@atexit.register
+def _name_the_unsent() -> None:
+    publisher().name_the_unsent()
 
 
 def _renew() -> None:

@@ -230,3 +230,14 @@ def optimize_inside(x: int) -> tuple[int, int]:
 
 def import_old_name(name: str) -> str:
     return importlib.import_module(name).__name__
+
+
+def sleep_through_everything(seconds: float) -> float:
+    """Takes no hint: only a kill ends it early."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            time.sleep(left)
+        except BaseException:
+            continue
+    return seconds

@@ -185,17 +185,7 @@ class ConnectionPoolOptimizer:
         pools: Iterable[Any] = self._pools if pool is None else [pool]
         now = time.monotonic()
         loans = sorted((loan for each in pools for loan in getattr(each, "loans", ())), key=lambda loan: loan.since)
-        return [
-            {
-                "location": loan.location,
-                "type": "long_held_connection",
-                "held_seconds": held,
-                "severity": "high" if held > 2 * max_hold_seconds else "medium",
-                "connection": loan.connection,
-            }
-            for loan in loans
-            if (held := now - loan.since) > max_hold_seconds
-        ]
+        return [leak for loan in loans if (leak := loan.as_leak(now, max_hold_seconds)) is not None]
 
 
 class MockConnection:

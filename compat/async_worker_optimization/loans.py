@@ -18,6 +18,19 @@ class Loan:
     location: str
     since: float
 
+    def as_leak(self, now: float, max_hold_seconds: float) -> dict[str, Any] | None:
+        """What to report when it is held for longer than *max_hold_seconds*, else None; "high" beyond twice as long."""
+        held = now - self.since
+        if held <= max_hold_seconds:
+            return None
+        return {
+            "location": self.location,
+            "type": "long_held_connection",
+            "held_seconds": held,
+            "severity": "high" if held > 2 * max_hold_seconds else "medium",
+            "connection": self.connection,
+        }
+
 
 class Turns:
     """A bounded number of turns, given in the order of asking. Serves one event loop after the other."""

@@ -390,3 +390,49 @@ def test_a_caller_that_dies_leaves_workers_and_queue_in_order(stack, workers_sur
     began = time.monotonic()
     assert graft.submit(samples.square, [3]).collect(WAIT) == [9]
     assert time.monotonic() - began < WAIT
+
+
+TOO_LONG = """
+import graft, time
+from graft.tasks import deadletters
+from tests import samples
+batch = graft.submit(samples.sleep, [0.0, 60.0, 0.0, 0.0], batch_size=4)
+print([type(one.error).__name__ for one in sorted(batch.as_completed(30), key=lambda one: one.index)])
+batch = graft.submit(samples.sleep_through_everything, [60.0])
+print([type(one.error).__name__ for one in batch.as_completed(30)])
+deadline = time.monotonic() + 20
+while not deadletters.count() and time.monotonic() < deadline:  # The worker itself buries, after it has answered.
+    time.sleep(0.02)
+print([(letter.reason, letter.items) for letter in deadletters.newest()])
+"""
+
+
+def test_an_envelope_over_the_deployments_limits_gives_back_what_it_has_not_begun_or_is_buried(fresh_stack):
+    stack = fresh_stack(cpu=2, GRAFT_SOFT_TIME_LIMIT="1", GRAFT_HARD_TIME_LIMIT="3")
+    done = run_python(stack, TOO_LONG, 60)
+    assert done.stdout.splitlines() == [
+        "['NoneType', 'SoftTimeLimitExceeded', 'NoneType', 'NoneType']",
+        "['ItemTimeoutError']",
+        "[('time_limit', 1)]",
+    ], done.stderr
+
+
+LEFT = """
+import itertools, sys, threading, time
+import graft
+from tests import samples
+
+for _ in zip(range(100), graft.submit(samples.square, itertools.count())):
+    pass
+deadline = time.monotonic() + 20
+while "graft-source" in {thread.name for thread in threading.enumerate()} and time.monotonic() < deadline:
+    time.sleep(0.01)
+print([thread.name for thread in threading.enumerate() if thread.name == "graft-source"])
+graft.submit(samples.pause, range(5000), batch_size=1)
+"""
+
+
+def test_leaving_a_stream_ends_its_reader_and_leaving_a_batch_unsent_is_said(stack):
+    done = run_python(stack, LEFT, 60)
+    assert done.stdout == "[]\n", done.stderr
+    assert "items of a batch of tests.samples:pause were not sent when the process ended" in done.stderr

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.compat.async_worker_optimization import ConnectionPool, ConnectionPoolOptimizer, MockConnection, connections
+from graft.compat.async_worker_optimization import ConnectionPool, ConnectionPoolOptimizer, MockConnection
+from graft.compat.async_worker_optimization.loans import Loan
+from tests.stack import wait_until
 
 
 class Connection:
@@ -282,39 +284,53 @@ def test_a_pool_of_nothing_lends_nothing():
         asyncio.run(_acquire(ConnectionPool(0, 0, Factory())))
 
 
-def test_long_loans_are_reported_oldest_first(monkeypatch):
-    now = 1000.0
-    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now))
+@pytest.mark.parametrize(
+    ("held", "severity"),
+    [(0.0, None), (300.0, None), (300.5, "medium"), (600.0, "medium"), (600.5, "high")],
+)
+def test_a_loan_is_a_leak_beyond_the_limit_and_severe_beyond_twice_that(held, severity):
+    leak = Loan("the connection", "the importer", since=1000.0).as_leak(1000.0 + held, 300.0)
+    assert leak == (
+        severity
+        and {
+            "location": "the importer",
+            "type": "long_held_connection",
+            "held_seconds": held,
+            "severity": severity,
+            "connection": "the connection",
+        }
+    )
+
+
+def test_long_loans_are_reported_oldest_first():
     optimizer = ConnectionPoolOptimizer()
 
     async def borrow():
-        nonlocal now
         first = await optimizer.create_pool(0, 5, Factory())
         second = await optimizer.create_pool(0, 5, Factory())
-        loans = [await first.acquire("the importer")]
-        now += 400
-        loans.append(await second.acquire())
-        now += 300
+        loans = [await first.acquire("the importer"), await second.acquire()]
         returned = await first.acquire()
         first.release(returned)
         loans.append(await first.acquire())
-        now += 1
         return first, second, loans
 
     first, second, loans = asyncio.run(borrow())
-    found = optimizer.detect_leaks()
-    assert [list(leak) for leak in found] == [["location", "type", "held_seconds", "severity", "connection"]] * 2
-    assert [(leak["held_seconds"], leak["severity"]) for leak in found] == [(701.0, "high"), (301.0, "medium")]
-    assert [leak["connection"] for leak in found] == loans[:2]
-    assert {leak["type"] for leak in found} == {"long_held_connection"}
-    assert found[0]["location"] == "the importer"
-    assert __file__ in found[1]["location"]
-    assert "borrow" in found[1]["location"]
-    assert optimizer.detect_leaks(second) == found[1:]
-    assert len(optimizer.detect_leaks(max_hold_seconds=0.5)) == 3
-    assert optimizer.detect_leaks(first, 701.0) == []
-    assert ConnectionPoolOptimizer().detect_leaks() == []
-    assert optimizer.detect_leaks(SimpleNamespace(connections=[])) == []
+
+    def found(pool=None):
+        return optimizer.detect_leaks(pool, max_hold_seconds=0.01)
+
+    wait_until(lambda: [leak["severity"] for leak in found()] == ["high"] * 3, what="three long loans")
+    leaks = found()
+    assert [leak["connection"] for leak in leaks] == loans
+    assert leaks[0]["held_seconds"] > leaks[1]["held_seconds"] > leaks[2]["held_seconds"] > 0.02
+    assert leaks[0]["location"] == "the importer"
+    assert __file__ in leaks[1]["location"]
+    assert "borrow" in leaks[1]["location"]
+    assert [leak["connection"] for leak in found(first)] == [loans[0], loans[2]]
+    assert [leak["connection"] for leak in found(second)] == [loans[1]]
+    assert optimizer.detect_leaks(max_hold_seconds=3600.0) == []
+    assert ConnectionPoolOptimizer().detect_leaks(max_hold_seconds=0.01) == []
+    assert found(SimpleNamespace(connections=[])) == []
 
 
 def test_an_optimizer_keeps_no_pool_alive():

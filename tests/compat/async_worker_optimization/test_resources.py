@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.compat import bridge
-from graft.compat.async_worker_optimization import AsyncWorkerOptimizer, LoadLevel, ResourcePool, records
+from graft.compat.async_worker_optimization import AsyncWorkerOptimizer, LoadLevel, ResourcePool
 from graft.compat.async_worker_optimization.groups import Wish, WorkerGroup
-from graft.config.redis_client import connect
-from graft.config.settings import Settings, settings
-from graft.tasks.errors import BrokerUnavailable, TaskQueueError
+from graft.config.celery_app import app
+from graft.config.settings import settings
+from graft.tasks.errors import TaskQueueError
 from tests.stack import run_python
+
+WAIT = 60.0
 
 
 def sizes(pool, loads):
@@ -112,25 +111,33 @@ def test_a_pool_that_nobody_manages_is_not_recorded(redis):
         ResourcePool.recorded("unmanaged")
 
 
-@contextmanager
-def broker(monkeypatch, url):
-    client = connect(Settings(CELERY_RESULT_BACKEND=url, connect_timeout=0.5))
-    monkeypatch.setattr(bridge, "state", lambda: client)
-    yield
-    client.close()
+NO_BROKER = """
+import logging, os, socket, sys
+
+nobody = socket.create_server(("127.0.0.1", 0))
+url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
+os.environ |= {"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
+from graft.compat.async_worker_optimization import AsyncWorkerOptimizer, ResourcePool, records
+from graft.tasks.errors import BrokerUnavailable
+
+logging.basicConfig(level="DEBUG", format="%(levelname)s %(message)s", stream=sys.stderr)
+pool = AsyncWorkerOptimizer().manage_resource_pool("nowhere", {"min_workers": 1, "max_workers": 2})
+assert not records.settle(0), "it waited for the broker"
+nobody.close()
+assert records.settle(60)
+try:
+    ResourcePool.recorded("nowhere")
+except BrokerUnavailable:
+    print(pool.get_active_workers())
+"""
 
 
-def test_managing_a_pool_needs_no_broker(monkeypatch, caplog):
-    with broker(monkeypatch, "redis://127.0.0.1:1/0"), caplog.at_level("DEBUG"):
-        began = time.perf_counter()
-        pool = AsyncWorkerOptimizer().manage_resource_pool("nowhere", {"min_workers": 1, "max_workers": 2})
-        assert time.perf_counter() - began < 0.1
-        assert records.settle(5)
-        assert "graft:compat:resource_pool:nowhere could not be recorded" in caplog.text
-        assert not [record for record in caplog.records if record.levelname != "DEBUG"]
-        assert pool.get_active_workers() == 1
-        with pytest.raises(BrokerUnavailable):
-            ResourcePool.recorded("nowhere")
+def test_managing_a_pool_needs_no_broker(redis_stack):
+    """The broker accepts connections and says nothing, and then is gone."""
+    done = run_python(redis_stack, NO_BROKER)
+    assert done.stdout.split() == ["1"], done.stderr
+    assert "DEBUG graft:compat:resource_pool:nowhere could not be recorded" in done.stderr
+    assert {line.partition(" ")[0] for line in done.stderr.splitlines()} == {"DEBUG"}
 
 
 def test_local_mode_records_nothing(monkeypatch, caplog):
@@ -156,54 +163,60 @@ def test_a_group_grows_at_once_and_shrinks_when_idle_for_long_enough(wanted, pre
     assert Wish(wanted, wanted, 30.0, made=100.0).due(present, surplus_since) == due
 
 
-def test_a_group_obeys_the_latest_wish_only(monkeypatch):
-    resized = []
-
-    def resize(group, processes, prefetch):
-        resized.append((group, processes, prefetch))
-        return {f"{group}@here": processes}
-
-    monkeypatch.setattr(bridge, "resize_workers", resize)
-    monkeypatch.setattr(bridge, "worker_figures", lambda: [{"id": "cpu@here", "load": 0, "capacity": 4}])
-    pool = ResourcePool("pool", 1, 8, idle_timeout=0.3).bind("cpu")
-    began = time.monotonic()
-    pool.simulate_load(True)
-    assert asyncio.run(pool.applied()) == {"cpu@here": 2}
-    assert time.monotonic() - began >= 0.25
-    assert resized == [("cpu", 2, 2)]
-    pool.apply_load(LoadLevel.CRITICAL)
-    assert asyncio.run(pool.applied()) == {"cpu@here": 8}
-    pool.apply_load(LoadLevel.LOW)
-    pool.apply_load(LoadLevel.HIGH)  # The surplus is needed again before its time is over.
-    assert asyncio.run(pool.applied()) == {"cpu@here": 8}
-    assert resized[1:] == [("cpu", 8, 64), ("cpu", 8, 32)]
+@pytest.fixture(scope="module")
+def worker(stack):
+    """A group of its own, the part of its name before the ``@``. No test asks it for more than four processes."""
+    with stack.another_worker("cpu", 2) as worker:
+        yield worker
 
 
-def test_a_group_that_does_not_answer_says_so_and_is_asked_again(monkeypatch, caplog):
-    def refuse(*_):
-        raise TaskQueueError("nobody there")
+def group_of(worker):
+    return worker.name.partition("@")[0]
 
-    monkeypatch.setattr(bridge, "resize_workers", refuse)
-    monkeypatch.setattr(bridge, "worker_figures", list)
+
+def running(worker):
+    """Pool processes by their pids, and messages fetched at once, in the worker's own words."""
+    stats = app.control.inspect([worker.name], timeout=10).stats()[worker.name]
+    return sorted(stats["pool"]["processes"]), stats["prefetch_count"]
+
+
+def test_a_group_obeys_the_latest_wish_only(worker):
+    group = WorkerGroup(group_of(worker))
+    group.want(4, 32, idle_timeout=3600.0)
+    assert group.settled().result(WAIT) == {worker.name: 4}
+    grown, prefetch = running(worker)
+    assert (len(grown), prefetch) == (4, 32)
+    group.want(2, 2, idle_timeout=3600.0)
+    with pytest.raises(TimeoutError):
+        group.settled().result(0.2)
+    group.want(4, 16, idle_timeout=3600.0)  # The surplus is needed again before its time is over.
+    assert group.settled().result(WAIT) == {worker.name: 4}
+    assert running(worker) == (grown, 16)
+
+
+def test_a_group_that_does_not_answer_says_so_and_is_asked_again(redis, caplog):
     group = WorkerGroup("gpu")
-    for _ in range(2):
+    for asked in (1, 2):
         group.want(3, 3, 30.0)
-        with pytest.raises(TaskQueueError, match="nobody there"):
-            group.settled().result(5)
-    assert "worker group gpu was not resized to 3: nobody there" in caplog.text
+        with pytest.raises(TaskQueueError, match="no worker named gpu@… is alive"):
+            group.settled().result(WAIT)
+        told = [line for line in caplog.messages if line.startswith("worker group gpu was not resized to 3: no worker")]
+        assert len(told) == asked
 
 
-def test_giving_up_the_wait_stops_nobody_else_from_waiting(monkeypatch):
-    monkeypatch.setattr(bridge, "resize_workers", lambda *_: {"cpu@here": 1})
-    monkeypatch.setattr(bridge, "worker_figures", lambda: [{"id": "cpu@here", "load": 0, "capacity": 4}])
-    pool = ResourcePool("pool", 1, 8, idle_timeout=0.3).bind("cpu")
-
+def test_giving_up_the_wait_stops_nobody_else_from_waiting(worker):
     async def main():
+        pool = ResourcePool("waited for", 2, 4, idle_timeout=3600.0)
+        pool.apply_load(LoadLevel.MEDIUM)
+        assert await pool.bind(group_of(worker)).applied() == {worker.name: 4}
+        pool.simulate_load(False)  # Due in an hour.
+        patient = asyncio.ensure_future(pool.applied())
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(pool.applied(), 0.01)
-        return await pool.applied()
+        pool.simulate_load(True)
+        return await patient
 
-    assert asyncio.run(main()) == {"cpu@here": 1}
+    assert asyncio.run(asyncio.wait_for(main(), WAIT)) == {worker.name: 4}
 
 
 def test_a_pool_that_is_not_bound_has_nothing_to_wait_for():

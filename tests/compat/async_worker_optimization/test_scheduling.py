@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.compat import bridge
 from graft.compat.async_worker_optimization import AsyncTaskScheduler
 from graft.config.settings import settings
 from graft.tasks.errors import UnreferenceableError
@@ -225,9 +224,7 @@ def test_importable_tasks_outlive_their_process_in_one_strict_order(stack, name)
     run(main())
 
 
-def test_tasks_that_cannot_travel_keep_their_place_among_those_that_do(name, redis, monkeypatch):
-    monkeypatch.setattr(bridge, "call_async", _call_here)
-
+def test_tasks_that_cannot_travel_keep_their_place_among_those_that_do(stack, name):
     async def main():
         scheduler = AsyncTaskScheduler(name=name)
         log = []
@@ -250,11 +247,6 @@ def test_tasks_that_cannot_travel_keep_their_place_among_those_that_do(name, red
         assert log == ["own first", "own", "came home"]
 
     run(main())
-
-
-async def _call_here(func, *args, **_):
-    value = func(*args)
-    return await value if asyncio.iscoroutine(value) else value
 
 
 def test_every_task_is_taken_by_exactly_one_of_many_runners(stack, name, tmp_path):
