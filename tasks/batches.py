@@ -294,6 +294,10 @@ class Batch:
         """Tell the batch how to stop its feeder, and whom to tell that a reader has taken something."""
         self._cancel, self._consumed = cancel, consumed
 
+    def begin(self, position: int) -> bool:
+        """Whether the item at *position*, which is about to leave, is still wanted."""
+        return True
+
     def note_sent(self, items: int, envelopes: int = 1) -> None:
         with self._changed:
             self._sent += items

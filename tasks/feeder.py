@@ -115,7 +115,7 @@ class Feeder:
         parcels: list[Parcel] = []
         while self._has_room(lanes) and not self._is_drained():
             size = self._next_size(lanes)
-            if self.source.ready < size and self.source.remaining is None and self._flights:
+            if self.source.ready < size and not self.source.eager and self._flights:
                 break  # A stream that trickles: what is in flight will wake us, and more will have come.
             envelope = self._fill(size)
             if envelope is not None:
@@ -196,9 +196,11 @@ class Feeder:
         total = 0
         ready, limit = self._ready, settings().envelope_limit
         while ready.positions and len(frames) < size and (not frames or total + len(ready.frames[0]) <= limit):
-            positions_.append(ready.positions.popleft())
-            frames.append(ready.frames.popleft())
-            total += len(frames[-1])
+            position, frame = ready.positions.popleft(), ready.frames.popleft()
+            if self.batch.begin(position):
+                positions_.append(position)
+                frames.append(frame)
+                total += len(frame)
         return self._envelope(positions_, frames, packed=True) if frames else None
 
     def _encode(self, positions: Sequence[int], items: Sequence[Any]) -> None:

@@ -11,12 +11,17 @@ READ_AHEAD = 10_000
 
 
 class Source(Protocol):
-    """Items in order. ``remaining`` is None while the end is not known."""
+    """Items in order. ``remaining`` is None while the end is not known.
+
+    ``encoded``: it holds pickles of the items. ``eager``: what is there leaves at once, however little it is.
+    """
 
     def take(self, size: int) -> Sequence[Any]: ...
     def close(self) -> None: ...
     @property
     def encoded(self) -> bool: ...
+    @property
+    def eager(self) -> bool: ...
     @property
     def remaining(self) -> int | None: ...
     @property
@@ -30,6 +35,7 @@ class Source(Protocol):
 class ListSource:
     """A sequence, cut into slices. ``encoded`` says that it holds pickles of the items rather than the items."""
 
+    eager = True
     error: BaseException | None = None
 
     def __init__(self, items: Sequence[Any], *, encoded: bool = False) -> None:
@@ -62,6 +68,7 @@ class IterSource:
     """An iterator, endless perhaps, read ahead by a thread of its own: a slow one holds up only its own batch."""
 
     encoded = False
+    eager = False
 
     def __init__(self, items: Iterable[Any], on_ready: Callable[[], None]) -> None:
         self.error: BaseException | None = None
