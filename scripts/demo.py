@@ -15,12 +15,9 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,14 +30,13 @@ from rich.table import Table
 from graft.scripts import background
 from graft.scripts.console import complain, messages, output, say
 from graft.scripts.local_stack import LocalStack, default_lanes
-from graft.scripts.redis_server import StackError
+from graft.scripts.redis_server import StackError, last_lines
 from graft.scripts.stdlib_survey import count_of_files
 
 PROGRAM = Path(__file__).resolve().parent / "stdlib_index.py"
 PATIENCE = 100.0  # Seconds that one run may take; it is ended then.
-LOOK_EVERY = 0.5
-PROGRESS = re.compile(r"(\d+) of (\d+) files")
-SHOWN_ERRORS = 15  # Last lines of a program that failed.
+LOOK_EVERY = 0.05
+PROGRESS = re.compile(r"^(\d+) of (\d+) files\n", re.MULTILINE)
 
 Step = Callable[[int, int], None]
 
@@ -71,7 +67,7 @@ def run_program(mode: str, stack: LocalStack, folder: Path, files: int | None, s
     index, seconds, report = (folder / f"{mode}-{name}.json" for name in ("index", "seconds", "calls"))
     argv = ["-m", "graft.compat", "--mode", mode, "--report", str(report), str(PROGRAM)]
     argv += ["--out", str(index), "--seconds-out", str(seconds), *_limit(files)]
-    whole = _run_python(argv, stack, step)
+    whole = run_python(argv, stack, mode, step)
     result = json.loads(index.read_text())
     rows = json.loads(report.read_text())["calls"]
     return Run(
@@ -89,7 +85,7 @@ def run_program(mode: str, stack: LocalStack, folder: Path, files: int | None, s
 def run_chord(stack: LocalStack, folder: Path, files: int | None, step: Step) -> Run:
     """The program's own map and reduce functions, through ``graft.submit(…, reduce=…)``."""
     out = folder / "chord.json"
-    whole = _run_python(["-m", "graft.scripts.stdlib_chord", "--out", str(out), *_limit(files)], stack, step)
+    whole = run_python(["-m", "graft.scripts.stdlib_chord", "--out", str(out), *_limit(files)], stack, "chord", step)
     found = json.loads(out.read_text())
     return Run(
         {"words": found["words"]},
@@ -106,69 +102,38 @@ def _limit(files: int | None) -> list[str]:
     return [] if files is None else ["--files", str(files)]
 
 
-def _run_python(argv: Sequence[str], stack: LocalStack, step: Step) -> float:
+def run_python(argv: Sequence[str], stack: LocalStack, name: str, step: Step) -> float:
     """Run Python with *argv* as a client of *stack* and follow its progress; the seconds that the process lived.
 
+    The guard of the stack starts it, so it ends with the stack, whatever happens to this process.
+
     Raises:
-        DemoError: it failed, took longer than PATIENCE, or lost the stack; with the end of what it said.
+        DemoError: it failed, or took longer than PATIENCE; with the end of what it said.
+        StackError: a process of the stack ended: the program would wait for another worker for ever.
     """
+    log = stack.directory / f"{name}.log"
     began = time.perf_counter()
-    said: deque[str] = deque(maxlen=SHOWN_ERRORS)
-    with subprocess.Popen(
-        [sys.executable, *argv],
-        env=stack.env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # Its summary; the whole result is in its file.
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stderr is not None
-        try:
-            with _watching(process, stack) as reasons:
-                for line in process.stderr:
-                    if match := PROGRESS.fullmatch(line.strip()):
-                        step(int(match[1]), int(match[2]))
-                    else:
-                        said.append(line)
-                process.wait()
-        finally:
-            process.kill()  # Does nothing to one that has ended.
-    if process.returncode:
-        reason = reasons[0] if reasons else f"exit code {process.returncode}"
-        raise DemoError(f"python {' '.join(argv)} failed: {reason}\n{''.join(said)}".rstrip())
-    return time.perf_counter() - began
-
-
-@contextmanager
-def _watching(process: subprocess.Popen[str], stack: LocalStack) -> Iterator[list[str]]:
-    """Kill *process* when its time is over or the stack is gone: a program would wait for new workers for ever.
-
-    Yields a list that then holds the reason.
-    """
-    reasons: list[str] = []
-    ended = threading.Event()
-
-    def watch() -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not ended.wait(LOOK_EVERY):
-            try:
-                stack.check()
-            except (StackError, ChildProcessError) as error:
-                reasons.append(str(error))
-            if time.monotonic() > deadline:
-                reasons.append(f"it took longer than {PATIENCE:g} s")
-            if reasons:
-                process.kill()
-                return
-
-    watcher = threading.Thread(target=watch, name="demo-watch")
-    watcher.start()
+    child = stack.guard.start([sys.executable, *argv], stack.env, log=log)
     try:
-        yield reasons
+        while (status := child.status()) is None:
+            time.sleep(LOOK_EVERY)
+            _show_progress(log, step)
+            stack.check()
+            if time.perf_counter() - began > PATIENCE:
+                raise DemoError(f"python {' '.join(argv)} took longer than {PATIENCE:g} s")
     finally:
-        ended.set()
-        watcher.join()
+        child.kill()  # Does nothing to one that has ended.
+    seconds = time.perf_counter() - began
+    _show_progress(log, step)
+    if status:
+        raise DemoError(f"python {' '.join(argv)} ended with {status}:\n{last_lines(log)}")
+    return seconds
+
+
+def _show_progress(log: Path, step: Step) -> None:
+    if found := PROGRESS.findall(log.read_text(errors="replace")):
+        done, total = found[-1]
+        step(int(done), int(total))
 
 
 # ---- what is shown ------------------------------------------------------------------------------------------------
@@ -209,14 +174,14 @@ def problems(local: Run, cluster: Run, chord: Run) -> list[str]:
     return found
 
 
-def table(local: Run, cluster: Run, chord: Run, processes: int, flower: str) -> Table:
+def table(local: Run, cluster: Run, chord: Run, workers: str, flower: str) -> Table:
     """The one table. The speed-up compares the seconds of work."""
     runs = (local, cluster, chord)
     agree = (cluster.result == local.result, chord.result["words"] == local.result["words"])
     skipped = f"{len(local.result['skipped']):,}"
     found = Table(title="An old program, unchanged, indexes Python's standard library", title_justify="left")
     found.add_column()
-    for heading in ("one process", f"{processes} worker processes", "as a chord"):
+    for heading in ("one process", workers, "as a chord"):
         found.add_column(heading, justify="right")
     found.add_row("files", *(f"{run.files:,}" for run in runs))
     found.add_row("not readable", skipped, f"{len(cluster.result['skipped']):,}", "-")
@@ -234,23 +199,28 @@ def table(local: Run, cluster: Run, chord: Run, processes: int, flower: str) -> 
 # ---- the whole ----------------------------------------------------------------------------------------------------
 
 
+def worker_processes(stack: LocalStack) -> str:
+    number = sum(stack.lanes.values())
+    return f"{number} worker process{'es' if number > 1 else ''}"
+
+
 def show(stack: LocalStack, files: int | None) -> None:
     """Do the work in each way on *stack*, and print the table.
 
     Raises:
         DemoError: the ways disagree, or the cluster was not used.
     """
-    processes = sum(stack.lanes.values())
+    workers = worker_processes(stack)
     with tempfile.TemporaryDirectory(dir=stack.directory) as name:  # Goes with the stack, whatever happens.
         folder = Path(name)
         with following("in one process") as step:
             local = run_program("local", stack, folder, files, step)
-        with following(f"on {processes} worker processes") as step:
+        with following(f"on {workers}") as step:
             cluster = run_program("cluster", stack, folder, files, step)
         with following("map-reduce, as a chord") as step:
             chord = run_chord(stack, folder, files, step)
     stack.check()
-    output.print(table(local, cluster, chord, processes, stack.flower_url))
+    output.print(table(local, cluster, chord, workers, stack.flower_url))
     if found := problems(local, cluster, chord):
         raise DemoError("\n".join(found))
 

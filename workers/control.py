@@ -6,8 +6,6 @@ from typing import Any
 
 from celery.worker.control import control_command
 
-from graft.workers.heartbeat import processes
-
 LARGEST_POOL = 1024
 
 
@@ -17,13 +15,15 @@ def graft_resize(state: Any, size: int, prefetch: int | None = None) -> dict[str
     if not 1 <= size <= LARGEST_POOL:
         raise ValueError(f"size={size} must be from 1 to {LARGEST_POOL}")
     consumer = state.consumer
-    change = size - processes(consumer.pool)
+    # What the pool is to have: new processes take a moment to appear among those it lists.
+    change = size - consumer.pool.num_processes
     if change > 0:
         consumer.pool.grow(change)
     elif change < 0:
         consumer.pool.shrink(-change)
     # One waiting message for each process unless told otherwise; Celery's grow and shrink commands adjust it by steps.
     wanted = prefetch or size
-    consumer.qos.set(wanted)
+    consumer.qos.value = wanted  # set() alone is undone by the loop, which compares with this.
+    consumer.qos.update()
     consumer.initial_prefetch_count = wanted
     return {"processes": size, "prefetch": wanted}

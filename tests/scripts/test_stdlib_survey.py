@@ -208,6 +208,11 @@ def test_a_number_of_files_is_at_least_one(text):
         survey.count_of_files(text)
 
 
+def test_nothing_beside_the_program_hides_a_standard_module():
+    beside = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    assert not beside & sys.stdlib_module_names  # Program and workers import from that folder first.
+
+
 def test_the_program_gives_the_same_index_whatever_its_batches(tmp_path):
     program = ROOT / "scripts" / "stdlib_index.py"
     indexes = []

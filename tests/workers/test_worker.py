@@ -16,6 +16,11 @@ from tests.stack import wait_until
 WAIT = 60.0
 
 
+def processes_of(name: str) -> int:
+    """Processes that the worker's pool lists."""
+    return len(app.control.inspect([name], timeout=2).stats()[name]["pool"]["processes"])
+
+
 def test_a_worker_says_what_it_is_and_takes_its_leave(stack):
     with stack.another_worker("cpu", 3) as worker:
         (beat,) = [beat for beat in cluster.workers() if beat.name == worker.name]
@@ -27,16 +32,23 @@ def test_a_worker_says_what_it_is_and_takes_its_leave(stack):
 
 def test_a_pool_is_brought_to_an_exact_size_up_and_down(stack):
     with stack.another_worker("cpu", 2) as worker:
-
-        def pids() -> int:
-            return len(app.control.inspect([worker.name], timeout=2).stats()[worker.name]["pool"]["processes"])
-
         for size in (4, 4, 1, 3):
             (reply,) = app.control.broadcast(
                 "graft_resize", arguments={"size": size}, destination=[worker.name], reply=True, timeout=5
             )
             assert reply[worker.name] == {"processes": size, "prefetch": size}
-            wait_until(lambda wanted=size: pids() == wanted, what=f"{size} processes")
+            wait_until(lambda wanted=size: processes_of(worker.name) == wanted, what=f"{size} processes")
+            stats = app.control.inspect([worker.name], timeout=2).stats()[worker.name]
+            assert stats["prefetch_count"] == size
+
+
+def test_sizes_asked_for_in_quick_succession_do_not_add_up(stack):
+    with stack.another_worker("cpu", 1) as worker:
+        for size in (5, 5, 2, 4):
+            app.control.broadcast("graft_resize", arguments={"size": size}, destination=[worker.name])
+        wait_until(lambda: processes_of(worker.name) == 4, what="the last size")
+        graft.submit(samples.pause, range(20), batch_size=1).collect(WAIT)
+        assert processes_of(worker.name) == 4
 
 
 def test_a_size_that_cannot_be_is_refused(stack):

@@ -13,7 +13,7 @@ from graft.compat.async_worker_optimization.groups import Wish, WorkerGroup
 from graft.config.celery_app import app
 from graft.config.settings import settings
 from graft.tasks.errors import TaskQueueError
-from tests.stack import run_python
+from tests.stack import run_python, wait_until
 
 WAIT = 60.0
 
@@ -114,16 +114,18 @@ def test_a_pool_that_nobody_manages_is_not_recorded(redis):
 NO_BROKER = """
 import logging, os, socket, sys
 
-nobody = socket.create_server(("127.0.0.1", 0))
-url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
+mute = socket.create_server(("127.0.0.1", 0))
+url = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
 os.environ |= {"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
 from graft.compat.async_worker_optimization import AsyncWorkerOptimizer, ResourcePool, records
 from graft.tasks.errors import BrokerUnavailable
 
 logging.basicConfig(level="DEBUG", format="%(levelname)s %(message)s", stream=sys.stderr)
 pool = AsyncWorkerOptimizer().manage_resource_pool("nowhere", {"min_workers": 1, "max_workers": 2})
+connection, _ = mute.accept()
 assert not records.settle(0), "it waited for the broker"
-nobody.close()
+mute.close()
+connection.close()
 assert records.settle(60)
 try:
     ResourcePool.recorded("nowhere")
@@ -165,7 +167,7 @@ def test_a_group_grows_at_once_and_shrinks_when_idle_for_long_enough(wanted, pre
 
 @pytest.fixture(scope="module")
 def worker(stack):
-    """A group of its own, the part of its name before the ``@``. No test asks it for more than four processes."""
+    """A group of its own: the part of its name before the ``@``."""
     with stack.another_worker("cpu", 2) as worker:
         yield worker
 
@@ -174,24 +176,27 @@ def group_of(worker):
     return worker.name.partition("@")[0]
 
 
-def running(worker):
-    """Pool processes by their pids, and messages fetched at once, in the worker's own words."""
-    stats = app.control.inspect([worker.name], timeout=10).stats()[worker.name]
-    return sorted(stats["pool"]["processes"]), stats["prefetch_count"]
+def grown(worker, size):
+    """The pids of its pool processes, once they are *size*: a worker answers before its pool has followed."""
+
+    def pids():
+        return set(app.control.inspect([worker.name], timeout=10).stats()[worker.name]["pool"]["processes"])
+
+    wait_until(lambda: len(pids()) == size, what=f"{size} processes")
+    return pids()
 
 
 def test_a_group_obeys_the_latest_wish_only(worker):
     group = WorkerGroup(group_of(worker))
-    group.want(4, 32, idle_timeout=3600.0)
-    assert group.settled().result(WAIT) == {worker.name: 4}
-    grown, prefetch = running(worker)
-    assert (len(grown), prefetch) == (4, 32)
-    group.want(2, 2, idle_timeout=3600.0)
+    group.want(3, 3, idle_timeout=0.0)
+    assert group.settled().result(WAIT) == {worker.name: 3}
+    before = grown(worker, 3)
+    group.want(1, 1, idle_timeout=3600.0)
     with pytest.raises(TimeoutError):
         group.settled().result(0.2)
-    group.want(4, 16, idle_timeout=3600.0)  # The surplus is needed again before its time is over.
+    group.want(4, 4, idle_timeout=3600.0)  # The surplus is needed again before its time is over.
     assert group.settled().result(WAIT) == {worker.name: 4}
-    assert running(worker) == (grown, 16)
+    assert before < grown(worker, 4)
 
 
 def test_a_group_that_does_not_answer_says_so_and_is_asked_again(redis, caplog):
@@ -209,6 +214,7 @@ def test_giving_up_the_wait_stops_nobody_else_from_waiting(worker):
         pool = ResourcePool("waited for", 2, 4, idle_timeout=3600.0)
         pool.apply_load(LoadLevel.MEDIUM)
         assert await pool.bind(group_of(worker)).applied() == {worker.name: 4}
+        grown(worker, 4)
         pool.simulate_load(False)  # Due in an hour.
         patient = asyncio.ensure_future(pool.applied())
         with pytest.raises(TimeoutError):
