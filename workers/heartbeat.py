@@ -41,9 +41,9 @@ def processes(pool: Any) -> int:
 
 
 class Heartbeat(bootsteps.StartStopStep):
-    """Beats while the consumer is connected."""
+    """Beats while the consumer is connected; the first beat says that it also hears control commands."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    requires = ("celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.control:Control")
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
