@@ -1,0 +1,1 @@
+"""What is configured: settings, queues, the app, the transport."""

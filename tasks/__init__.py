@@ -1,0 +1,1 @@
+"""The work and its guarantees: the road from submit to outcome."""
