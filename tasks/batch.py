@@ -39,14 +39,15 @@ class Claim:
     failed: int = 0
     retries: int = 0
     busy: float = 0.0
+    elapsed: float = 0.0
 
     def __str__(self) -> str:
-        return f"{CLAIM}{self.failed}:{self.retries}:{self.busy:.6f}:{self.id}"
+        return f"{CLAIM}{self.failed}:{self.retries}:{self.busy:.6f}:{self.elapsed:.6f}:{self.id}"
 
     @classmethod
     def parse(cls, text: str) -> Claim:
-        _, failed, retries, busy, envelope_id = text.split(":")
-        return cls(envelope_id, int(failed), int(retries), float(busy))
+        _, failed, retries, busy, elapsed, envelope_id = text.split(":")
+        return cls(envelope_id, int(failed), int(retries), float(busy), float(elapsed))
 
 
 class EnvelopeTask(ReliableTask):
@@ -137,7 +138,7 @@ class _Run:
                 # Kept under a key of its own: pub/sub drops a subscriber whose pending output grows too large.
                 pipe.set(OUTCOME + self.envelope.id, text, ex=int(settings().result_ttl))
                 failed = report.packed and sum(not succeeded for succeeded, _ in report.values)
-                text = str(Claim(self.envelope.id, int(failed), report.retries, report.busy))
+                text = str(Claim(self.envelope.id, int(failed), report.retries, report.busy, report.elapsed))
             pipe.execute()
         return text
 
@@ -272,9 +273,9 @@ class _Run:
             if codec.all_atoms(values) and not any(
                 isinstance(value, str | bytes) and len(value) > self.item_limit for value in values
             ):
-                return Report(envelope.positions, values, False, ran.busy, envelope.reruns, ran.awaited)
+                return Report(envelope.positions, values, False, ran.busy, ran.elapsed, envelope.reruns, ran.awaited)
         frames = dict(sorted({**self.frames, **self.encode(ran)}.items()))
-        return Report(list(frames), list(frames.values()), True, ran.busy, envelope.reruns, ran.awaited)
+        return Report(list(frames), list(frames.values()), True, ran.busy, ran.elapsed, envelope.reruns, ran.awaited)
 
 
 @app.task(name=REDUCE, base=EnvelopeTask, bind=True)
@@ -286,7 +287,7 @@ def reduce_batch(self: EnvelopeTask, claims: list[str], wire: str) -> str:
     if delivery.is_dead(0, settings().run_limit):
         error = PoisonedError(f"reducing with {envelope.function.name} took {delivery.run - 1} worker processes")
         self.bury(error, "poisoned", delivery.run)
-        return Report([0], [error_frame(error)], True, 0.0, 0).seal(envelope.id)
+        return Report([0], [error_frame(error)], True, 0.0, 0.0, 0).seal(envelope.id)
     outcomes = sorted(fetch_claims(claims), key=lambda outcome: outcome.index)
     if [outcome.index for outcome in outcomes] != list(range(len(envelope.positions))):
         raise EnvelopeError(f"{len(outcomes)} of {len(envelope.positions)} outcomes arrived to be reduced")
@@ -301,7 +302,7 @@ def reduce_batch(self: EnvelopeTask, claims: list[str], wire: str) -> str:
         # A reduced value may be as large as all that went into it.
         limit = settings().item_limit * 64
         frame = error_frame(error_, skip_frames=1) if error_ else value_frame(ran.values[0], 0, limit)
-    text = Report([0], [frame], True, 0.0, 0).seal(envelope.id)
+    text = Report([0], [frame], True, 0.0, 0.0, 0).seal(envelope.id)
     with record.client.pipeline(transaction=False) as pipe:
         record.forget(pipe)
         if len(text) > settings().pubsub_limit:

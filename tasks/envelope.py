@@ -103,7 +103,8 @@ def _fields(envelope: Envelope) -> tuple[Any, ...]:
 class Report:
     """The answer to one envelope: an outcome for each position, and what the run cost.
 
-    ``busy`` is the sum of the items' own durations in seconds; ``retries`` counts items that were run again;
+    ``busy`` is the sum of the items' own durations, ``elapsed`` the time on the clock, both in seconds; ``retries``
+    counts items that were run again;
     ``awaited`` says that items ran together on the event loop.
     """
 
@@ -111,12 +112,15 @@ class Report:
     values: Sequence[Any]
     packed: bool
     busy: float
+    elapsed: float
     retries: int
     awaited: bool = False
     size: int = 0
 
     def seal(self, task_id: str) -> str:
-        content = (VERSION, self.positions, self.values, self.packed, self.busy, self.retries, self.awaited)
+        content = (
+            VERSION, self.positions, self.values, self.packed, self.busy, self.elapsed, self.retries, self.awaited,
+        )  # fmt: skip
         return codec.seal(f"outcome:{task_id}", pickle.dumps(content, codec.PROTOCOL))
 
     @classmethod

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +23,10 @@ from graft.tasks.errors import CancelledBatchError, EnvelopeError, TaskQueueErro
 from graft.tasks.ids import new_id
 from graft.tasks.policy import ONCE, RetryPolicy
 from graft.tasks.results import failure_of
-from graft.tasks.sizing import Pace, Sizing
+from graft.tasks.sizing import Pace, Run, Sizing
 from graft.tasks.source import Source
+
+logger = logging.getLogger(__name__)
 
 FLIGHT_BYTES: Final = 16 << 20  # Well below the 32 MiB at which Redis drops a subscriber that cannot follow.
 UNREAD_ITEMS: Final = 20_000  # How far a stream runs ahead of a reader that takes results one by one.
@@ -103,6 +106,7 @@ class Feeder:
         self._cancelling = False
         self._finished = False
         self._wide = False
+        self._is_warned = False
 
     # ---- on the publisher's thread ----------------------------------------------------------------------------------
 
@@ -111,7 +115,7 @@ class Feeder:
         if self._function is None:
             self._function = functions.store(self.order.function)
             self._pace = figures.load_pace(self.pace_key, client)
-        lanes = max(slots(self.order.queue, client), 1) if self._has_room() and not self._is_drained() else 1
+        lanes = self._lanes(client) if self._has_room() and not self._is_drained() else 1
         parcels: list[Parcel] = []
         while self._has_room(lanes) and not self._is_drained():
             size = self._next_size(lanes)
@@ -122,6 +126,17 @@ class Feeder:
                 parcels.append(self._parcel(envelope))
         self._note_end()
         return parcels
+
+    def _lanes(self, client: Any) -> int:
+        found = slots(self.order.queue, client)
+        if not found and not self._is_warned:
+            self._is_warned = True
+            logger.warning(
+                "no live worker reads the queue %s: items wait until one does (celery -A graft worker -Q %s)",
+                self.order.queue,
+                self.order.queue,
+            )
+        return max(found, 1)
 
     def _parcel(self, envelope: Envelope) -> Parcel:
         wire = envelope.seal()
@@ -280,12 +295,13 @@ class Feeder:
             self.lost(flight.positions, error)
             return
         self._wide = self.order.widened is not None and not report.awaited
-        self.learn(len(flight.positions), report.busy, max(flight.size, report.size))
+        self.learn(flight, report.busy, report.elapsed, max(flight.size, report.size))
         self.batch.note_outcomes(list(report.outcomes()), report.retries)
 
-    def learn(self, items: int, busy: float, size: int) -> None:
+    def learn(self, flight: _Flight, busy: float, elapsed: float, size: int) -> None:
         if self._pace is not None:
-            self._pace = self._pace.updated(items, busy, size)
+            run = Run(len(flight.positions), busy, elapsed, self.order.concurrency)
+            self._pace = self._pace.updated(run, size)
 
     def lost(self, positions: Sequence[int], error: BaseException) -> None:
         """An envelope failed as a whole: every item in it has this error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from graft.config.redis_client import shared
@@ -62,15 +62,15 @@ def read(only: str | None = None) -> dict[str, Figures]:
 
 def load_pace(name: str, client: Any) -> Pace:
     """The pace that an earlier batch of this callable had, here or in another process."""
-    items, seconds, size = client.hmget(PACE + name, "items", "seconds", "size")
-    if not items or not seconds or not size:
+    items, seconds, size, waiting = client.hmget(PACE + name, "items", "seconds", "size", "waiting")
+    if not items or not seconds or not size or not waiting:
         return Pace()
-    return Pace(min(float(items), PACE_WEIGHT), float(seconds), float(size))
+    return Pace(min(float(items), PACE_WEIGHT), float(seconds), float(size), float(waiting))
 
 
 def save_pace(name: str, pace: Pace, client: Any) -> None:
     if pace.items:
         with client.pipeline(transaction=False) as pipe:
-            pipe.hset(PACE + name, mapping={"items": pace.items, "seconds": pace.seconds, "size": pace.size})
+            pipe.hset(PACE + name, mapping=asdict(pace))
             pipe.expire(PACE + name, PACE_TTL)
             pipe.execute()

@@ -75,6 +75,7 @@ class Ran:
     errors: dict[int, BaseException] = field(default_factory=dict)
     left: list[int] = field(default_factory=list)
     busy: float = 0.0
+    elapsed: float = 0.0
     awaited: bool = False
 
 
@@ -125,10 +126,12 @@ def run_items(
     """Run the items at *places*, each by itself: an error is that item's outcome and nobody else's."""
     ran = Ran()
     concurrency = 1 if watch else envelope.concurrency
+    began = time.perf_counter()
     if envelope.function.is_async:
         _run_async(envelope, func, places, concurrency, ran, is_cancelled, watch)
     else:
         _run_plain(envelope, func, places, concurrency, ran, is_cancelled, watch)
+    ran.elapsed = time.perf_counter() - began
     return ran
 
 

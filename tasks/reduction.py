@@ -16,7 +16,6 @@ from graft.tasks import figures, functions
 from graft.tasks.batch import CLAIM, OUTCOME, Claim, reduce_batch
 from graft.tasks.batches import Batch
 from graft.tasks.callables import FunctionRef
-from graft.tasks.cluster import slots
 from graft.tasks.envelope import Envelope, Outcome, Report
 from graft.tasks.errors import EnvelopeError
 from graft.tasks.feeder import Feeder, Order, Parcel, _Flight
@@ -46,7 +45,7 @@ class ReducingFeeder(Feeder):
         if self._cuts is None:
             self._cuts = self._cut_everything(client)
         parcels = []
-        lanes = max(slots(self.order.queue, client), 1)
+        lanes = self._lanes(client)
         while self._cuts and self._has_room(lanes):
             parcels.append(self._parcel(self._cuts.popleft()))
         self._note_end()
@@ -58,11 +57,11 @@ class ReducingFeeder(Feeder):
     def _cut_everything(self, client: Any) -> deque[Envelope]:
         self._function = functions.store(self.order.function)
         self._pace = figures.load_pace(self.pace_key, client)
-        lanes = max(slots(self.order.queue, client), 1)
+        lanes = self._lanes(client)
         total = self.source.remaining or 0
-        # Without a pace yet, eight envelopes a slot keep the slots evenly loaded.
-        size = self._next_size(lanes) if self._pace.items else max(1, -(-total // (8 * lanes)))
-        size = self.order.batch_size or max(1, min(size, -(-total // (2 * lanes)) or 1))
+        # Nothing can be cut smaller later on: eight envelopes a slot keep the slots evenly loaded to the end.
+        even = -(-total // (8 * lanes))
+        size = self.order.batch_size or max(1, min(self._next_size(lanes), even) if self._pace.items else even)
         cuts: deque[Envelope] = deque()
         while not super()._is_drained():
             envelope = self._fill(size)
@@ -91,7 +90,7 @@ class ReducingFeeder(Feeder):
 
     def _take_report(self, envelope_id: str, text: str, flight: _Flight, client: Any) -> None:
         claim = Claim.parse(text)
-        self.learn(len(flight.positions), claim.busy, flight.size)
+        self.learn(flight, claim.busy, claim.elapsed, flight.size)
         self.batch.note_counted(len(flight.positions), claim.failed, claim.retries)
 
     def lost(self, positions: Sequence[int], error: BaseException) -> None:

@@ -6,27 +6,50 @@ from dataclasses import dataclass
 
 FIRST_ITEMS = 8
 GROWTH = 8
+WAITS = 0.5
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one envelope took: the sum of its items' own durations, and the time on the clock, in seconds."""
+
+    items: int
+    busy: float
+    elapsed: float
+    concurrency: int = 1
+
+    @property
+    def overlap(self) -> float:
+        """The share of the allowed concurrency that was used, from 0 to 1."""
+        most = min(self.items, self.concurrency)
+        return min(1.0, self.busy / max(self.elapsed, 1e-9) / max(most, 1))
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What is known of a callable: seconds per item, bytes per item, and how many items say so."""
+    """What is known of a callable: seconds per item, bytes per item, and how many items say so.
+
+    ``waiting`` is how much of the concurrency that an envelope allowed its items made use of: near 1 for those that
+    wait for something else, near 0 for those that compute.
+    """
 
     items: float = 0.0
     seconds: float = 0.0
     size: float = 0.0
+    waiting: float = 1.0
 
-    def updated(self, items: int, busy: float, size: int, keep: float = 0.7) -> Pace:
-        """The pace after *items* more took *busy* seconds and *size* bytes: recent envelopes count for more."""
-        if items < 1:
+    def updated(self, run: Run, size: int, keep: float = 0.7) -> Pace:
+        """The pace after one more run, whose items took *size* bytes: recent envelopes count for more."""
+        if run.items < 1:
             return self
-        seconds, per_item = busy / items, size / items
+        seen = Pace(run.items, run.busy / run.items, size / run.items, run.overlap)
         if not self.items:
-            return Pace(items, seconds, per_item)
+            return seen
         return Pace(
-            self.items + items,
-            keep * self.seconds + (1 - keep) * seconds,
-            keep * self.size + (1 - keep) * per_item,
+            self.items + run.items,
+            keep * self.seconds + (1 - keep) * seen.seconds,
+            keep * self.size + (1 - keep) * seen.size,
+            keep * self.waiting + (1 - keep) * seen.waiting,
         )
 
 
@@ -50,11 +73,12 @@ class Sizing:
         An envelope holds about ``seconds`` of work. It never grows more than eightfold on what has been seen, and
         shrinks towards the tail so that all workers finish together.
         """
-        floor = self.concurrency
+        floor = self.concurrency if pace.waiting > WAITS else 1
         if not pace.items:
             size = max(FIRST_ITEMS, 2 * floor) if floor > 1 else FIRST_ITEMS
         else:
-            by_time = self.concurrency * self.seconds / max(pace.seconds, 1e-7)
+            # Items that wait for something else cost the envelope time together, and are worth filling it with.
+            by_time = max(floor * self.seconds / max(pace.seconds, 1e-7), floor)
             size = int(min(by_time, GROWTH * max(pace.items, FIRST_ITEMS), self.max_items))
         if pace.size:
             size = min(size, int(self.max_bytes / max(pace.size, 1)))

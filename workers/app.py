@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from typing import Any
 
 from celery.signals import worker_init, worker_process_init
@@ -36,10 +38,13 @@ def _become_a_worker(**_: Any) -> None:
 
 @worker_process_init.connect
 def _let_go_of_the_parent(**_: Any) -> None:
-    """A pool process starts with no event loop of its parent set as its own."""
-    import asyncio
+    """A pool process has no event loop of its parent's, and does not collect its parent's garbage again and again.
 
+    Without the latter ``ast.parse`` of the standard library took 4.3 s in a pool process instead of 2.6 s: every
+    collection walked all that Celery had made before the fork.
+    """
     asyncio.set_event_loop(None)
+    gc.freeze()
 
 
 __all__ = ["app", "control"]

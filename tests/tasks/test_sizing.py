@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.tasks.sizing import FIRST_ITEMS, Pace, Sizing
+from graft.tasks.sizing import FIRST_ITEMS, Pace, Run, Sizing
 
 sizings = st.builds(
     Sizing,
@@ -12,7 +12,9 @@ sizings = st.builds(
     max_bytes=st.integers(1024, 1 << 22),
     concurrency=st.integers(1, 500),
 )
-paces = st.builds(Pace, items=st.floats(0, 1e6), seconds=st.floats(0, 100), size=st.floats(0, 1 << 21))
+paces = st.builds(
+    Pace, items=st.floats(0, 1e6), seconds=st.floats(0, 100), size=st.floats(0, 1 << 21), waiting=st.floats(0, 1)
+)
 
 
 @given(sizing=sizings, pace=paces, remaining=st.none() | st.integers(1, 10**6), lanes=st.integers(1, 256))
@@ -47,9 +49,30 @@ def test_an_envelope_holds_about_the_work_that_was_asked_for():
 
 
 def test_a_pace_follows_what_was_measured_last():
-    pace = Pace().updated(10, busy=1.0, size=1000)
+    pace = Pace().updated(Run(10, busy=1.0, elapsed=1.0), size=1000)
     assert (pace.items, pace.seconds, pace.size) == (10, 0.1, 100)
-    slower = pace.updated(10, busy=10.0, size=1000)
+    slower = pace.updated(Run(10, busy=10.0, elapsed=10.0), size=1000)
     assert 0.1 < slower.seconds < 1.0
     assert slower.items == 20
-    assert slower.updated(0, busy=5.0, size=5) == slower
+    assert slower.updated(Run(0, busy=5.0, elapsed=5.0), size=5) == slower
+
+
+@given(
+    run=st.builds(
+        Run,
+        items=st.integers(1, 1000),
+        busy=st.floats(0, 1e4),
+        elapsed=st.floats(0, 1e4),
+        concurrency=st.integers(1, 1000),
+    )
+)
+def test_the_overlap_is_a_share(run):
+    assert 0 <= run.overlap <= 1
+
+
+def test_items_that_wait_fill_their_envelope_and_items_that_compute_do_not():
+    sizing = Sizing(seconds=0.1, max_items=20_000, max_bytes=1 << 20, concurrency=100)
+    waiting = Pace().updated(Run(100, busy=100.0, elapsed=1.0, concurrency=100), size=1000)
+    computing = Pace().updated(Run(100, busy=1.0, elapsed=1.0, concurrency=100), size=1000)
+    assert sizing.next_size(waiting, None, 2) == 100
+    assert sizing.next_size(computing, None, 2) == 10
