@@ -78,8 +78,8 @@ class Failure:
     error: TaskQueueError
 
 
-def dump_item(value: Any, limit: int, what: str) -> bytes:
-    """One value as a pickle that any process of the deployment can open.
+def dump_item(value: Any, limit: int, what: str, position: int | None = None) -> bytes:
+    """One value as a pickle that any process of the deployment can open; *what* (and *position*) name it in errors.
 
     Raises:
         UnpicklableError: it holds a lock, a socket, a local class, an instance of a class of ``__main__`` …
@@ -88,17 +88,23 @@ def dump_item(value: Any, limit: int, what: str) -> bytes:
     try:
         frame = pickle.dumps(value, PROTOCOL)
     except Exception as error:
-        raise UnpicklableError(f"{what} ({type(value).__name__}) cannot be pickled: {error}") from None
+        name = _named(what, position)
+        raise UnpicklableError(f"{name} ({type(value).__name__}) cannot be pickled: {error}") from None
     if len(frame) > limit:
         raise PayloadTooLargeError(
-            f"{what} takes {len(frame)} bytes, the limit is {limit}; pass a reference to it (a path, a key), or raise "
+            f"{_named(what, position)} takes {len(frame)} bytes, the limit is {limit}; pass a reference to it (a path, a key), or raise "
             "GRAFT_ITEM_LIMIT"
         )
-    if b"__main__" in frame and (name := _main_reference(frame)):
+    if b"__main__" in frame and (found := _main_reference(frame)):
         raise UnpicklableError(
-            f"{what} refers to __main__.{name}, which a worker cannot import; define it in a module of its own"
+            f"{_named(what, position)} refers to __main__.{found}, which a worker cannot import; define it in a module "
+            "of its own"
         )
     return frame
+
+
+def _named(what: str, position: int | None) -> str:
+    return what if position is None else f"{what} {position}"
 
 
 def _main_reference(frame: bytes) -> str | None:

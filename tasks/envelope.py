@@ -152,7 +152,7 @@ class Report:
 def value_frame(value: Any, position: int, limit: int) -> tuple[bool, bytes]:
     """One result as it travels; a result that cannot travel becomes an error."""
     try:
-        return True, codec.dump_item(value, limit, f"the result of item {position}")
+        return True, codec.dump_item(value, limit, "the result of item", position)
     except TaskQueueError as error:
         return False, codec.dump_error(error)
 

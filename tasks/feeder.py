@@ -9,7 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from graft.config.settings import settings
@@ -75,14 +75,6 @@ class _Flight:
     size: int
 
 
-@dataclass(slots=True)
-class _Ready:
-    """Items that have been encoded, by position, and wait for their envelope."""
-
-    positions: deque[int] = field(default_factory=deque)
-    frames: deque[bytes] = field(default_factory=deque)
-
-
 class Feeder:
     """The sending side of one batch."""
 
@@ -100,7 +92,7 @@ class Feeder:
         self._flying = 0
         self._next = 0
         self._envelopes = 0
-        self._ready = _Ready()
+        self._backlog: deque[tuple[int, Any]] = deque()  # Taken from the source, and not sent yet.
         self._function: WireFunction | None = None
         self._pace: Pace | None = None
         self._cancelling = False
@@ -177,7 +169,7 @@ class Feeder:
         together = lanes if self._wide or self.order.concurrency == 1 else self.order.in_flight
         remaining = self.source.remaining
         return self.sizing.next_size(
-            self._pace, None if remaining is None else remaining + len(self._ready.positions), together or lanes
+            self._pace, None if remaining is None else remaining + len(self._backlog), together or lanes
         )
 
     def _has_room(self, lanes: int = 1) -> bool:
@@ -191,46 +183,44 @@ class Feeder:
         )
 
     def _is_drained(self) -> bool:
-        return not self._ready.positions and not self.source.ready
+        return not self._backlog and not self.source.ready
 
     def _fill(self, size: int) -> Envelope | None:
         """An envelope of *size* items at most, fewer where bytes run out; None when none of them could travel."""
-        if not self._ready.positions:
+        if not self._backlog:
             items = self.source.take(size)
             positions = range(self._next, self._next + len(items))
             self._next += len(items)
-            if self.source.encoded:
-                self._ready.positions.extend(positions)
-                self._ready.frames.extend(items)
-            elif codec.all_atoms(items) and _length(items) <= settings().item_limit:
+            if not self.source.encoded and codec.all_atoms(items) and _length(items) <= settings().item_limit:
                 return self._envelope(positions, items, packed=False)
-            else:
-                self._encode(positions, items)
-        positions_: list[int] = []
-        frames: list[bytes] = []
-        total = 0
-        ready, limit = self._ready, settings().envelope_limit
-        while ready.positions and len(frames) < size and (not frames or total + len(ready.frames[0]) <= limit):
-            position, frame = ready.positions.popleft(), ready.frames.popleft()
-            if self.batch.begin(position):
-                positions_.append(position)
-                frames.append(frame)
-                total += len(frame)
-        return self._envelope(positions_, frames, packed=True) if frames else None
+            self._backlog.extend(zip(positions, items, strict=True))
+        return self._pack(size)
 
-    def _encode(self, positions: Sequence[int], items: Sequence[Any]) -> None:
+    def _pack(self, size: int) -> Envelope | None:
+        """The same from the backlog, each item as a pickle of its own, made when its place is certain."""
+        positions: list[int] = []
+        frames: list[bytes] = []
         bad: list[Outcome] = []
-        for position, item in zip(positions, items, strict=True):
+        room, limit, is_encoded = settings().envelope_limit, settings().item_limit, self.source.encoded
+        while self._backlog and len(frames) < size:
+            position, item = self._backlog[0]
             try:
-                frame = codec.dump_item(item, settings().item_limit, f"item {position}")
+                frame = item if is_encoded else codec.dump_item(item, limit, "item", position)
             except TaskQueueError as error:
+                self._backlog.popleft()
                 bad.append(Outcome(position, error=error))
-            else:
-                self._ready.positions.append(position)
-                self._ready.frames.append(frame)
+                continue
+            if frames and len(frame) > room:
+                break
+            self._backlog.popleft()
+            if self.batch.begin(position):
+                positions.append(position)
+                frames.append(frame)
+                room -= len(frame)
         if bad:
             self.batch.note_sent(len(bad), envelopes=0)
             self.refused(bad)
+        return self._envelope(positions, frames, packed=True) if frames else None
 
     def refused(self, bad: list[Outcome]) -> None:
         """Items that cannot travel have their outcome at once."""
@@ -254,7 +244,7 @@ class Feeder:
     @property
     def unsent(self) -> int:
         """Items that are known of and have not been sent."""
-        return 0 if self._finished else self.source.ready + len(self._ready.positions)
+        return 0 if self._finished else self.source.ready + len(self._backlog)
 
     @property
     def is_finished(self) -> bool:
@@ -323,8 +313,8 @@ class Feeder:
         if not self._finished:
             self._finished = True
             total = self._next + (self.source.remaining or 0)
-            unsent = [*self._ready.positions, *range(self._next, total)]
-            self._ready = _Ready()
+            unsent = [*(position for position, _ in self._backlog), *range(self._next, total)]
+            self._backlog.clear()
             self.source.close()
             self.batch.note_total(total)
             self.lost(unsent, CancelledBatchError("cancelled before it was sent"))
