@@ -12,7 +12,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import redis
@@ -137,6 +137,28 @@ async def _place(func: Callable[..., Any], items: Sequence[Any], place: Place | 
 
 
 async def _decide(func: Callable[..., Any], items: Sequence[Any], place: Place | None) -> Placement:
+    placement = place_function(func, place)
+    if placement.where == "caller" or codec.all_atoms(items):
+        return placement
+    try:
+        if len(items) > THREAD_FROM:
+            frames = await asyncio.to_thread(_dump, items)
+        else:
+            frames = _dump(items)
+    except UnpicklableError as error:
+        if place == "cluster":
+            raise
+        return Placement("caller", str(error))
+    return replace(placement, frames=frames)
+
+
+def place_function(func: Callable[..., Any], place: Place | None = None) -> Placement:
+    """Where calls of *func* run whose arguments can travel, by rule R2 unless *place* forces it.
+
+    Raises:
+        UnreferenceableError: forced to the cluster, and a worker can neither import nor receive *func*.
+        ValueError: no such place.
+    """
     if place not in (None, "cluster", "local"):
         raise ValueError(f"place={place!r} must be 'cluster', 'local' or None")
     if place == "local":
@@ -151,24 +173,12 @@ async def _decide(func: Callable[..., Any], items: Sequence[Any], place: Place |
         if place == "cluster":
             raise
         return Placement("caller", str(error))
-    reason = "a worker can import it" if ref.how == "import" else "it travels by value"
-    if codec.all_atoms(items):
-        return Placement("cluster", reason, ref)
-    try:
-        if len(items) > THREAD_FROM:
-            frames = await asyncio.to_thread(_dump, items)
-        else:
-            frames = _dump(items)
-    except UnpicklableError as error:
-        if place == "cluster":
-            raise
-        return Placement("caller", str(error))
-    return Placement("cluster", reason, ref, frames)
+    return Placement("cluster", "a worker can import it" if ref.how == "import" else "it travels by value", ref)
 
 
 def _dump(items: Sequence[Any]) -> list[bytes]:
     limit = settings().item_limit
-    return [codec.dump_item(item, limit, f"item {index}") for index, item in enumerate(items)]
+    return [codec.dump_item(item, limit, "item", index) for index, item in enumerate(items)]
 
 
 def is_local() -> bool:

@@ -92,8 +92,8 @@ def dump_item(value: Any, limit: int, what: str, position: int | None = None) ->
         raise UnpicklableError(f"{name} ({type(value).__name__}) cannot be pickled: {error}") from None
     if len(frame) > limit:
         raise PayloadTooLargeError(
-            f"{_named(what, position)} takes {len(frame)} bytes, the limit is {limit}; pass a reference to it (a path, a key), or raise "
-            "GRAFT_ITEM_LIMIT"
+            f"{_named(what, position)} takes {len(frame)} bytes, the limit is {limit}; pass a reference to it (a path, "
+            "a key), or raise GRAFT_ITEM_LIMIT"
         )
     if b"__main__" in frame and (found := _main_reference(frame)):
         raise UnpicklableError(
