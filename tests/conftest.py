@@ -7,6 +7,7 @@ module is imported.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -23,6 +24,9 @@ SERVER: pytest.StashKey[Stack | StackError] = pytest.StashKey()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job; what the tests start and interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     environ = clean_environ(os.environ)
     os.environ.clear()
     os.environ.update(environ)

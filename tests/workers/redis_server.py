@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import redis
 
+from graft.scripts.redis_server import find
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,7 +53,16 @@ class RedisServer:
 
     def try_to_start(self, *options: str) -> bool:
         """Start with *options*; False when this build does not know one of them."""
-        command = ["redis-server", *options, "--dir", str(self.folder), "--save", "", "--unixsocket", str(self.socket)]
+        command = [
+            str(find(os.environ)),
+            *options,
+            "--dir",
+            str(self.folder),
+            "--save",
+            "",
+            "--unixsocket",
+            str(self.socket),
+        ]
         command += ["--appendonly", "yes", "--appendfsync", "always"]
         self._process = process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with redis.Redis(unix_socket_path=str(self.socket)) as client:
