@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import graft
 from graft.compat import bridge
@@ -16,9 +17,21 @@ from tests.stack import wait_until
 WAIT = 60.0
 
 
+def stats_of(name: str) -> dict[str, Any]:
+    """What the worker says of itself; asked again until it answers."""
+    answers: list[dict[str, Any]] = []
+
+    def ask() -> bool:
+        answers.append(app.control.inspect([name], timeout=2).stats() or {})
+        return name in answers[-1]
+
+    wait_until(ask, what=f"{name} to answer")
+    return dict(answers[-1][name])
+
+
 def processes_of(name: str) -> int:
     """Processes that the worker's pool lists."""
-    return len(app.control.inspect([name], timeout=2).stats()[name]["pool"]["processes"])
+    return len(stats_of(name)["pool"]["processes"])
 
 
 def test_a_worker_says_what_it_is_and_takes_its_leave(stack):
@@ -38,8 +51,7 @@ def test_a_pool_is_brought_to_an_exact_size_up_and_down(stack):
             )
             assert reply[worker.name] == {"processes": size, "prefetch": size}
             wait_until(lambda wanted=size: processes_of(worker.name) == wanted, what=f"{size} processes")
-            stats = app.control.inspect([worker.name], timeout=2).stats()[worker.name]
-            assert stats["prefetch_count"] == size
+            assert stats_of(worker.name)["prefetch_count"] == size
 
 
 def test_sizes_asked_for_in_quick_succession_do_not_add_up(stack):
