@@ -20,6 +20,7 @@ from graft.tasks.envelope import Envelope, Outcome, Report, error_frame, value_f
 from graft.tasks.errors import (
     CancelledBatchError,
     EnvelopeError,
+    NotYet,
     PoisonedError,
     SignatureError,
     UnreferenceableError,
@@ -200,6 +201,8 @@ class _Run:
             if not isinstance(error, CancelledBatchError)
             and (wait := envelope.policy.wait_after(run, error)) is not None
         }
+        # Whoever waits for its turn under a limit (tasks/limited.py) has not run: it is no error and no retry.
+        failed = {place for place, error in ran.errors.items() if not isinstance(error, NotYet)}
         again = sorted([*waits, *ran.left])
         if not again:
             if envelope.policy.runs > 1 and ran.errors:
@@ -215,12 +218,12 @@ class _Run:
             positions=[envelope.positions[place] for place in again],
             items=[envelope.items[place] for place in again],
             retries=run,
-            reruns=envelope.reruns + len(waits),
+            reruns=envelope.reruns + len(failed.intersection(waits)),
             carried={**self.frames, **self.encode(kept)},
         )
         with self.record.client.pipeline(transaction=False) as pipe:
             self.record.forget(pipe)
-            figures.add(pipe, envelope.function.name, len(ran.values) + len(ran.errors), ran.busy, len(ran.errors))
+            figures.add(pipe, envelope.function.name, len(ran.values) + len(failed), ran.busy, len(failed))
             pipe.execute()
         error = next(iter(ran.errors.values()), None)
         self.task.again(args=(rest.seal(),), countdown=max(waits.values(), default=0.0), exc=error)

@@ -43,6 +43,17 @@ class ProcessExitError(PermanentError):
     """The callable tried to end the worker's process (``sys.exit``, ``KeyboardInterrupt``)."""
 
 
+class NotYet(TaskQueueError):
+    """The call has to wait *wait* seconds before it asks for its turn again; it has not begun."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(wait)
+        self.wait = wait
+
+    def __str__(self) -> str:
+        return f"its turn has not come; it asks again in {self.wait:.3f} s"
+
+
 class ItemTimeoutError(TaskQueueError, TimeoutError):
     """One item ran longer than its own time limit."""
 

@@ -1,0 +1,198 @@
+"""A cache with one computation per key: in this process, or by ``name=`` in the whole cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Any, Final
+from weakref import WeakSet
+
+from graft.compat import bridge
+from graft.compat.async_patterns import waiting
+from graft.tasks import keeper
+from graft.tasks.ids import new_id
+from graft.tasks.shared_cache import LEASE, Found, SharedCache
+from graft.tasks.shared_state import seconds
+
+_NONE: Final = object()
+
+
+class AsyncCache:
+    """Keeps values for *ttl* seconds. A stored None is a hit.
+
+    Args:
+        ttl: seconds from the last :meth:`set`.
+        name: one cache for all processes that use this name. Keys are then texts, bytes, numbers or tuples of these,
+            and values copies, which must pickle. In local mode a name has no effect.
+        lease: seconds after which a computation whose process was killed is somebody else's, of a named one.
+
+    Source: the chapter's ``AsyncCache``. Difference: callers that miss one key at the same time share a computation;
+    its error reaches all of them and is not stored.
+    """
+
+    def __init__(self, ttl: float, *, name: str | None = None, lease: float = LEASE) -> None:
+        self.ttl = seconds("ttl", ttl)
+        self._lock = threading.Lock()
+        self._kept: dict[Hashable, tuple[float, Any]] = {}  # By end of life, for as long as every age is the same.
+        self._working: dict[Hashable, Future[Any]] = {}
+        self._shared = None if name is None or bridge.is_local() else SharedCache(name, ttl, lease)
+
+    def __len__(self) -> int:
+        """Values in this process, some of which may have just expired."""
+        return len(self._kept)
+
+    async def get(self, key: Hashable, default: Any = None) -> Any:
+        """The value of *key*; *default* when there is none, or its age has reached ``ttl``."""
+        if self._shared is not None:
+            found = await asyncio.to_thread(self._shared.get, key)
+            return default if found is None else found.value
+        with self._lock:
+            value = self._fresh(key)
+        return default if value is _NONE else value
+
+    async def set(self, key: Hashable, value: Any) -> None:
+        """Keep *value*; its age starts anew."""
+        if self._shared is not None:
+            await asyncio.to_thread(self._shared.set, key, value)
+        else:
+            self._keep(key, value)
+
+    async def get_or_insert(self, key: Hashable, factory: Callable[[], Any]) -> Any:
+        """The value of *key*; else that of ``factory()``, plain or async, which is kept.
+
+        The factory runs in one caller at a time; should that one be cancelled, the next takes over.
+        """
+        if self._shared is not None:
+            return await _get_or_insert(self._shared, key, factory)
+        while True:
+            with self._lock:
+                value = self._fresh(key)
+                if value is not _NONE:
+                    return value
+                working = self._working.get(key)
+                if working is None:
+                    working = self._working[key] = Future()
+                    working.set_running_or_notify_cancel()  # One waiter's end must not be that of the others.
+                    break
+            value = await asyncio.wrap_future(working)
+            if value is not _NONE:
+                return value
+        return await self._compute(key, factory, working)
+
+    async def _compute(self, key: Hashable, factory: Callable[[], Any], working: Future[Any]) -> Any:
+        try:
+            value = await waiting.awaited(factory())
+        except BaseException as error:
+            with self._lock:
+                del self._working[key]
+            if isinstance(error, Exception):
+                working.set_exception(error)
+            else:
+                working.set_result(_NONE)  # Cancelled: somebody else shall compute it.
+            raise
+        self._keep(key, value)
+        with self._lock:
+            del self._working[key]
+        working.set_result(value)
+        return value
+
+    def _fresh(self, key: Hashable) -> Any:
+        ends, value = self._kept.get(key, (0.0, _NONE))
+        return value if ends > time.monotonic() else _NONE
+
+    def _keep(self, key: Hashable, value: Any) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+            self._kept[key] = (time.monotonic() + self.ttl, value)
+        _sweep_later(self)
+
+    def sweep(self, now: float) -> float | None:
+        """Forget what has expired; when the next value will, or None when nothing is left."""
+        with self._lock:
+            for key, (ends, _) in list(self._kept.items()):
+                if ends > now:
+                    return ends
+                del self._kept[key]
+        return None
+
+
+async def _get_or_insert(shared: SharedCache, key: Any, factory: Callable[[], Any]) -> Any:
+    ticket, waited_for = new_id(), ""
+
+    def ask() -> Found | None:
+        nonlocal waited_for
+        found = shared.ask(key, ticket, waited_for)
+        waited_for = found.owner
+        return None if found.what == "wait" else found
+
+    found = await waiting.poll(ask)
+    if found.what == "error":
+        raise found.value
+    if found.what == "value":
+        return found.value
+    keeper.keep(ticket, lambda: shared.renew(key, ticket), shared.lease / 3)
+    try:
+        value = await waiting.awaited(factory())
+        await asyncio.to_thread(shared.finish, key, ticket, value)
+    except Exception as error:
+        await waiting.tell(shared.fail, key, ticket, error)
+        raise
+    except BaseException:
+        waiting.soon(shared.give_up, key, ticket)
+        raise
+    finally:
+        keeper.drop(ticket)
+    return value
+
+
+# ---- expiry ----------------------------------------------------------------------------------------------------------
+
+_changed = threading.Condition()
+_caches: WeakSet[AsyncCache] = WeakSet()
+_sweeper: threading.Thread | None = None
+
+
+def _sweep_later(cache: AsyncCache) -> None:
+    """Have the sweeper, one thread for all caches, look after *cache*; it ends when all are empty."""
+    global _sweeper
+    with _changed:
+        if cache not in _caches:
+            _caches.add(cache)
+            _changed.notify()
+        if _sweeper is None:
+            _sweeper = threading.Thread(target=_sweep, name="graft-cache-sweeper", daemon=True)
+            _sweeper.start()
+
+
+def _sweep() -> None:
+    global _sweeper
+    while True:
+        with _changed:
+            now = time.monotonic()
+            ends = []
+            for cache in list(_caches):
+                due = cache.sweep(now)
+                if due is None:
+                    _caches.discard(cache)
+                else:
+                    ends.append(due)
+            cache = None  # type: ignore[assignment]  # Nobody shall live on for the sweeper's sake.
+            if not ends:
+                _sweeper = None
+                return
+            _changed.wait(min(ends) - now)
+
+
+def _forget() -> None:
+    """A forked child has no sweeper, and maybe a lock that nobody will release."""
+    global _changed, _sweeper
+    _changed = threading.Condition()
+    _sweeper = None
+    _caches.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

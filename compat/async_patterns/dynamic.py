@@ -1,0 +1,88 @@
+"""Sets of running work that grow while their results are taken, in the order in which it completes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+
+class FuturesUnordered(AsyncIterator[Any]):
+    """Add awaitables at any time; iterate over their results as they complete. An empty set ends the iteration.
+
+    What is added starts at once, on the running loop. An element's error is raised in its turn, and the others go on;
+    :meth:`aclose`, or leaving ``async with``, cancels what still runs.
+
+    Source: the chapter's ``FuturesUnordered``; its ``JoinSet`` is the same with other names, which work, too.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Future[Any]] = set()
+        self._done: deque[asyncio.Future[Any]] = deque()
+        self._woken = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Those running, and those done and not taken."""
+        return len(self._running) + len(self._done)
+
+    @property
+    def active(self) -> int:
+        """Those that still run."""
+        return len(self._running)
+
+    def add(self, awaitable: Awaitable[Any]) -> None:
+        future = asyncio.ensure_future(awaitable)
+        self._running.add(future)
+        future.add_done_callback(self._note)
+
+    spawn = add
+
+    def _note(self, future: asyncio.Future[Any]) -> None:
+        self._running.discard(future)
+        self._done.append(future)
+        self._woken.set()
+
+    async def __anext__(self) -> Any:
+        while not self._done:
+            if not self._running:
+                raise StopAsyncIteration
+            self._woken.clear()
+            await self._woken.wait()
+        return self._done.popleft().result()
+
+    @property
+    def has_result(self) -> bool:
+        return bool(self._done)
+
+    async def changed(self, other: asyncio.Future[Any] | None) -> None:
+        """Wait until something has completed: one of these, or *other*."""
+        if not self._done:
+            waiting = self._running if other is None else {other, *self._running}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+
+    async def next(self, default: Any = None) -> Any:
+        """The next result; *default* when the set is empty."""
+        return await anext(self, default)
+
+    join_next = next
+
+    async def aclose(self) -> None:
+        """Cancel what runs, and wait until it has ended."""
+        running = list(self._running)
+        for future in running:
+            future.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for future in self._done:
+            if not future.cancelled():
+                future.exception()  # Nobody will take it; asyncio shall not complain.
+        self._done.clear()
+
+    async def __aenter__(self) -> FuturesUnordered:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+
+JoinSet = FuturesUnordered

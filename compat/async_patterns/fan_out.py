@@ -1,0 +1,205 @@
+"""Work in chunks, by key and in batches: every chunk, input and key is one task, and the caller's coroutine joins them.
+
+No task waits for another. The functions at the end of this module are what workers import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from graft.compat import bridge
+from graft.compat.async_patterns.buffering import buffer_unordered
+from graft.compat.async_patterns.remote import Limit, on_workers
+from graft.compat.async_patterns.streams import Stream
+from graft.tasks.policy import RetryPolicy
+from graft.tasks.shared_state import at_least_one
+
+LANE: Final = 10  # Items of one envelope that run at once, where the function is async …
+LANES: Final = 100  # … and envelopes at once: at most 1000 inputs or keys in the whole cluster.
+
+
+async def fan_out_fan_in(
+    items: Iterable[Any],
+    num_workers: int,
+    func: Callable[[Any], Any] | None = None,
+    *,
+    place: bridge.Place | None = None,
+    retry: RetryPolicy | int | None = None,
+    limit: Limit | None = None,
+) -> list[Any]:
+    """*func* of every item: consecutive chunks of ceil(items / workers), one task for each, in sequence inside it.
+
+    Results come in the order in which chunks arrive, inside a chunk in that of its items. Without *func* they are
+    ``Worker<w>: processed item <i>``, 50 ms each. *retry* and *limit* count chunks.
+
+    Source: the chapter's ``fan_out_fan_in``. Difference: no items give [].
+    """
+    at_least_one("num_workers", num_workers)
+    values = list(items)
+    size = -(-len(values) // num_workers) or 1
+    chunks = enumerate(values[start : start + size] for start in range(0, len(values), size))
+    call = on_workers(_chunk_runner(func), place=place, retry=retry, limit=limit, call="fan_out_fan_in")
+    return await _join(Stream(call(chunk, number) for number, chunk in chunks), num_workers)
+
+
+async def batch_process(
+    items: Iterable[Any],
+    batch_size: int,
+    max_concurrent_batches: int,
+    func: Callable[[Any], Any] | None = None,
+    *,
+    place: bridge.Place | None = None,
+    retry: RetryPolicy | int | None = None,
+    limit: Limit | None = None,
+) -> list[Any]:
+    """*func* of every item, in batches that are one task each, so many at once.
+
+    Inside a batch the order is kept; batches come in order of completion. Without *func* the results are
+    ``processed_<i>``, 100 ms for a batch. *retry* and *limit* count batches.
+
+    Source: the chapter's ``batch_process``.
+    """
+    at_least_one("batch_size", batch_size)
+    at_least_one("max_concurrent_batches", max_concurrent_batches)
+    runner = process_batch if func is None else _chunk_runner(func)
+    call = on_workers(runner, place=place, retry=retry, limit=limit, call="batch_process")
+    batches = Stream(items).chunks(batch_size).enumerate()
+    return await _join(batches.map(lambda batch: call(batch[1], batch[0])), max_concurrent_batches)
+
+
+async def map_reduce(
+    inputs: Iterable[Any],
+    map_fn: Callable[[Any], Iterable[tuple[Any, Any]]],
+    reduce_fn: Callable[[Any, list[Any]], Any],
+    *,
+    combine_fn: Callable[[Any, list[Any]], Any] | None = None,
+    place: bridge.Place | None = None,
+    retry: RetryPolicy | int | None = None,
+) -> dict[Any, Any]:
+    """Key to ``reduce_fn(key, values)``, keys in the order of their first appearance, values in that of the inputs.
+
+    Args:
+        map_fn: gives the (key, value) pairs of one input, plain or async; all inputs are mapped before any key is
+            reduced.
+        reduce_fn: called once for each key.
+        combine_fn: puts one value in place of those that one input has for a key, before they leave the worker.
+        place: "cluster" or "local" instead of what the functions would choose.
+        retry: a RetryPolicy or a number of retries for each input and each key.
+    """
+    options = {"concurrency": LANE, "in_flight": LANES, "place": place, "retry": retry}
+    mapper = functools.partial(_either(map_fn, map_one, map_one_async), map_fn, combine_fn)
+    groups: dict[Any, list[Any]] = {}
+    for mapped in await _map_all(mapper, list(inputs), "map_reduce: map", options):
+        for key, values in mapped.items():
+            groups.setdefault(key, []).extend(values)
+    reducer = functools.partial(_either(reduce_fn, reduce_one, reduce_one_async), reduce_fn)
+    reduced = await _map_all(reducer, list(groups.items()), "map_reduce: reduce", options)
+    return dict(zip(groups, reduced, strict=True))
+
+
+async def word_count(texts: Iterable[str], *, place: bridge.Place | None = None) -> list[tuple[str, int]]:
+    """Words of all *texts*, split at white space, in lower case: with their counts, largest first, then by alphabet."""
+    counts = await map_reduce(texts, words, add_up, combine_fn=add_up, place=place)
+    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+async def _join(calls: Stream, at_once: int) -> list[Any]:
+    return [value async for chunk in buffer_unordered(calls, at_once) for value in chunk]
+
+
+async def _map_all(func: Callable[[Any], Any], items: Sequence[Any], call: str, options: Mapping[str, Any]) -> Any:
+    return await bridge.map_async(func, items, call=call, **options) if items else []
+
+
+def _either(func: Callable[..., Any], plain: Callable[..., Any], awaiting: Callable[..., Any]) -> Callable[..., Any]:
+    return awaiting if inspect.iscoroutinefunction(func) else plain
+
+
+def _chunk_runner(func: Callable[[Any], Any] | None) -> Callable[..., Any]:
+    if func is None:
+        return describe_chunk
+    return functools.partial(_either(func, run_chunk, run_chunk_async), func)
+
+
+# ---- what workers import ---------------------------------------------------------------------------------------------
+
+
+def run_chunk(func: Callable[[Any], Any], chunk: Sequence[Any], number: int) -> Any:
+    """*func* of each, one after the other; an awaitable where *func* gives those."""
+    values: list[Any] = []
+    for place, item in enumerate(chunk):
+        value = func(item)
+        if inspect.isawaitable(value):
+            return _run_rest(func, values, value, chunk[place + 1 :])
+        values.append(value)
+    return values
+
+
+async def run_chunk_async(func: Callable[[Any], Awaitable[Any]], chunk: Sequence[Any], number: int) -> list[Any]:
+    return [await func(item) for item in chunk]
+
+
+async def _run_rest(
+    func: Callable[[Any], Any], values: list[Any], first: Awaitable[Any], rest: Sequence[Any]
+) -> list[Any]:
+    values.append(await first)
+    for item in rest:
+        value = func(item)
+        values.append(await value if inspect.isawaitable(value) else value)
+    return values
+
+
+async def describe_chunk(chunk: Sequence[Any], number: int) -> list[str]:
+    """What the chapter's workers do."""
+    lines = []
+    for item in chunk:
+        await asyncio.sleep(0.05)
+        lines.append(f"Worker{number}: processed item {item}")
+    return lines
+
+
+async def process_batch(batch: Sequence[Any], number: int) -> list[str]:
+    """What the chapter's batches do."""
+    await asyncio.sleep(0.1)
+    return [f"processed_{item}" for item in batch]
+
+
+def map_one(map_fn: Callable[[Any], Any], combine: Callable[[Any, list[Any]], Any] | None, item: Any) -> Any:
+    """One input's values by key."""
+    return _grouped(map_fn(item), combine)
+
+
+async def map_one_async(
+    map_fn: Callable[[Any], Awaitable[Any]], combine: Callable[[Any, list[Any]], Any] | None, item: Any
+) -> dict[Any, list[Any]]:
+    return _grouped(await map_fn(item), combine)
+
+
+def reduce_one(reduce_fn: Callable[[Any, list[Any]], Any], group: tuple[Any, list[Any]]) -> Any:
+    return reduce_fn(*group)
+
+
+async def reduce_one_async(reduce_fn: Callable[[Any, list[Any]], Awaitable[Any]], group: tuple[Any, list[Any]]) -> Any:
+    return await reduce_fn(*group)
+
+
+def words(text: str) -> list[tuple[str, int]]:
+    return [(word, 1) for word in text.lower().split()]
+
+
+def add_up(key: Any, values: list[Any]) -> Any:
+    return sum(values)
+
+
+def _grouped(pairs: Iterable[tuple[Any, Any]], combine: Callable[[Any, list[Any]], Any] | None) -> dict[Any, list[Any]]:
+    groups: defaultdict[Any, list[Any]] = defaultdict(list)
+    for key, value in pairs:
+        groups[key].append(value)
+    if combine is not None:
+        return {key: [combine(key, values)] for key, values in groups.items()}
+    return dict(groups)

@@ -1,0 +1,145 @@
+"""Stages joined by bounded channels, so that a slow stage slows those before it instead of filling the memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+
+from graft.compat.async_patterns.channels import Receiver, Sender, channel
+from graft.compat.async_patterns.ends import ChannelClosedError
+from graft.compat.async_patterns.streams import Source, Stream
+from graft.compat.async_patterns.waiting import awaited
+from graft.tasks.shared_state import at_least_one
+
+logger = logging.getLogger("graft.compat.async_patterns")
+
+REPORT_EVERY: Final = 1.0
+
+Stage = Callable[[Any], Any]
+
+
+class PipelineMetrics:
+    """Counts of a running pipeline; stages count from 1.
+
+    ``stage1_processed`` … are the items that a stage has finished, ``stage1_skipped`` … those it could not read, and
+    ``stage1_backpressure`` … the sends that had to wait for room behind it.
+
+    Source: the chapter's ``PipelineMetrics``. Differences: every joint is counted, and what is counted is waiting, not
+    a channel that a send left full.
+    """
+
+    def __init__(self, stages: int = 3) -> None:
+        self.processed = [0] * stages
+        self.skipped = [0] * stages
+        self.backpressure = [0] * stages
+
+    def __getattr__(self, name: str) -> int:
+        stage, _, what = name.removeprefix("stage").partition("_")
+        if name.startswith("stage") and stage.isdecimal() and what in ("processed", "skipped", "backpressure"):
+            counts: list[int] = getattr(self, what)
+            if 1 <= int(stage) <= len(counts):
+                return counts[int(stage) - 1]
+        raise AttributeError(f"there is no {name!r} in a pipeline of {len(self.processed)} stages")
+
+    def report(self) -> str:
+        """One line: what each stage has processed, then the waits at each joint between two stages."""
+        stages = [f"S{number}: {count}" for number, count in enumerate(self.processed, 1)]
+        joints = [f"BP{number}: {count}" for number, count in enumerate(self.backpressure[:-1], 1)]
+        return " | ".join([*stages, *joints])
+
+
+class BoundedPipeline:
+    """Stages, each one worker, with a bounded channel behind each. May be run again, under any loop."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        capacities: Sequence[int],
+        *,
+        skip: tuple[type[Exception], ...],
+        report: Callable[[str], object],
+    ) -> None:
+        if not stages:
+            raise ValueError("a pipeline needs at least one stage")
+        if len(capacities) != len(stages):
+            raise ValueError(f"{len(stages)} stages need {len(stages)} capacities, not {len(capacities)}")
+        self.stages = list(stages)
+        self.capacities = [at_least_one("capacity", capacity) for capacity in capacities]
+        self.metrics = PipelineMetrics(len(stages))
+        self._skip = skip
+        self._report = report
+
+    async def run(self, items: Source) -> list[Any]:
+        """The last stage's output for all *items*, in their order."""
+        return await self.stream(items).collect()
+
+    def stream(self, items: Source) -> Stream:
+        """The same as a stream; one that is left early stops every stage."""
+        return Stream(self._results(items))
+
+    async def _results(self, items: Source) -> AsyncIterator[Any]:
+        source: AsyncIterator[Any] = Stream(items)
+        workers: list[asyncio.Task[None]] = []
+        for place, stage in enumerate(self.stages):
+            sender, receiver = channel(self.capacities[place])
+            workers.append(asyncio.ensure_future(self._work(place, stage, source, sender)))
+            source = receiver
+        reporting = asyncio.ensure_future(self._keep_reporting())
+        try:
+            async for value in source:
+                yield value
+            await asyncio.gather(*workers)  # The first error of a stage, if any.
+        finally:
+            for task in (*workers, reporting):
+                task.cancel()
+            await asyncio.gather(*workers, reporting, return_exceptions=True)
+            self._report(self.metrics.report())
+
+    async def _work(self, place: int, stage: Stage, source: AsyncIterator[Any], sender: Sender) -> None:
+        metrics = self.metrics
+        try:
+            async for item in source:
+                try:
+                    value = await awaited(stage(item))
+                except self._skip as error:
+                    metrics.skipped[place] += 1
+                    logger.debug("stage %d skips an item: %s", place + 1, error)
+                    continue
+                metrics.processed[place] += 1
+                waits = sender.waits
+                await sender.send(value)
+                metrics.backpressure[place] += sender.waits - waits
+        except ChannelClosedError:
+            pass  # Nobody wants more: the stage stops, and with it those before it.
+        finally:
+            sender.close()
+            if isinstance(source, Receiver):
+                source.close()
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY)
+            self._report(self.metrics.report())
+
+
+def bounded_pipeline(
+    stages: Sequence[Stage],
+    capacities: Sequence[int],
+    *,
+    skip: tuple[type[Exception], ...] = (ValueError,),
+    report: Callable[[str], object] = logger.info,
+) -> BoundedPipeline:
+    """A pipeline to :meth:`~BoundedPipeline.run` over items, with one capacity per stage, for the channel behind it.
+
+    Args:
+        stages: functions of one item, plain or async; ``on_workers(func)`` for one that runs in the cluster.
+        capacities: at least 1 each. Room to have: peak rate x delay x 2.
+        skip: errors that mean an item cannot be read: it is left out, and counted. Any other error of a stage ends the
+            pipeline and rises.
+        report: is given a line of figures every second, and one at the end.
+
+    Source: the chapter's ``bounded_pipeline``. Differences: what is skipped is counted; the reporter ends.
+    """
+    return BoundedPipeline(stages, capacities, skip=skip, report=report)

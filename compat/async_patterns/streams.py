@@ -1,0 +1,239 @@
+"""Lazy streams: elements are pulled one at a time, and nothing is collected before it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
+
+from graft.compat.async_patterns import buffering
+from graft.compat.async_patterns.waiting import awaited
+from graft.tasks.shared_state import at_least_one, seconds
+
+Source = Iterable[Any] | AsyncIterable[Any]
+
+
+class Stream(AsyncIterator[Any]):
+    """An async iterator over any iterable or async iterable; each method but the last few gives another Stream.
+
+    A stream is read once. Functions may be plain or async except where said otherwise.
+
+    Source: the chapter's streams (``StreamExt``).
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._iterator = _iterator(source)
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await anext(self._iterator)
+
+    async def aclose(self) -> None:
+        """Read no further: what the stream keeps running is cancelled."""
+        if isinstance(self._iterator, AsyncGenerator | Stream):
+            await self._iterator.aclose()
+
+    @classmethod
+    def interval(cls, period: float) -> Stream:
+        """Ticks, numbered from 0: the first at once, then one each *period* seconds, without drift."""
+        return cls(_ticks(seconds("period", period)))
+
+    @classmethod
+    def from_channel(cls, receiver: AsyncIterable[Any]) -> Stream:
+        """What the channel receives, until it is closed and empty."""
+        return cls(receiver)
+
+    # ---- one element at a time ------------------------------------------------------------------------------------
+
+    def map(self, func: Callable[[Any], Any]) -> Stream:
+        """*func* of each. An async one leaves awaitables, for :meth:`buffered` and :meth:`buffer_unordered`."""
+
+        async def mapped() -> AsyncIterator[Any]:
+            async for element in self:
+                yield func(element)
+
+        return Stream(mapped())
+
+    def then(self, func: Callable[[Any], Any]) -> Stream:
+        """*func* of each, awaited before the next is pulled."""
+
+        async def results() -> AsyncIterator[Any]:
+            async for element in self:
+                yield await awaited(func(element))
+
+        return Stream(results())
+
+    def filter(self, predicate: Callable[[Any], Any]) -> Stream:
+        async def kept() -> AsyncIterator[Any]:
+            async for element in self:
+                if await awaited(predicate(element)):
+                    yield element
+
+        return Stream(kept())
+
+    def filter_map(self, func: Callable[[Any], Any]) -> Stream:
+        """*func* of each, where that is not None."""
+
+        async def kept() -> AsyncIterator[Any]:
+            async for element in self:
+                value = await awaited(func(element))
+                if value is not None:
+                    yield value
+
+        return Stream(kept())
+
+    def flat_map(self, func: Callable[[Any], Any]) -> Stream:
+        """The elements of ``func(element)``, an iterable or a stream, for each in its turn."""
+
+        async def joined() -> AsyncIterator[Any]:
+            async for element in self:
+                async for inner in Stream(await awaited(func(element))):
+                    yield inner
+
+        return Stream(joined())
+
+    def take(self, count: int) -> Stream:
+        """At most *count*, 0 or more; one more is not pulled."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"count={count!r} must be a whole number, 0 or more")
+
+        async def first() -> AsyncIterator[Any]:
+            for _ in range(count):
+                try:
+                    element = await anext(self)
+                except StopAsyncIteration:
+                    return
+                yield element
+
+        return Stream(first())
+
+    def chain(self, other: Source) -> Stream:
+        """These, then those of *other*."""
+
+        async def both() -> AsyncIterator[Any]:
+            async for element in self:
+                yield element
+            async for element in Stream(other):
+                yield element
+
+        return Stream(both())
+
+    def zip(self, other: Source) -> Stream:
+        """Pairs, until the shorter one ends."""
+
+        async def pairs() -> AsyncIterator[Any]:
+            others = Stream(other)
+            async for element in self:
+                try:
+                    partner = await anext(others)
+                except StopAsyncIteration:
+                    return
+                yield element, partner
+
+        return Stream(pairs())
+
+    def enumerate(self) -> Stream:
+        """Pairs of an index, from 0, and the element."""
+
+        async def numbered() -> AsyncIterator[Any]:
+            index = 0
+            async for element in self:
+                yield index, element
+                index += 1
+
+        return Stream(numbered())
+
+    def scan(self, initial: Any, func: Callable[[Any, Any], Any]) -> Stream:
+        """``func(state, element)`` gives the new state and an output, or None to end the stream."""
+
+        async def outputs() -> AsyncIterator[Any]:
+            state = initial
+            async for element in self:
+                step = await awaited(func(state, element))
+                if step is None:
+                    return
+                state, output = step
+                yield output
+
+        return Stream(outputs())
+
+    def chunks(self, size: int) -> Stream:
+        """Lists of *size*, the last one shorter, none empty."""
+        at_least_one("size", size)
+
+        async def lists() -> AsyncIterator[Any]:
+            chunk: list[Any] = []
+            async for element in self:
+                chunk.append(element)
+                if len(chunk) == size:
+                    yield chunk
+                    chunk = []
+            if chunk:
+                yield chunk
+
+        return Stream(lists())
+
+    # ---- several at once ------------------------------------------------------------------------------------------
+
+    def buffered(self, limit: int) -> Stream:
+        """The results of awaitable elements, in their order.
+
+        At most *limit* are taken in and not yet given out, finished ones that wait for their turn included. An element
+        that raises ends the stream, in its turn, and cancels what runs.
+        """
+        return Stream(buffering.buffered(self, at_least_one("limit", limit)))
+
+    def buffer_unordered(self, limit: int) -> Stream:
+        """The results of awaitable elements as they complete; at most *limit* run."""
+        return Stream(buffering.buffer_unordered(self, at_least_one("limit", limit)))
+
+    async def for_each_concurrent(self, limit: int | None, func: Callable[[Any], Any]) -> None:
+        """*func* of each, in no order, at most *limit* at once; None or 0 sets no bound."""
+        await buffering.for_each_concurrent(self, at_least_one("limit", limit) if limit else None, func)
+
+    # ---- the end --------------------------------------------------------------------------------------------------
+
+    async def next(self, default: Any = None) -> Any:
+        """The next element; *default* at the end."""
+        return await anext(self, default)
+
+    async def collect(self) -> list[Any]:
+        return [element async for element in self]
+
+    async def fold(self, initial: Any, func: Callable[[Any, Any], Any]) -> Any:
+        """The last ``func(accumulated, element)``; *initial* of an empty stream."""
+        accumulated = initial
+        async for element in self:
+            accumulated = await awaited(func(accumulated, element))
+        return accumulated
+
+    async def for_each(self, func: Callable[[Any], Any]) -> None:
+        """*func* of each, one after the other."""
+        async for element in self:
+            await awaited(func(element))
+
+
+def _iterator(source: Source) -> AsyncIterator[Any]:
+    if isinstance(source, AsyncIterable):
+        return aiter(source)
+    if isinstance(source, Iterable):
+        return _each(iter(source))
+    raise TypeError(f"a stream needs an iterable or an async iterable, not {type(source).__name__}")
+
+
+async def _each(iterator: Iterator[Any]) -> AsyncIterator[Any]:
+    for element in iterator:
+        yield element
+
+
+async def _ticks(period: float) -> AsyncIterator[int]:
+    clock = asyncio.get_running_loop().time
+    began, tick = clock(), 0
+    while True:
+        wait = began + tick * period - clock()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        yield tick
+        tick += 1
