@@ -1,0 +1,112 @@
+"""DynamicWorkerPool: as many workers as the queue asks for, between two bounds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal
+
+from graft.compat import bridge
+from graft.compat.worker_pool.data import Task
+from graft.compat.worker_pool.intake import send
+from graft.compat.worker_pool.pool import WorkerPool
+from graft.compat.worker_pool.processor import TaskProcessor
+from graft.tasks.errors import TaskQueueError
+
+logger = logging.getLogger("graft.compat.worker_pool")
+
+
+def decide(queue_length: int, current: int, minimum: int, maximum: int) -> int:
+    """The change in workers: one more above twice the workers, one less below half of them (rounded down), or 0."""
+    if queue_length > current * 2 and current < maximum:
+        return 1
+    if queue_length < current // 2 and current > minimum:
+        return -1
+    return 0
+
+
+class DynamicWorkerPool(WorkerPool):
+    """A WorkerPool that starts with *min_workers* and looks at its queue every *interval* seconds once started.
+
+    A worker that is removed finishes its task first. With *worker_group* (the part of a Celery worker's name before
+    ``@``) those workers' pools are resized along with the pool's own slots; their processes are what the tasks run in.
+    """
+
+    def __init__(
+        self,
+        min_workers: int,
+        max_workers: int,
+        queue_size: int,
+        *,
+        interval: float = 5.0,
+        worker_group: str | None = None,
+        processor: Callable[[Task], Any] | TaskProcessor | None = None,
+        name: str | None = None,
+        place: Literal["cluster", "local"] | None = None,
+    ) -> None:
+        if min_workers < 1 or max_workers < min_workers:
+            raise ValueError(f"1 <= min_workers={min_workers} <= max_workers={max_workers} must hold")
+        if not interval > 0:
+            raise ValueError(f"interval={interval!r} must be more than 0 seconds")
+        kind = f"{type(self).__name__}:{min_workers}"
+        self._set_up(kind, max_workers, min_workers, queue_size, processor, name, place)
+        self.min_workers, self.max_workers, self.interval = min_workers, max_workers, interval
+        self.worker_group = worker_group
+        self._group_size = 0
+        self._monitor: threading.Thread | None = None
+
+    @property
+    def current_workers(self) -> int:
+        """The slots that the pool has now."""
+        return self._engine.standing().limit or self.min_workers
+
+    def start(self) -> None:
+        """Begin processing and watching the queue; a second call does nothing."""
+        super().start()
+        if self._monitor is None:
+            self._monitor = threading.Thread(
+                target=_watch, args=(weakref.ref(self), self.interval), name="graft-pool-monitor", daemon=True
+            )
+            self._monitor.start()
+
+    def monitor_load(self) -> int:
+        """Look at the queue once, and change by one worker at most; the change. Called by itself once started.
+
+        Bound workers that are too busy to shrink, or do not answer, are asked again at the next look.
+        """
+        standing = self._engine.standing()
+        if standing.state not in ("new", "running"):
+            return 0
+        change = decide(standing.waiting, standing.limit, self.min_workers, self.max_workers)
+        if change:
+            _, tickets = self._engine.open().resize(standing.limit + change)
+            send(self._engine.open(), tickets)
+            self._engine.crew.wake()
+        self._resize_group(standing.limit + change)
+        return change
+
+    def _resize_group(self, workers: int) -> None:
+        if self.worker_group is None or workers == self._group_size:
+            return
+        try:
+            bridge.resize_workers(self.worker_group, workers)
+        except TaskQueueError as error:
+            logger.warning("the workers %s@… do not follow the pool yet: %s", self.worker_group, error)
+        else:
+            self._group_size = workers
+
+
+def _watch(reference: weakref.ref[DynamicWorkerPool], interval: float) -> None:
+    while True:
+        time.sleep(interval)
+        pool = reference()
+        if pool is None or pool._engine.is_down():
+            return
+        try:
+            pool.monitor_load()
+        except (TaskQueueError, OSError) as error:
+            logger.warning("the load of a pool cannot be followed: %s", error)
+        del pool

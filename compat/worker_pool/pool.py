@@ -1,0 +1,280 @@
+"""WorkerPool: one class for both dialects. Blocking calls here, the asynchronous ones in parallel.py."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self
+
+from graft.compat.worker_pool.data import PoolMetrics, Task
+from graft.compat.worker_pool.engine import Engine, poll, wait_until
+from graft.compat.worker_pool.errors import (
+    ForceShutdownTimeoutError,
+    QueueFullError,
+    ShutdownTimeoutError,
+    SubmitTimeoutError,
+)
+from graft.compat.worker_pool.parallel import Parallel
+from graft.compat.worker_pool.placing import Work
+from graft.compat.worker_pool.processor import TaskProcessor
+from graft.compat.worker_pool.stream import ResultStream
+from graft.tasks.pool_ledger import Entry, Limits
+from graft.tasks.pools import identity
+
+
+class WorkerPool(Parallel):
+    """A bounded pool of workers with a bounded queue, on Celery workers wherever its tasks can travel.
+
+    ``num_workers`` tasks run at once at most, and ``queue_size`` wait, in the whole cluster: every process that gives
+    the same *name* shares one pool. A task that an idle worker is about to take needs no place in the queue.
+
+    Args:
+        num_workers: also ``worker_count``; at least 1.
+        queue_size: also ``queue_capacity``; with 0, tasks are accepted only while a worker is idle.
+        processor: a function of a Task, or a TaskProcessor, applied to every task; without one callable ``data`` is
+            called without arguments, and other ``data`` is the output as it is.
+        name: the pool's name in the cluster. Without one it is this process's own.
+        place: force the cluster, or this process's threads; decided by rule R2 for each task unless given.
+
+    Source: the worker-pool lesson in Go and the worker-pool task in Rust. Differences: ``Task.timeout`` is enforced,
+    results are never lost for want of a reader, and using the pool after its end is an error instead of a panic.
+    """
+
+    _is_strict: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        num_workers: int | None = None,
+        queue_size: int | None = None,
+        *,
+        worker_count: int | None = None,
+        queue_capacity: int | None = None,
+        processor: Callable[[Task], Any] | TaskProcessor | None = None,
+        name: str | None = None,
+        place: Literal["cluster", "local"] | None = None,
+    ) -> None:
+        workers = _one_of("num_workers", num_workers, "worker_count", worker_count)
+        capacity = _one_of("queue_size", queue_size, "queue_capacity", queue_capacity)
+        self._set_up(type(self).__name__, workers, workers, capacity, processor, name, place)
+
+    def _set_up(
+        self,
+        kind: str,
+        workers: int,
+        limit: int,
+        capacity: int,
+        processor: Callable[[Task], Any] | TaskProcessor | None,
+        name: str | None,
+        place: Literal["cluster", "local"] | None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"num_workers={workers} must be at least 1")
+        if capacity < 0:
+            raise ValueError(f"queue_size={capacity} must not be negative")
+        self._processor = processor.fn if isinstance(processor, TaskProcessor) else processor
+        if self._processor is not None and not callable(self._processor):
+            raise TypeError(f"processor={processor!r} is not callable")
+        self._num_workers, self._queue_size = workers, capacity
+        self._engine = Engine(
+            type(self).__name__, Limits(kind, workers, capacity), limit, name, place, is_strict=self._is_strict
+        )
+        self._stream = ResultStream(self._engine)
+        self._calls, self._call_seconds = 0, 0.0
+        self._item_seconds, self._batch_seconds = 0.0, 0.0
+
+    @property
+    def num_workers(self) -> int:
+        """The tasks that may run at once."""
+        return self._num_workers
+
+    @property
+    def queue_size(self) -> int:
+        """The tasks that may wait."""
+        return self._queue_size
+
+    @property
+    def state(self) -> Literal["new", "running", "closing", "closed"]:
+        """Where the pool stands; it never goes back. A round trip while it is in use."""
+        if not self._engine.is_open:
+            return "new"
+        state = self._engine.standing().state
+        return "closed" if state == "gone" else state
+
+    def start(self) -> None:
+        """Begin processing; a second call does nothing.
+
+        Raises:
+            PoolClosedError: the pool has been shut down.
+            PoolMismatchError: a pool of this name exists with other limits.
+            BrokerUnavailable: the broker does not answer.
+        """
+        self._engine.require_open()
+        self._engine.start()
+
+    def submit_task(self, task: Task) -> None:
+        """Hand over *task*; never waits for room. Allowed before ``start``, up to ``queue_size`` tasks.
+
+        Raises:
+            QueueFullError: no room.
+            PoolClosedError: a shutdown has begun.
+            PayloadTooLargeError: the task is larger than the deployment allows.
+        """
+        began = time.perf_counter()
+        entry = self._entry(task)
+        if not self._accept(entry):
+            raise QueueFullError
+        self._note_call(began)
+
+    def submit_task_with_timeout(self, task: Task, timeout: float) -> None:
+        """The same, waiting up to *timeout* seconds for room; 0 is one attempt.
+
+        Raises:
+            SubmitTimeoutError: no room in time.
+        """
+        _refuse_on_a_loop("submit_task_with_timeout", "await spawn(…)")
+        deadline = time.monotonic() + timeout
+        entry = self._entry(task)
+        attempt = 0
+        while not self._accept(entry, keep=True):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._engine.refused(entry)
+                raise SubmitTimeoutError
+            time.sleep(min(left, poll(attempt)))
+            attempt += 1
+
+    def get_result(self) -> ResultStream:
+        """The pool's one stream of results, the same at each call."""
+        return self._stream
+
+    def graceful_shutdown(self, timeout: float) -> None:
+        """Refuse new tasks, and finish those that are queued and running; a second shutdown returns quietly.
+
+        Raises:
+            ShutdownTimeoutError: not finished after *timeout* seconds. What waited is dropped and counted as
+                ``abandoned``; what runs is not waited for.
+        """
+        _refuse_on_a_loop("graceful_shutdown", "await shutdown()")
+        if not self._drain(timeout):
+            self._engine.drop()
+            self._engine.finish()
+            raise ShutdownTimeoutError
+
+    def advanced_shutdown(self, timeout: float = 30.0, force_timeout: float = 5.0) -> None:
+        """The same; what is not finished after *timeout* seconds is stopped by force.
+
+        Processes that run a task of the pool are ended then. A thread of the caller cannot be.
+
+        Raises:
+            ForceShutdownTimeoutError: something still ran *force_timeout* seconds later.
+        """
+        _refuse_on_a_loop("advanced_shutdown", "await shutdown()")
+        if self._drain(timeout):
+            return
+        engine = self._engine
+        running = engine.drop()
+        _terminate(running)
+        stopped = wait_until(lambda: not (engine.crew.is_running or _still_run(running)), force_timeout)
+        engine.finish()
+        if not stopped:
+            raise ForceShutdownTimeoutError
+
+    def metrics(self) -> PoolMetrics:
+        """What the pool has done so far, counted in the whole cluster."""
+        standing = self._engine.standing()
+        done, seconds = standing.completed, standing.seconds
+        return PoolMetrics(
+            tasks_processed=done,
+            total_duration=standing.busy,
+            error_count=standing.failed,
+            avg_latency=standing.busy / done if done else 0.0,
+            throughput=done / seconds if done and seconds else 0.0,
+        )
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drain(None)
+
+    # ---- parts -----------------------------------------------------------------------------------------------------
+
+    def _entry(self, task: Task) -> Entry:
+        self._engine.require_open()
+        self._engine.open()
+        timeout = task.timeout if task.timeout > 0 else None
+        if self._processor is not None:
+            work = Work(task.id, self._processor, [task], timeout=timeout)
+        elif callable(task.data):
+            work = Work(task.id, task.data, [((), {})], unpack=True, timeout=timeout)
+        else:
+            work = Work(task.id, identity, [task.data], timeout=timeout)
+        placed = self._engine.placing.place("submit_task", work)
+        entry, _ = self._engine.entry(placed, "stream", task.priority if self._is_strict else 0.0)
+        return entry
+
+    def _accept(self, entry: Entry, *, keep: bool = False) -> bool:
+        """Whether the pool took *entry*; what it refuses is forgotten unless *keep* says that it comes again."""
+        intake = self._engine.intake
+        try:
+            if intake.accept_now(entry) or intake.accept(entry):
+                return True
+        except BaseException:
+            self._engine.refused(entry)
+            raise
+        if not keep:
+            self._engine.refused(entry)
+        return False
+
+    def _note_call(self, began: float) -> None:
+        self._calls += 1
+        self._call_seconds += time.perf_counter() - began
+
+    def _drain(self, timeout: float | None) -> bool:
+        engine = self._engine
+        if engine.is_down():
+            return True
+        engine.close()
+        if not wait_until(engine.is_drained, timeout):
+            return False
+        engine.finish()
+        return True
+
+
+def _one_of(first: str, value: int | None, second: str, other: int | None) -> int:
+    if value is not None and other is not None:
+        raise TypeError(f"{first} and {second} are two names for one value; give one of them")
+    found = other if value is None else value
+    if found is None:
+        raise TypeError(f"{first} (or {second}) is missing")
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise TypeError(f"{first if other is None else second} must be a whole number, not {found!r}")
+    return found
+
+
+def _refuse_on_a_loop(call: str, instead: str) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(f"{call} waits, and would stop the running event loop; use {instead}, or a thread")
+
+
+def _terminate(tickets: list[str]) -> None:
+    from graft.config.celery_app import app
+
+    if tickets:
+        app.control.revoke(tickets, terminate=True, signal="SIGKILL")
+
+
+def _still_run(tickets: list[str]) -> bool:
+    """Whether a worker says so: what was ended by force cannot, and its lease would only run out later."""
+    from graft.config.celery_app import app
+
+    active = app.control.inspect(timeout=0.5).active() if tickets else None
+    return any(request["id"] in tickets for requests in (active or {}).values() for request in requests)
