@@ -77,7 +77,7 @@ async def map_async(
     policy = as_policy(retry)
     items = list(items)
     placement = await _place(func, items, place)
-    account = _Account(call, func, placement, len(items))
+    account = Account(call, func, placement, len(items))
     try:
         if placement.where == "caller":
             return await _map_here(func, items, concurrency, in_flight, policy, timeout)
@@ -108,7 +108,7 @@ async def call_async(
     policy = as_policy(retry)
     item: tuple[tuple[Any, ...], dict[str, Any]] = (args, {})
     placement = await _place(func, [item], place)
-    account = _Account(call, func, placement, 1, shown)
+    account = Account(call, func, placement, 1, shown)
     try:
         if placement.where == "caller":
             return await _call_here(lambda _: func(*args), None, policy, timeout)
@@ -286,7 +286,7 @@ async def _call_here(
 # ---- what is known ---------------------------------------------------------------------------------------------------
 
 
-class _Account:
+class Account:
     """One call's line in the report."""
 
     def __init__(

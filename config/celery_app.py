@@ -10,7 +10,10 @@ from graft.config.transport import register
 
 register()
 
-app = Celery("graft", include=["graft.tasks.batch", "graft.tasks.maintenance"])
+app = Celery(
+    "graft",
+    include=[f"graft.tasks.{name}" for name in ("batch", "maintenance", "poc", "poc_jobs", "poc_samples", "single")],
+)
 app.config_from_object(options(settings()))
 # shared_task of the user's own modules reaches this broker instead of the default one.
 app.set_default()

@@ -71,6 +71,17 @@ def options(config: Settings) -> dict[str, Any]:
         "task_default_routing_key": "default",
         "task_default_priority": MIDDLE_PRIORITY,
         "task_create_missing_queues": False,
+        "task_routes": {
+            f"{old_module}{task}": {"queue": queue}
+            for old_module in ("", "celery_migration_poc.")
+            for task, queue in (
+                ("process_item", "default"),
+                ("batch_process", "batch"),
+                ("heavy_computation", "heavy"),
+                ("cleanup_old_results", "maintenance"),
+                ("collect_metrics", "maintenance"),
+            )
+        },
         # Beat.
         "beat_schedule": BEAT_SCHEDULE,
         "timezone": "UTC",

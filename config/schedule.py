@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from celery.schedules import crontab
+
 # Periodic tasks keep no result, and one that was not started within its period is dropped: an outage must not be
 # followed by a pile of identical runs.
 BEAT_SCHEDULE: Final[dict[str, dict[str, Any]]] = {
@@ -15,5 +17,16 @@ BEAT_SCHEDULE: Final[dict[str, dict[str, Any]]] = {
     for name, task, every in (
         ("lift-waiting-messages", "lift_waiting_messages", 10.0),
         ("prune-dead-letters", "prune_dead_letters", 3600.0),
+    )
+} | {
+    # Of the earlier proof of concept, under the names it had.
+    name: {
+        "task": task,
+        "schedule": schedule,
+        "options": {"queue": "maintenance", "expires": expires, "ignore_result": True},
+    }
+    for name, task, schedule, expires in (
+        ("cleanup-old-results", "cleanup_old_results", crontab(hour=2, minute=0), 3600.0),
+        ("collect-metrics", "collect_metrics", 60.0, 60.0),
     )
 }
