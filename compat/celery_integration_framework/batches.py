@@ -1,0 +1,92 @@
+"""Items in batches, one task for each, no more than so many at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from graft.compat.celery_integration_framework.data import TaskResult
+from graft.tasks import named
+from graft.tasks.errors import ResultTimeout
+
+if TYPE_CHECKING:
+    from graft.compat.celery_integration_framework.client import FrameworkTask
+    from graft.compat.celery_integration_framework.framework import CeleryIntegrationFramework
+
+LOOK_EVERY: Final = 1.0  # Seconds between looks at whether the processor has been closed.
+
+
+class CeleryBatchProcessor:
+    """Sends batches of items as tasks, at most *max_parallel* of this processor's at once.
+
+    Source: ``celery_integration_framework.CeleryBatchProcessor``, which sent everything at once. Batches beyond the
+    bound leave this process as earlier ones end, so the program lives until the last one has been run, or
+    ``shutdown()`` drops those that have not left.
+
+    Raises:
+        ValueError: *batch_size* or *max_parallel* is below 1.
+    """
+
+    def __init__(self, framework: CeleryIntegrationFramework, batch_size: int = 10, max_parallel: int = 5) -> None:
+        if batch_size < 1 or max_parallel < 1:
+            raise ValueError(f"batch_size={batch_size} and max_parallel={max_parallel} must be at least 1")
+        self.framework = framework
+        self.batch_size = batch_size
+        self.max_parallel = max_parallel
+        self._lanes = ThreadPoolExecutor(max_parallel, thread_name_prefix="graft-batches")
+        self._runs: dict[str, Future[None]] = {}
+        self._is_closed = threading.Event()
+
+    def process_batch(self, task: FrameworkTask | str, items: Sequence[Any], queue: str = "normal") -> list[str]:
+        """Cut *items* into batches and have *task* called with each, a list; one id for each batch. Returns at once.
+
+        Raises:
+            RuntimeError: after ``shutdown()``.
+        """
+        batches = [list(items[start : start + self.batch_size]) for start in range(0, len(items), self.batch_size)]
+        ids = [str(uuid4()) for _ in batches]
+        for task_id, batch in zip(ids, batches, strict=True):
+            self._runs[task_id] = self._lanes.submit(self._run, task, batch, queue, task_id)
+        return ids
+
+    def _run(self, task: FrameworkTask | str, batch: list[Any], queue: str, task_id: str) -> None:
+        self.framework._submit(task, [batch], {}, queue, None, task_id)
+        while not self._is_closed.is_set():
+            try:
+                named.wait([task_id], LOOK_EVERY, self.framework.app)
+                return
+            except ResultTimeout:
+                continue
+
+    def wait_for_batch(self, ids: Sequence[str], timeout: float | None = None) -> list[TaskResult]:
+        """How the batches stand when all have ended, or after *timeout* seconds for the whole; in the order of *ids*.
+
+        Raises:
+            Exception: why a batch could not be sent.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for task_id in ids:
+            self._await(task_id, None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return [self.framework.get_task_result(task_id) for task_id in ids]
+
+    def _await(self, task_id: str, timeout: float | None) -> None:
+        run = self._runs.get(task_id)
+        if run is None:  # Another process's, or read before.
+            self.framework.wait_for_task(task_id, timeout)
+            return
+        try:
+            run.result(timeout)
+        except (TimeoutError, CancelledError) as error:
+            if not isinstance(error, CancelledError) and run.done():
+                raise  # The batch's own: it could not be sent.
+            return
+        del self._runs[task_id]
+
+    def close(self) -> None:
+        """Drop what has not left; what was sent is run."""
+        self._is_closed.set()
+        self._lanes.shutdown(wait=False, cancel_futures=True)

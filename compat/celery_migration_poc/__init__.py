@@ -1,0 +1,28 @@
+"""The mirror of ``celery_migration_poc``: the same names and shapes, and what they promise happens.
+
+The tasks themselves live in ``tasks/poc.py``, where workers find them; ``celery_app`` is the deployment's app, so
+``process_item.delay({"id": 1})`` reaches the workers of ``celery -A graft worker``.
+"""
+
+from __future__ import annotations
+
+from graft.compat.async_worker_optimization.data import LoadLevel, TaskItem, WorkerMetrics
+from graft.compat.celery_migration_poc.demo import demo_celery_usage
+from graft.compat.celery_migration_poc.optimizer import AsyncWorkerOptimizationCompat, CeleryWorkerOptimizer
+from graft.config.celery_app import app as celery_app
+from graft.tasks.poc import batch_process, cleanup_old_results, collect_metrics, heavy_computation, process_item
+
+__all__ = [
+    "AsyncWorkerOptimizationCompat",
+    "CeleryWorkerOptimizer",
+    "LoadLevel",
+    "TaskItem",
+    "WorkerMetrics",
+    "batch_process",
+    "celery_app",
+    "cleanup_old_results",
+    "collect_metrics",
+    "demo_celery_usage",
+    "heavy_computation",
+    "process_item",
+]

@@ -1,0 +1,171 @@
+"""The optimizer of the proof of concept, and its bridge to the older optimizer's interface."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import chain
+
+from graft.compat import bridge
+from graft.compat.async_worker_optimization import AsyncWorkerOptimizer
+from graft.compat.async_worker_optimization.data import LoadLevel
+from graft.compat.async_worker_optimization.resources import SIZES
+from graft.compat.celery_migration_poc import balancing, places
+from graft.tasks import depths, named, poc, poc_metrics
+from graft.tasks.policy import RetryPolicy
+
+
+class CeleryWorkerOptimizer:
+    """Batches, chains, places and load levels on the deployment's workers.
+
+    Source: ``celery_migration_poc.CeleryWorkerOptimizer``. All but :meth:`optimize_batch_processing` block for a round
+    trip or more, as they did: in a coroutine call them through ``asyncio.to_thread``.
+
+    Attributes:
+        redis_client: this deployment's Redis, from the configuration.
+        metrics: figures of the functions that batches ran, see ``AsyncWorkerOptimizer.metrics``.
+    """
+
+    def __init__(self) -> None:
+        self.logger = logging.getLogger("graft.compat.celery_migration_poc")
+        self.redis_client = bridge.state()
+        self._batches = AsyncWorkerOptimizer()
+        self.metrics = self._batches.metrics
+
+    async def optimize_batch_processing(
+        self,
+        items: Sequence[Any],
+        batch_size: int = 10,
+        max_concurrent: int = 5,
+        *,
+        priority: float = 0,
+        retry: RetryPolicy | int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Do what ``process_item`` does to every item; the results in the order of *items*.
+
+        The items travel in envelopes, at most ``batch_size * max_concurrent`` of them run at once in the whole cluster.
+        An item's error is raised at once; the 60 s retries belong to the task ``process_item``. Errors and bounds:
+        ``AsyncWorkerOptimizer.optimize_batch_processing``. Differences: nothing blocks the event loop; *max_concurrent*
+        is honoured; *priority* (larger goes first) and *retry* are new.
+        """
+        return await self._batches.optimize_batch_processing(
+            items, poc.process, batch_size, max_concurrent, priority=priority, retry=retry
+        )
+
+    def setup_pipeline(self, stages: Sequence[str]) -> Any:
+        """A Celery chain of the tasks named in *stages*: ``.delay(item)`` it; each result is the next one's input.
+
+        Raises:
+            ValueError: no task of that name, or no stage at all. Difference: unknown names were skipped.
+        """
+        if not stages:
+            raise ValueError("stages is empty; a chain needs at least one task")
+        return chain(*(named.find(name).s() for name in stages))
+
+    def create_resource_pool(self, name: str, size: int = 10) -> None:
+        """Keep *size* places under *name*, in the Redis hash ``resource_pool:<name>``.
+
+        Fields: ``size``, ``available``, ``created_at``. Made again, it gets the new size; what is taken stays taken.
+
+        Raises:
+            ValueError: *size* is no whole number of at least 1.
+        """
+        places.make(self.redis_client, name, size)
+
+    def take_place(self, name: str) -> bool:
+        """Take a place of the pool, atomically; False when none is free.
+
+        Raises:
+            KeyError: there is no such pool.
+        """
+        return places.take(self.redis_client, name)
+
+    def give_place_back(self, name: str) -> None:
+        """Give a place back.
+
+        Raises:
+            KeyError: there is no such pool.
+            ValueError: none was taken.
+        """
+        places.give_back(self.redis_client, name)
+
+    def get_worker_metrics(self) -> dict[str, Any]:
+        """``workers`` and ``active_tasks`` by node name, ``queue_lengths`` by queue, ``timestamp``.
+
+        The first two are {} without workers. A queue's length counts its waiting messages of all priorities; those that
+        workers have fetched are :meth:`unacknowledged`.
+        """
+        return poc_metrics.measure()
+
+    def unacknowledged(self) -> int:
+        """Messages of all queues that workers have fetched and not yet finished."""
+        return depths.unacked()
+
+    def stored_metrics(self, limit: int = 60) -> list[dict[str, Any]]:
+        """What ``collect_metrics`` has stored, newest first, for up to a day."""
+        return poc_metrics.kept(limit)
+
+    def dynamic_load_balancing(
+        self, load_level: Any, *, worker_group: str | None = None, timeout: float = 30.0
+    ) -> dict[str, Any]:
+        """Give every prefork worker the pool processes and the prefetch of *load_level*; ``SIZES`` has the figures.
+
+        Returns, once each worker has exactly so many processes: ``load_level`` (its value), ``settings``
+        (``concurrency``, and ``prefetch``: messages fetched for each process) and ``applied_at`` (ISO, UTC).
+
+        Args:
+            load_level: a LoadLevel or its value; anything else counts as MEDIUM.
+            worker_group: only the workers named ``<worker_group>@…``.
+            timeout: seconds; processes that are busy leave when they have finished.
+
+        Raises:
+            TaskQueueError: no such worker is alive, or one did not get there in time.
+
+        Difference: the level was added to what the pool had, never taken away, and prefetch did not change.
+        """
+        level = _level(load_level)
+        size = SIZES[level]
+        balancing.reach(size, worker_group, timeout)
+        return {
+            "load_level": level.value,
+            "settings": {"concurrency": size.processes, "prefetch": size.prefetch},
+            "applied_at": datetime.now(UTC).isoformat(),
+        }
+
+
+def _level(asked: Any) -> LoadLevel:
+    try:
+        return LoadLevel(asked)
+    except ValueError:
+        return LoadLevel.MEDIUM
+
+
+class AsyncWorkerOptimizationCompat(AsyncWorkerOptimizer):
+    """All of ``AsyncWorkerOptimizer``, with the proof of concept's resource pools beside.
+
+    Source: ``celery_migration_poc.AsyncWorkerOptimizationCompat``. Difference: the caller's functions run; they were
+    replaced by ``process_item``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.celery_optimizer = CeleryWorkerOptimizer()
+
+    async def optimize_batch_processing(
+        self,
+        items: Any,
+        task_func: Callable[[Any], Any] | None,
+        batch_size: int = 10,
+        max_concurrent: int = 5,
+        **options: Any,
+    ) -> list[Any]:
+        """As ``AsyncWorkerOptimizer.optimize_batch_processing``; None for *task_func* means ``process_item``."""
+        func = poc.process if task_func is None else task_func
+        return await super().optimize_batch_processing(items, func, batch_size, max_concurrent, **options)
+
+    def create_resource_pool(self, name: str, size: int = 10) -> None:
+        """As ``CeleryWorkerOptimizer.create_resource_pool``."""
+        self.celery_optimizer.create_resource_pool(name, size)

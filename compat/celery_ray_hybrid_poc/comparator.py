@@ -1,0 +1,73 @@
+"""Measures the three ways side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from graft.compat.celery_ray_hybrid_poc.optimizer import HybridWorkerOptimizer
+from graft.tasks import poc_jobs
+
+
+class PerformanceComparator:
+    """Runs the same items as single tasks, in bulk, and as the hybrid chooses.
+
+    Source: ``celery_ray_hybrid_poc.PerformanceComparator``. *optimizer* is new: an own one unless given.
+
+    Attributes:
+        results: what :meth:`compare_methods` measured last.
+    """
+
+    def __init__(self, optimizer: HybridWorkerOptimizer | None = None) -> None:
+        self.optimizer = optimizer or HybridWorkerOptimizer()
+        self.results: dict[str, dict[str, Any]] = {}
+
+    async def compare_methods(self, items: Sequence[Any], iterations: int = 3) -> dict[str, dict[str, Any]]:
+        """For ``celery``, ``ray`` and ``hybrid``: ``method``, ``avg_time`` (s), ``items_count``, ``throughput`` (1/s).
+
+        ``method`` is what ran: without Ray the row ``ray`` says "celery", for the bulk engine.
+
+        Raises:
+            ValueError: *iterations* is below 1.
+        """
+        if iterations < 1:
+            raise ValueError(f"iterations={iterations} must be at least 1")
+        items = list(items)
+        optimizer = self.optimizer
+
+        async def single() -> str:
+            await asyncio.to_thread(optimizer.optimize_with_celery, items, "process_small_batch")
+            return "celery"
+
+        async def bulk() -> str:
+            await optimizer.optimize_with_ray(items, poc_jobs.stamp)
+            return "ray" if optimizer.ray_initialized else "celery"
+
+        async def hybrid() -> str:
+            return (await optimizer.hybrid_optimization(items)).method
+
+        ways = {"celery": single, "ray": bulk, "hybrid": hybrid}
+        self.results = {name: await _measured(way, len(items), iterations) for name, way in ways.items()}
+        return self.results
+
+    def print_comparison(self) -> None:
+        """Print what was measured last, one line for each way."""
+        print(f"{'way':<8} {'ran as':<8} {'seconds':>10} {'items':>8} {'items/s':>12}")
+        for name, row in self.results.items():
+            figures = f"{row['avg_time']:>10.4f} {row['items_count']:>8} {row['throughput']:>12.1f}"
+            print(f"{name:<8} {row['method']:<8} {figures}")
+
+
+async def _measured(way: Callable[[], Awaitable[str]], items: int, iterations: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    for _ in range(iterations):
+        method = await way()
+    seconds = (time.perf_counter() - began) / iterations
+    return {
+        "method": method,
+        "avg_time": seconds,
+        "items_count": items,
+        "throughput": items / seconds if seconds else 0.0,
+    }
