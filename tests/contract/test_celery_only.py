@@ -1,0 +1,394 @@
+"""What the standard executors cannot show: where calls run, bounds, laziness, and bad input."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import gc
+import itertools
+import os
+import threading
+import weakref
+from concurrent.futures import BrokenExecutor
+
+import pytest
+
+from graft.compat import report
+from graft.compat.executor import BrokenClusterError, CeleryExecutor
+from graft.compat.pool import Pool
+from graft.tasks.errors import (
+    BrokerUnavailable,
+    CancelledBatchError,
+    ItemTimeoutError,
+    PayloadTooLargeError,
+    RemoteTraceback,
+    UnpicklableError,
+    UnreferenceableError,
+)
+from tests import samples
+from tests.contract import functions
+from tests.contract.conftest import Gate
+from tests.stack import run_python, wait_until
+
+pytestmark = pytest.mark.usefixtures("stack")
+
+
+@pytest.fixture
+def executor():
+    with CeleryExecutor() as made:
+        yield made
+
+
+@pytest.fixture
+def calls():
+    report.calls.clear()
+    yield report.calls
+    report.calls.clear()
+
+
+# ---- where calls run -------------------------------------------------------------------------------------------------
+
+
+def test_importable_functions_run_on_workers(executor):
+    assert executor.submit(samples.process_id).result() != os.getpid()
+    assert os.getpid() not in executor.map(samples.process_id, range(4))
+    assert executor.submit(functools.partial(samples.add, 1), 2).result() == 3
+
+
+def test_a_lambda_that_captures_nothing_travels(executor):
+    assert executor.submit(lambda: __import__("os").getpid()).result() != os.getpid()
+
+
+def test_what_holds_the_callers_state_stays(executor):
+    seen = []
+    executor.submit(seen.append, 1).result()
+    list(executor.map(lambda x: seen.append(x), [2, 3]))
+    list(executor.map(lambda x: seen.append(x), [4], buffersize=1))
+    assert sorted(seen) == [1, 2, 3, 4]
+
+
+def test_what_cannot_be_pickled_stays_and_is_the_same_object(executor, calls):
+    lock = threading.Lock()
+    assert executor.submit(samples.identity, lock).result() is lock
+    assert next(executor.map(samples.identity, [lock])) is lock
+    assert next(executor.map(samples.identity, [lock], buffersize=1)) is lock
+    with Pool() as pool:
+        assert pool.apply(samples.identity, (lock,)) is lock
+    assert {row.where for row in calls.rows()} == {"caller"}
+    assert all("cannot be pickled" in row.reason for row in calls.rows())
+
+
+def test_the_place_can_be_forced(calls):
+    with CeleryExecutor(place="local") as executor:
+        assert executor.submit(samples.process_id).result() == os.getpid()
+        assert set(executor.map(samples.process_id, range(3))) == {os.getpid()}
+    with CeleryExecutor(place="cluster") as executor:
+        lock = threading.Lock()
+        assert isinstance(executor.submit(samples.identity, lock).exception(), UnpicklableError)
+        with pytest.raises(UnpicklableError):
+            list(executor.map(samples.identity, [lock]))
+        assert executor.submit(samples.Accumulator(1).add, 2).result() == 3
+        assert isinstance(executor.submit(threading.Lock().acquire).exception(), UnreferenceableError)
+    assert [row.where for row in calls.rows() if "asked for" in row.reason] == ["caller"] * 2
+
+
+def test_every_call_is_in_the_report(executor, calls):
+    executor.submit(samples.square, 1).result()
+    with pytest.raises(ValueError, match="no 1"):
+        executor.submit(samples.raise_value_error, 1).result()
+    list(executor.map(samples.square, range(5)))
+    executor.shutdown()
+    rows = {(row.call, row.func): (row.where, row.calls, row.items, row.failures) for row in calls.rows()}
+    assert rows == {
+        ("CeleryExecutor.submit", "tests.samples:square"): ("cluster", 1, 1, 0),
+        ("CeleryExecutor.submit", "tests.samples:raise_value_error"): ("cluster", 1, 1, 1),
+        ("CeleryExecutor.map", "tests.samples:square"): ("cluster", 1, 5, 0),
+    }
+
+
+def test_async_functions_run_on_the_loop_of_a_worker_or_here(executor):
+    assert executor.submit(samples.async_square, 4).result() == 16
+    assert list(executor.map(samples.async_square, range(4))) == [0, 1, 4, 9]
+    with CeleryExecutor(2, place="local") as here:
+        assert here.submit(samples.async_square, 4).result() == 16
+
+
+def test_an_executor_works_inside_a_task(executor):
+    assert executor.submit(functions.square_by_executor, 7).result(timeout=30) == [49, 49, 49]
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+def test_errors_carry_the_remote_traceback(executor):
+    error = executor.submit(samples.raise_from_another, 1).exception()
+    assert isinstance(error, LookupError)
+    assert isinstance(error.__cause__, RemoteTraceback)
+
+
+def test_retries_are_asked_for(tmp_path):
+    with CeleryExecutor(retry=3) as executor:
+        assert executor.submit(samples.fail_until, (str(tmp_path / "there"), 2)).result() == 2
+    with CeleryExecutor(retry=3, place="local") as executor:
+        assert executor.submit(samples.fail_until, (str(tmp_path / "here"), 2)).result() == 2
+
+
+@pytest.mark.parametrize("place", [None, "local"])
+def test_a_call_has_a_time_limit(place):
+    with CeleryExecutor(timeout=0.1, place=place) as executor, pytest.raises(ItemTimeoutError):
+        executor.submit(samples.async_pause, 1, 30).result()
+
+
+@pytest.mark.parametrize("queue", ["low", "heavy", "io"])
+def test_calls_go_to_the_queue_asked_for(queue):
+    with CeleryExecutor(queue=queue, priority=3) as executor:
+        assert executor.submit(samples.square, 3).result() == 9
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"max_workers": 0}, {"queue": "näme with\nlines"}, {"priority": float("nan")}, {"retry": -1}, {"timeout": 0}],
+)
+def test_options_that_cannot_work_are_refused(bad):
+    with pytest.raises(ValueError):
+        CeleryExecutor(**bad)
+    with pytest.raises(ValueError):
+        CeleryExecutor(place="moon")
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("place", ["cluster", "local"])
+def test_max_workers_bounds_what_runs(tmp_path, most, place):
+    log = str(tmp_path / "log")
+    with CeleryExecutor(most, place=place) as executor:
+        for i in range(12):
+            executor.submit(functions.log_span if i % 2 else functions.log_span_too, log)
+    assert functions.most_at_once(log) <= most
+    with CeleryExecutor(most, place=place) as executor:
+        assert list(executor.map(functions.log_span, [log] * 12)) == [None] * 12
+    with Pool(most, place=place) as pool:
+        assert list(pool.imap(functions.log_span, [log] * 12)) == [None] * 12
+        assert pool.map(functions.log_span, [log] * 12) == [None] * 12
+    assert functions.most_at_once(log) <= most
+
+
+# ---- laziness --------------------------------------------------------------------------------------------------------
+
+
+def test_a_buffersize_reads_no_further_ahead(executor):
+    read = []
+    endless = (read.append(i) or i for i in itertools.count())
+    values = executor.map(samples.square, endless, buffersize=10)
+    assert len(read) <= 10
+    assert [next(values) for _ in range(100)] == [i * i for i in range(100)]
+    assert len(read) <= 110
+
+
+def test_imap_over_an_endless_input_is_bounded_and_can_be_left():
+    read = []
+    endless = (read.append(i) or i for i in itertools.count())
+    with Pool() as pool:
+        values = pool.imap(samples.square, endless)
+        assert [next(values) for _ in range(10)] == [i * i for i in range(10)]
+        assert len(read) < 5_000
+        del values
+        assert pool.apply(samples.square, (3,)) == 9
+
+
+@pytest.mark.parametrize("bad", [{"buffersize": 0}, {"chunksize": 0}])
+def test_sizes_that_cannot_work_are_refused(executor, bad):
+    with pytest.raises(ValueError, match="at least 1"):
+        executor.map(samples.square, [1], **bad)
+
+
+def test_a_map_that_is_left_begins_nothing_more(tmp_path):
+    log = tmp_path / "log"
+    with CeleryExecutor(1) as executor:
+        values = executor.map(samples.note, [(str(log), str(i)) for i in range(20_000)], chunksize=1)
+        next(values)
+        values.close()
+    assert len(log.read_text().splitlines()) < 20_000
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_one_item_that_is_too_large_costs_only_itself():
+    big = b"x" * (2 << 20)
+    with Pool() as pool:
+        values = pool.imap(samples.identity, [1, big, 3])
+        assert next(values) == 1
+        with pytest.raises(PayloadTooLargeError):
+            next(values)
+        assert next(values) == 3
+        with pytest.raises(PayloadTooLargeError):
+            pool.map(samples.identity, [(1,), big])
+    with CeleryExecutor(1) as executor:  # Each fails at once, and none of them through the one before.
+        futures = [executor.submit(samples.identity, big) for _ in range(3)]
+        assert {type(future.exception()) for future in futures} == {PayloadTooLargeError}
+
+
+def test_results_dropped_unread_are_forgotten(executor):
+    class Value:
+        pass
+
+    value = Value()
+    gone = weakref.ref(value)
+    done = executor.submit(samples.identity, value)
+    concurrent.futures.wait([done])
+    values = executor.map(samples.identity, [value])
+    futures = concurrent.futures.wait([executor.submit(samples.square, i) for i in range(500)])
+    del value, done, values, futures
+
+    def is_gone():
+        gc.collect()
+        return gone() is None
+
+    wait_until(is_gone, what="the executor still holds a result")
+
+
+def test_threads_end_with_the_executor():
+    with CeleryExecutor(place="local") as executor:
+        assert executor.submit(threading.current_thread).result().name.startswith("graft-here")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("graft-here")]
+    with Pool(place="local") as pool:
+        pool.map(samples.square, range(50))
+    wait_until(lambda: not [one for one in threading.enumerate() if one.name.startswith("graft-here")])
+
+
+def test_a_terminated_pool_says_so_to_who_waits(gate: Gate):
+    pool = Pool(1)
+    held = pool.apply_async(functions.hold, (gate.path, "held"))
+    gate.wait_begun()
+    waiting = pool.apply_async(samples.square, (1,))
+    values = pool.imap(functions.hold, [gate.path] * 50)
+    mapped = pool.map_async(functions.hold, [gate.path] * 3)
+    pool.terminate()
+    pool.join()  # What runs is let go.
+    for result in (held, waiting, mapped):
+        with pytest.raises(CancelledBatchError, match="terminated"):
+            result.get(timeout=60)
+    with pytest.raises(CancelledBatchError, match="terminated"):
+        list(values)
+
+
+def test_a_callback_of_a_pool_that_raises_keeps_no_result(caplog):
+    def fail(_):
+        raise ValueError("in a callback")
+
+    with Pool() as pool:
+        assert pool.apply_async(samples.square, (3,), callback=fail).get(timeout=60) == 9
+    assert "in a callback" in caplog.text
+
+
+def test_an_initializer_with_a_lock_runs_here_once():
+    seen = []
+    with Pool(2, initializer=seen.append, initargs=(threading.Lock(),)) as pool:
+        assert pool.map(samples.process_id, range(10)) == [os.getpid()] * 10
+    assert len(seen) == 1
+
+
+def test_an_initializer_that_fails_fails_the_calls():
+    with Pool(2, initializer=samples.raise_value_error, initargs=(1,)) as pool, pytest.raises(ValueError, match="no 1"):
+        pool.map(samples.square, range(3))
+
+
+def test_a_cancelled_coroutine_cancels_its_call(gate):
+    with CeleryExecutor(1) as executor:
+        held = executor.submit(functions.hold, gate.path)
+
+        async def main():
+            waiting = asyncio.get_running_loop().run_in_executor(executor, samples.square, 1)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+        asyncio.run(main())
+        gate.open()
+        held.result()
+
+
+def test_a_forked_child_goes_on_with_the_executor(stack):
+    program = """
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Forking with threads: that is the point.
+from graft.compat.executor import CeleryExecutor
+from tests import samples
+executor = CeleryExecutor(2)
+executor.submit(samples.square, 2).result()
+left = [executor.submit(samples.pause, i, 0.5) for i in range(4)]
+pid = os.fork()
+if pid == 0:
+    good = executor.submit(samples.square, 3).result(30) == 9 and list(executor.map(samples.square, [4])) == [16]
+    executor.shutdown()
+    os._exit(0 if good else 1)
+status = os.waitpid(pid, 0)[1]
+print(os.waitstatus_to_exitcode(status), [future.result(30) for future in left])
+"""
+    ran = run_python(stack, program)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "0 [0, 1, 2, 3]"), ran.stderr
+
+
+def test_a_program_ends_after_its_calls(stack, tmp_path):
+    program = f"""
+from graft.compat.executor import CeleryExecutor
+from tests import samples
+executor = CeleryExecutor(1)
+for i in range(5):
+    executor.submit(samples.note, ({str(tmp_path / "notes")!r}, str(i)))
+"""
+    ran = run_python(stack, program)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (tmp_path / "notes").read_text().split() == list("01234")
+
+
+def test_a_broker_out_of_reach_breaks_the_call(stack):
+    program = """
+from concurrent.futures import BrokenExecutor
+from graft.compat.executor import CeleryExecutor
+from graft.compat.pool import Pool
+from tests import samples
+errors = []
+with CeleryExecutor() as executor:
+    for attempt in (
+        lambda: executor.submit(samples.square, 1).result(),
+        lambda: list(executor.map(samples.square, [1])),
+        lambda: list(executor.map(samples.square, [1], buffersize=1)),
+        lambda: Pool().map(samples.square, [1]),
+    ):
+        try:
+            attempt()
+        except ConnectionError as error:
+            errors.append((isinstance(error, BrokenExecutor), "redis://127.0.0.1:1/" in str(error)))
+print(errors)
+"""
+    address = "redis://127.0.0.1:1/0"
+    ran = run_python(
+        stack,
+        program,
+        env={"CELERY_BROKER_URL": address, "CELERY_RESULT_BACKEND": address, "GRAFT_CONNECT_TIMEOUT": "0.3"},
+    )
+    assert ran.stdout.strip() == str([(True, True)] * 3 + [(False, True)]), ran.stderr
+
+
+def test_a_broken_executor_is_caught_by_all_its_names():
+    assert issubclass(BrokenClusterError, BrokenExecutor)
+    assert issubclass(BrokenClusterError, BrokerUnavailable)
+    assert issubclass(BrokenClusterError, ConnectionError)
+    assert str(BrokenClusterError("gone")) == "gone"
+
+
+def test_local_mode_sends_nothing(stack):
+    program = """
+import os
+from graft.compat.executor import CeleryExecutor
+from graft.compat.pool import Pool
+from tests import samples
+with CeleryExecutor(2) as executor, Pool() as pool:
+    pids = {executor.submit(samples.process_id).result(), *executor.map(samples.process_id, range(3)),
+            *pool.map(samples.process_id, range(3)), *pool.imap(samples.process_id, range(3))}
+print(pids == {os.getpid()})
+"""
+    ran = run_python(stack, program, env={"GRAFT_MODE": "local", "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"})
+    assert (ran.stdout.strip(), ran.stderr) == ("True", "")
