@@ -38,6 +38,7 @@ class QoS(stock.QoS):
 
     def append(self, message: Any, delivery_tag: str) -> None:
         if delivery_tag == self.channel.recorded:  # By the script that took it.
+            self.channel.recorded = ""
             virtual.QoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)

@@ -181,6 +181,9 @@ class Channel(stock.Channel):
             # A copied message carries the tag of its original, and settling one would drop the record of the other.
             message["properties"]["delivery_tag"] = tag
             self.connection._deliver(message, queue)
+            if self.recorded == tag:  # Nobody will acknowledge it: the reader asked for messages without.
+                self._owe(tag, requeue=False)
+                self._has_paid()
         except RedisError as error:
             logger.warning("a message from %s goes back, Redis failed while it was delivered: %r", queue, error)
             self._owe(tag, requeue=True)

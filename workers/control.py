@@ -23,7 +23,8 @@ def graft_resize(state: Any, size: int, prefetch: int | None = None) -> dict[str
         consumer.pool.shrink(-change)
     # One waiting message for each process unless told otherwise; Celery's grow and shrink commands adjust it by steps.
     wanted = prefetch or size
-    consumer.qos.value = wanted  # set() alone is undone by the loop, which compares with this.
-    consumer.qos.update()
+    # By difference: every message that waits for its time has raised the value by one and will lower it again.
+    consumer.qos.value = max(1, consumer.qos.value + wanted - consumer.initial_prefetch_count)
+    consumer.qos.update()  # set() alone is undone by the loop, which compares with the value.
     consumer.initial_prefetch_count = wanted
     return {"processes": size, "prefetch": wanted}

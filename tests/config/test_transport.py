@@ -148,14 +148,14 @@ def test_the_quarantine_is_bounded(connection, server, monkeypatch):
     assert server.client.hgetall(transport.QUARANTINE_COUNTS_KEY) == {b"malformed_json": b"5"}
 
 
-def received_by(connection: Connection, *names: str) -> list[Any]:
+def received_by(connection: Connection, *names: str, no_ack: bool = False) -> list[Any]:
     """A list that fills with the messages of the queues while the connection is drained."""
     messages: list[Any] = []
     consumer = Consumer(
         connection, [Queue(name, routing_key=name) for name in names], on_message=messages.append, accept=["json"]
     )
     consumer.qos(prefetch_count=10)
-    consumer.consume()
+    consumer.consume(no_ack=no_ack)
     return messages
 
 
@@ -217,6 +217,15 @@ def test_a_message_is_on_record_in_the_instant_it_leaves_its_list(connection, se
     assert ("RPOP", "lua") in seen
     assert ("HSET", "lua") in seen
     assert not [name for name, kind in seen if name in ("RPOP", "HSET", "ZADD") and kind != "lua"]
+
+
+@pytest.mark.redis
+def test_a_reader_that_acknowledges_nothing_is_given_nothing_twice(connection, server):
+    for _ in range(2):
+        connection.Producer().publish({}, routing_key="q")
+    messages = received_by(connection, "q", no_ack=True)
+    wait_until(lambda: drain(connection) or len(messages) == 2, "both are delivered")
+    assert not server.client.exists("q", "unacked", "unacked_index")
 
 
 @pytest.mark.redis

@@ -12,7 +12,7 @@ from graft.config.celery_app import app
 from graft.tasks import cluster
 from graft.tasks.errors import TaskQueueError
 from tests import samples
-from tests.stack import wait_until
+from tests.stack import run_python, wait_until
 
 WAIT = 60.0
 
@@ -61,6 +61,33 @@ def test_sizes_asked_for_in_quick_succession_do_not_add_up(stack):
         wait_until(lambda: processes_of(worker.name) == 4, what="the last size")
         graft.submit(samples.pause, range(20), batch_size=1).collect(WAIT)
         assert processes_of(worker.name) == 4
+
+
+RESIZE_BESIDE_A_WAITING_MESSAGE = """
+import os, time
+import graft
+from graft.config.celery_app import app
+from graft.tasks.maintenance import prune_dead_letters
+from tests.stack import wait_until
+
+def held(_):
+    time.sleep(0.3)
+    return os.getpid()
+
+def prefetch():
+    return [stats["prefetch_count"] for stats in (app.control.inspect(timeout=1).stats() or {}).values()]
+
+prune_dead_letters.apply_async(queue="batch", countdown=600)
+wait_until(lambda: prefetch() == [3])
+app.control.broadcast("graft_resize", arguments={"size": 3}, reply=True, timeout=1)
+wait_until(lambda: prefetch() == [4])
+print(len(set(graft.submit(held, range(12), batch_size=1).collect(60))))
+"""
+
+
+def test_a_message_that_waits_for_its_time_takes_no_place_from_a_resized_pool(fresh_stack):
+    done = run_python(fresh_stack(cpu=2), RESIZE_BESIDE_A_WAITING_MESSAGE)
+    assert (done.stdout, done.stderr) == ("3\n", "")
 
 
 def test_a_size_that_cannot_be_is_refused(stack):
