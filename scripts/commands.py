@@ -1,0 +1,37 @@
+"""What ``celery -A graft`` offers beside Celery's own commands.
+
+Celery imports every plugin for every command, a worker's start included; these import their module when they are run.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+
+class LazyCommand(click.Command):
+    """The ``command`` of *module*, which is imported when the command is run or asked for its help."""
+
+    def __init__(self, name: str, module: str, short_help: str) -> None:
+        super().__init__(name, short_help=short_help)
+        self.module = module
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        command: click.Command = import_module(self.module).command
+        return command.make_context(*args, **kwargs)
+
+
+bench = LazyCommand("bench", "graft.scripts.bench.cli", "Measure speed, side by side with others, in one run.")
+tune = LazyCommand("tune", "graft.scripts.bench.tune", "Recommend settings for a function of yours, by measuring it.")
+health = LazyCommand("health", "graft.scripts.health", "Say whether the deployment is healthy, and what is not.")
+leaks = LazyCommand("leaks", "graft.scripts.leaks", "Say which process or family of keys grows, and why.")
+doctor = LazyCommand("doctor", "graft.scripts.doctor", "Find settings that will hurt, each with its remedy.")
+top = LazyCommand("top", "graft.scripts.top", "Watch queues, workers and batches live.")
+dead_letters = LazyCommand(
+    "dead-letters", "graft.scripts.dead_letters", "List, show, replay, drop or export dead letters."
+)
+report = LazyCommand("report", "graft.scripts.html_report", "Write an HTML page of the deployment's state and history.")
+exporter = LazyCommand("exporter", "graft.scripts.exporter", "Serve Prometheus metrics of queues and verdicts.")
+drill = LazyCommand("drill", "graft.scripts.drill.cli", "Break a private stack on purpose and count what was lost.")
