@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import redis
 
@@ -385,6 +385,9 @@ def worker_memory() -> dict[str, int]:
         return {}
 
 
+ASK_EVERY: Final = 1.0  # Seconds.
+
+
 def resize_workers(group: str, processes: int, prefetch: int | None = None, timeout: float = 5.0) -> dict[str, int]:
     """Bring the pool of every worker of *group* (the part of its name before ``@``) to exactly *processes*.
 
@@ -401,20 +404,23 @@ def resize_workers(group: str, processes: int, prefetch: int | None = None, time
         raise TaskQueueError(
             f"no worker named {group}@… is alive; start one with: celery -A graft worker -n {group}@%h"
         )
-    replies = app.control.broadcast(
-        "graft_resize",
-        arguments={"size": processes, "prefetch": prefetch},
-        destination=names,
-        reply=True,
-        limit=len(names),
-        timeout=timeout,
-    )
     sizes: dict[str, int] = {}
-    for reply in replies or []:
-        for name, answer in reply.items():
-            if "error" in answer:
-                raise TaskQueueError(f"{name} could not be resized to {processes} processes: {answer['error']}")
-            sizes[name] = int(answer["processes"])
+    deadline = time.monotonic() + timeout
+    # Control commands travel by pub/sub, which forgets what a worker did not hear; asking twice changes nothing.
+    while (missing := [name for name in names if name not in sizes]) and (left := deadline - time.monotonic()) > 0:
+        replies = app.control.broadcast(
+            "graft_resize",
+            arguments={"size": processes, "prefetch": prefetch},
+            destination=missing,
+            reply=True,
+            limit=len(missing),
+            timeout=min(ASK_EVERY, left),
+        )
+        for reply in replies or []:
+            for name, answer in reply.items():
+                if "error" in answer:
+                    raise TaskQueueError(f"{name} could not be resized to {processes} processes: {answer['error']}")
+                sizes[name] = int(answer["processes"])
     if not sizes:
         raise TaskQueueError(f"none of {', '.join(names)} answered within {timeout:g} s")
     return sizes

@@ -29,6 +29,23 @@ def stats_of(name: str) -> dict[str, Any]:
     return dict(answers[-1][name])
 
 
+def resize(name: str, size: int) -> dict[str, Any]:
+    """Ask the worker for another size until it answers: it hears nothing before it has subscribed."""
+    replies: list[dict[str, Any]] = []
+
+    def ask() -> bool:
+        arguments = {"size": size}
+        replies.extend(
+            app.control.broadcast(
+                "graft_resize", arguments=arguments, destination=[name], reply=True, limit=1, timeout=2
+            )
+        )
+        return bool(replies)
+
+    wait_until(ask, what=f"{name} to answer")
+    return dict(replies[0][name])
+
+
 def processes_of(name: str) -> int:
     """Processes that the worker's pool lists."""
     return len(stats_of(name)["pool"]["processes"])
@@ -46,16 +63,14 @@ def test_a_worker_says_what_it_is_and_takes_its_leave(stack):
 def test_a_pool_is_brought_to_an_exact_size_up_and_down(stack):
     with stack.another_worker("cpu", 2) as worker:
         for size in (4, 4, 1, 3):
-            (reply,) = app.control.broadcast(
-                "graft_resize", arguments={"size": size}, destination=[worker.name], reply=True, timeout=5
-            )
-            assert reply[worker.name] == {"processes": size, "prefetch": size}
+            assert resize(worker.name, size) == {"processes": size, "prefetch": size}
             wait_until(lambda wanted=size: processes_of(worker.name) == wanted, what=f"{size} processes")
             assert stats_of(worker.name)["prefetch_count"] == size
 
 
 def test_sizes_asked_for_in_quick_succession_do_not_add_up(stack):
     with stack.another_worker("cpu", 1) as worker:
+        stats_of(worker.name)  # It answers, so it hears what follows.
         for size in (5, 5, 2, 4):
             app.control.broadcast("graft_resize", arguments={"size": size}, destination=[worker.name])
         wait_until(lambda: processes_of(worker.name) == 4, what="the last size")
@@ -92,10 +107,7 @@ def test_a_message_that_waits_for_its_time_takes_no_place_from_a_resized_pool(fr
 
 def test_a_size_that_cannot_be_is_refused(stack):
     with stack.another_worker("cpu", 1) as worker:
-        (reply,) = app.control.broadcast(
-            "graft_resize", arguments={"size": 0}, destination=[worker.name], reply=True, timeout=5
-        )
-        assert "size=0 must be from 1 to 1024" in reply[worker.name]["error"]
+        assert "size=0 must be from 1 to 1024" in resize(worker.name, 0)["error"]
 
 
 def test_resizing_a_group_that_does_not_exist_says_how_to_start_one(stack):
