@@ -1,34 +1,35 @@
 """Calls and maps for plain threads: the part of the bridge that executors and pools stand on.
 
-A Switchboard connects each call to the line of its callable (tasks/calls.py) or, where rule R2 keeps it with the
-caller, to a thread of its own small pool. It knows what is open, so it can be waited for, cancelled and closed.
+    CeleryExecutor ─┐               ┌─ tasks/calls    the line of the callable: calls that come together share messages
+    Pool           ─┼─ Switchboard ─┼─ tasks/feeder   a map
+    joblib backend ─┘               └─ here           threads of this process, where rule R2 keeps the call
+
+A Switchboard knows what is open, so it can be waited for, cancelled and closed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import functools
-import inspect
 import logging
 import os
 import threading
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakSet
 
 from graft.compat.bridge import Account, Place, Placement, place_function
-from graft.compat.futures import CallFuture, MapCall, executor_error
+from graft.compat.futures import CallFuture, executor_error
+from graft.compat.here import Here
+from graft.compat.maps import MapCall
+from graft.compat.turns import Turns
 from graft.config.queues import broker_priority, names
 from graft.config.settings import settings
 from graft.tasks import codec
-from graft.tasks.envelope import Outcome
-from graft.tasks.errors import CancelledBatchError, ItemTimeoutError, PayloadTooLargeError, UnpicklableError
+from graft.tasks.errors import CancelledBatchError, PayloadTooLargeError, UnpicklableError
 from graft.tasks.importable import name_of
 from graft.tasks.policy import RetryPolicy, as_policy
 
@@ -38,9 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WINDOW: Final = 1_000  # Calls that a stream makes ahead of its reader.
 TOGETHER: Final = 100  # Items of one envelope that an async callable runs at once.
-Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,16 @@ class Route:
     placement: Placement
     is_map: bool
     order: Order | None = None
+
+
+class Stream(Protocol):
+    """What goes on making calls after it was asked for."""
+
+    def wait_fed(self) -> None:
+        """Until it makes no more calls, or none before its reader goes on."""
+
+    def end(self, error: BaseException) -> None:
+        """Make no more calls; whoever waits for them has *error*."""
 
 
 class Switchboard:
@@ -97,15 +106,14 @@ class Switchboard:
         """Nothing is open; after a fork what was open is the parent's."""
         self._changed = threading.Condition()
         self._open: dict[Future[Any], CallFuture | MapCall] = {}
-        self._waiting: deque[tuple[CallFuture, Route, Arguments, Account]] = deque()
-        self._made = 0
-        self._is_making = False
-        self._threads: ThreadPoolExecutor | None = None
-        self._retired: ThreadPoolExecutor | None = None
+        self._streams: WeakSet[Stream] = WeakSet()
+        self._turns = None if self.max_workers is None else Turns(self.max_workers)
+        self._here = Here(self.max_workers, self._policy, self._timeout)
 
     # ---- for executors and pools ------------------------------------------------------------------------------------
 
     is_closed = False
+    _given_up: Exception | None = None
 
     def route(
         self,
@@ -132,7 +140,8 @@ class Switchboard:
             raise TypeError(f"{func!r} is not callable")
         placement = place_function(func, self.place)
         shown = shown or func
-        logger.debug("%s runs in the %s: %s", name_of(shown), placement.where, placement.reason)
+        if logger.isEnabledFor(logging.DEBUG):  # Once for each call.
+            logger.debug("%s runs in the %s: %s", name_of(shown), placement.where, placement.reason)
         if placement.function is None:
             return Route(call, func, shown, placement, is_map)
         return Route(call, func, shown, placement, is_map, self._order(placement.function, batch_size, is_map))
@@ -176,14 +185,14 @@ class Switchboard:
 
     def follow(self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CallFuture:
         """The future of one more call on *route*."""
+        if self._given_up is not None:
+            return self.refused(self._given_up)
         future = CallFuture()
         account = self._opened(future, future, route, 1)
-        arguments = (tuple(args), kwargs)
-        if self.max_workers is None or route.is_map:
-            self._make(future, route, arguments, account)
+        if self._turns is None or route.is_map:
+            self._make(future, route, args, kwargs, account)
         else:
-            self._waiting.append((future, route, arguments, account))
-            self._make_waiting(self.max_workers)
+            self._turns.add(functools.partial(self._begin, future, route, args, kwargs, account))
         return future
 
     def map(self, route: Route, items: Sequence[Any], *, unpack: bool) -> MapCall:
@@ -202,18 +211,26 @@ class Switchboard:
         self._opened(batch.ended, batch, route, len(items)).batch = batch
         if not items:
             return batch
-        if route.order is None:
-            self._map_here(route.func, batch, items, unpack)
-        else:
-            self._send(replace(route.order, unpack=unpack), batch, items, frames)
+        try:
+            if route.order is None:
+                self._here.map(route.func, batch, items, unpack=unpack)
+            else:
+                self._send(replace(route.order, unpack=unpack), batch, items, frames)
+        except Exception as error:  # Or it would be open for ever.
+            batch.fail(executor_error(error))
         return batch
+
+    def add_stream(self, stream: Stream) -> None:
+        """Wait for *stream*, and end it, with the calls; it is forgotten when it is dropped."""
+        with self._changed:
+            self._streams.add(stream)
 
     def close(self) -> None:
         """Take no more calls; the owner asks :attr:`is_closed`, so that streams may go on."""
         with self._changed:
             self.is_closed = True
             if not self._open:
-                self._retire_threads()
+                self._here.retire()
 
     def cancel(self) -> None:
         """Keep what has not begun from running."""
@@ -221,68 +238,60 @@ class Switchboard:
             one.cancel()
 
     def abandon(self, error: Exception) -> None:
-        """Cancel, and let whoever waits for what has begun have *error*; it runs to its end unobserved."""
+        """Cancel, and let whoever waits for what has begun have *error*; it runs to its end unobserved.
+
+        So do streams, and calls that they are about to make.
+        """
+        self._given_up = error
+        for stream in self._streams_now():
+            stream.end(error)
         self.cancel()
         for one in list(self._open.values()):
             one.fail(error)
 
     def wait(self) -> None:
         """Until everything that was begun has ended, local threads included."""
+        for stream in self._streams_now():
+            stream.wait_fed()
+        self._wait_open()
+
+    def finish(self) -> None:
+        """Make the calls that are open, and none that streams have yet to make: the interpreter ends."""
+        for stream in self._streams_now():
+            stream.end(CancelledBatchError("the program ended before the call was made"))
+        self._wait_open()
+
+    def _wait_open(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: not self._open)
-            self._retire_threads()
-        if self._retired is not None:
-            self._retired.shutdown()
+            self._here.retire()
+        self._here.wait()
 
     # ---- on the cluster ---------------------------------------------------------------------------------------------
 
-    def _make(self, future: CallFuture, route: Route, arguments: Arguments, account: Account) -> None:
+    def _begin(self, future: CallFuture, *call: Any) -> CallFuture | None:
+        if not future.begin():
+            return None
+        self._make(future, *call)
+        return future
+
+    def _make(
+        self, future: CallFuture, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any], account: Account
+    ) -> None:
         try:
             if route.order is not None:
                 from graft.tasks.calls import call
 
                 try:
-                    future.follow(call(route.order, *arguments))
+                    future.follow(call(route.order, args, kwargs))
                     return
                 except UnpicklableError as error:
                     if self.place == "cluster":
                         raise
                     account.placement = Placement("caller", str(error))
-            args, kwargs = arguments
-            future.follow(self._here(run_here, route.func, args, kwargs, self._policy, self._timeout))
+            future.follow(self._here.call(route.func, args, kwargs))
         except Exception as error:
             future.fail(executor_error(error))
-
-    def _make_waiting(self, most: int) -> None:
-        """Make as many of the waiting calls as may be under way at once.
-
-        A call that fails at once brings us back here from its own callback: the flag makes that a loop.
-        """
-        with self._changed:
-            if self._is_making:
-                return
-            self._is_making = True
-        try:
-            while True:
-                with self._changed:
-                    if self._made >= most or not self._waiting:
-                        self._is_making = False
-                        return
-                    future, route, arguments, account = self._waiting.popleft()
-                    self._made += 1
-                if not future.begin():
-                    self._answered(most)
-                    continue
-                self._make(future, route, arguments, account)
-                future.add_done_callback(lambda _: self._answered(most))
-        except BaseException:
-            self._is_making = False
-            raise
-
-    def _answered(self, most: int) -> None:
-        with self._changed:
-            self._made -= 1
-        self._make_waiting(most)
 
     def _send(self, order: Order, batch: MapCall, items: Sequence[Any], frames: Sequence[bytes] | None) -> None:
         from graft.tasks.feeder import Feeder
@@ -294,39 +303,11 @@ class Switchboard:
         batch.attach(feeder.cancel, lambda: None)
         publisher().wake(feeder)
 
-    # ---- in the caller ----------------------------------------------------------------------------------------------
-
-    def _here(self, func: Callable[..., Any], *args: Any) -> Future[Any]:
-        with self._changed:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(self.max_workers, "graft-here")
-            return self._threads.submit(func, *args)
-
-    def _map_here(self, func: Callable[..., Any], batch: MapCall, items: Sequence[Any], unpack: bool) -> None:
-        is_cancelled = threading.Event()
-        batch.attach(is_cancelled.set, lambda: None)
-
-        def run(position: int, item: Any) -> None:
-            try:
-                if is_cancelled.is_set():
-                    raise CancelledBatchError(f"item {position} was cancelled before it ran")
-                args, kwargs = item if unpack else ((item,), {})
-                outcome = Outcome(position, run_here(func, args, kwargs, self._policy, self._timeout))
-            except BaseException as error:
-                outcome = Outcome(position, error=error)
-            batch.note_outcomes([outcome])
-
-        for position, item in enumerate(items):
-            self._here(run, position, item)
-        batch.note_sent(len(items), envelopes=0)
-
-    def _retire_threads(self) -> None:
-        """They end once they are idle; a stream that goes on after the end gets others."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
-            self._retired, self._threads = self._threads, None
-
     # ---- what is open -----------------------------------------------------------------------------------------------
+
+    def _streams_now(self) -> list[Stream]:
+        with self._changed:
+            return list(self._streams)
 
     def _opened(self, future: Future[Any], one: CallFuture | MapCall, route: Route, items: int) -> Account:
         account = Account(route.call, route.func, route.placement, items, route.shown)
@@ -340,44 +321,13 @@ class Switchboard:
             self._open.pop(future, None)
             if not self._open:
                 if self.is_closed:
-                    self._retire_threads()
+                    self._here.retire()
                 self._changed.notify_all()
         if not future.cancelled():  # What was cancelled was not made, and is not counted.
             failed = account.batch.progress().failed > 0 if account.batch else future.exception() is not None
             account.failed = failed
             account.close()
         account.batch = None  # Which holds the future that holds us.
-
-
-def run_here(
-    func: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    policy: RetryPolicy,
-    timeout: float | None,
-) -> Any:
-    """Call *func* in this thread as a worker would: awaitables are awaited, and *policy* says when to run it again."""
-    run = 0
-    while True:
-        run += 1
-        try:
-            value = func(*args, **kwargs)
-            return asyncio.run(_awaited(value, timeout)) if inspect.isawaitable(value) else value
-        except Exception as error:
-            wait = policy.wait_after(run, error)
-            if wait is None:
-                raise
-        time.sleep(wait)
-
-
-async def _awaited(value: Awaitable[Any], timeout: float | None) -> Any:
-    try:
-        async with asyncio.timeout(timeout) as limit:
-            return await value
-    except TimeoutError as error:
-        if limit.expired():
-            raise ItemTimeoutError(f"the call ran longer than its limit of {timeout:g} s") from error
-        raise
 
 
 _boards: WeakSet[Switchboard] = WeakSet()
@@ -391,7 +341,7 @@ def _renew_all() -> None:
 def _wait_for_all() -> None:
     """The standard executors finish what they have accepted before the interpreter ends; so do we."""
     for board in list(_boards):
-        board.wait()
+        board.finish()
 
 
 os.register_at_fork(after_in_child=_renew_all)

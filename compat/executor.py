@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Executor, Future
-from typing import Any, ParamSpec, TypeVar
+from concurrent.futures import CancelledError, Executor, Future, wait
+from itertools import islice
+from typing import Any, Final, ParamSpec, TypeVar
 
 from graft.compat.bridge import Place
-from graft.compat.calls import Switchboard
-from graft.compat.futures import BrokenClusterError, MapCall, Stream
+from graft.compat.calls import Route, Switchboard
+from graft.compat.futures import BrokenClusterError
+from graft.compat.maps import MapCall
 from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, ResultTimeout
 from graft.tasks.policy import RetryPolicy
 
@@ -17,10 +20,13 @@ __all__ = ["BrokenClusterError", "CeleryExecutor"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+LATE: Final = "a result had not arrived when the timeout of map() ended"
 
 
 class CeleryExecutor(Executor):
     """Runs calls on the workers, behind the interface of the standard executors.
+
+    Source: ``concurrent.futures.Executor``.
 
     A future is running once its call has left this process, and can be cancelled before. Done-callbacks run on the
     thread that hears results, so they must not wait for other calls. Calls must not wait for each other either: those
@@ -86,6 +92,10 @@ class CeleryExecutor(Executor):
             timeout: seconds from now after which a value that has not arrived ends the iteration in TimeoutError.
             chunksize: items in one envelope; with 1 their number is learnt from the pace of *fn*.
             buffersize: calls made ahead of the reader. The iterables may then be endless; they are read as values are.
+
+        Raises:
+            RuntimeError: the executor has been shut down; the iterator raises it where a *buffersize* has left calls to
+                make, and where a call raised StopIteration.
         """
         self._refuse_after_shutdown()
         if chunksize < 1:
@@ -97,13 +107,13 @@ class CeleryExecutor(Executor):
         route = self._board.route(fn, call="CeleryExecutor.map", batch_size=batch_size, is_map=True)
         rows = zip(*iterables, strict=False)
         if buffersize is not None:
-            stream = Stream(lambda row: self._board.follow(route, row, {}), rows, window=buffersize)
-            return _until(deadline, stream.next, stream.close)
+            calls: deque[Future[Any]] = deque(self._board.follow(route, row, {}) for row in islice(rows, buffersize))
+            return _ahead(calls, (self._follow(route, row) for row in rows), deadline)
         if len(iterables) == 1:
             batch = self._board.map(route, list(iterables[0]), unpack=False)
         else:
             batch = self._board.map(route, [(row, {}) for row in rows], unpack=True)
-        return _until(deadline, _taker(batch), batch.cancel)
+        return _in_order(batch, deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; those that were taken are made, unless *cancel_futures* keeps them from beginning."""
@@ -117,31 +127,67 @@ class CeleryExecutor(Executor):
         if self._board.is_closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-
-def _taker(batch: MapCall) -> Callable[[float | None], Any]:
-    positions = iter(range(batch.total))
-
-    def take(timeout: float | None) -> Any:
-        return batch.take(next(positions), timeout).unwrap()
-
-    return take
+    def _follow(self, route: Route, row: tuple[Any, ...]) -> Future[Any]:
+        self._refuse_after_shutdown()
+        return self._board.follow(route, row, {})
 
 
-def _until(deadline: float | None, take: Callable[[float | None], Any], leave: Callable[[], object]) -> Iterator[Any]:
-    """Values until there are no more; whoever stops reading before keeps what has not begun from running."""
+# Both generators yield values without a name: one that the reader has dropped must not be kept here. And both keep what
+# has not begun from running when their reader leaves them.
+
+
+def _in_order(batch: MapCall, deadline: float | None) -> Iterator[Any]:
     try:
-        while True:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            yield take(left)  # Without a name: a value that the reader has dropped must not be kept here.
-    except StopIteration:
-        return
-    except CancelledBatchError as error:
-        raise CancelledError(str(error)) from None
-    except ResultTimeout:
-        raise TimeoutError("a result had not arrived when the timeout of map() ended") from None
-    except BrokerUnavailable as error:
-        if isinstance(error, BrokenClusterError):
-            raise
-        raise BrokenClusterError(str(error)) from error
+        for position in range(batch.total):
+            yield _taken(batch, position, deadline)
     finally:
-        leave()
+        batch.cancel()
+
+
+def _taken(batch: MapCall, position: int, deadline: float | None) -> Any:
+    try:
+        outcome = batch.take(position, _left(deadline))
+    except ResultTimeout:
+        raise TimeoutError(LATE) from None
+    except BrokenClusterError:
+        raise
+    except BrokerUnavailable as error:
+        raise BrokenClusterError(str(error)) from error
+    if isinstance(outcome.error, CancelledBatchError):
+        raise CancelledError(str(outcome.error))
+    return outcome.unwrap()
+
+
+def _ahead(calls: deque[Future[Any]], more: Iterator[Future[Any]], deadline: float | None) -> Iterator[Any]:
+    """The values of *calls*; for each that is read, one of *more* is made. What ends *more* comes after all values."""
+    failure: Exception | None = None
+    is_more = True
+    try:
+        while calls:
+            if is_more:
+                try:
+                    calls.append(next(more))
+                except StopIteration:
+                    is_more = False
+                except Exception as error:
+                    is_more, failure = False, error
+            yield _result(calls.popleft(), deadline)
+    finally:
+        for call in calls:
+            call.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _result(call: Future[Any], deadline: float | None) -> Any:
+    try:
+        if not wait([call], _left(deadline)).done:
+            raise TimeoutError(LATE)
+        return call.result()
+    finally:
+        call.cancel()  # Does nothing to one that has ended.
+        del call  # An error's traceback must not keep it.
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)

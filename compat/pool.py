@@ -3,125 +3,33 @@
 from __future__ import annotations
 
 import functools
-import logging
 import multiprocessing
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from graft.compat.bridge import Place
-from graft.compat.calls import WINDOW, Switchboard
-from graft.compat.futures import Stream
-from graft.tasks.errors import CancelledBatchError
+from graft.compat.calls import Switchboard
+from graft.compat.pool_initializer import run_initialised
+from graft.compat.pool_iterators import WINDOW, Feed, IMapIterator
+from graft.compat.pool_results import AsyncResult, Callback, terminated
 from graft.tasks.ids import new_id
 from graft.tasks.policy import RetryPolicy
 
 __all__ = ["AsyncResult", "IMapIterator", "Pool", "TimeoutError", "register_joblib"]
 
-logger = logging.getLogger(__name__)
-
 TimeoutError = multiprocessing.TimeoutError
-INITIALISED: Final = 256  # Pools whose initializer one process remembers having run.
-
-Callback = Callable[[Any], object]
-
-
-def terminated() -> CancelledBatchError:
-    """What waits for a pool that is no more."""
-    return CancelledBatchError("the pool was terminated before the call had ended")
-
-
-class AsyncResult:
-    """What ``apply_async``, ``map_async`` and ``starmap_async`` give. Callbacks have run before it is ready."""
-
-    def __init__(
-        self,
-        ended: Future[Any],
-        read: Callable[[], Any],
-        callback: Callback | None = None,
-        error_callback: Callback | None = None,
-    ) -> None:
-        self._is_ready = threading.Event()
-        self._value: Any = None
-        self._error: BaseException | None = None
-        # Taken out when it is called: a future keeps its callbacks, and must not keep the values through them.
-        settle = [functools.partial(self._settle, read, callback, error_callback)]
-        ended.add_done_callback(lambda _: settle.pop()())
-
-    def ready(self) -> bool:
-        return self._is_ready.is_set()
-
-    def successful(self) -> bool:
-        """Whether the call raised no error.
-
-        Raises:
-            ValueError: it is not ready.
-        """
-        if not self.ready():
-            raise ValueError(f"{self!r} not ready")
-        return self._error is None
-
-    def wait(self, timeout: float | None = None) -> None:
-        self._is_ready.wait(timeout)
-
-    def get(self, timeout: float | None = None) -> Any:
-        """The value, or the call's own error raised; of a map the list of values, or the error that came first.
-
-        Raises:
-            multiprocessing.TimeoutError: it is not ready after *timeout* seconds; it can still be had later.
-            CancelledBatchError: the pool was terminated before the call had ended.
-        """
-        self.wait(timeout)
-        if not self.ready():
-            raise TimeoutError(f"no result after {timeout:g} s")
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-    def _settle(self, read: Callable[[], Any], callback: Callback | None, error_callback: Callback | None) -> None:
-        told, argument = callback, None
-        try:
-            self._value = argument = read()
-        except CancelledError:
-            told, self._error = error_callback, terminated()
-            argument = self._error
-        except BaseException as error:
-            told, self._error, argument = error_callback, error, error
-        try:
-            if told is not None:
-                told(argument)
-        except Exception:  # It is the caller's code, on the thread that hears everybody's results.
-            logger.exception("a callback of a pool failed")
-        finally:
-            self._is_ready.set()
-
-
-class IMapIterator(Stream):
-    """What ``imap`` and ``imap_unordered`` give: lazy, no more than a window ahead of its reader."""
-
-    def next(self, timeout: float | None = None) -> Any:
-        """The next value.
-
-        Raises:
-            multiprocessing.TimeoutError: it was not there after *timeout* seconds; it can still be had later.
-        """
-        try:
-            return super().next(timeout)
-        except CancelledError:
-            raise terminated() from None
 
 
 class Pool:
-    """Runs calls on the workers, behind the interface of ``multiprocessing.Pool``.
+    """Runs calls on the workers, behind the interface of ``multiprocessing.Pool``, which is its source.
 
     What must stay with the caller by rule R2 (closures over lists, bound methods, arguments that cannot be pickled,
     locks among them) runs on threads of this pool.
 
     Differences from multiprocessing: ``terminate`` cannot stop what runs on a worker, and results that will not be had
-    any more raise CancelledBatchError instead of never being ready; ``imap`` reads its input as values are read.
+    any more raise CancelledBatchError instead of never being ready; ``imap`` reads its input a bounded way ahead of its
+    reader, and no further once that has left; a call that raises StopIteration does not end an ``imap`` in silence.
 
     Args:
         processes: calls under way at once; as many as the workers take unless given.
@@ -255,7 +163,7 @@ class Pool:
         return AsyncResult(batch.ended, batch.values, callback, error_callback)
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
-        """Values in order, as they are needed; the input is read a bounded way ahead, and may be endless."""
+        """Values in order; a thread reads the input a bounded way ahead of the reader: it may be endless, or slow."""
         return self._imap("Pool.imap", func, iterable, chunksize, ordered=True)
 
     def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
@@ -270,13 +178,10 @@ class Pool:
             raise ValueError(f"chunksize={chunksize} must be at least 1")
         batch_size = chunksize if chunksize > 1 else None
         route = self._board.route(self._prepared(func), call=name, batch_size=batch_size, is_map=True, shown=func)
-        return IMapIterator(
-            lambda item: self._board.follow(route, (item,), {}),
-            iterable,
-            window=max(WINDOW, 4 * chunksize),
-            ordered=ordered,
-            late=TimeoutError,
-        )
+        feed = Feed(ordered=ordered, window=max(WINDOW, 4 * chunksize))
+        feed.start(lambda item: self._board.follow(route, (item,), {}), iter(iterable))
+        self._board.add_stream(feed)
+        return IMapIterator(feed)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
@@ -323,29 +228,6 @@ class Pool:
 
 def _spread(iterable: Iterable[Iterable[Any]]) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
     return ((tuple(item), {}) for item in iterable)
-
-
-_initialising = threading.Lock()
-_initialised: OrderedDict[str, None] = OrderedDict()
-
-
-def run_initialised(
-    pool_id: str,
-    initializer: Callable[..., object],
-    initargs: tuple[Any, ...],
-    func: Callable[..., Any],
-    /,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """Call *func* in a process in which *initializer* has run once for this pool."""
-    with _initialising:
-        if pool_id not in _initialised:
-            initializer(*initargs)
-            _initialised[pool_id] = None
-            if len(_initialised) > INITIALISED:
-                _initialised.popitem(last=False)
-    return func(*args, **kwargs)
 
 
 def register_joblib(name: str = "celery", *, make_default: bool = False) -> None:

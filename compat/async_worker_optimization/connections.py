@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 from graft.compat.async_worker_optimization import records
 from graft.compat.async_worker_optimization.loans import Acquiring, Loan, Released, Turns, line_of
+from graft.tasks.leaks import loans as leak_loans
 
 HEALTH: Final = f"{records.PREFIX}pool_health:"
 
@@ -45,6 +46,7 @@ class ConnectionPool:
         self._size = 0
         self._loans: dict[int, Loan] = {}
         self._turns = Turns()
+        _pools.add(self)
 
     @property
     def size(self) -> int:
@@ -102,6 +104,18 @@ class ConnectionPool:
             raise
         self._loans[id(connection)] = Loan(connection, location, time.monotonic())
         return connection
+
+
+_pools: WeakSet[ConnectionPool] = WeakSet()
+
+
+def _lent() -> Iterable[tuple[str, float]]:
+    """What is lent in this process, for the leak checks."""
+    now = time.monotonic()
+    return [(loan.location, now - loan.since) for pool in list(_pools) for loan in pool.loans]
+
+
+leak_loans.watch(_lent)
 
 
 class ConnectionPoolOptimizer:

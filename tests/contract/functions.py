@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,26 @@ def arguments(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any
 
 def divide(a: int, b: int) -> float:
     return a / b
+
+
+def stop_iteration(x: Any) -> Any:
+    """Raises what an iterator must not take for its own end."""
+    raise StopIteration(x)
+
+
+def größe_als_名前(x: int) -> int:  # noqa: PLC2401 - the point
+    """A name of letters that not every encoding has."""
+    return x * x
+
+
+def note_and_die_if(path_number_bad: tuple[str, int, int]) -> int:
+    """Leave a line, and take the process along where the number is the bad one."""
+    path, number, bad = path_number_bad
+    with Path(path).open("a") as file:
+        file.write(f"{number}\n")
+    if number == bad:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
 
 
 def log_span(path: str, seconds: float = 0.02) -> None:

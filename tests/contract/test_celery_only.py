@@ -140,6 +140,26 @@ def test_a_call_has_a_time_limit(place):
         executor.submit(samples.async_pause, 1, 30).result()
 
 
+def test_what_a_dead_process_ran_is_not_run_again_where_the_workers_are_told_so(fresh_stack, tmp_path):
+    stack = fresh_stack(cpu=1, GRAFT_RUN_LIMIT="1")
+    program = f"""
+from graft.compat.executor import CeleryExecutor
+from graft.tasks.errors import PoisonedError
+from tests.contract import functions
+notes = {str(tmp_path / "notes")!r}
+with CeleryExecutor() as executor:
+    calls = executor.map(functions.note_and_die_if, [(notes, i, 2) for i in range(4)], chunksize=4)
+    try:
+        list(calls)
+    except PoisonedError as error:
+        print("poisoned")
+    print(list(executor.map(functions.note_and_die_if, [(notes, 9, 2)])))
+"""
+    ran = run_python(stack, program)
+    assert ran.stdout.split() == ["poisoned", "[9]"], ran.stderr
+    assert (tmp_path / "notes").read_text().split() == ["0", "1", "2", "9"]  # By default 0, 1 and 2 would run again.
+
+
 @pytest.mark.parametrize("queue", ["low", "heavy", "io"])
 def test_calls_go_to_the_queue_asked_for(queue):
     with CeleryExecutor(queue=queue, priority=3) as executor:
@@ -211,11 +231,73 @@ def test_a_map_that_is_left_begins_nothing_more(tmp_path):
     assert len(log.read_text().splitlines()) < 20_000
 
 
+def test_an_imap_that_is_left_reads_no_further():
+    read = []
+    endless = (read.append(i) or i for i in itertools.count())
+    with Pool() as pool:
+        for value in pool.imap(samples.square, endless):
+            if value > 9:
+                break
+        wait_until(lambda: not [one for one in threading.enumerate() if one.name == "graft-imap"])
+        before = len(read)
+        assert pool.map(samples.square, range(5)) == [0, 1, 4, 9, 16]
+        assert len(read) == before
+
+
+def test_a_terminated_pool_reads_no_further():
+    read = []
+    endless = (read.append(i) or i for i in itertools.count())
+    with Pool() as pool:
+        values = pool.imap(samples.square, endless)
+        assert next(values) == 0
+    wait_until(lambda: not [one for one in threading.enumerate() if one.name == "graft-imap"])
+    before = len(read)
+    outcomes = [what_comes_next(values) for _ in range(5_000)]
+    assert outcomes.count(CancelledBatchError) > 0
+    assert outcomes[-1] is StopIteration
+    assert len(read) == before
+
+
+def what_comes_next(values):
+    try:
+        next(values)
+    except (StopIteration, CancelledBatchError) as error:
+        return type(error)
+
+
+def test_a_buffered_map_makes_no_calls_after_the_shutdown():
+    executor = CeleryExecutor()
+    values = executor.map(samples.square, itertools.count(), buffersize=3)
+    assert next(values) == 0
+    executor.shutdown()
+    assert [next(values) for _ in range(3)] == [1, 4, 9]  # They had been made.
+    with pytest.raises(RuntimeError, match="shutdown"):
+        next(values)
+
+
+def test_items_of_a_buffered_map_that_raise_do_so_after_what_they_gave(executor):
+    def items():
+        yield from range(5)
+        raise LookupError("no more")
+
+    values = executor.map(samples.square, items(), buffersize=2)
+    assert [next(values) for _ in range(5)] == [0, 1, 4, 9, 16]
+    with pytest.raises(LookupError, match="no more"):
+        next(values)
+
+
+def test_no_iterator_takes_a_call_s_stop_iteration_for_its_end(executor):
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(executor.map(functions.stop_iteration, range(3), buffersize=2))
+    with Pool() as pool, pytest.raises(RuntimeError, match="StopIteration"):
+        list(pool.imap(functions.stop_iteration, range(3)))
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
 def test_one_item_that_is_too_large_costs_only_itself():
-    big = b"x" * (2 << 20)
+    big = b"x" * (5 << 20)
     with Pool() as pool:
         values = pool.imap(samples.identity, [1, big, 3])
         assert next(values) == 1
@@ -246,6 +328,67 @@ def test_results_dropped_unread_are_forgotten(executor):
         return gone() is None
 
     wait_until(is_gone, what="the executor still holds a result")
+
+
+def test_results_of_a_pool_dropped_unread_are_forgotten():
+    class Value:
+        pass
+
+    value = Value()
+    gone = weakref.ref(value)
+    with Pool() as pool:
+        pool.apply_async(samples.identity, (value,)).wait()
+        pool.map_async(samples.identity, [value]).wait()
+        next(pool.imap(samples.identity, iter([value, 1])))
+        pool.imap_unordered(samples.identity, iter([value]))
+        del value
+
+        def is_gone():
+            gc.collect()
+            return gone() is None
+
+        wait_until(is_gone, what="the pool still holds a result")
+
+
+def test_nothing_grows_in_redis(executor, redis):
+    def lasting():
+        return {key for key in redis.scan_iter(count=1000) if redis.ttl(key) == -1}
+
+    def use():
+        list(executor.map(samples.identity, range(50)))
+        executor.map(samples.identity, range(50))
+        next(executor.map(samples.identity, range(50)))
+        [executor.submit(samples.identity, i) for i in range(20)]
+        with Pool() as pool:
+            next(pool.imap(samples.identity, range(50)))
+            pool.map_async(samples.identity, range(50))
+        concurrent.futures.wait([executor.submit(samples.identity, i) for i in range(20)])
+
+    use()  # What is kept for each function is there now.
+    before = lasting()
+    for _ in range(5):
+        use()
+    # Messages of calls that were let go may still be under way.
+    wait_until(lambda: not lasting() - before, what="keys that never expire were added")
+
+
+def test_names_may_have_any_letters(executor):
+    assert executor.submit(functions.größe_als_名前, 3).result() == 9
+    assert list(executor.map(functions.größe_als_名前, range(3))) == [0, 1, 4]
+    assert executor.submit(functions.arguments, **{"größe 名\n": 1}).result() == ((), {"größe 名\n": 1})
+
+
+@pytest.mark.parametrize("stop", [SystemExit, KeyboardInterrupt])
+def test_a_callback_that_asks_for_the_end_silences_nobody(executor, caplog, stop):
+    def fail(_):
+        raise stop
+
+    executor.submit(samples.pause, 1, 0.1).add_done_callback(fail)
+    assert executor.submit(samples.pause, 2, 0.2).result(timeout=60) == 2
+    with Pool() as pool:
+        assert pool.apply_async(samples.square, (3,), callback=fail).get(timeout=60) == 9
+        assert pool.apply_async(samples.square, (4,)).get(timeout=60) == 16
+    assert "callback" in caplog.text
 
 
 def test_threads_end_with_the_executor():
@@ -328,6 +471,48 @@ print(os.waitstatus_to_exitcode(status), [future.result(30) for future in left])
 """
     ran = run_python(stack, program)
     assert (ran.returncode, ran.stdout.strip()) == (0, "0 [0, 1, 2, 3]"), ran.stderr
+
+
+def test_a_forked_child_goes_on_with_the_pool(stack):
+    program = """
+import itertools, os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Forking with threads: that is the point.
+from graft.compat.pool import Pool
+from tests import samples
+pool = Pool(2)
+left = pool.imap(samples.square, itertools.count())
+result = pool.apply_async(samples.pause, (7, 0.5))
+assert next(left) == 0
+pid = os.fork()
+if pid == 0:
+    good = pool.map(samples.square, [3, 4]) == [9, 16] and list(pool.imap(samples.square, [5])) == [25]
+    pool.close()
+    pool.join()
+    os._exit(0 if good else 1)
+status = os.waitpid(pid, 0)[1]
+print(os.waitstatus_to_exitcode(status), result.get(30), next(left))
+pool.terminate()
+"""
+    ran = run_python(stack, program)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "0 7 1"), ran.stderr
+
+
+def test_a_program_ends_although_an_imap_does_not(stack):
+    program = """
+import itertools, threading
+from graft.compat.pool import Pool
+from tests import samples
+never = threading.Event()
+def items():
+    yield 1
+    never.wait()
+pool = Pool()
+endless, waiting = pool.imap(samples.square, itertools.count()), pool.imap(samples.square, items())
+print(next(endless), next(waiting))
+pool.imap(samples.square, itertools.count())
+"""
+    ran = run_python(stack, program)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "0 1"), ran.stderr
 
 
 def test_a_program_ends_after_its_calls(stack, tmp_path):

@@ -215,6 +215,12 @@ def test_map_reads_its_input_at_once_and_raises_what_it_raises(executor):
         executor.map(samples.square, items())
 
 
+def test_a_call_that_raises_stop_iteration_does_not_end_a_map_in_silence(executor):
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(executor.map(functions.stop_iteration, range(3)))
+    assert isinstance(executor.submit(functions.stop_iteration, 1).exception(), StopIteration)
+
+
 def test_a_map_nobody_reads_is_carried_out(new_executor, tmp_path):
     with new_executor() as executor:
         executor.map(samples.note, [(str(tmp_path / "notes"), str(i)) for i in range(20)])
@@ -295,3 +301,17 @@ def test_an_event_loop_may_use_it(executor):
 
     for _ in range(2):  # Loops come and go.
         assert asyncio.run(main()) == [i * i for i in range(10)]
+
+
+def test_several_event_loops_may_use_it_at_once(executor):
+    async def main(base):
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(executor, samples.add, base, i) for i in range(20)))
+
+    found = {}
+    threads = [threading.Thread(target=lambda n=n: found.update({n: asyncio.run(main(n))})) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: [n + i for i in range(20)] for n in range(4)}

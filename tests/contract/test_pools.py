@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import pickle
+import queue
+import threading
 
 import pytest
 
@@ -120,6 +122,57 @@ def test_items_that_raise_do_so_after_what_they_gave(pool):
         next(values)
     with pytest.raises(LookupError, match="no more"):  # In the standard library it may come before some values.
         list(pool.imap_unordered(samples.square, items()))
+
+
+@pytest.mark.parametrize("name", ["imap", "imap_unordered"])
+def test_an_input_may_wait_for_what_its_reader_has_had(pool, name):
+    answers = queue.SimpleQueue()
+
+    def items():
+        yield 2
+        for _ in range(3):
+            yield answers.get(timeout=60)
+
+    seen = []
+    for value in getattr(pool, name)(samples.square, items()):
+        seen.append(value)
+        answers.put(value)
+    assert seen == [4, 16, 256, 65536]
+
+
+def test_several_threads_may_read_one_imap(pool):
+    values = pool.imap_unordered(samples.square, range(200))
+    found = []
+    threads = [threading.Thread(target=lambda: found.extend(values)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [i * i for i in range(200)]
+
+
+def test_several_threads_may_use_one_pool(pool):
+    found = {}
+
+    def use(n):
+        found[n] = (pool.map(samples.square, range(n, n + 5)), pool.apply(samples.square, (n,)))
+
+    threads = [threading.Thread(target=use, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: ([i * i for i in range(n, n + 5)], n * n) for n in range(6)}
+
+
+@pytest.mark.parametrize("name", ["imap", "imap_unordered"])
+def test_an_imap_that_nobody_reads_is_carried_out(new_pool, tmp_path, name):
+    pool = new_pool(2)
+    notes = str(tmp_path / "notes")
+    getattr(pool, name)(samples.note, ((notes, str(i)) for i in range(1_500)), 10)
+    pool.close()
+    pool.join()
+    assert sorted(map(int, (tmp_path / "notes").read_text().split())) == list(range(1_500))
 
 
 @pytest.mark.parametrize("name", ["map", "map_async", "starmap"])

@@ -567,7 +567,7 @@ def test_an_error_is_an_answer_and_a_cancelled_wait_is_none(redis):
 
 
 @pytest.mark.parametrize(
-    ("item", "error"), [(threading.Lock(), UnpicklableError), (b"x" * (2 << 20), PayloadTooLargeError)]
+    ("item", "error"), [(threading.Lock(), UnpicklableError), (b"x" * (5 << 20), PayloadTooLargeError)]
 )
 def test_an_item_that_cannot_be_kept_is_refused(redis, item, error):
     with pytest.raises(error):
