@@ -1,0 +1,39 @@
+"""Everyone who can take part."""
+
+from __future__ import annotations
+
+from graft.scripts.bench.contenders.async_peers import Arq, Taskiq, TaskiqOne
+from graft.scripts.bench.contenders.base import Contender
+from graft.scripts.bench.contenders.inprocess import Joblib, MultiprocessingPool, PlainAsyncio, ProcessPool
+from graft.scripts.bench.contenders.ours import Graft, GraftIo, GraftOnStockTransport
+from graft.scripts.bench.contenders.peers import Dask, Dramatiq, Huey, Ray, Rq
+from graft.scripts.bench.contenders.stock import Chunks, OneProcess, Solo, StockCelery
+from graft.scripts.bench.contenders.yardsticks import BareLoop, BatchedLoop, Loop
+
+CONTENDERS: dict[str, type[Contender]] = {
+    contender.name: contender
+    for contender in (
+        Graft,
+        GraftIo,
+        GraftOnStockTransport,
+        StockCelery,
+        OneProcess,
+        Solo,
+        Chunks,
+        Loop,
+        BatchedLoop,
+        BareLoop,
+        ProcessPool,
+        MultiprocessingPool,
+        Joblib,
+        PlainAsyncio,
+        Dramatiq,
+        Taskiq,
+        TaskiqOne,
+        Huey,
+        Rq,
+        Arq,
+        Dask,
+        Ray,
+    )
+}

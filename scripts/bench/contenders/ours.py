@@ -1,0 +1,96 @@
+"""This project: batches by ``graft.submit``, single calls by the executor, on the cpu lane and on the io lane."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from graft.scripts.bench.contenders.base import Contender, Starter, callable_of
+
+
+class Graft(Contender):
+    name = "graft"
+    title = "celery-graft"
+    needs = ("celery", "kombu", "redis")
+    shapes = frozenset({"batch", "singles", "submit", "latency", "stream", "depth"})
+    batch_size: int | None = None
+    in_flight: int | None = None
+
+    def start(self, starter: Starter) -> None:
+        starter.worker("cpu", self.place.concurrency, self.environ)
+
+    def open(self) -> None:
+        import graft
+        from graft.compat.executor import CeleryExecutor
+
+        self.send = graft.submit
+        self.executor = CeleryExecutor()
+
+    def close(self) -> None:
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+    def prepare(self, function: str, items: Sequence[Any], *, batch_size: int | None, in_flight: int | None) -> None:
+        self.batch_size, self.in_flight = batch_size, in_flight
+
+    def batch(self, function: str, items: Sequence[Any]) -> Sequence[Any]:
+        found: list[Any] = self.held(function, items).collect()
+        return found
+
+    def submit(self, function: str, item: Any) -> Future[Any]:
+        return self.executor.submit(callable_of(function), item)
+
+    def gather(self, handles: Sequence[Future[Any]]) -> list[Any]:
+        return [handle.result() for handle in handles]
+
+    def stream(self, function: str, items: Iterator[Any]) -> Iterator[Any]:
+        return iter(self.send(callable_of(function), items))
+
+    def held(self, function: str, items: Sequence[Any]) -> Any:
+        return self.send(callable_of(function), items, batch_size=self.batch_size, in_flight=self.in_flight)
+
+
+class GraftIo(Graft):
+    """One process of the io lane."""
+
+    name = "graft-io"
+    title = "celery-graft, io lane, one process"
+    shapes = frozenset({"batch", "singles", "submit", "latency", "bounded"})
+    functions = frozenset({"nap", "anoop"})
+
+    def start(self, starter: Starter) -> None:
+        starter.worker("io", 1_000, self.environ)
+
+    def bounded(self, function: str, items: Sequence[Any], at_once: int) -> Sequence[Any]:
+        import asyncio
+
+        from graft.compat.async_worker_optimization import AsyncWorkerOptimizer
+
+        async def run() -> list[Any]:
+            return await AsyncWorkerOptimizer().optimize_batch_processing(
+                items, callable_of(function), batch_size=10, max_concurrent=max(1, at_once // 10), place="cluster"
+            )
+
+        return asyncio.run(run())
+
+
+class GraftOnStockTransport(Graft):
+    """The same deployment over kombu's own Redis transport and Celery's own consumer: what hardening costs."""
+
+    name = "graft-plain"
+    title = "celery-graft on the stock transport"
+    shapes = frozenset({"batch", "latency"})
+
+    def start(self, starter: Starter) -> None:
+        from graft.config.queues import names
+
+        argv = [sys.executable, "-m", "celery", "-A", "graft.scripts.bench.peers.plain_app", "worker", "-l", "WARNING"]
+        argv += ["-P", "prefork", "-c", str(self.place.concurrency), "-Q", ",".join(names())]
+        starter.start([*argv, "--without-gossip", "--without-mingle"], self.environ)
+
+    def open(self) -> None:
+        super().open()
+        from graft.scripts.bench.peers import plain_app
+
+        plain_app.use_stock_transport()

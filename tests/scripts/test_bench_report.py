@@ -1,0 +1,53 @@
+"""What is said of a run is what was found."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+
+from rich.console import Console
+
+from graft.scripts.bench.machine import Machine
+from graft.scripts.bench.measuring import Answer, Repetition, Series
+from graft.scripts.bench.report import as_json, as_markdown, show
+from graft.scripts.bench.run import Outcome, Plan
+from graft.scripts.bench.workloads import catalogue
+
+
+def full() -> Outcome:
+    """A run in which two contenders took part in everything, and a third failed."""
+    found = []
+    for workload in catalogue(cores=2):
+        for name, factor in (("graft", 1.0), ("celery", 10.0)):
+            answer = Answer(workload.items.count, factor, (0.001 * factor, 0.002 * factor), {"work": 1.0})
+            series = Series(workload, name, [Repetition(answer, 0.1, 0.2, 0.3)], memory={"after": 1e8})
+            if workload.shape == "stream":
+                series.history = [(0.0, 1e8, 2e8, 1e6), (1.0, 1.1e8, 2e8, 2e6)]
+            found.append(series)
+        found.append(Series(workload, "loop", failure="<broken> & gone"))
+    return Outcome(Plan(catalogue(), ["graft", "celery", "loop"]), found)
+
+
+def test_tables_for_a_document_have_every_workload_and_promise() -> None:
+    text = as_markdown(full(), Machine.here("7.0", 0.0))
+    assert all(f"**{workload.name}**: " in text for workload in catalogue(cores=2))
+    assert "| no-op batch against a stock Celery group | at least 300 × | 10 × | missed by a factor of 30.00 |" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(row.endswith("|") for row in rows)
+
+
+def test_the_terminal_shows_the_quickest_first_and_who_failed() -> None:
+    console = Console(record=True, width=200, file=StringIO())
+    show(full(), Machine.here("7.0", 0.0), console)
+    text = console.export_text()
+    table = text.split("noop: 20,000 no-op items")[1]
+    assert table.index("celery-graft") < table.index("stock Celery, prefork") < table.index("failed")
+    assert "missed by a factor of 30.00" in text
+
+
+def test_json_has_every_series_and_every_promise() -> None:
+    run = json.loads(as_json(full(), Machine.here("7.0", 0.0)))
+    assert len(run["results"]) == 3 * len(catalogue(cores=2))
+    assert sum(bool(each["failure"]) for each in run["results"]) == len(catalogue(cores=2))
+    assert {"reached", "not measured"} < {each["verdict"] for each in run["targets"]}
+    assert run["machine"]["redis"] == "7.0"
