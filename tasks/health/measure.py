@@ -1,0 +1,247 @@
+"""Reads what the checks judge from Redis. A look costs a few dozen short commands, however much waits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Any, Final
+
+from graft.config.queues import QUEUES
+from graft.config.redis_client import connect, shared
+from graft.config.settings import settings
+from graft.config.transport import QUARANTINE_COUNTS_KEY, QUARANTINE_KEY
+from graft.tasks import deadletters, figures, queue_control
+from graft.tasks.cluster import BEAT, BEAT_TTL, NAMES, WorkerBeat
+from graft.tasks.deadletter_choice import causes
+from graft.tasks.depths import UNACKED, lists
+from graft.tasks.health import echoes, leak_verdicts, plain_work, servers, ticks
+from graft.tasks.health.measured import Held, Loop, Measured, Pile, Queue, Work, Worker
+from graft.tasks.leaks import samples
+from graft.tasks.maintenance import SENT_AT
+
+SEEN: Final = "graft:health:seen"  # queue and step -> the message at its head, and when it was first seen there
+HELD: Final = "graft:health:held"  # delivery tag -> when it was first seen with a worker
+WORK: Final = "graft:health:work"  # totals at earlier looks, the newest first
+PILES: Final = "graft:health:quarantine"  # counts of quarantined messages at earlier looks, likewise
+UNACKED_INDEX: Final = "unacked_index"
+IO_POOL: Final = "aio_pool"
+LOOKED_AT: Final = 1000  # Messages held by workers of which the age is watched.
+LEAVE_AFTER: Final = 20 * BEAT_TTL
+
+
+def broker() -> Any:
+    """A client of the broker's Redis, which need not be the result backend's."""
+    return connect(settings().model_copy(update={"result_backend": settings().broker_url}), client_name="graft-health")
+
+
+def clock(client: Any) -> float:
+    """Redis's own time in seconds since the epoch: the one clock that all machines share."""
+    seconds, micro = client.time()
+    return float(seconds) + float(micro) / 1e6
+
+
+def everything(overlaps: int = 0) -> Measured:
+    """One look at the whole deployment."""
+    client = shared()
+    now = clock(client)
+    with closing(broker()) as queue_side:
+        alive, beats = workers(client, now)
+        return Measured(
+            queues=queues(queue_side, client, beats, now),
+            workers=alive,
+            held=held(queue_side, client, now),
+            servers=servers.all_of(client, queue_side),
+            letters=letters(now),
+            quarantine=quarantine(queue_side, client, now),
+            work=work(client, now),
+            loops=loops(client, beats),
+            growths=leak_verdicts.growths(client),
+            beat=ticks.silence(client, now),
+            overlaps=overlaps,
+        )
+
+
+def loops(client: Any, beats: Iterable[WorkerBeat]) -> tuple[Loop, ...]:
+    """The event loops of the deployment: the io lane's, which are watched all the time, and others, now and then."""
+    watched = {beat.name: Loop(beat.name, beat.lag, beat.blocked_by) for beat in beats if beat.pool == IO_POOL}
+    sampled = [one for one in samples.latest(client) if one.lag is not None and one.worker not in watched]
+    return (*watched.values(), *(Loop(one.process, one.lag) for one in sampled if one.lag is not None))
+
+
+def workers(client: Any, now: float) -> tuple[tuple[Worker, ...], list[WorkerBeat]]:
+    """Every worker that beat lately and did not take its leave; and the heartbeats of those that still do."""
+    names = client.zrangebyscore(NAMES, now - LEAVE_AFTER, "+inf", withscores=True)
+    with client.pipeline(transaction=False) as pipe:
+        for name, _ in names:
+            pipe.get(BEAT + name.decode())
+            pipe.pttl(BEAT + name.decode())
+        replies = iter(pipe.execute())
+    found, beats = [], []
+    for name, last in names:
+        text, left = next(replies), next(replies)
+        if text is None:
+            found.append(Worker(name.decode(), max(0.0, now - last), is_lost=True))
+            continue
+        beat = WorkerBeat(**json.loads(text))
+        beats.append(beat)
+        # The key's expiry tells when Redis received the beat, the beat itself when its worker thought that was.
+        silent = BEAT_TTL - left / 1000
+        found.append(Worker(beat.name, max(0.0, silent), beat.at - (now - silent)))
+    return tuple(found), beats
+
+
+def queues(queue_side: Any, client: Any, beats: Iterable[WorkerBeat], now: float) -> tuple[Queue, ...]:
+    """The queues in use: somebody reads them, or something waits in them."""
+    beats = list(beats)
+    with queue_side.pipeline(transaction=False) as pipe:
+        for queue in QUEUES:
+            for key in lists(queue.name):
+                pipe.llen(key)
+                pipe.lindex(key, -1)
+        replies = iter(pipe.execute())
+    seen = {field.decode(): json.loads(text) for field, text in client.hgetall(SEEN).items()}
+    asked = echoes.read(client)
+    paused = queue_control.paused(client)
+    heads: dict[str, tuple[str, float]] = {}
+    found = []
+    for queue in QUEUES:
+        waiting, oldest = 0, None
+        for key in lists(queue.name):
+            length, head = next(replies), next(replies)
+            waiting += length
+            if head is None:
+                continue
+            identity, sent = _identity(head)
+            known, since = seen.get(key, ("", now))
+            since = since if known == identity else now
+            heads[key] = (identity, since)
+            oldest = max(oldest or 0.0, now - (sent or since))
+        readers = [beat for beat in beats if queue.name in beat.queues]
+        echo = asked.get(queue.name)
+        if not readers and not waiting and not (echo and echo.is_pending):
+            continue
+        found.append(
+            Queue(
+                queue.name,
+                waiting,
+                oldest,
+                len(readers),
+                sum(beat.processes for beat in readers),
+                sum(beat.busy for beat in readers),
+                echo.seconds if echo else None,
+                now - echo.asked if echo and echo.is_pending else None,
+                queue.name in paused,
+            )
+        )
+    with client.pipeline() as pipe:
+        pipe.delete(SEEN)
+        if heads:
+            pipe.hset(SEEN, mapping={key: json.dumps(head) for key, head in heads.items()})
+            pipe.expire(SEEN, 86400)
+        pipe.execute()
+    return tuple(found)
+
+
+def _identity(raw: bytes) -> tuple[str, float | None]:
+    """What tells a message from the next one, and when it was sent, where it says so."""
+    try:
+        message = json.loads(raw)
+        headers = message.get("headers") or {}
+        sent = headers.get(SENT_AT)
+        return str(headers.get("id") or message["properties"]["delivery_tag"]), float(sent) if sent else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return str(hash(raw[:2000])), None
+
+
+def held(queue_side: Any, client: Any, now: float) -> Held:
+    """What workers have taken and not settled; a message's age is known from the first look that found it on."""
+    with queue_side.pipeline() as pipe:  # In one instant: the two counts are compared.
+        pipe.hlen(UNACKED)
+        pipe.zcard(UNACKED_INDEX)
+        pipe.zrange(UNACKED_INDEX, 0, LOOKED_AT - 1, withscores=True)
+        count, indexed, tags = pipe.execute()
+    current = dict(tags)
+    known = client.zrange(HELD, 0, -1, withscores=True)
+    with client.pipeline() as pipe:
+        if gone := [tag for tag, _ in known if tag not in current]:
+            pipe.zrem(HELD, *gone)
+        if current:
+            pipe.zadd(HELD, dict.fromkeys(current, now), nx=True)
+            pipe.expire(HELD, 7 * 86400)
+        pipe.execute()
+    return Held(
+        count,
+        max((now - score for score in current.values()), default=0.0),
+        _longest([(tag, since) for tag, since in known if tag in current], queue_side, now),
+        max(0, count - indexed),
+    )
+
+
+def _longest(known: list[tuple[bytes, float]], queue_side: Any, now: float) -> float:
+    """How long the message that has been held for longest has been; those with an ETA are held on purpose."""
+    for tag, since in known:  # The longest first.
+        if now - since <= settings().hard_time_limit:
+            return now - since
+        raw = queue_side.hget(UNACKED, tag) or b"[{}]"
+        try:
+            has_eta = bool((json.loads(raw)[0].get("headers") or {}).get("eta"))
+        except (ValueError, LookupError, AttributeError, TypeError):
+            has_eta = False
+        if not has_eta:
+            return now - since
+    return 0.0
+
+
+def letters(now: float) -> Pile:
+    """Dead letters, and the causes of those that are new."""
+    recent = deadletters.ids(now - settings().health_window)
+    top = causes(deadletters.read(recent[-200:])) if recent else []
+    told = tuple(f"{cause.letters} x {cause.function}: {_short(cause.error)}" for cause in top[:3])
+    return Pile(deadletters.count(), len(recent), told)
+
+
+def _short(text: str) -> str:
+    line = text.partition("\n")[0]
+    return line if len(line) <= 80 else f"{line[:79]}…"
+
+
+def quarantine(queue_side: Any, client: Any, now: float) -> Pile:
+    """Messages that nobody could read, and the reasons of those that are new."""
+    with queue_side.pipeline(transaction=False) as pipe:
+        pipe.llen(QUARANTINE_KEY)
+        pipe.hgetall(QUARANTINE_COUNTS_KEY)
+        total, counts = pipe.execute()
+    by_reason = {reason.decode(): int(count) for reason, count in counts.items()}
+    before = _remember(client, PILES, by_reason, now)
+    new = {reason: count - before.get(reason, 0) for reason, count in by_reason.items()}
+    told = tuple(f"{count} x {reason}" for reason, count in sorted(new.items()) if count > 0)
+    return Pile(total, sum(count for count in new.values() if count > 0), told)
+
+
+def work(client: Any, now: float) -> Work:
+    """What has run since the look that is nearest to a window ago."""
+    known = figures.read().values()
+    plain = plain_work.read(client)
+    totals = {
+        "items": sum(one.items for one in known) + plain["items"],
+        "errors": sum(one.errors for one in known) + plain["errors"],
+        "retries": sum(one.retries for one in known) + plain["retries"],
+    }
+    before = _remember(client, WORK, totals, now)
+    grown = {name: max(0, total - before.get(name, total)) for name, total in totals.items()}
+    return Work(settings().health_window, grown["items"], grown["errors"], min(grown["retries"], grown["errors"]))
+
+
+def _remember(client: Any, key: str, totals: dict[str, int], now: float) -> dict[str, int]:
+    """Keep *totals*; those of a window ago, or of the first look after that."""
+    kept = [json.loads(text) for text in client.lrange(key, 0, -1)]
+    window = settings().health_window
+    inside = [entry for entry in kept if now - entry["at"] <= window]
+    with client.pipeline() as pipe:
+        pipe.lpush(key, json.dumps({"at": now, "totals": totals}))
+        pipe.ltrim(key, 0, len(inside) + 1)
+        pipe.expire(key, 86400)
+        pipe.execute()
+    before: dict[str, int] = (kept[min(len(inside), len(kept) - 1)] if kept else {"totals": totals})["totals"]
+    return before

@@ -1,0 +1,57 @@
+"""The look itself, and the periodic task that takes it."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from typing import Any
+
+from graft.config.celery_app import app
+from graft.config.redis_client import shared
+from graft.config.settings import settings
+from graft.tasks.health import echoes, measure, record, webhook
+from graft.tasks.health.checks import judge
+from graft.tasks.health.limits import Limits
+from graft.tasks.health.verdicts import Report, changes
+
+logger = logging.getLogger(__name__)
+
+
+def look(client: Any = None, before: Report | None = None) -> Report:
+    """Measure and judge, without keeping anything but what later looks compare with."""
+    client = client or shared()
+    began = time.perf_counter()
+    runs, overlaps = record.totals(client)
+    skipped = max(0, overlaps - before.overlaps) if before else 0
+    found = measure.everything(skipped)
+    return Report(
+        at=measure.clock(client),
+        verdicts=judge(found, Limits.of(settings())),
+        seconds=time.perf_counter() - began,
+        by=platform.node(),
+        runs=runs,
+        overlaps=overlaps,
+    )
+
+
+@app.task(name="graft.health.check", ignore_result=True)
+def check() -> str | None:
+    """Take a look, keep it, and tell what changed; the overall state, or None while another look still runs."""
+    client = shared()
+    with record.alone(client) as may_go_on:
+        if not may_go_on:
+            logger.warning("a health check was skipped: the one before still runs")
+            return None
+        before = record.last(client)
+        report = look(client, before)
+        found = changes(before.verdicts if before else (), report.verdicts)
+        record.keep(report, found, client)
+        for change in found:
+            level = logging.ERROR if change.after == "failing" else logging.WARNING
+            logger.log(level, "health: %s", change)
+        queues = [verdict.subject for verdict in report.verdicts if verdict.check == "depth"]
+        echoes.send(queues, client, report.at)
+        webhook.post(report, found, client)
+        webhook.deliver(report, client)
+        return report.state

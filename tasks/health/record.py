@@ -1,0 +1,84 @@
+"""The last report, the history and the changes, in Redis and bounded; and the lock that keeps looks apart."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from graft.tasks.health.verdicts import Change, Report
+
+REPORT: Final = "graft:health"
+HISTORY: Final = "graft:health:history"
+CHANGES: Final = "graft:health:changes"
+LOCK: Final = "graft:health:lock"
+COUNTS: Final = "graft:health:counts"
+LOCK_MS: Final = 120_000  # A look that was killed gives way after two minutes.
+HISTORY_LENGTH: Final = 2880  # A day at one look every 30 s.
+CHANGES_LENGTH: Final = 500
+
+_UNLOCK: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+@dataclass(frozen=True)
+class Past:
+    """One earlier look: when, how it ended, and the checks that were not ok."""
+
+    at: float
+    state: str
+    bad: tuple[str, ...]
+
+
+@contextmanager
+def alone(client: Any, name: str = LOCK, counts: str = COUNTS) -> Iterator[bool]:
+    """Whether this look may go on: True for one process at a time. The others are counted."""
+    token = secrets.token_hex(8)
+    if not client.set(name, token, nx=True, px=LOCK_MS):
+        client.hincrby(counts, "overlaps", 1)
+        yield False
+        return
+    try:
+        client.hincrby(counts, "runs", 1)
+        yield True
+    finally:
+        client.eval(_UNLOCK, 1, name, token)
+
+
+def totals(client: Any, counts: str = COUNTS) -> tuple[int, int]:
+    """Looks that ran, and looks that were skipped because another still ran."""
+    runs, overlaps = client.hmget(counts, "runs", "overlaps")
+    return int(runs or 0), int(overlaps or 0)
+
+
+def last(client: Any) -> Report | None:
+    """The report of the last look."""
+    text = client.get(REPORT)
+    return Report.of(json.loads(text)) if text else None
+
+
+def keep(report: Report, changes: Sequence[Change], client: Any) -> None:
+    """Make *report* the last one, and add it to the history."""
+    bad = [verdict.name for verdict in report.verdicts if verdict.state != "ok"]
+    with client.pipeline() as pipe:
+        pipe.set(REPORT, json.dumps(report.as_dict()))
+        pipe.lpush(HISTORY, json.dumps({"at": report.at, "state": report.state, "bad": bad[:20]}))
+        pipe.ltrim(HISTORY, 0, HISTORY_LENGTH - 1)
+        for change in changes:
+            pipe.lpush(CHANGES, json.dumps({"at": report.at, **asdict(change)}))
+        pipe.ltrim(CHANGES, 0, CHANGES_LENGTH - 1)
+        pipe.execute()
+
+
+def history(client: Any, limit: int = HISTORY_LENGTH) -> list[Past]:
+    """Earlier looks, the latest first."""
+    entries = (json.loads(text) for text in client.lrange(HISTORY, 0, limit - 1))
+    return [Past(entry["at"], entry["state"], tuple(entry["bad"])) for entry in entries]
+
+
+def past_changes(client: Any, limit: int = CHANGES_LENGTH) -> list[tuple[float, Change]]:
+    """What got worse or better, and when, the latest first."""
+    entries = (json.loads(text) for text in client.lrange(CHANGES, 0, limit - 1))
+    return [(entry.pop("at"), Change(**entry)) for entry in entries]
