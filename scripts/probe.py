@@ -1,0 +1,83 @@
+"""``python -m graft.scripts.probe worker|beat|flower|exporter``: what a container's health check asks. 0 is healthy.
+
+A worker is healthy while its main process writes its heartbeat: that takes an event loop that turns and a Redis that
+answers. Beat (with RedBeat) is healthy while one of those that share the lock ticks. A busy worker is a healthy one, so
+nothing here waits for a task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Final
+
+import redis
+
+PATIENCE: Final = 5.0
+
+
+def worker(name: str) -> str:
+    """What is wrong with the worker *name*, or nothing."""
+    from graft.config.redis_client import connect
+    from graft.tasks.cluster import BEAT
+
+    node = f"{name}@{socket.gethostname()}"
+    try:
+        with connect(socket_timeout=PATIENCE) as client:
+            return "" if client.exists(BEAT + node) else f"{node} has written no heartbeat for 15 s"
+    except redis.RedisError as error:
+        return f"Redis does not answer: {error}"
+
+
+def beat() -> str:
+    """What is wrong with Beat, or nothing: the one that fires, or another for which this one stands by."""
+    from graft.config.redbeat import LOCK, LOCK_TIMEOUT
+    from graft.config.redis_client import connect
+    from graft.config.settings import settings
+
+    config = settings()
+    try:
+        # The lock is where the schedule is: with the broker.
+        with connect(
+            config.model_copy(update={"result_backend": config.broker_url}), socket_timeout=PATIENCE
+        ) as client:
+            return "" if client.exists(LOCK) else f"no Beat holds {LOCK}: none has ticked for {LOCK_TIMEOUT} s"
+    except redis.RedisError as error:
+        return f"Redis does not answer: {error}"
+
+
+def page(url: str) -> str:
+    """What is wrong with the server at *url*, or nothing."""
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE):  # noqa: S310 - an address of this container
+            return ""
+    except (urllib.error.URLError, TimeoutError) as error:
+        return f"{url} does not answer: {error}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m graft.scripts.probe", description=__doc__)
+    parser.add_argument("kind", choices=("worker", "beat", "flower", "exporter"))
+    parser.add_argument("name", nargs="?", default="", help="the part of the node's name before the @")
+    arguments = parser.parse_args(argv)
+    match arguments.kind:
+        case "worker":
+            wrong = worker(arguments.name or "celery")
+        case "beat":
+            wrong = beat()
+        case "flower":
+            wrong = page(f"http://127.0.0.1:{os.environ.get('FLOWER_PORT', '5555')}/healthcheck")
+        case _:
+            wrong = page(f"http://127.0.0.1:{os.environ.get('GRAFT_EXPORTER_PORT', '9808')}/metrics")
+    if wrong:
+        print(wrong)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

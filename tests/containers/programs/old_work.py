@@ -1,0 +1,14 @@
+"""What the old program hands to its pool. Lies beside the program here, and under /programs in the workers."""
+
+import asyncio
+import time
+
+
+def slow_square(number):
+    time.sleep(0.03)
+    return number * number
+
+
+async def slow_cube(number):
+    await asyncio.sleep(0.03)
+    return number**3
