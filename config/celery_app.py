@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
+from graft.config.amqp import Amqp
 from graft.config.celeryconfig import options
 from graft.config.settings import settings
 from graft.config.transport import register
@@ -12,7 +13,14 @@ register()
 
 app = Celery(
     "graft",
-    include=[f"graft.tasks.{name}" for name in ("batch", "maintenance", "poc", "poc_jobs", "poc_samples", "single")],
+    amqp=Amqp,
+    include=[
+        f"graft.tasks.{name}"
+        for name in (
+            *("batch", "janitor", "maintenance", "poc", "poc_jobs", "poc_samples", "single", "watchdog"),
+            *("health.echoes", "health.periodic", "history", "leaks.periodic"),
+        )
+    ],
 )
 app.config_from_object(options(settings()))
 # shared_task of the user's own modules reaches this broker instead of the default one.

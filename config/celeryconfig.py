@@ -6,8 +6,9 @@ from typing import Any
 
 from kombu.entity import Queue
 
+from graft.config import redbeat
 from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS, QUEUES
-from graft.config.schedule import BEAT_SCHEDULE
+from graft.config.schedule import BEAT_SCHEDULE, checks
 from graft.config.settings import Settings
 from graft.config.transport import transport_url
 
@@ -34,6 +35,7 @@ def options(config: Settings) -> dict[str, Any]:
             "priority_steps": list(PRIORITY_STEPS),
             "queue_order_strategy": "priority",
             "socket_timeout": 10,
+            **_sentinel(config),
             "socket_connect_timeout": config.connect_timeout,
             "socket_keepalive": True,
             "health_check_interval": 10,
@@ -54,13 +56,16 @@ def options(config: Settings) -> dict[str, Any]:
         "task_publish_retry": False,  # The publisher resends whole envelopes under their own ids.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_consumer": "graft.workers.consumer:HardenedConsumer",
+        "worker_autoscaler": "graft.workers.autoscale:Autoscaler",
         "worker_eta_task_limit": 1000,
         # Results.
         "result_expires": config.result_ttl,
         "result_backend_always_retry": True,
         "result_backend_max_retries": 100,
-        "result_chord_join_timeout": 30.0,
+        # Twice this is how long a process may be sending a chord's body before another may.
+        "result_chord_join_timeout": 10.0,
         "result_backend_transport_options": {
+            **_sentinel(config),
             "socket_connect_timeout": config.connect_timeout,
             "retry_policy": {"max_retries": 5, "interval_start": 0, "interval_step": 0.2, "interval_max": 1},
         },
@@ -83,11 +88,18 @@ def options(config: Settings) -> dict[str, Any]:
             )
         },
         # Beat.
-        "beat_schedule": BEAT_SCHEDULE,
+        "beat_schedule": BEAT_SCHEDULE | checks(config),
         "timezone": "UTC",
         "enable_utc": True,
+        **redbeat.options(config),
         # Processes.
         "worker_max_tasks_per_child": 1000,
+        # KiB that nothing has: what the pool compares with it is how a leaking process is replaced (workers/probe.py).
+        "worker_max_memory_per_child": 1 << 40 if config.leaks_recycle else None,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
     }
+
+
+def _sentinel(config: Settings) -> dict[str, Any]:
+    return {"master_name": config.sentinel_master} if config.sentinel_master else {}

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from graft.config.settings import Settings, settings
+
+SENTINEL_PORT: Final = 26379
 
 
 def connect(config: Settings | None = None, *, socket_timeout: float | None = 10.0, **options: Any) -> Any:
@@ -24,15 +29,29 @@ def connect(config: Settings | None = None, *, socket_timeout: float | None = 10
     """
     config = config or settings()
     url = config.backend_url.replace("redis+socket://", "unix://").replace("socket://", "unix://")
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=socket_timeout,
-        socket_connect_timeout=config.connect_timeout,
-        socket_keepalive=True,
-        health_check_interval=10,
-        retry=options.pop("retry", None) or Retry(NoBackoff(), 0),
-        client_name=options.pop("client_name", "graft"),
+    options = {
+        "socket_timeout": socket_timeout,
+        "socket_connect_timeout": config.connect_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        "client_name": "graft",
         **options,
+    }
+    options["retry"] = options.get("retry") or Retry(NoBackoff(), 0)
+    if url.startswith("sentinel://"):
+        return _master(url, config.sentinel_master, options)
+    return redis.Redis.from_url(url, **options)
+
+
+def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
+    """A client of the server that Sentinel calls the master, asked again for every new connection."""
+    parts = [urlsplit(url) for url in urls.split(";")]
+    first = parts[0]
+    sentinels = [(part.hostname, part.port or SENTINEL_PORT) for part in parts]
+    asking = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")}
+    sentinel: Any = Sentinel  # redis-py's own types stop here.
+    return sentinel(sentinels, sentinel_kwargs=asking).master_for(
+        name, username=first.username, password=first.password, db=int(first.path.strip("/") or 0), **options
     )
 
 
@@ -48,10 +67,12 @@ def shared() -> Any:
 def be_patient(seconds: float) -> None:
     """Have :func:`shared` sit out an outage of about *seconds*: for workers, which must not blame a task for it.
 
-    A command whose reply was lost runs twice then; everything sent through it allows that.
+    A server that is full or no longer the master is out as well. A command whose reply was lost runs twice then;
+    everything sent through it allows that.
     """
     global _patience
     _patience = Retry(ExponentialBackoff(cap=1.0, base=0.05), int(seconds) + 5)
+    _patience.update_supported_errors((OutOfMemoryError, ReadOnlyError, MasterDownError))
     shared.cache_clear()
 
 

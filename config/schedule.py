@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from celery.schedules import crontab
 
+from graft.config.settings import Settings
+
 # Periodic tasks keep no result, and one that was not started within its period is dropped: an outage must not be
 # followed by a pile of identical runs.
 BEAT_SCHEDULE: Final[dict[str, dict[str, Any]]] = {
@@ -16,6 +18,8 @@ BEAT_SCHEDULE: Final[dict[str, dict[str, Any]]] = {
     }
     for name, task, every in (
         ("lift-waiting-messages", "lift_waiting_messages", 10.0),
+        ("tidy", "tidy", 300.0),
+        ("finish-chords", "finish_chords", 10.0),
         ("prune-dead-letters", "prune_dead_letters", 3600.0),
     )
 } | {
@@ -30,3 +34,19 @@ BEAT_SCHEDULE: Final[dict[str, dict[str, Any]]] = {
         ("collect-metrics", "collect_metrics", 60.0, 60.0),
     )
 }
+
+
+def checks(config: Settings) -> dict[str, dict[str, Any]]:
+    """The periodic checks, as often as *config* says."""
+    return {
+        name: {
+            "task": task,
+            "schedule": every,
+            "options": {"queue": "maintenance", "priority": 0, "expires": max(every, 10.0), "ignore_result": True},
+        }
+        for name, task, every in (
+            ("check-health", "graft.health.check", config.health_every),
+            ("check-leaks", "graft.leaks.check", config.leaks_every),
+            ("note-history", "graft.history.note", config.health_every),
+        )
+    }

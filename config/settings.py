@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     broker_url: str = Field(
         "redis://127.0.0.1:6379/0",
         validation_alias=AliasChoices("CELERY_BROKER_URL", "broker_url"),
-        description="Where messages wait: redis://, rediss:// or redis+socket://.",
+        description="Where messages wait: redis://, rediss://, redis+socket:// or sentinel://HOST:26379;sentinel://…",
         repr=False,
     )
     result_backend: str = Field(
@@ -51,10 +51,41 @@ class Settings(BaseSettings):
         30.0, ge=0, description="How long calls in flight outlive a broker that was reachable before."
     )
 
+    unsigned_messages: Literal["refuse", "accept"] = Field(
+        "refuse",
+        description="What workers do with task messages and state-changing control commands that do not bear the "
+        "deployment's signature; accept them only while callers without the key are being moved over.",
+    )
+    redis_checks: Literal["refuse", "warn", "off"] = Field(
+        "refuse", description="What a worker does on start about a Redis that would lose messages."
+    )
+    sentinel_master: str = Field(
+        "", description="The name under which Sentinel knows the master, for sentinel:// addresses."
+    )
+    lost_after: float = Field(
+        30.0,
+        ge=1,
+        description="An envelope unanswered for this long is searched for; one that is nowhere is sent again.",
+    )
+
     soft_time_limit: float = Field(3540.0, gt=0, description="An envelope running longer is asked to stop.")
     hard_time_limit: float = Field(3600.0, gt=0, description="An envelope running longer is killed with its process.")
     visibility_timeout: float = Field(
         60.0, ge=1, description="A message whose worker has not renewed its lease for this long is given to another."
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Where a worker serves /metrics for Prometheus; 0 serves nothing."
+    )
+    metrics_address: str = Field("127.0.0.1", description="The address that metrics are served on.")
+    tracing: bool = Field(False, description="Make OpenTelemetry spans from the caller to each item (extra otel).")
+    scale_idle: float = Field(
+        30.0, ge=0, description="How long a worker with --autoscale must have little to do before it shrinks."
+    )
+    drain_timeout: float = Field(
+        0.0,
+        ge=0,
+        description="A worker that was asked to stop gives back what it still runs after this long; 0 waits for it. "
+        "Keep it below the grace of whoever stops the process.",
     )
     run_limit: int = Field(
         3, ge=1, le=100, description="An item that was running when so many processes died is not run again."
@@ -62,7 +93,7 @@ class Settings(BaseSettings):
     dead_letter_ttl: float = Field(30 * 86400.0, gt=0, description="How long a dead letter is kept.")
     result_ttl: float = Field(3600.0, ge=60, description="How long results are kept under the id of their call.")
 
-    item_limit: int = Field(1 << 20, ge=1024, description="Bytes of one pickled item or result.")
+    item_limit: int = Field(4 << 20, ge=1024, description="Bytes of one pickled item or result.")
     envelope_limit: int = Field(1 << 20, ge=1024, description="Bytes of pickled items in one envelope.")
     envelope_items: int = Field(20_000, ge=1, description="Items in one envelope.")
     envelope_seconds: float = Field(0.1, gt=0, description="Work that one envelope should hold when sizes are learnt.")
@@ -70,9 +101,49 @@ class Settings(BaseSettings):
         256 << 10, ge=1024, description="Larger outcomes are fetched by key, not announced whole."
     )
 
+    io_threads: int = Field(
+        16, ge=1, le=1000, description="Plain functions that a worker of the io lane runs at once, beside its loop."
+    )
+    loop_lag: float = Field(
+        0.5, gt=0, description="A task that keeps the io lane's event loop from its other tasks for longer is reported."
+    )
+
     max_waiting: float = Field(
         30.0, gt=0, description="A message older than this is moved to the front, whatever its priority."
     )
+
+    health_every: float = Field(30.0, gt=0, description="How often Beat has the deployment's health checked.")
+    health_depth: int = Field(
+        10_000, ge=1, description="A queue in which more messages wait is degraded, five times as many failing."
+    )
+    health_age: float = Field(300.0, gt=0, description="A queue whose oldest message is older is degraded.")
+    health_round_trip: float = Field(60.0, gt=0, description="An echo through a queue may take this long.")
+    health_silence: float = Field(60.0, gt=0, description="Beat is dead when it has sent nothing for this long.")
+    health_clock: float = Field(5.0, gt=0, description="Seconds that a worker's clock may differ from Redis's.")
+    health_error_rate: float = Field(
+        0.05, gt=0, le=1, description="The share of items that may fail, or be run again, within the window."
+    )
+    health_window: float = Field(300.0, gt=0, description="Rates and new dead letters are counted over this long.")
+    health_memory: float = Field(0.8, gt=0, lt=1, description="The share of its memory limit that Redis may use.")
+    health_dead_letters: int = Field(0, ge=0, description="Dead letters that may come within the window.")
+    leaks_every: float = Field(30.0, gt=0, description="How often processes and Redis are looked at for leaks.")
+    leaks_hold: float = Field(300.0, gt=0, description="Seconds for which a connection may be borrowed from its pool.")
+    leaks_recycle: bool = Field(
+        False, description="Replace a leaking pool process by a new one, once it has finished what it runs."
+    )
+    webhook_url: str = Field(
+        "", description="Told of every change of a health verdict: http:// or https://.", repr=False
+    )
+    webhook_key: SecretStr = Field(SecretStr(""), description="Signs what is sent to the webhook, HMAC-SHA256.")
+    webhook_every: float = Field(60.0, gt=0, description="The webhook is called at most once in this time.")
+
+    @model_validator(mode="after")
+    def webhook_is_signed(self) -> Self:
+        if self.webhook_url and not self.webhook_key.get_secret_value():
+            raise ValueError("GRAFT_WEBHOOK_URL needs GRAFT_WEBHOOK_KEY, or its receiver could not tell who calls")
+        if self.webhook_url and not self.webhook_url.startswith(("http://", "https://")):
+            raise ValueError(f"GRAFT_WEBHOOK_URL={self.webhook_url.partition(':')[0]}:… must be http:// or https://")
+        return self
 
     @model_validator(mode="after")
     def soft_limit_comes_before_the_hard_one(self) -> Self:
@@ -96,10 +167,13 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def broker_is_redis(self) -> Self:
         for name, url in (("CELERY_BROKER_URL", self.broker_url), ("CELERY_RESULT_BACKEND", self.backend_url)):
-            if not url.startswith(("redis://", "rediss://", "redis+socket://", "socket://", "unix://")):
+            if not url.startswith(("redis://", "rediss://", "redis+socket://", "socket://", "unix://", "sentinel://")):
                 raise ValueError(
-                    f"{name}={maybe_sanitize_url(url)} is not Redis; use redis://, rediss:// or redis+socket://"
+                    f"{name}={maybe_sanitize_url(url)} is not Redis; use redis://, rediss://, redis+socket:// or "
+                    "sentinel://"
                 )
+            if url.startswith("sentinel://") and not self.sentinel_master:
+                raise ValueError(f"{name} is Sentinel: set GRAFT_SENTINEL_MASTER to the name of its master")
         return self
 
     @property

@@ -15,6 +15,7 @@ from typing import Any, Final
 import kombu.transport.redis
 import kombu.transport.virtual
 import redis
+from kombu.asynchronous import get_event_loop
 from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import RedisError, ResponseError
 
@@ -48,7 +49,28 @@ class QoS(stock.QoS):
         return {tag: message for tag, message in tuple(self._delivered.items()) if tag not in self._dirty}
 
     def ack(self, delivery_tag: str) -> None:
-        self._settle(delivery_tag, requeue=False)
+        hub = get_event_loop() if self.channel.most_at_once > 1 else None
+        if hub is None:
+            self._settle(delivery_tag, requeue=False)
+            return
+        # Messages that came together end together: one round trip for all that this turn of the loop acknowledges.
+        self.forget(delivery_tag)
+        self.channel.acked.append(delivery_tag)
+        if len(self.channel.acked) == 1:
+            hub.call_soon(self.tell_acked)
+
+    def tell_acked(self) -> None:
+        """Have Redis forget what was acknowledged since the last time."""
+        tags, self.channel.acked = self.channel.acked, []
+        if not tags:
+            return
+        try:
+            with self.channel.conn_or_acquire() as client:
+                pipe = client.pipeline(transaction=False)
+                pipe.hdel(self.unacked_key, *tags).zrem(self.unacked_index_key, *tags).execute()
+        except (*LOST, RedisError, AttributeError) as error:
+            logger.warning("Redis could not be told that %d messages are settled; it will be: %r", len(tags), error)
+            self.channel.owed.update(dict.fromkeys(tags, False))
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         self._settle(delivery_tag, requeue)

@@ -18,6 +18,7 @@ import json
 import logging
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from queue import Empty
@@ -29,10 +30,13 @@ import kombu
 import redis
 from kombu.connection import resolve_aliases
 from kombu.transport import TRANSPORT_ALIASES
+from kombu.utils.json import dumps
 from kombu.utils.uuid import uuid
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError
 
+from graft.config import signatures
 from graft.config.messages import BadMessage, checked, decode
+from graft.config.settings import settings
 from graft.config.settling import LOST, OWED, QoS, stock, virtual
 
 logger = logging.getLogger(__name__)
@@ -73,29 +77,36 @@ def require(owner: type | ModuleType, *names: str) -> None:
 # Takes the oldest message of the most urgent list and records it in the same instant: no crash comes in between. A
 # script that has begun to write is not stopped by maxmemory, so it is never half done (Redis 6.2 and 7).
 # KEYS: the record, its index, a list of signs for each queue, then the lists: for each priority one of each queue.
-# ARGV: delivery tag, time, number of queues, their names as JSON.
+# ARGV: time, number of queues, their names as JSON, whether a sign was taken already, and a delivery tag for each
+# message that may be taken.
 TAKE: Final = """
-local count = tonumber(ARGV[3])
+local count, taken = tonumber(ARGV[2]), {}
+local most, signs = #ARGV - count - 3, tonumber(ARGV[3 + count])
 for i = count + 3, #KEYS do
-  local raw = redis.call('RPOP', KEYS[i])
-  if raw then
-    local queue = (i - count - 3) % count + 1
-    redis.call('HSET', KEYS[1], ARGV[1], '[' .. raw .. ',"",' .. ARGV[3 + queue] .. ']')
-    redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
-    redis.call('RPOP', KEYS[2 + queue])
-    return {queue, raw}
+  while #taken < most do
+    local raw = redis.call('RPOP', KEYS[i])
+    if not raw then break end
+    local queue, tag = (i - count - 3) % count + 1, ARGV[4 + count + #taken]
+    redis.call('HSET', KEYS[1], tag, '[' .. raw .. ',"",' .. ARGV[2 + queue] .. ']')
+    redis.call('ZADD', KEYS[2], ARGV[1], tag)
+    if signs == 0 then redis.call('RPOP', KEYS[2 + queue]) end
+    signs = 0
+    taken[#taken + 1] = {queue, raw}
   end
+  if #taken == most then return taken end
 end
-for queue = 1, count do redis.call('DEL', KEYS[2 + queue]) end
-return false
+if #taken == 0 then
+  for queue = 1, count do redis.call('DEL', KEYS[2 + queue]) end
+end
+return taken
 """
 SIGN_MS: Final = 10_000  # Whoever waits looks again every second, signs or not.
 
 
 class Asked(NamedTuple):
-    """A look for messages that has not been answered: the tag that a message would have, and where it may be from."""
+    """A look for messages that has not been answered: the tags that they would have, and where they may be from."""
 
-    tag: str
+    tags: tuple[str, ...]
     queues: tuple[str, ...]
 
 
@@ -104,20 +115,25 @@ class Channel(stock.Channel):
 
     QoS = QoS
     message_limit = MESSAGE_LIMIT
+    most_at_once = 1  # Messages taken by one look, for a pool that runs many at once.
     from_transport_options = (*stock.Channel.from_transport_options, "message_limit")
     _spare_pool: Any = None
     _asked: Asked | None = None
     _found_nothing = False
+    _waits = False
+    _most = 1
     _pay_again_at = 0.0
+    _pusher: Any = None
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         address = connection.client
         self.owed = OWED[address.hostname, address.port, address.virtual_host]
         self.recorded = ""
+        self.acked: list[str] = []
         super().__init__(connection, **kwargs)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """Look for a message; where there was none at the last look, wait for a sign that one has come."""
+        """Look for a message; where there was none at the last look, wait for a sign that one has come before that."""
         if not self._has_paid():
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
@@ -126,17 +142,22 @@ class Channel(stock.Channel):
         connection = self.client.connection
         self._in_poll = connection
         self._brpop_sent_at = time.monotonic()
-        self._asked = None if self._found_nothing else Asked(uuid(), tuple(queues))
-        if self._asked is None:
+        room = self.qos.can_consume_max_estimate()
+        most = min(self._most, self.most_at_once if room is None else room)
+        self._asked = Asked(tuple(uuid() for _ in range(max(1, most))), tuple(queues))
+        self._waits = self._found_nothing
+        commands: list[tuple[Any, ...]] = []
+        if self._waits:
             wait = self.brpop_timeout if timeout is None else timeout
-            connection.send_command("BRPOP", *self._prefixed(map(self._sign, queues)), wait or 0)
-            return
+            commands.append(("BRPOP", *self._prefixed(map(self._sign, queues)), wait or 0))
         lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
         keys = self._prefixed([self.unacked_key, self.unacked_index_key, *map(self._sign, queues), *lists])
         names = [json.dumps(queue) for queue in queues]
-        connection.send_command(
-            "EVAL", TAKE, len(keys), *keys, self._asked.tag, time.time(), len(queues), *names
-        )  # fmt: skip
+        commands.append(
+            ("EVAL", TAKE, len(keys), *keys, time.time(), len(queues), *names, int(self._waits), *self._asked.tags)
+        )
+        # Redis runs the second in the instant in which the first ends: no round trip comes in between.
+        connection.send_packed_command(connection.pack_commands(commands))
 
     def _prefixed(self, keys: Iterable[str]) -> list[str]:
         return [self.global_keyprefix + key for key in keys]
@@ -147,23 +168,25 @@ class Channel(stock.Channel):
 
     def _brpop_read(self, **options: Any) -> bool:
         try:
-            reply = self._reply(options)
+            if self._waits:
+                self._reply("BRPOP", options)
+            reply = self._reply("EVAL", options)
             asked, self._asked = self._asked, None
-            self._found_nothing = asked is not None and not reply
+            self._found_nothing = not reply
             if asked is None or not reply:
                 raise Empty
-            place, raw = reply
-            self._take(raw, asked.tag, asked.queues[place - 1])
+            # A queue that gave many is likely to have more.
+            self._most = min(self.most_at_once, 2 * len(reply) + 2)
+            for (place, raw), tag in zip(reply, asked.tags, strict=False):
+                self._take(raw, tag, asked.queues[place - 1])
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
 
-    def _reply(self, options: dict[str, Any]) -> Any:
+    def _reply(self, command: str, options: dict[str, Any]) -> Any:
         try:
-            return self.client.parse_response(
-                self.client.connection, "BRPOP" if self._asked is None else "EVAL", **options
-            )
+            return self.client.parse_response(self.client.connection, command, **options)
         except (*self.connection_errors, RedisError) as error:
             self._found_nothing = False
             self.client.connection.disconnect()
@@ -236,22 +259,65 @@ class Channel(stock.Channel):
             logger.warning("dropped a broadcast message: %.500r", error)
             return None
 
+    def _inplace_augment_message(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
+        super()._inplace_augment_message(message, exchange, routing_key)
+        keys = settings().signing_keys
+        if keys and exchange not in signatures.UNSIGNED:
+            signatures.sign(message, signatures.place(exchange or "", routing_key or ""), keys)
+
     def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
         try:
-            return bool(super()._deliver_fanout_message(checked(message, self.message_limit), exchange))
+            message = checked(message, self.message_limit)
+            if exchange == signatures.COMMANDS:
+                self._verify_command(message)
+            return bool(super()._deliver_fanout_message(message, exchange))
         except RedisError:
             raise
         except Exception as error:
             logger.warning("dropped a broadcast message on %.100s: %.500r", exchange, error)
             return False
 
-    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
+    def push(self, messages: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Put *messages* on the queues named with them, in one round trip, as :meth:`basic_publish` does one by one."""
+        signs: Counter[str] = Counter()
+        with (self._pusher or self._new_pusher()).pipeline(transaction=False) as pipe:
+            for queue, message in messages:
+                self._refuse_too_large(message)
+                self._inplace_augment_message(message, "", queue)
+                key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+                pipe.execute_command("LPUSH", *self._prefixed([key]), dumps(message))
+                signs[queue] += 1
+            for queue, count in signs.items():
+                (sign,) = self._prefixed([self._sign(queue)])
+                pipe.execute_command("LPUSH", sign, *[1] * count)
+                pipe.execute_command("PEXPIRE", sign, SIGN_MS)
+            pipe.execute()
+
+    def _new_pusher(self) -> Any:
+        self._pusher = redis.Redis(connection_pool=self.pool)
+        return self._pusher
+
+    def _refuse_too_large(self, message: dict[str, Any]) -> None:
         size = len(message["body"]) * 4 // 3
         if size > self.message_limit:
             raise ValueError(
                 f"a message of {size} bytes exceeds message_limit={self.message_limit} of the transport, which its "
                 "reader enforces; send smaller batches, or a reference to the data"
             )
+
+    def _verify_command(self, message: dict[str, Any]) -> None:
+        """Raise BadMessage unless the command changes nothing, or comes from somebody with the deployment's key."""
+        config = settings()
+        if not config.signing_keys or config.unsigned_messages == "accept" or signatures.is_harmless(message):
+            return
+        info = message["properties"]["delivery_info"]
+        place = signatures.place(info["exchange"], info["routing_key"])
+        flaw = signatures.flaw(message, place, config.signing_keys, signatures.COMMAND_AGE)
+        if flaw:
+            raise BadMessage("bad_signature", f"a control command is refused: {flaw}")
+
+    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        self._refuse_too_large(message)
         return super().basic_publish(message, exchange, routing_key, **kwargs)
 
     def quarantine(self, raw: bytes, queue: str, reason: str, detail: str) -> None:
@@ -277,6 +343,8 @@ class Channel(stock.Channel):
         """Tell Redis that this process still owns *tags*; those that were settled meanwhile stay settled."""
         now = time.time()
         scores = dict.fromkeys(tags, now)
+        if self._asked is not None:  # It may have been taken and wait to be read.
+            scores.update(dict.fromkeys(self._asked.tags, now))
         if scores:
             with self.conn_or_acquire() as client:
                 client.zadd(self.unacked_index_key, scores, xx=True)
@@ -326,6 +394,7 @@ class Channel(stock.Channel):
                 self.qos._quick_append(tag, message)
 
     def close(self) -> None:
+        self.qos.tell_acked()
         for _ in range(2):  # The first failure may be the one broken connection, the second is the outage.
             try:
                 super().close()
@@ -364,15 +433,41 @@ class TlsTransport(Transport):
         super().__init__(client, **kwargs)
 
 
+class SentinelChannel(Channel, stock.SentinelChannel):
+    """The same on whichever server Sentinel calls the master."""
+
+    from_transport_options = (*stock.SentinelChannel.from_transport_options, "message_limit")
+
+
+class SentinelTransport(Transport):
+    """kombu's Sentinel transport with our channel."""
+
+    default_port = 26379
+    Channel = SentinelChannel
+
+
 def register() -> None:
     """Make the transport known to kombu, under the schemes that `transport_url` gives out."""
     require(stock.Channel, "_brpop_start", "_brpop_read", "_receive_one", "_deliver_fanout_message", "_queue_cycle")
     require(stock.Channel, "_do_restore_message", "_flush_brpop_reauth", "_lookup", "_in_poll", "_in_listen", "_pool")
-    require(stock.Channel, "_get_pool", "_disconnect_pools", "_close_clients", "conn_or_acquire", "auto_delete_queues")
+    require(stock.SentinelChannel, "_sentinel_managed_pool", "from_transport_options")
+    require(
+        stock.Channel,
+        "_inplace_augment_message",
+        "_get_message_priority",
+        "_get_pool",
+        "_disconnect_pools",
+        "_close_clients",
+        "conn_or_acquire",
+        "auto_delete_queues",
+    )
+    require(stock.Channel, "_inplace_augment_message")
     require(stock.QoS, "restore_visible", "restore_by_tag", "unacked_key", "_delivered", "_dirty", "_quick_append")
     require(virtual.Transport, "_deliver", "close_channel", "connection_errors")
     TRANSPORT_ALIASES["graft"] = f"{__name__}:{Transport.__name__}"
     TRANSPORT_ALIASES["grafts"] = f"{__name__}:{TlsTransport.__name__}"
+    # Under its own name: kombu picks the sentinels out of the addresses by it.
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:{SentinelTransport.__name__}"
     # Addresses are shown, to people and to Flower, in the form in which they were given.
     resolve_aliases.update(graft="redis", grafts="rediss")
 
@@ -381,7 +476,7 @@ def transport_url(url: str) -> str:
     """*url* with the scheme of the hardened transport; several addresses may be separated by ``;``.
 
     ``redis://``, ``rediss://`` and the spellings of a Unix socket (``redis+socket://``, ``socket://``, ``unix://``)
-    are mapped; anything else, ``sentinel://`` among it, comes back as it is and is kombu's own affair.
+    are mapped; ``sentinel://`` keeps its name, under which `register` has put our own transport.
     """
     return ";".join(_hardened(part) for part in url.split(";"))
 

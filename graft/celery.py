@@ -6,10 +6,17 @@ lead to the facades here as well; inside a task these run everything in place.
 
 from __future__ import annotations
 
+import sys
+
 from graft.compat import redirect
 from graft.config.settings import settings
 from graft.workers.app import app
 
 redirect.install(*filter(None, settings().replace.split(",")))
+
+if "celery.bin.celery" in sys.modules:  # The command line asks.
+    from graft.scripts import commands
+
+    commands.adopt()
 
 __all__ = ["app"]

@@ -5,7 +5,9 @@ Celery imports every plugin for every command, a worker's start included; these 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -35,3 +37,17 @@ dead_letters = LazyCommand(
 report = LazyCommand("report", "graft.scripts.html_report", "Write an HTML page of the deployment's state and history.")
 exporter = LazyCommand("exporter", "graft.scripts.exporter", "Serve Prometheus metrics of queues and verdicts.")
 drill = LazyCommand("drill", "graft.scripts.drill.cli", "Break a private stack on purpose and count what was lost.")
+
+
+def adopt() -> None:
+    """Finish what plugins cannot: called when the command line imports the app, before it parses the sub-command."""
+    from celery.bin.celery import celery
+
+    # Celery adds its own command of this name after it has loaded the plugins, and has found it already when it imports
+    # the app (5.7): what is parsed and run from here on is ours, which without --out does the same.
+    theirs = celery.commands["report"]
+    theirs.short_help = report.short_help
+    theirs.make_context = report.make_context
+    # Flower looks for flowerconfig.py where it is started; ours is for where there is none.
+    if not Path("flowerconfig.py").exists():
+        os.environ.setdefault("FLOWER_CONF", str(Path(__file__).resolve().parent.parent / "config" / "flowerconfig.py"))

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from graft.config.queues import Lane
@@ -23,6 +24,15 @@ def say(message: str) -> None:
 def complain(message: str) -> None:
     """Say what went wrong, on stderr."""
     messages.print(Text.assemble(("error: ", "bold red"), message))
+
+
+def show(table: Table) -> None:
+    """Print *table*; what goes to a file or another program is as wide as it needs to be."""
+    if output.is_terminal:
+        output.print(table)
+        return
+    needed = output.measure(table, options=output.options.update(width=10_000)).maximum
+    Console(width=max(output.width, needed), highlight=False, emoji=False).print(table)
 
 
 def lane(text: str) -> tuple[Lane, int]:

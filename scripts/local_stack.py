@@ -34,7 +34,8 @@ from graft.scripts.services import GRACE, Service, Worker
 from graft.tasks.cluster import BEAT
 
 LANE_LIMITS: dict[Lane, int] = {"cpu": 256, "io": 10_000}
-POOLS: dict[Lane, str] = {"cpu": "prefork", "io": "threads"}
+POOLS: dict[Lane, str] = {"cpu": "prefork", "io": "custom"}
+IO_POOL = "graft.workers.aio_pool:TaskPool"
 
 
 def default_lanes() -> dict[Lane, int]:
@@ -143,7 +144,13 @@ class LocalStack:
             self.flower = self._start_flower()
 
     def add_worker(
-        self, lane: Lane, concurrency: int, *, every_queue: bool = True, env: Mapping[str, str] | None = None
+        self,
+        lane: Lane,
+        concurrency: int,
+        *,
+        every_queue: bool = True,
+        env: Mapping[str, str] | None = None,
+        include: Sequence[str] = (),
     ) -> Worker:
         """Start one more worker; returns before it answers.
 
@@ -152,6 +159,7 @@ class LocalStack:
             concurrency: how many items it runs at once.
             every_queue: read the other lane's queues too.
             env: more variables for this worker alone.
+            include: modules with tasks of the program's own, which the worker imports.
         """
         if not 1 <= concurrency <= LANE_LIMITS[lane]:
             raise ValueError(f"lane {lane}={concurrency}: the number must be from 1 to {LANE_LIMITS[lane]}")
@@ -159,7 +167,7 @@ class LocalStack:
         name = f"{lane}{self._workers_made}@{socket.gethostname()}-{self._token}"
         reads = queues.names(None if every_queue else lane)
         argv = ["worker", "-n", name, "-P", POOLS[lane], "-c", str(concurrency), "-Q", ",".join(reads)]
-        argv += ["--without-gossip", "--without-mingle"]
+        argv += ["--without-gossip", "--without-mingle", *(f"--include={module}" for module in include)]
         log, child = self._start(f"worker-{lane}{self._workers_made}", argv, env or {})
         worker = Worker(name, lane, log, child)
         self.workers.append(worker)
@@ -189,7 +197,11 @@ class LocalStack:
             StackError: the environment holds settings that cannot work.
         """
         try:
-            config = Settings(broker_url=self.redis_url, result_backend=self.env["CELERY_RESULT_BACKEND"])
+            config = Settings(
+                broker_url=self.redis_url,
+                result_backend=self.env["CELERY_RESULT_BACKEND"],
+                sentinel_master=self.env.get("GRAFT_SENTINEL_MASTER", ""),
+            )
         except ValueError as error:
             raise StackError(str(error)) from error
         client: redis.Redis = redis_client.connect(config)
@@ -256,7 +268,7 @@ class LocalStack:
         # A killed worker cannot remove its temporary files (billiard makes some): they go with the stack.
         temporary = self.directory / "tmp"
         temporary.mkdir(exist_ok=True)
-        env = {**self.env, "TMPDIR": str(temporary), **env}
+        env = {**self.env, "TMPDIR": str(temporary), "CELERY_CUSTOM_WORKER_POOL": IO_POOL, **env}
         return log, self.guard.start([*argv, "-l", "WARNING"], env, log=log)
 
     def _start_service(self, name: str, arguments: list[str], env: Mapping[str, str] | None = None) -> Service:
@@ -267,7 +279,8 @@ class LocalStack:
         self.flower_url = f"http://{login}@127.0.0.1:{port}"
         arguments = ["flower", "--address=127.0.0.1", f"--port={port}", "--read-only"]
         # The password travels in the environment: command lines can be read by everybody.
-        return self._start_service("flower", arguments, {"FLOWER_BASIC_AUTH": login})
+        environ = {"FLOWER_BASIC_AUTH": login, "FLOWER_DB": str(self.directory / "flower")}
+        return self._start_service("flower", arguments, environ)
 
     def _answers(self, service: Service, client: redis.Redis) -> bool:
         if isinstance(service, Worker):

@@ -89,15 +89,16 @@ def last_lines(log: Path, count: int = 15) -> str:
 class RedisServer:
     """One server process; a restart keeps its port, password and data."""
 
-    def __init__(self, guard: Guard, program: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, guard: Guard, program: Path, environ: Mapping[str, str], name: str = "redis") -> None:
         self._guard = guard
+        self._name = name
         self._program = program
         # Redis 7.2 refuses to start in a locale that is not installed.
         self._environ = {**environ, "LC_ALL": "C"}
         self._password = secrets.token_hex(16)
-        self._configuration = guard.directory / "redis.conf"
+        self._configuration = guard.directory / f"{name}.conf"
         self._child: Child | None = None
-        self.log = guard.directory / "redis.log"
+        self.log = guard.directory / f"{name}.log"
         self.port = 0
 
     @property
@@ -125,7 +126,7 @@ class RedisServer:
             self._child.kill()
 
     def _runs_on(self, port: int, timeout: float = 15.0) -> bool:
-        data = self._guard.directory / "redis"
+        data = self._guard.directory / self._name
         data.mkdir(exist_ok=True)
         # The directory is ours alone (mode 700): the password is in no command line and no readable file.
         self._configuration.write_text(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from typing import Any
 
 from celery import Task
-from celery.exceptions import Reject, TaskPredicate
+from celery.exceptions import Ignore, Reject, TaskPredicate
 
 from graft.config.settings import settings
-from graft.tasks import deadletters
+from graft.tasks import deadletters, invoke
 from graft.tasks.deliveries import Runs
 from graft.tasks.errors import PoisonedError
 from graft.tasks.policy import ONCE, RetryPolicy
@@ -33,7 +32,10 @@ class ReliableTask(Task):
         if self.request.called_directly:
             return self.run(*args, **kwargs)
         record = Runs(self.request.id, self.request.retries)
-        delivery, _ = record.begin(self.request.id, (0,))
+        delivery, _ = invoke.aside(record.begin, self.request.id, (0,))
+        if delivery.cancelled:
+            invoke.aside(self._note_cancelled)
+            raise Ignore("cancelled before it ran")
         run = self.request.retries + 1
         try:
             if delivery.is_dead(0, settings().run_limit):
@@ -45,14 +47,16 @@ class ReliableTask(Task):
             wait = self.policy.wait_after(run, error)
             if wait is None:
                 # First: whoever reads FAILURE must find the letter.
-                self.bury(error, "poisoned" if isinstance(error, PoisonedError) else "retries_exhausted", run)
+                reason: deadletters.Reason = "poisoned" if isinstance(error, PoisonedError) else "retries_exhausted"
+                invoke.aside(self.bury, error, reason, run)
                 raise
             self.again(countdown=wait, exc=error)
         else:
-            with record.client.pipeline(transaction=False) as pipe:
-                record.forget(pipe)
-                pipe.execute()
+            invoke.aside(record.close)
             return result
+
+    def _note_cancelled(self) -> None:
+        self.backend.mark_as_revoked(self.request.id, "cancelled", request=self.request)
 
     def again(self, **options: Any) -> None:
         """Send this message back to run once more; the message stays where it is when the broker refuses."""
@@ -64,7 +68,6 @@ class ReliableTask(Task):
 
     def bury(self, error: BaseException, reason: deadletters.Reason, runs: int) -> None:
         """Keep this message as a dead letter."""
-        message = json.dumps({"args": self.request.args, "kwargs": self.request.kwargs}, default=repr)
         deadletters.bury(
             deadletters.DeadLetter.make(
                 id=self.request.id,
@@ -76,6 +79,6 @@ class ReliableTask(Task):
                 traceback="".join(traceback.format_exception(error)),
                 runs=runs,
                 items=1,
-                envelope=message,
+                envelope=deadletters.message_text(self.request.args, self.request.kwargs),
             )
         )

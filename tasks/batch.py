@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import redis
+from celery import states
 from celery.exceptions import Reject, TaskPredicate, TimeLimitExceeded
 
 from graft.config.celery_app import app
 from graft.config.redis_client import shared
 from graft.config.settings import settings
-from graft.tasks import codec, deadletters, deliveries, figures, functions, invoke
+from graft.tasks import bodies, codec, deadletters, deliveries, figures, functions, giving, invoke
 from graft.tasks.base import ReliableTask
 from graft.tasks.deliveries import Delivery, Runs
 from graft.tasks.envelope import Envelope, Outcome, Report, error_frame, value_frame
 from graft.tasks.errors import (
     CancelledBatchError,
     EnvelopeError,
+    EnvelopeLostError,
     NotYet,
     PoisonedError,
     SignatureError,
     UnreferenceableError,
 )
+
+logger = logging.getLogger(__name__)
 
 RUN_ENVELOPE: Final = "graft.batch"
 REDUCE: Final = "graft.reduce"
@@ -66,15 +71,16 @@ class EnvelopeTask(ReliableTask):
         except (redis.ConnectionError, redis.TimeoutError) as error:
             # Ours: what an item raises is that item's outcome. The envelope has not been answered, so it comes back.
             raise Reject(error, requeue=True) from error
+        except EnvelopeLostError:  # What it needs is its caller's to send again.
+            raise
         except EnvelopeError as error:
-            self.bury(error, _reason(error), self.request.retries + 1)
+            invoke.aside(self.bury, error, _reason(error), self.request.retries + 1)
             raise
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Bury what a hard time limit ended: its process is gone, so the worker itself calls this (Celery 5.7)."""
         if isinstance(exc, TimeLimitExceeded):
-            wire = str(args[-1])
-            envelope = Envelope.open(wire, task_id)
+            envelope = Envelope.open(bodies.fetch(str(args[-1]), task_id), task_id)
             deadletters.bury(
                 deadletters.DeadLetter.make(
                     id=task_id,
@@ -86,7 +92,7 @@ class EnvelopeTask(ReliableTask):
                     traceback="",
                     runs=envelope.retries + 1,
                     items=len(envelope.items),
-                    envelope=wire,
+                    envelope=envelope.seal(),
                 )
             )
 
@@ -97,15 +103,23 @@ def _reason(error: EnvelopeError) -> deadletters.Reason:
     return "unreferenceable" if isinstance(error, UnreferenceableError) else "bad_envelope"
 
 
-@app.task(name=RUN_ENVELOPE, base=EnvelopeTask, bind=True)
+@app.task(name=RUN_ENVELOPE, base=EnvelopeTask, bind=True, runs_on_loop=True)
 def run_envelope(self: EnvelopeTask, wire: str) -> str:
-    """Run the envelope in *wire*; the sealed report, or a claim on it."""
-    envelope = Envelope.open(wire, self.request.id)
+    """Run the envelope in *wire*; the sealed report, or a claim on it.
+
+    In the io lane this runs on the event loop: what waits for Redis steps aside (:func:`invoke.aside`).
+    """
+    run, func = invoke.aside(_begin, self, wire)
+    return str(run.answer(func))
+
+
+def _begin(task: EnvelopeTask, wire: str) -> tuple[_Run, Any]:
+    envelope = Envelope.open(bodies.fetch(wire, task.request.id), task.request.id)
     func = functions.load(envelope.function)
     record = Runs(envelope.id, envelope.retries)
     delivery, kept = record.begin(envelope.batch, envelope.positions)
     frames = {**envelope.carried, **kept}
-    return _Run(self, envelope, record, delivery, frames).answer(func)
+    return _Run(task, envelope, record, delivery, frames), func
 
 
 class _Run:
@@ -120,40 +134,55 @@ class _Run:
         frames: dict[int, tuple[bool, bytes]],
     ) -> None:
         self.task = task
+        self.request = task.request
         self.envelope = envelope
         self.record = record
         self.delivery = delivery
         self.frames = frames
         self.item_limit = settings().item_limit
+        self.given = (*envelope.given, *delivery.given)
 
     def answer(self, func: Any) -> str:
         """The sealed report, once every item has an outcome or has been sent to run again."""
-        ran = self.run(func)
+        return str(invoke.aside(self.finish, self.run(func)))
+
+    def finish(self, ran: invoke.Ran) -> str:
+        """Send what may run again back, and tell the rest."""
         self.send_back(ran)
         report = self.report(ran)
         with self.record.client.pipeline(transaction=False) as pipe:
-            self.record.forget(pipe)
-            figures.add(pipe, self.envelope.function.name, len(ran.values) + len(ran.errors), ran.busy, len(ran.errors))
-            text = report.seal(self.envelope.id)
-            if self.envelope.claim or len(text) > settings().pubsub_limit:
+            sealed = report.sealed(self.envelope.id)
+            if self.envelope.claim or len(sealed) > settings().pubsub_limit:
                 # Kept under a key of its own: pub/sub drops a subscriber whose pending output grows too large.
-                pipe.set(OUTCOME + self.envelope.id, text, ex=int(settings().result_ttl))
+                pipe.set(OUTCOME + self.envelope.id, sealed, ex=int(settings().result_ttl))
                 failed = report.packed and sum(not succeeded for succeeded, _ in report.values)
                 text = str(Claim(self.envelope.id, int(failed), report.retries, report.busy, report.elapsed))
+            else:
+                text = codec.as_text(sealed)
+            announce(pipe, self.request, text)
+            self.record.forget(pipe)
+            pipe.delete(bodies.BODY + self.envelope.id)
+            figures.add(pipe, self.envelope.function.name, len(ran.values) + len(ran.errors), ran.busy, len(ran.errors))
             pipe.execute()
         return text
 
     def run(self, func: Any) -> invoke.Ran:
         envelope, delivery = self.envelope, self.delivery
-        places = [place for place, position in enumerate(envelope.positions) if position not in self.frames]
+        elsewhere = {position for _, positions in self.given for position in positions}
+        places = [
+            place
+            for place, position in enumerate(envelope.positions)
+            if position not in self.frames and position not in elsewhere
+        ]
         if delivery.cancelled:
             return invoke.Ran(errors={place: CancelledBatchError("cancelled before it ran") for place in places})
         if not delivery.is_watched:
-            return invoke.run_items(envelope, func, places, is_cancelled=self.is_cancelled)
+            give = self.give if envelope.shared else None
+            return invoke.run_items(envelope, func, places, is_cancelled=self.is_cancelled, give=give)
         limit = settings().run_limit
         dead = [place for place in places if delivery.is_dead(envelope.positions[place], limit)]
         for place in dead:
-            self.bury_poison(place)
+            invoke.aside(self.bury_poison, place)
         ran = invoke.run_items(
             envelope,
             func,
@@ -167,6 +196,18 @@ class _Run:
     def is_cancelled(self) -> bool:
         return deliveries.is_cancelled(self.envelope.batch)
 
+    def give(self, places: list[int]) -> bool:
+        """Have others run the items at *places*; whether they will. Called on another thread, while the run goes on."""
+        given = giving.give(self.envelope, places, RUN_ENVELOPE, self.request)
+        if not given:
+            return False
+        self.given += given
+        try:
+            self.record.gave(self.given)
+        except redis.RedisError as error:  # Should this run end with its process, they run here once more.
+            logger.warning("what envelope %s gave away could not be recorded: %r", self.envelope.id, error)
+        return True
+
     def starting(self, place: int) -> None:
         self.record.starting(self.envelope.positions[place])
 
@@ -179,7 +220,7 @@ class _Run:
     def bury_poison(self, place: int) -> None:
         """The item at *place* has used up its runs: its letter first, then its outcome."""
         position = self.envelope.positions[place]
-        kills = self.delivery.kills(position)
+        kills = max(self.delivery.kills(position), 1)
         times = "a worker process" if kills == 1 else f"{kills} worker processes"
         error = PoisonedError(
             f"item {position} of {self.envelope.function.name} was running when {times} died; it is not run again, and "
@@ -220,13 +261,18 @@ class _Run:
             retries=run,
             reruns=envelope.reruns + len(failed.intersection(waits)),
             carried={**self.frames, **self.encode(kept)},
+            given=self.given,
         )
         with self.record.client.pipeline(transaction=False) as pipe:
             self.record.forget(pipe)
-            figures.add(pipe, envelope.function.name, len(ran.values) + len(failed), ran.busy, len(failed))
+            again_failed = len(failed.intersection(waits))
+            items = len(ran.values) + len(failed)
+            figures.add(pipe, envelope.function.name, items, ran.busy, len(failed), again_failed)
             pipe.execute()
         error = next(iter(ran.errors.values()), None)
-        self.task.again(args=(rest.seal(),), countdown=max(waits.values(), default=0.0), exc=error)
+        argument = bodies.store(rest.id, rest.sealed())
+        label = f"({envelope.function.name}, {len(again)} items from {rest.positions[0]})"
+        self.task.again(args=(argument,), argsrepr=label, countdown=max(waits.values(), default=0.0), exc=error)
 
     def bury_exhausted(self, ran: invoke.Ran) -> None:
         failed = [place for place, error in ran.errors.items() if not isinstance(error, CancelledBatchError)]
@@ -271,20 +317,21 @@ class _Run:
 
     def report(self, ran: invoke.Ran) -> Report:
         envelope = self.envelope
+        figures = ran.busy, ran.elapsed, envelope.reruns, ran.awaited, self.given
         if not self.frames and not ran.errors and len(ran.values) == len(envelope.items):
             values = [ran.values[place] for place in range(len(envelope.items))]
             if codec.all_atoms(values) and not any(
                 isinstance(value, str | bytes) and len(value) > self.item_limit for value in values
             ):
-                return Report(envelope.positions, values, False, ran.busy, ran.elapsed, envelope.reruns, ran.awaited)
+                return Report(envelope.positions, values, False, *figures)
         frames = dict(sorted({**self.frames, **self.encode(ran)}.items()))
-        return Report(list(frames), list(frames.values()), True, ran.busy, ran.elapsed, envelope.reruns, ran.awaited)
+        return Report(list(frames), list(frames.values()), True, *figures)
 
 
 @app.task(name=REDUCE, base=EnvelopeTask, bind=True)
 def reduce_batch(self: EnvelopeTask, claims: list[str], wire: str) -> str:
     """The body of a batch's chord: apply the reducer to all its values; the first failed item is the answer instead."""
-    envelope = Envelope.open(wire, self.request.id)
+    envelope = Envelope.open(bodies.fetch(wire, self.request.id), self.request.id)
     record = Runs(envelope.id, envelope.retries)
     delivery, _ = record.begin(envelope.batch, (0,))
     if delivery.is_dead(0, settings().run_limit):
@@ -305,14 +352,46 @@ def reduce_batch(self: EnvelopeTask, claims: list[str], wire: str) -> str:
         # A reduced value may be as large as all that went into it.
         limit = settings().item_limit * 64
         frame = error_frame(error_, skip_frames=1) if error_ else value_frame(ran.values[0], 0, limit)
-    text = Report([0], [frame], True, 0.0, 0.0, 0).seal(envelope.id)
+    sealed = Report([0], [frame], True, 0.0, 0.0, 0).sealed(envelope.id)
+    text = str(Claim(envelope.id)) if len(sealed) > settings().pubsub_limit else codec.as_text(sealed)
     with record.client.pipeline(transaction=False) as pipe:
         record.forget(pipe)
-        if len(text) > settings().pubsub_limit:
-            pipe.set(OUTCOME + envelope.id, text, ex=int(settings().result_ttl))
-            text = str(Claim(envelope.id))
+        if text.startswith(CLAIM):
+            pipe.set(OUTCOME + envelope.id, sealed, ex=int(settings().result_ttl))
         pipe.execute()
     return text
+
+
+def announce(pipe: Any, request: Any, text: str) -> None:
+    """Store and publish *text* as the result of *request*, on the caller's pipeline, in Celery's place and words.
+
+    Celery would look for an earlier result first, and write this one in a transaction: two round trips of their own.
+    """
+    if request.ignore_result:
+        return
+    backend = app.backend
+    meta = backend._get_result_meta(result=text, state=states.SUCCESS, traceback=None, request=request)
+    record = backend.encode({**meta, "task_id": request.id})
+    key = backend.get_key_for_task(request.id)
+    pipe.set(key, record, ex=backend.expires)
+    pipe.publish(key, record)
+    request.ignore_result = True  # It is stored.
+
+
+def open_report(text: str, envelope_id: str, client: Any) -> Report:
+    """The report of an envelope, which *text* is or stands for.
+
+    Raises:
+        EnvelopeError: it stood for one that has expired.
+    """
+    if not text.startswith(CLAIM):
+        return Report.open(text, envelope_id)
+    stored = client.get(OUTCOME + envelope_id)
+    if stored is None:
+        raise EnvelopeError(f"the outcome of envelope {envelope_id} has expired before it was read")
+    report = Report.open(stored, envelope_id)
+    client.unlink(OUTCOME + envelope_id)
+    return report
 
 
 def fetch_claims(claims: Sequence[str]) -> list[Outcome]:
@@ -323,5 +402,5 @@ def fetch_claims(claims: Sequence[str]) -> list[Outcome]:
     for envelope_id, text in zip(ids, texts, strict=True):
         if text is None:
             raise EnvelopeError(f"the outcome of envelope {envelope_id} has expired before it was read")
-        found.extend(Report.open(text.decode(), envelope_id).outcomes())
+        found.extend(Report.open(text, envelope_id).outcomes())
     return found

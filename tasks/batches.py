@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from graft.tasks import tracing
 from graft.tasks.envelope import Outcome
 from graft.tasks.errors import ResultTimeout, TaskQueueError
 from graft.tasks.invoke import in_worker
@@ -44,6 +45,7 @@ class Batch:
 
     def __init__(self, batch_id: str, total: int | None, *, reduced: bool = False) -> None:
         self.id = batch_id
+        tracing.note_caller(batch_id)
         self.reduced = reduced
         self._total = total
         self._changed = threading.Condition()

@@ -20,7 +20,9 @@ class WorkerBeat:
     """One worker's last words.
 
     ``busy`` counts pool slots running something, ``waiting`` prefetched messages; ``memory`` is resident bytes of the
-    worker and its pool processes, pages that they share counted for each.
+    worker and its pool processes, pages that they share counted for each. In the io lane ``lag`` is the longest that
+    the event loop has kept its tasks waiting within the last minute, in seconds, and ``blocked_by`` the task that last
+    did.
     """
 
     name: str
@@ -32,6 +34,8 @@ class WorkerBeat:
     waiting: int
     memory: int
     at: float
+    lag: float = 0.0
+    blocked_by: str = ""
 
 
 def beat(worker: WorkerBeat, client: Any) -> None:

@@ -14,7 +14,7 @@ from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final
 
 from graft.config.settings import settings
@@ -35,7 +35,7 @@ TRACEBACK_LIMIT: Final = 32 << 10
 ATOMS: Final = frozenset({int, float, bool, str, bytes, complex, type(None)})
 
 
-@cache
+@lru_cache(maxsize=64)  # Most purposes name one envelope; a few are met again and again.
 def _keys(purpose: str) -> tuple[bytes, ...]:
     keys = settings().signing_keys
     if not keys:
@@ -46,22 +46,32 @@ def _keys(purpose: str) -> tuple[bytes, ...]:
     return tuple(hmac.digest(key, purpose.encode(), "sha256") for key in keys)
 
 
+def sealed(purpose: str, content: bytes) -> bytes:
+    """*content* signed for *purpose*."""
+    return hmac.digest(_keys(purpose)[0], content, "sha256") + content
+
+
+def as_text(signed: bytes) -> str:
+    """What :func:`sealed` made, as text."""
+    return b64encode(signed).decode("ascii")
+
+
 def seal(purpose: str, content: bytes) -> str:
     """*content* as signed text for *purpose*."""
-    return b64encode(hmac.digest(_keys(purpose)[0], content, "sha256") + content).decode("ascii")
+    return as_text(sealed(purpose, content))
 
 
-def unseal(purpose: str, text: str) -> bytes:
-    """The content of *text*, once its signature for *purpose* has been verified.
+def unseal(purpose: str, given: str | bytes) -> bytes:
+    """The content of signed text, or of signed bytes, once the signature for *purpose* has been verified.
 
     Raises:
         SignatureError: signed with another key, for another purpose, altered, or not sealed text at all.
     """
     try:
-        sealed = b64decode(text, validate=True)
+        signed = given if isinstance(given, bytes) else b64decode(given, validate=True)
     except (Base64Error, ValueError, TypeError) as error:
         raise SignatureError(f"this is not sealed text: {error}") from None
-    mac, content = sealed[:MAC_BYTES], sealed[MAC_BYTES:]
+    mac, content = signed[:MAC_BYTES], signed[MAC_BYTES:]
     for key in _keys(purpose):
         if hmac.compare_digest(mac, hmac.digest(key, content, "sha256")):
             return content

@@ -9,17 +9,48 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+from kombu.utils.json import dumps
 
 from graft.config.redis_client import shared
 from graft.config.settings import settings
 
 LETTERS: Final = "graft:dead-letters"
 INDEX: Final = "graft:dead-letters:by-time"
+CLAIM: Final = "graft:dead-letters:claim:"
+REPLAYS: Final = "graft:dead-letters:replays:"
+CLAIM_TTL: Final = 60  # A replay that was killed gives up its letter after so many seconds.
+PAGE: Final = 100
 
-Reason = Literal["poisoned", "retries_exhausted", "bad_signature", "bad_envelope", "unreferenceable", "time_limit"]
+# What tells one item's error from another's of the same cause: numbers, addresses, ids, quoted values.
+_VALUES: Final = re.compile(r"0x[0-9a-f]+|[0-9a-f-]{16,}|\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"", re.IGNORECASE)
+
+# Takes a letter away unless another has been written under its id meanwhile: a replayed message may die again before
+# its sender gets here. KEYS: letters, index, claim. ARGV: id, the letter's text.
+_REMOVE: Final = """
+redis.call('DEL', KEYS[3])
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+return 1
+"""
+
+Reason = Literal[
+    "poisoned",
+    "retries_exhausted",
+    "bad_signature",
+    "bad_envelope",
+    "unreferenceable",
+    "time_limit",
+    "lost",
+    "revoked",
+    "expired",
+]
 
 
 @dataclass(frozen=True)
@@ -45,7 +76,7 @@ class DeadLetter:
         runs: int, items: int, envelope: str,
     ) -> DeadLetter:  # fmt: skip
         """A letter written now; its fingerprint groups letters that died of the same cause."""
-        cause = f"{reason}\0{function}\0{type(error).__name__}\0{str(error)[:200]}"
+        cause = f"{reason}\0{function}\0{type(error).__name__}\0{_VALUES.sub('*', str(error)[:500])[:200]}"
         return cls(
             id=id,
             task=task,
@@ -62,9 +93,9 @@ class DeadLetter:
         )
 
 
-def bury(letter: DeadLetter) -> None:
+def bury(letter: DeadLetter, client: Any = None) -> None:
     """Keep *letter*; one with the same id is replaced, its first date of death kept."""
-    with shared().pipeline() as pipe:
+    with (client or shared()).pipeline() as pipe:
         pipe.hset(LETTERS, letter.id, json.dumps(asdict(letter)))
         pipe.zadd(INDEX, {letter.id: letter.buried_at}, nx=True)
         pipe.execute()
@@ -79,6 +110,55 @@ def newest(limit: int = 100) -> list[DeadLetter]:
     ids = shared().zrevrange(INDEX, 0, limit - 1)
     found = shared().hmget(LETTERS, ids) if ids else []
     return [DeadLetter(**json.loads(text)) for text in found if text]
+
+
+def ids(since: float = 0.0) -> list[str]:
+    """The ids of all letters buried at or after *since*, the oldest first."""
+    return [name.decode() for name in shared().zrangebyscore(INDEX, since, "+inf")]
+
+
+def read(wanted: Sequence[str]) -> Iterator[DeadLetter]:
+    """The letters of those ids that are still kept, a page at a time: each may hold a megabyte."""
+    for at in range(0, len(wanted), PAGE):
+        for text in shared().hmget(LETTERS, wanted[at : at + PAGE]):
+            if text is not None:
+                yield DeadLetter(**json.loads(text))
+
+
+def claim(letter_id: str) -> bool:
+    """Whether the letter is this process's to replay; two that replay at once share the letters between them."""
+    return bool(shared().set(CLAIM + letter_id, 1, nx=True, ex=CLAIM_TTL))
+
+
+def unclaim(letter_id: str) -> None:
+    shared().delete(CLAIM + letter_id)
+
+
+def remove(letter: DeadLetter) -> bool:
+    """Take *letter* away and end the claim on it; False when it had gone, or was replaced by a later one."""
+    keys = (LETTERS, INDEX, CLAIM + letter.id)
+    return bool(shared().eval(_REMOVE, len(keys), *keys, letter.id, json.dumps(asdict(letter))))
+
+
+def note_replay(letter_id: str) -> None:
+    """Count a replay, for whoever finds the letter buried again."""
+    with shared().pipeline(transaction=False) as pipe:
+        pipe.incr(REPLAYS + letter_id)
+        pipe.expire(REPLAYS + letter_id, int(settings().dead_letter_ttl))
+        pipe.execute()
+
+
+def replays(wanted: Sequence[str]) -> list[int]:
+    """How often each of these letters has been replayed before."""
+    return [int(count or 0) for count in shared().mget([REPLAYS + each for each in wanted])] if wanted else []
+
+
+def message_text(args: Any, kwargs: Mapping[str, Any]) -> str:
+    """The arguments of an ordinary task as a letter keeps them; what JSON cannot carry is kept for people only."""
+    try:
+        return str(dumps({"args": args, "kwargs": kwargs}))
+    except (TypeError, ValueError):
+        return json.dumps({"args": args, "kwargs": kwargs, "lossy": True}, default=repr)
 
 
 def prune() -> int:

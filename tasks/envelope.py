@@ -17,6 +17,8 @@ from graft.tasks.policy import ONCE, RetryPolicy
 
 VERSION: Final = 1
 
+Given = tuple[str, tuple[int, ...]]  # An envelope's id, and the positions of the items that it answers for.
+
 
 @dataclass(frozen=True, slots=True)
 class WireFunction:
@@ -48,8 +50,9 @@ class Envelope:
     """One message's worth of work.
 
     ``positions`` are the items' places in their batch. ``retries`` counts how often the envelope has been sent back,
-    ``reruns`` the items that were. ``carried`` holds outcomes of earlier runs that travel with
-    what is left to do, keyed by position, as encoded by :func:`value_frame` and :func:`error_frame`.
+    ``reruns`` the items that were. ``carried`` holds outcomes of earlier runs that travel with what is left to do, by
+    position, as encoded by :func:`value_frame` and :func:`error_frame`. ``shared`` says that items may be given to
+    other processes when it takes long; ``given`` names the envelopes that some went into.
     """
 
     id: str
@@ -66,14 +69,20 @@ class Envelope:
     retries: int = 0
     reruns: int = 0
     carried: dict[int, tuple[bool, bytes]] = field(default_factory=dict)
+    shared: bool = False
+    given: tuple[Given, ...] = ()
+
+    def sealed(self) -> bytes:
+        """The envelope as signed bytes, bound to its own id."""
+        return codec.sealed("envelope", pickle.dumps((VERSION, *_fields(self)), codec.PROTOCOL))
 
     def seal(self) -> str:
-        """The envelope as signed text, bound to its own id."""
-        return codec.seal("envelope", pickle.dumps((VERSION, *_fields(self)), codec.PROTOCOL))
+        """The same as text."""
+        return codec.as_text(self.sealed())
 
     @classmethod
-    def open(cls, text: str, task_id: str) -> Envelope:
-        """The envelope in *text*.
+    def open(cls, text: str | bytes, task_id: str) -> Envelope:
+        """The envelope in *text*, or in signed bytes.
 
         Raises:
             SignatureError: not signed by this deployment.
@@ -105,7 +114,7 @@ class Report:
 
     ``busy`` is the sum of the items' own durations, ``elapsed`` the time on the clock, both in seconds; ``retries``
     counts items that were run again;
-    ``awaited`` says that items ran together on the event loop.
+    ``awaited`` says that items ran together on the event loop, ``given`` names the envelopes that answer for the rest.
     """
 
     positions: Sequence[int]
@@ -115,17 +124,24 @@ class Report:
     elapsed: float
     retries: int
     awaited: bool = False
+    given: tuple[Given, ...] = ()
     size: int = 0
 
-    def seal(self, task_id: str) -> str:
+    def sealed(self, task_id: str) -> bytes:
+        """The report as signed bytes, bound to the id of its envelope."""
         content = (
             VERSION, self.positions, self.values, self.packed, self.busy, self.elapsed, self.retries, self.awaited,
+            self.given,
         )  # fmt: skip
-        return codec.seal(f"outcome:{task_id}", pickle.dumps(content, codec.PROTOCOL))
+        return codec.sealed(f"outcome:{task_id}", pickle.dumps(content, codec.PROTOCOL))
+
+    def seal(self, task_id: str) -> str:
+        """The same as text."""
+        return codec.as_text(self.sealed(task_id))
 
     @classmethod
-    def open(cls, text: str, task_id: str) -> Report:
-        """The report in *text*, which must have been made for the envelope *task_id*."""
+    def open(cls, text: str | bytes, task_id: str) -> Report:
+        """The report in *text*, or in signed bytes, which must have been made for the envelope *task_id*."""
         version, *values = pickle.loads(codec.unseal(f"outcome:{task_id}", text))
         if version != VERSION:
             raise EnvelopeError(f"outcome version {version} is not known to this process, which reads {VERSION}")

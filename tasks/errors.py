@@ -11,6 +11,10 @@ class EnvelopeError(TaskQueueError):
     """An envelope could not be made, opened or answered."""
 
 
+class EnvelopeLostError(EnvelopeError):
+    """An envelope is nowhere any more and has no answer: Redis lost it. Whether it ran is not known."""
+
+
 class SignatureError(EnvelopeError):
     """A byte string was not signed with a key that this process accepts; it was not unpickled."""
 
@@ -41,6 +45,10 @@ class PoisonedError(PermanentError):
 
 class ProcessExitError(PermanentError):
     """The callable tried to end the worker's process (``sys.exit``, ``KeyboardInterrupt``)."""
+
+
+class SelfCancelledError(TaskQueueError):
+    """A coroutine ended in a cancellation that nobody had asked for."""
 
 
 class NotYet(TaskQueueError):

@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from graft.config.celery_app import app
 from graft.config.settings import settings
-from graft.tasks import codec, deliveries, figures, functions
-from graft.tasks.batch import CLAIM, OUTCOME, RUN_ENVELOPE
+from graft.tasks import bodies, codec, deliveries, figures, functions
+from graft.tasks.batch import RUN_ENVELOPE, open_report
 from graft.tasks.batches import Batch
 from graft.tasks.callables import FunctionRef
 from graft.tasks.cluster import slots
-from graft.tasks.envelope import Envelope, Outcome, Report, WireFunction
-from graft.tasks.errors import CancelledBatchError, EnvelopeError, TaskQueueError
+from graft.tasks.envelope import Envelope, Given, Outcome, WireFunction
+from graft.tasks.errors import CancelledBatchError, EnvelopeLostError, TaskQueueError
 from graft.tasks.ids import new_id
 from graft.tasks.policy import ONCE, RetryPolicy
 from graft.tasks.results import failure_of
@@ -29,6 +30,7 @@ from graft.tasks.source import Source
 logger = logging.getLogger(__name__)
 
 FLIGHT_BYTES: Final = 16 << 20  # Well below the 32 MiB at which Redis drops a subscriber that cannot follow.
+SENT_AT_MOST: Final = 3  # Times that an envelope which got lost is sent in all.
 UNREAD_ITEMS: Final = 20_000  # How far a stream runs ahead of a reader that takes results one by one.
 
 
@@ -67,6 +69,7 @@ class Parcel:
     index: int
     chord: Mapping[str, Any] | None
     feeder: Feeder
+    body: bytes | None = None  # What is stored beside the message.
 
 
 @dataclass(slots=True)
@@ -95,6 +98,8 @@ class Feeder:
         self._backlog: deque[tuple[int, Any]] = deque()  # Taken from the source, and not sent yet.
         self._function: WireFunction | None = None
         self._pace: Pace | None = None
+        self._copies: dict[str, tuple[Parcel, int]] = {}  # What is in flight, and how often it was sent.
+        self._lost: list[Parcel] = []
         self._cancelling = False
         self._finished = False
         self._wide = False
@@ -104,9 +109,7 @@ class Feeder:
 
     def cut(self, client: Any) -> list[Parcel]:
         """The envelopes that may leave now. Blocks for a round trip the first time (function, pace)."""
-        if self._function is None:
-            self._function = functions.store(self.order.function)
-            self._pace = figures.load_pace(self.pace_key, client)
+        self._offer_function(client)
         lanes = self._lanes(client) if self._has_room() and not self._is_drained() else 1
         parcels: list[Parcel] = []
         while self._has_room(lanes) and not self._is_drained():
@@ -118,6 +121,25 @@ class Feeder:
                 parcels.append(self._parcel(envelope))
         self._note_end()
         return parcels
+
+    def _offer_function(self, client: Any) -> None:
+        """Have the callable where workers find it, and its pace known."""
+        if self._function is None:
+            self._function = functions.store(self.order.function)
+            self._pace = figures.load_pace(self.pace_key, client)
+        elif not functions.is_stored(self._function):
+            functions.store(self.order.function)
+
+    def cut_again(self, client: Any) -> list[Parcel]:
+        """The envelopes that got lost, to be sent once more under their own ids."""
+        with self._lock:
+            lost, self._lost = self._lost, []
+        if lost:
+            functions.forget_stored()
+            self._offer_function(client)
+            # A worker that missed the callable has answered under the same ids.
+            client.delete(*(app.backend.get_key_for_task(parcel.id) for parcel in lost))
+        return lost
 
     def _lanes(self, client: Any) -> int:
         found = slots(self.order.queue, client)
@@ -131,18 +153,16 @@ class Feeder:
         return max(found, 1)
 
     def _parcel(self, envelope: Envelope) -> Parcel:
-        wire = envelope.seal()
-        with self._lock:
-            self._flights[envelope.id] = _Flight(envelope.positions, len(wire))
-            self._flying += len(wire)
+        sealed = envelope.sealed()
+        argument = bodies.argument(sealed)
         self.batch.note_sent(len(envelope.items))
         if self.source.remaining is not None:  # A stream may be endless, and has no record as a group.
             self.sent_ids.append(envelope.id)
         self._envelopes += 1
-        return Parcel(
+        parcel = Parcel(
             envelope.id,
             RUN_ENVELOPE,
-            (wire,),
+            (argument,),
             self.order.queue,
             self.order.priority,
             f"{envelope.function.name}, {len(envelope.items)} items from {envelope.positions[0]}",
@@ -150,7 +170,13 @@ class Feeder:
             self._envelopes - 1,
             self.chord,
             self,
+            sealed if argument == bodies.BESIDE else None,
         )
+        with self._lock:
+            self._flights[envelope.id] = _Flight(envelope.positions, len(sealed))
+            self._flying += len(sealed)
+            self._copies[envelope.id] = (parcel, 1)
+        return parcel
 
     @property
     def chord(self) -> Mapping[str, Any] | None:
@@ -232,6 +258,7 @@ class Feeder:
         return Envelope(
             new_id(), self.batch.id, self._function, positions, items, packed, order.unpack,
             1 if self._wide else order.concurrency, order.timeout, order.policy, claim=self.chord is not None,
+            shared=order.in_flight is None and order.batch_size is None and self.chord is None,
         )  # fmt: skip
 
     def _note_end(self) -> None:
@@ -257,36 +284,56 @@ class Feeder:
 
     # ---- on the subscriber's thread ---------------------------------------------------------------------------------
 
-    def answered(self, envelope_id: str, answer: Mapping[str, Any] | BaseException, client: Any) -> None:
-        """Take in the answer to one envelope."""
+    def answered(self, envelope_id: str, answer: Mapping[str, Any] | BaseException, client: Any) -> Sequence[str]:
+        """Take in the answer to one envelope; the ids of those that were made of it, and answer for its other items."""
+        failed = None if isinstance(answer, BaseException) or answer["status"] == "SUCCESS" else failure_of(answer)
+        error = answer if isinstance(answer, EnvelopeLostError) else failed
+        if isinstance(error, EnvelopeLostError) and self._sends_again(envelope_id):
+            return ()
         with self._lock:
+            self._copies.pop(envelope_id, None)
             flight = self._flights.pop(envelope_id, None)
             if flight is None:
-                return
+                return ()
             self._flying -= flight.size
-        if isinstance(answer, BaseException):
+        given: Sequence[Given] = ()
+        if error is not None:
+            self.lost(flight.positions, error)
+        elif isinstance(answer, BaseException):
             self.batch.fail(answer)
-        elif answer["status"] == "SUCCESS":
-            self._take_report(envelope_id, str(answer["result"]), flight, client)
         else:
-            self.lost(flight.positions, failure_of(answer))
+            given = self._take_report(envelope_id, str(answer["result"]), flight, client)
+        if given:
+            with self._lock:
+                self._flights.update((part, _Flight(positions, 0)) for part, positions in given)
         if not self._finished:
             self._wake(self)
+        return [part for part, _ in given]
 
-    def _take_report(self, envelope_id: str, text: str, flight: _Flight, client: Any) -> None:
+    def _sends_again(self, envelope_id: str) -> bool:
+        """Have a lost envelope sent again, unless that was in vain before. It may have run: that is "at least once"."""
+        with self._lock:
+            parcel, sent = self._copies.get(envelope_id, (None, 0))
+            if parcel is None or sent >= SENT_AT_MOST or parcel.chord is not None:
+                return False  # Of a chord more is lost than this part: how many of the others are done.
+            self._copies[envelope_id] = (parcel, sent + 1)
+            self._lost.append(parcel)
+        logger.warning("envelope %s got lost in Redis and is sent again", envelope_id)
+        self._wake(self)
+        return True
+
+    def _take_report(self, envelope_id: str, text: str, flight: _Flight, client: Any) -> Sequence[Given]:
         try:
-            if text.startswith(CLAIM):
-                stored = client.getdel(OUTCOME + envelope_id)
-                if stored is None:
-                    raise EnvelopeError(f"the outcome of envelope {envelope_id} has expired before it was read")
-                text = stored.decode()
-            report = Report.open(text, envelope_id)
+            report = open_report(text, envelope_id, client)
         except Exception as error:
             self.lost(flight.positions, error)
-            return
+            return ()
         self._wide = self.order.widened is not None and not report.awaited
-        self.learn(flight, report.busy, report.elapsed, max(flight.size, report.size))
+        share = len(report.positions) / len(flight.positions)
+        ran = _Flight(report.positions, int(flight.size * share))
+        self.learn(ran, report.busy, report.elapsed, max(ran.size, report.size))
         self.batch.note_outcomes(list(report.outcomes()), report.retries)
+        return report.given
 
     def learn(self, flight: _Flight, busy: float, elapsed: float, size: int) -> None:
         if self._pace is not None:

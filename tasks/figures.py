@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from graft.config.redis_client import shared
+from graft.tasks.leaks import ran
 from graft.tasks.sizing import Pace
 
 FIGURES: Final = "graft:figures:"
@@ -20,21 +21,25 @@ PACE_WEIGHT: Final = 4096.0
 
 @dataclass(frozen=True)
 class Figures:
-    """Totals of one callable on all workers. ``last`` is seconds since the epoch."""
+    """Totals of one callable on all workers. ``last`` is seconds since the epoch; ``retries`` are among the errors."""
 
     items: int = 0
     seconds: float = 0.0
     errors: int = 0
     last: float = 0.0
+    retries: int = 0
 
 
-def add(pipe: Any, name: str, items: int, seconds: float, errors: int) -> None:
-    """Count a run of *items*, on the caller's pipeline."""
+def add(pipe: Any, name: str, items: int, seconds: float, errors: int, retries: int = 0) -> None:
+    """Count a run of *items*, on the caller's pipeline; *retries* of the *errors* will be run again."""
+    ran.note(name, items)
     key = FIGURES + name
     pipe.hincrby(key, "items", items)
     pipe.hincrbyfloat(key, "seconds", seconds)
     if errors:
         pipe.hincrby(key, "errors", errors)
+    if retries:
+        pipe.hincrby(key, "retries", retries)
     pipe.hset(key, "last", time.time())
     pipe.expire(key, FIGURES_TTL)
     pipe.sadd(NAMES, name)
@@ -54,6 +59,7 @@ def read(only: str | None = None) -> dict[str, Figures]:
             seconds=float(record.get(b"seconds", 0)),
             errors=int(record.get(b"errors", 0)),
             last=float(record.get(b"last", 0)),
+            retries=int(record.get(b"retries", 0)),
         )
         for name, record in zip(names, records, strict=True)
         if record

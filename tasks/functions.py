@@ -12,7 +12,7 @@ from graft.config.redis_client import shared
 from graft.tasks import codec
 from graft.tasks.callables import FunctionRef, resolve
 from graft.tasks.envelope import WireFunction
-from graft.tasks.errors import EnvelopeError, UnreferenceableError
+from graft.tasks.errors import EnvelopeError, EnvelopeLostError, UnreferenceableError
 
 KEY: Final = "graft:function:"
 TTL: Final = 7 * 86400  # Longer than any envelope waits; renewed by every process that sends the callable again.
@@ -34,6 +34,16 @@ def store(ref: FunctionRef) -> WireFunction:
     return WireFunction(ref.how, ref.name, digest.encode(), ref.is_async)
 
 
+def forget_stored() -> None:
+    """Redis may have come back without its data: what was stored is stored again before it is sent."""
+    _stored.clear()
+
+
+def is_stored(function: WireFunction) -> bool:
+    """Whether workers can get at it, as far as this process knows."""
+    return function.how == "import" or function.payload.decode() in _stored
+
+
 def load(function: WireFunction) -> Callable[..., Any]:
     """The callable itself, looked up once per process.
 
@@ -49,7 +59,7 @@ def load(function: WireFunction) -> Callable[..., Any]:
     if function.how == "value":
         text = shared().get(KEY + payload.decode())
         if text is None:
-            raise EnvelopeError(f"{function.name} was sent by value and is no longer stored; submit it again")
+            raise EnvelopeLostError(f"{function.name} was sent by value and is no longer stored; submit it again")
         payload = codec.unseal("function", text.decode() if isinstance(text, bytes) else str(text))
     try:
         found = resolve(FunctionRef(function.how, function.name, payload, function.is_async))

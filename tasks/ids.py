@@ -29,5 +29,10 @@ def new_id() -> str:
     return f"{_prefix}{next(_numbers):012x}"
 
 
+def sibling_of(envelope_id: str) -> str:
+    """A new id that begins like *envelope_id*, which another process has made."""
+    return f"{envelope_id[:24]}f{uuid4().hex[:11]}"
+
+
 _renew()
 os.register_at_fork(after_in_child=_renew)

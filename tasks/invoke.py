@@ -11,17 +11,23 @@ import pickle
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from graft.config.settings import settings
+from graft.tasks import tracing
 from graft.tasks.envelope import Envelope
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, ProcessExitError
+from graft.tasks.sharing import Give, drained, sharer
 
+LAST_WORDS = 5.0  # Seconds that an item has to end once its envelope has been stopped.
 LOOK_EVERY = 0.5  # Seconds between looks at the batch's cancel flag.
 
 
@@ -29,6 +35,9 @@ class Runner(Protocol):
     """Something that runs a coroutine to its end while the calling thread waits."""
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any: ...
+
+    def aside(self, func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:
+        """``func(*args)``, which blocks (or *computes*): where this is an event loop's thread, in another one."""
 
 
 _in_worker = False
@@ -58,6 +67,23 @@ def _runner() -> Runner:
     if _make_runner is None:
         raise EnvelopeError("this process runs no coroutines: it was not started as a worker (graft.workers.app)")
     return _make_runner()
+
+
+def wait_for(awaitable: Awaitable[Any]) -> Any:
+    """The value or error of *awaitable*, in the way in which this process runs coroutines."""
+    return _runner().run(awaitable if inspect.iscoroutine(awaitable) else _as_coroutine(awaitable))
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def aside(func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:
+    """``func(*args)``, which waits for the network, without holding up an event loop that this may be running on.
+
+    *computes*: it is somebody's plain function and may take as long as it likes.
+    """
+    return func(*args) if _make_runner is None else _make_runner().aside(func, *args, computes=computes)
 
 
 class Watch(Protocol):
@@ -100,7 +126,7 @@ def _limit(seconds: float | None) -> Callable[[], Any]:
         return nullcontext
     if threading.current_thread() is not threading.main_thread():
         raise EnvelopeError(
-            f"a plain function cannot be stopped after {seconds:g} s in a threads worker; send it to the cpu lane"
+            f"a plain function cannot be stopped after {seconds:g} s on a thread; send it to the cpu lane"
         )
     return lambda: _alarm(seconds)
 
@@ -122,15 +148,28 @@ def run_items(
     *,
     is_cancelled: Callable[[], bool],
     watch: Watch | None = None,
+    give: Give | None = None,
 ) -> Ran:
-    """Run the items at *places*, each by itself: an error is that item's outcome and nobody else's."""
+    """Run the items at *places*, each by itself: an error is that item's outcome and nobody else's.
+
+    With *give*, plain items that have not begun when the run takes long are offered to it, and may end up elsewhere.
+    """
     ran = Ran()
+    func = tracing.traced(func, envelope.id, envelope.function.name, envelope.function.is_async)
     concurrency = 1 if watch else envelope.concurrency
     began = time.perf_counter()
     if envelope.function.is_async:
         _run_async(envelope, func, places, concurrency, ran, is_cancelled, watch)
     else:
-        _run_plain(envelope, func, places, concurrency, ran, is_cancelled, watch)
+        todo = deque(places)
+        run = partial(_run_plain, envelope, func, todo, concurrency, ran, is_cancelled, watch)
+        if give is None or len(places) < 2:
+            aside(run, computes=True)
+        else:
+            with sharer().offered(todo, give, 2 * settings().envelope_seconds) as offer:
+                aside(run, computes=True)
+                while not offer.is_exhausted():  # Nobody took it.
+                    aside(run, computes=True)
     ran.elapsed = time.perf_counter() - began
     return ran
 
@@ -138,7 +177,7 @@ def run_items(
 def _run_plain(
     envelope: Envelope,
     func: Callable[..., Any],
-    places: Sequence[int],
+    todo: deque[int],
     concurrency: int,
     ran: Ran,
     is_cancelled: Callable[[], bool],
@@ -150,11 +189,15 @@ def _run_plain(
     clock = time.perf_counter
     began = clock()
     look = began + LOOK_EVERY
-    for done, place in enumerate(places):
+    while todo:
+        try:
+            place = todo.popleft()
+        except IndexError:  # Given away in this instant.
+            break
         if (now := clock()) > look:
             look = now + LOOK_EVERY
             if is_cancelled():
-                errors.update((rest, _cancelled(envelope, rest)) for rest in places[done:])
+                errors.update((each, _cancelled(envelope, each)) for each in (place, *drained(todo)))
                 break
         if watch:
             watch.starting(place)
@@ -169,12 +212,14 @@ def _run_plain(
                 # A plain function that returns an awaitable: its items run together from here on, like async ones.
                 ran.busy += clock() - began
                 call = _awaiting(func, value)
-                _run_async(envelope, call, places[done:], concurrency, ran, is_cancelled, watch, is_begun=True)
+                _run_async(
+                    envelope, call, [place, *drained(todo)], concurrency, ran, is_cancelled, watch, is_begun=True
+                )
                 return
             values[place] = value
         except SoftTimeLimitExceeded as error:
             errors[place] = error
-            ran.left.extend(places[done + 1 :])
+            ran.left.extend(drained(todo))
             break
         except BaseException as error:
             errors[place] = _refused_exit(error)
@@ -198,6 +243,73 @@ def _cancelled(envelope: Envelope, place: int) -> CancelledBatchError:
     return CancelledBatchError(f"item {envelope.positions[place]} was cancelled before it ran")
 
 
+class _Together:
+    """The items of one envelope on the event loop, *concurrency* of them at once."""
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        func: Callable[..., Any],
+        places: Sequence[int],
+        ran: Ran,
+        is_cancelled: Callable[[], bool],
+    ) -> None:
+        self.envelope = envelope
+        self.func = func
+        self.ran = ran
+        self.is_cancelled = is_cancelled
+        self._waiting = iter(places)
+        self._cancelled = self._stopping = False
+
+    async def all(self, concurrency: int) -> None:
+        looking = asyncio.ensure_future(self._look())
+        try:
+            await asyncio.gather(*(self._line() for _ in range(concurrency)))
+        finally:
+            looking.cancel()
+
+    async def one(self, place: int) -> None:
+        """Run the item at *place*, whose outcome is noted."""
+        envelope, func, ran = self.envelope, self.func, self.ran
+        began = time.perf_counter()
+        limit = asyncio.timeout(envelope.timeout)
+        try:
+            item = pickle.loads(envelope.items[place]) if envelope.packed else envelope.items[place]
+            async with limit:
+                ran.values[place] = await (func(*item[0], **item[1]) if envelope.unpack else func(item))
+        except TimeoutError as error:
+            ran.errors[place] = (
+                ItemTimeoutError(f"the item ran longer than its limit of {envelope.timeout:g} s")
+                if limit.expired()
+                else error
+            )
+        except BaseException as error:
+            if self._stopping and isinstance(error, asyncio.CancelledError):
+                raise  # It did not end by itself, and has no outcome.
+            ran.errors[place] = _refused_exit(error)
+        ran.busy += time.perf_counter() - began
+
+    async def _line(self) -> None:
+        for place in self._waiting:
+            if self._cancelled:
+                self.ran.errors[place] = _cancelled(self.envelope, place)
+                continue
+            # A task of its own: what an item does to its context or to its task stays with the item.
+            item = asyncio.ensure_future(self.one(place))
+            try:
+                await item
+            except asyncio.CancelledError:  # Not the item's own, which is its outcome.
+                self._stopping = True
+                item.cancel()
+                await asyncio.wait([item], timeout=LAST_WORDS)
+                raise
+
+    async def _look(self) -> None:
+        while not self._cancelled:
+            await asyncio.sleep(LOOK_EVERY)
+            self._cancelled = await asyncio.to_thread(self.is_cancelled)
+
+
 def _run_async(
     envelope: Envelope,
     func: Callable[..., Any],
@@ -208,58 +320,17 @@ def _run_async(
     watch: Watch | None,
     is_begun: bool = False,
 ) -> None:
-    async def one(place: int) -> None:
-        began = time.perf_counter()
-        try:
-            item = envelope.items[place]
-            if envelope.packed:
-                item = pickle.loads(item)
-            async with asyncio.timeout(envelope.timeout):
-                ran.values[place] = await (func(*item[0], **item[1]) if envelope.unpack else func(item))
-        except TimeoutError as error:
-            timeout = envelope.timeout
-            if timeout is not None and time.perf_counter() - began >= timeout:
-                ran.errors[place] = ItemTimeoutError(f"the item ran longer than its limit of {timeout:g} s")
-            else:
-                ran.errors[place] = error
-        except BaseException as error:
-            ran.errors[place] = _refused_exit(error)
-        ran.busy += time.perf_counter() - began
-
     ran.awaited = True
-    waiting = iter(places)
-    cancelled = False
-
-    async def look() -> None:
-        nonlocal cancelled
-        while not cancelled:
-            await asyncio.sleep(LOOK_EVERY)
-            cancelled = await asyncio.to_thread(is_cancelled)
-
-    async def line() -> None:
-        for place in waiting:
-            if cancelled:
-                ran.errors[place] = _cancelled(envelope, place)
-                continue
-            # A task of its own: what an item does to its context or to its task stays with the item.
-            await asyncio.wait([asyncio.ensure_future(one(place))])
-
-    async def everything() -> None:
-        looking = asyncio.ensure_future(look())
-        try:
-            await asyncio.gather(*(line() for _ in range(min(concurrency, len(places)))))
-        finally:
-            looking.cancel()
-
+    together = _Together(envelope, func, places, ran, is_cancelled)
     if watch is None:
         try:
-            _runner().run(everything())
+            _runner().run(together.all(min(concurrency, len(places))))
         except SoftTimeLimitExceeded as error:
             begun = ran.values.keys() | ran.errors.keys()
             ran.errors.update((place, error) for place in places if place not in begun)
         return
     for place in places:
         if not (is_begun and place == places[0]):
-            watch.starting(place)
-        _runner().run(one(place))
-        watch.finished(place, ran.values.get(place), ran.errors.get(place))
+            aside(watch.starting, place)
+        _runner().run(together.one(place))
+        aside(watch.finished, place, ran.values.get(place), ran.errors.get(place))

@@ -16,11 +16,14 @@ from typing import Any
 from weakref import WeakSet
 
 import redis
+from celery import signals
 from kombu.exceptions import KombuError, OperationalError
+from kombu.serialization import dumps as serialize
 
 from graft.config.celery_app import app
 from graft.config.redis_client import connect
 from graft.config.settings import settings
+from graft.tasks import bodies, functions, progress
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.feeder import Feeder, Parcel
 from graft.tasks.maintenance import SENT_AT
@@ -47,6 +50,7 @@ class Publisher:
         """*feeder* may have something to send. Returns at once."""
         with self._changed:
             self._feeders.add(feeder)
+            progress.watch(feeder)
             self._woken[feeder] = None
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="graft-publisher", daemon=True)
@@ -111,7 +115,9 @@ class Publisher:
         for feeder in feeders:
             try:
                 feeder.settle_cancel()
-                cut = [] if feeder.is_finished else feeder.cut(client)
+                cut = feeder.cut_again(client)
+                if not feeder.is_finished:
+                    cut += feeder.cut(client)
             except CONNECTION_ERRORS:
                 raise
             except Exception as error:  # What one batch holds must not keep the others from being sent.
@@ -124,7 +130,11 @@ class Publisher:
 
     def _handler(self, feeder: Feeder) -> Callable[[str, Mapping[str, Any] | BaseException], None]:
         def handle(envelope_id: str, answer: Mapping[str, Any] | BaseException) -> None:
-            feeder.answered(envelope_id, answer, self._answers())
+            parts = feeder.answered(envelope_id, answer, self._answers())
+            for part in parts:
+                inbox().expect(part, handle)
+            if parts:
+                inbox().look_up(parts, self._answers())
 
         return handle
 
@@ -137,6 +147,7 @@ class Publisher:
         client = self._answers()
         if self._producer is None:
             client.ping()
+            functions.forget_stored()
             connection = app.connection_for_write()
             self._producer = app.amqp.Producer(connection.channel(), auto_declare=False)
             self._was_connected = True
@@ -152,6 +163,12 @@ class Publisher:
 
     def _publish(self, parcels: list[Parcel]) -> None:
         if not parcels:
+            return
+        for parcel in parcels:
+            if parcel.body is not None:
+                bodies.store(parcel.id, parcel.body, self._answers())
+        if not _is_observed():
+            self._producer.channel.push((parcel.queue, _rendered(parcel, self._producer.channel)) for parcel in parcels)
             return
         with self._producer.batch() as batch:
             for parcel in parcels:
@@ -205,6 +222,25 @@ def _message(parcel: Parcel) -> Any:
         kwargsrepr="{}",
         create_sent_event=app.conf.task_send_sent_event,
     )
+
+
+def _is_observed() -> bool:
+    """Whether somebody wants to see each message, or to change it, before it leaves."""
+    watched = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
+    return bool(app.conf.task_send_sent_event) or any(signal.receivers for signal in watched)
+
+
+def _rendered(parcel: Parcel, channel: Any) -> dict[str, Any]:
+    """The message as Celery and kombu would send it, without what they do around each."""
+    headers, properties, body, _ = _message(parcel)
+    content_type, encoding, payload = serialize(body, serializer=app.conf.task_serializer)
+    properties["delivery_mode"] = app.conf.task_default_delivery_mode
+    headers[SENT_AT] = time.time()
+    message: dict[str, Any] = channel.prepare_message(
+        payload, priority=parcel.priority, content_type=content_type, content_encoding=encoding, headers=headers,
+        properties={**properties, "priority": parcel.priority},
+    )  # fmt: skip
+    return message
 
 
 _publisher = Publisher()

@@ -12,12 +12,12 @@ from typing import Any
 
 from graft.config.celery_app import app
 from graft.config.redis_client import shared
-from graft.tasks import figures, functions
-from graft.tasks.batch import CLAIM, OUTCOME, Claim, reduce_batch
+from graft.tasks import figures, functions, watchdog, whereabouts
+from graft.tasks.batch import OUTCOME, Claim, open_report, reduce_batch
 from graft.tasks.batches import Batch
 from graft.tasks.callables import FunctionRef
-from graft.tasks.envelope import Envelope, Outcome, Report
-from graft.tasks.errors import EnvelopeError
+from graft.tasks.envelope import Envelope, Given, Outcome
+from graft.tasks.errors import EnvelopeLostError
 from graft.tasks.feeder import Feeder, Order, Parcel, _Flight
 from graft.tasks.ids import new_id
 from graft.tasks.results import failure_of, inbox
@@ -36,6 +36,7 @@ class ReducingFeeder(Feeder):
         self._chord: Mapping[str, Any] | None = None
         self._body_id = new_id()
         self._refused: BaseException | None = None
+        self._looks = 0
 
     @property
     def chord(self) -> Mapping[str, Any] | None:
@@ -70,34 +71,52 @@ class ReducingFeeder(Feeder):
         if self._refused is not None:
             self.batch.note_answer(Outcome(0, error=self._refused))
             return deque()
-        self._open_chord(total, len(cuts))
+        self._open_chord(total, cuts)
         return cuts
 
-    def _open_chord(self, total: int, envelopes: int) -> None:
+    def _open_chord(self, total: int, cuts: Sequence[Envelope]) -> None:
         reducer = functions.store(self._reducer)
         body = Envelope(self._body_id, self.batch.id, reducer, range(total), [], False)
         signature = reduce_batch.s(body.seal()).set(
             task_id=self._body_id, queue=self.order.queue, priority=self.order.priority
         )
         self._chord = dict(signature)
-        inbox().expect(self._body_id, self._reduced)
-        app.backend.set_chord_size(self.batch.id, envelopes)
+        inbox().expect(self._body_id, self._reduced, is_sent=False)
+        app.backend.set_chord_size(self.batch.id, len(cuts))
+        watchdog.note(
+            self.batch.id, self._chord, {index: envelope.id for index, envelope in enumerate(cuts)}, is_watched=True
+        )
 
     def refused(self, bad: list[Outcome]) -> None:
         self._refused = self._refused or bad[0].error
 
     # ---- on the subscriber's thread ---------------------------------------------------------------------------------
 
-    def _take_report(self, envelope_id: str, text: str, flight: _Flight, client: Any) -> None:
+    def _take_report(self, envelope_id: str, text: str, flight: _Flight, client: Any) -> Sequence[Given]:
         claim = Claim.parse(text)
         self.learn(flight, claim.busy, claim.elapsed, flight.size)
         self.batch.note_counted(len(flight.positions), claim.failed, claim.retries)
+        if self.is_finished and not self._flights:
+            inbox().is_sent(self._body_id)  # The last part has sent it, or died before it could.
+        return ()
 
     def lost(self, positions: Sequence[int], error: BaseException) -> None:
         if positions:
             self.batch.note_answer(Outcome(0, error=error))
 
+    def _follows_up(self, body_id: str) -> bool:
+        """Do what the process that ran the last part died before; the watchdog on the workers does it, if it runs."""
+        self._looks += 1
+        if self._looks > watchdog.MISSES:
+            return False
+        inbox().expect(body_id, self._reduced)
+        with whereabouts.broker() as broker:
+            watchdog.finish(self.batch.id, broker)
+        return True
+
     def _reduced(self, envelope_id: str, answer: Mapping[str, Any] | BaseException) -> None:
+        if isinstance(answer, EnvelopeLostError) and self._follows_up(envelope_id):
+            return
         if isinstance(answer, BaseException):
             self.batch.fail(answer)
             return
@@ -105,13 +124,7 @@ class ReducingFeeder(Feeder):
         try:
             if answer["status"] != "SUCCESS":
                 raise failure_of(answer)
-            text = str(answer["result"])
-            if text.startswith(CLAIM):
-                stored = client.getdel(OUTCOME + envelope_id)
-                if stored is None:
-                    raise EnvelopeError("the reduced value has expired before it was read")
-                text = stored.decode()
-            (outcome,) = Report.open(text, envelope_id).outcomes()
+            (outcome,) = open_report(str(answer["result"]), envelope_id, client).outcomes()
         except Exception as error:
             outcome = Outcome(0, error=error)
         self.batch.note_answer(outcome)

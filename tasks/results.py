@@ -2,7 +2,8 @@
 
 The ids of this process share a prefix (ids.py), so one pattern subscription is made before anything is sent and serves
 for good. Pub/sub forgets what nobody heard: after a reconnect, and every few seconds, what is still expected is looked
-up by key. ``AsyncResult.get()`` is never involved.
+up by key. ``AsyncResult.get()`` is never involved. What stays unanswered for long is searched for among the messages,
+and told to be lost when it is in none (overdue.py, whereabouts.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import redis
@@ -20,8 +21,15 @@ import redis
 from graft.config.celery_app import app
 from graft.config.redis_client import connect
 from graft.config.settings import settings
-from graft.tasks import errors, ids
-from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, ItemTimeoutError, TaskQueueError
+from graft.tasks import errors, functions, ids, whereabouts
+from graft.tasks.errors import (
+    BrokerUnavailable,
+    CancelledBatchError,
+    EnvelopeLostError,
+    ItemTimeoutError,
+    TaskQueueError,
+)
+from graft.tasks.overdue import Overdue
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +47,7 @@ class Inbox:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._expected: dict[str, Handler] = {}
+        self._overdue = Overdue(settings().lost_after)
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -60,13 +69,23 @@ class Inbox:
         if not self._ready.is_set():
             raise unavailable(self._failure)
 
-    def expect(self, envelope_id: str, handler: Handler) -> None:
+    def expect(self, envelope_id: str, handler: Handler, *, is_sent: bool = True) -> None:
+        """Call *handler* with the answer, or an EnvelopeLostError; what :meth:`is_sent` later cannot be lost now."""
         with self._lock:
             self._expected[envelope_id] = handler
+            if is_sent:
+                self._overdue.add(envelope_id, time.monotonic())
+
+    def is_sent(self, envelope_id: str) -> None:
+        """Somebody else has sent it by now, or should have."""
+        with self._lock:
+            if envelope_id in self._expected:
+                self._overdue.add(envelope_id, time.monotonic())
 
     def forget(self, envelope_id: str) -> None:
         with self._lock:
             self._expected.pop(envelope_id, None)
+            self._overdue.drop(envelope_id)
 
     # ---- the subscriber's thread ------------------------------------------------------------------------------------
 
@@ -81,7 +100,7 @@ class Inbox:
                     subscriber.psubscribe(_channel(ids.prefix()) + "*")
                     # The confirmation: from here on no answer can be missed unheard.
                     subscriber.get_message(timeout=settings().connect_timeout)
-                    self._look_up(client)
+                    self._look_up_all(client)
                     self._ready.set()
                     was_connected = True
                     wait = 0.05
@@ -90,6 +109,7 @@ class Inbox:
                 if self._ready.is_set():
                     logger.warning("lost the connection that hears results (%s); reconnecting", error)
                     self._ready.clear()
+                    functions.forget_stored()
                     deadline = time.monotonic() + settings().outage_grace
                 self._failure = error
                 if time.monotonic() >= deadline:
@@ -107,13 +127,37 @@ class Inbox:
             if message is not None and message["type"] == "pmessage":
                 self._deliver(message["data"])
             if time.monotonic() >= look_up:
-                self._look_up(client)
+                self._look_up_all(client)
+                self._search(client)
                 look_up = time.monotonic() + LOOK_UP_EVERY
 
-    def _look_up(self, client: Any) -> None:
-        """Fetch by key what may have been announced while nobody listened."""
+    def _search(self, client: Any) -> None:
+        """Ask after the answers that are overdue, and tell of those that will never come."""
+        with self._lock:
+            due = self._overdue.due(time.monotonic())
+        if not due:
+            return
+        try:
+            with whereabouts.broker() as broker:
+                missing = whereabouts.missing(due, broker)
+        except (redis.RedisError, OSError) as error:
+            logger.debug("could not search for overdue envelopes: %s", error)
+            return
+        self.look_up(list(missing), client)  # An envelope leaves its worker after its result was stored.
+        with self._lock:
+            lost = self._overdue.searched(due, missing, time.monotonic())
+            handlers = [(envelope_id, self._expected.pop(envelope_id, None)) for envelope_id in lost]
+        for envelope_id, handler in handlers:
+            if handler is not None:
+                self._call(handler, envelope_id, _lost(envelope_id))
+
+    def _look_up_all(self, client: Any) -> None:
         with self._lock:
             waiting = list(self._expected)
+        self.look_up(waiting, client)
+
+    def look_up(self, waiting: Sequence[str], client: Any) -> None:
+        """Fetch by key what may have been announced while nobody listened."""
         for at in range(0, len(waiting), CHUNK):
             for record in client.mget([_channel(envelope_id) for envelope_id in waiting[at : at + CHUNK]]):
                 if record is not None:
@@ -130,12 +174,14 @@ class Inbox:
             return
         with self._lock:
             handler = self._expected.pop(envelope_id, None)
+            self._overdue.drop(envelope_id)
         if handler is not None:
             self._call(handler, envelope_id, meta)
 
     def _give_up(self, error: BrokerUnavailable) -> None:
         with self._lock:
             expected, self._expected = self._expected, {}
+            self._overdue = Overdue(settings().lost_after)
         for envelope_id, handler in expected.items():
             self._call(handler, envelope_id, error)
 
@@ -149,6 +195,13 @@ class Inbox:
 def _channel(envelope_id: str) -> str:
     key = app.backend.get_key_for_task(envelope_id)
     return key.decode() if isinstance(key, bytes) else str(key)
+
+
+def _lost(envelope_id: str) -> EnvelopeLostError:
+    return EnvelopeLostError(
+        f"envelope {envelope_id} has no result, is on no queue and with no worker: Redis came back without it, the "
+        "queue was emptied, or it is in the quarantine; its items may have run, submit them again if that does no harm"
+    )
 
 
 def unavailable(cause: BaseException | None, *, was_connected: bool = False) -> BrokerUnavailable:

@@ -7,7 +7,6 @@ Where many items are at hand, envelopes (``tasks/batch.py``) cost a hundredth of
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import pickle
 import time
@@ -20,7 +19,7 @@ from celery.exceptions import TaskPredicate, TimeLimitExceeded
 from graft.config.celery_app import app
 from graft.config.redis_client import shared
 from graft.config.settings import settings
-from graft.tasks import call_records, codec
+from graft.tasks import call_records, codec, invoke
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import FunctionRef, refer, resolve
 from graft.tasks.errors import EnvelopeError
@@ -111,11 +110,7 @@ def call(self: CallTask, wire: str, *, owner: str, retry_limit: int, retry_wait:
     func, args, kwargs = _open(wire)
     value = func(*args, **kwargs)
     if inspect.isawaitable(value):
-        value = asyncio.run(_awaited(value))
+        value = invoke.wait_for(value)
     return codec.seal(
         f"call-value:{self.request.id}", codec.dump_item(value, settings().item_limit, "the result of the call")
     )
-
-
-async def _awaited(value: Any) -> Any:
-    return await value

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 FIRST_ITEMS = 8
 GROWTH = 8
 WAITS = 0.5
+SHORTEST = 0.005  # Seconds: a shorter envelope costs its worker about as much as its items do.
+ITEM_COST = 1.5e-6  # Seconds that an item costs its worker beside the call itself.
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ class Sizing:
             lanes: envelopes that can run at once.
 
         An envelope holds about ``seconds`` of work. It never grows more than eightfold on what has been seen, and
-        shrinks towards the tail so that all workers finish together.
+        shrinks towards the tail so that all workers finish together, though not to where its own cost outweighs that.
         """
         floor = self.concurrency if pace.waiting > WAITS else 1
+        shortest = int(SHORTEST / (pace.seconds + ITEM_COST)) if pace.items else 1
         if not pace.items:
             size = max(FIRST_ITEMS, 2 * floor) if floor > 1 else FIRST_ITEMS
         else:
@@ -83,5 +86,5 @@ class Sizing:
         if pace.size:
             size = min(size, int(self.max_bytes / max(pace.size, 1)))
         if remaining is not None:
-            size = min(size, max(floor, -(-remaining // (2 * max(lanes, 1)))), max(remaining, 1))
+            size = min(size, max(floor, shortest, -(-remaining // (2 * max(lanes, 1)))), max(remaining, 1))
         return max(1, min(size, self.max_items))

@@ -92,6 +92,14 @@ def note(path_and_text: tuple[str, str]) -> str:
     return text
 
 
+def note_and_sleep(path_and_seconds: tuple[str, float]) -> float:
+    """Append a line to a file, then take that long."""
+    path, seconds = path_and_seconds
+    note((path, "start"))
+    time.sleep(seconds)
+    return seconds
+
+
 def fail_until(path_and_runs: tuple[str, int]) -> int:
     """Raise a ConnectionError until it has been run so often; the file at *path* counts. Returns the run."""
     path, runs = path_and_runs

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from graft.config.queues import Lane
 from graft.scripts.local_stack import LocalStack
 from graft.scripts.services import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "docs" / "examples"
 
 # Of the machine that the tests run on: none of its deployments may be touched or change what is tested.
 FOREIGN = ("CELERY_", "GRAFT_", "FLOWER_")
@@ -38,7 +40,11 @@ class Stack(LocalStack):
     """A stack whose workers import ``tests.samples``, and that can be hurt and healed."""
 
     def __init__(self, lanes: Mapping[Lane, int], environ: Mapping[str, str]) -> None:
-        super().__init__(lanes, pythonpath=[ROOT], environ=environ)
+        super().__init__(lanes, pythonpath=[ROOT, EXAMPLES], environ=environ)
+
+    def add_worker(self, lane: Lane, concurrency: int, **options: Any) -> Worker:
+        """One more worker, which also knows the tasks in ``tests/workers/aio_samples.py``."""
+        return super().add_worker(lane, concurrency, **{"include": ("tests.workers.aio_samples",), **options})
 
     @property
     def worker(self) -> Worker:

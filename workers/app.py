@@ -10,17 +10,27 @@ from celery.signals import worker_init, worker_process_init
 
 from graft.config.celery_app import app
 from graft.config.redis_client import be_patient
-from graft.tasks import invoke
-from graft.workers import control
+from graft.tasks import invoke, tracing
+from graft.workers import accounting, async_tasks, control, drain, probe_beat
 from graft.workers.async_runner import runner
 from graft.workers.bootsteps import PoolUpkeep, SigningKey
+from graft.workers.fitness import RedisFitness
 from graft.workers.heartbeat import Heartbeat
 from graft.workers.lease import LeaseRenewal
+from graft.workers.metrics import Metrics
+from graft.workers.pauses import Pauses
+from graft.workers.probe import Probe
+from graft.workers.probe_queues import Taken
 
 app.steps["worker"].add(SigningKey)
+app.steps["worker"].add(RedisFitness)
 app.steps["consumer"].add(Heartbeat)
 app.steps["consumer"].add(PoolUpkeep)
 app.steps["consumer"].add(LeaseRenewal)
+app.steps["consumer"].add(Pauses)
+app.steps["consumer"].add(Probe)
+app.steps["consumer"].add(Taken)
+app.steps["consumer"].add(Metrics)
 
 # tasks.invoke asks for something that runs a coroutine; this is it.
 invoke.use_runner(runner)
@@ -30,10 +40,16 @@ OUTAGE_PATIENCE = 120.0
 
 
 @worker_init.connect
+def _run_async_tasks(**_: Any) -> None:
+    async_tasks.prepare(app)  # Before tracers are built, and before pool processes are forked.
+
+
+@worker_init.connect
 @worker_process_init.connect
 def _become_a_worker(**_: Any) -> None:
     be_patient(OUTAGE_PATIENCE)
     invoke.enter_worker()
+    tracing.is_on()  # Before the first task, whose message it is to follow.
 
 
 @worker_process_init.connect
@@ -47,4 +63,4 @@ def _let_go_of_the_parent(**_: Any) -> None:
     gc.freeze()
 
 
-__all__ = ["app", "control"]
+__all__ = ["accounting", "app", "control", "drain", "probe_beat"]

@@ -22,7 +22,9 @@ from celery.worker.consumer import Consumer
 from kombu.utils.json import dumps
 
 from graft.config.transport import Channel, require
-from graft.workers.quarantine import refusal
+from graft.workers.accounting import tell_caller
+from graft.workers.quarantine import forgery, refusal
+from graft.workers.shutdown import pardon_active
 
 logger = logging.getLogger(__name__)
 asynpool: Any = celery.concurrency.asynpool
@@ -31,6 +33,7 @@ SLOWEST_RECONNECT: Final = 3.0  # Celery waits up to 30 s between two attempts.
 
 require(Consumer, "on_connection_error_after_connected", "on_connection_error_before_connected", "on_close", "on_ready")
 require(Consumer, "connect", "ensure_connected", "create_task_handler", "on_unknown_task", "connection_for_read")
+require(Consumer, "cancel_active_requests")
 require(asynpool.AsynPool, "_flush_writer", "_active_writers", "_cache")
 require(asynpool, "_get_job_writer")
 
@@ -99,15 +102,20 @@ class HardenedConsumer(Consumer):
             logger.info("went on with %d messages after reconnecting", len(channel.qos.outstanding()))
         super().on_ready()
 
+    def cancel_active_requests(self) -> None:
+        pardon_active()
+        super().cancel_active_requests()
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*args, **kwargs)
 
         def on_task_received(message: Any) -> None:
-            refused = refusal(message)
+            refused = forgery(message) or refusal(message)
             if refused is None:
                 handle(message)
             else:
                 _keep(message, *refused)
+                tell_caller(message, refused)
                 message.reject_log_error(logger, self.connection_errors)
                 signals.task_rejected.send(sender=self, message=message, exc=None)
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from celery.worker.control import control_command
 
+from graft.config.settings import settings
+from graft.tasks import deliveries
+
 LARGEST_POOL = 1024
 
 
@@ -14,17 +17,36 @@ def graft_resize(state: Any, size: int, prefetch: int | None = None) -> dict[str
     """Bring this worker's pool to exactly *size* processes. Celery's own commands only add to it or take from it."""
     if not 1 <= size <= LARGEST_POOL:
         raise ValueError(f"size={size} must be from 1 to {LARGEST_POOL}")
-    consumer = state.consumer
+    resize(state.consumer, size, prefetch)
+    return {"processes": size, "prefetch": prefetch or size}
+
+
+def resize(consumer: Any, size: int, prefetch: int | None = None) -> None:
+    """Bring *consumer*'s pool to *size*, and what it fetches ahead to one message for each place or to *prefetch*.
+
+    Raises:
+        ValueError: the pool was to shrink, and too few of its processes are idle; those that are have gone.
+    """
     # What the pool is to have: new processes take a moment to appear among those it lists.
     change = size - consumer.pool.num_processes
-    if change > 0:
-        consumer.pool.grow(change)
-    elif change < 0:
-        consumer.pool.shrink(-change)
-    # One waiting message for each process unless told otherwise; Celery's grow and shrink commands adjust it by steps.
-    wanted = prefetch or size
-    # By difference: every message that waits for its time has raised the value by one and will lower it again.
-    consumer.qos.value = max(1, consumer.qos.value + wanted - consumer.initial_prefetch_count)
-    consumer.qos.update()  # set() alone is undone by the loop, which compares with the value.
-    consumer.initial_prefetch_count = wanted
-    return {"processes": size, "prefetch": wanted}
+    try:
+        if change > 0:
+            consumer.pool.grow(change)
+        elif change < 0:
+            consumer.pool.shrink(-change)
+    finally:
+        # Celery's grow and shrink commands adjust it by steps.
+        wanted = prefetch or size
+        # By difference: every message that waits for its time has raised the value by one and will lower it again.
+        consumer.qos.value = max(1, consumer.qos.value + wanted - consumer.initial_prefetch_count)
+        consumer.qos.update()  # set() alone is undone by the loop, which compares with the value.
+        consumer.initial_prefetch_count = wanted
+
+
+@control_command(args=[("task_id", str)], signature="ID")
+def graft_cancel(state: Any, task_id: str) -> dict[str, str]:
+    """Keep a task or batch that has not begun from running, also after restarts. Celery's revoke is in memory only."""
+    if not task_id or len(task_id) > 255:
+        raise ValueError(f"task_id={task_id!r:.50} must be an id of 1 to 255 characters")
+    deliveries.cancel(task_id, settings().result_ttl)
+    return {"cancelled": task_id}

@@ -84,6 +84,7 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _report(self, consumer: Any) -> WorkerBeat:
         active = len(state.active_requests)
+        info = consumer.pool.info or {}
         return WorkerBeat(
             name=consumer.hostname,
             pid=os.getpid(),
@@ -94,4 +95,6 @@ class Heartbeat(bootsteps.StartStopStep):
             waiting=max(0, len(state.reserved_requests) - active),
             memory=memory(consumer.pool),
             at=time.time(),
+            lag=float(info.get("lag", 0.0)),
+            blocked_by=str(info.get("blocked-by", "")),
         )

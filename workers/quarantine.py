@@ -12,6 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from graft.config import signatures
+from graft.config.settings import settings
+
 ID_LENGTH: Final = 255
 FURTHEST_ETA: Final = timedelta(days=30)  # Until then the message stays in the memory of one worker.
 
@@ -21,6 +24,17 @@ class Refusal(NamedTuple):
 
     reason: str
     detail: str
+
+
+def forgery(message: Any) -> Refusal | None:
+    """Why *message* (of kombu) was not sent by somebody with the deployment's key, or None when it was."""
+    config = settings()
+    if config.unsigned_messages == "accept" or not config.signing_keys:
+        return None
+    info = message.delivery_info
+    place = signatures.place(str(info.get("exchange")), str(info.get("routing_key")))
+    flaw = signatures.flaw(message._raw, place, config.signing_keys, signatures.MESSAGE_AGE)
+    return None if flaw is None else Refusal("bad_signature", flaw)
 
 
 def refusal(message: Any, now: datetime | None = None) -> Refusal | None:

@@ -62,6 +62,35 @@ def test_once_an_item_has_used_up_its_runs_the_others_have_one_death_each(runs):
     assert not delivery.is_dead(1, limit=3)
 
 
+def test_a_run_that_its_worker_ended_on_purpose_is_no_death(runs, redis):
+    for _ in range(5):
+        delivery, _ = runs.begin("batch", [7])
+        assert not delivery.is_dead(7, limit=1)
+        assert deliveries.pardon([runs.name], redis) == 1
+
+
+def test_an_item_is_pardoned_for_the_stopped_run_and_no_other(runs, redis):
+    positions = range(3)
+    runs.begin("batch", positions)
+    deliveries.pardon([runs.name], redis)
+    runs.begin("batch", positions)
+    runs.starting(1)  # … and the process dies.
+    runs.begin("batch", positions)
+    runs.starting(0)
+    runs.finished(0, (True, b"value"))
+    runs.starting(1)
+    deliveries.pardon([runs.name], redis)
+    delivery, _ = runs.begin("batch", positions)
+    assert delivery.kills(1) == 1
+    deliveries.pardon([runs.name], redis)  # Stopped before anything began again.
+    delivery, _ = runs.begin("batch", positions)
+    assert (delivery.kills(1), delivery.kills(2)) == (1, 0)
+
+
+def test_a_run_that_has_ended_meanwhile_leaves_no_record(redis):
+    assert deliveries.pardon([(new_id(), 0)], redis) == 0
+
+
 def test_a_cancelled_batch_is_seen_on_arrival(runs, redis):
     batch = new_id()
     deliveries.cancel(batch, ttl=60)

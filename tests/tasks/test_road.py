@@ -7,8 +7,10 @@ import itertools
 import json
 import threading
 import time
+from typing import Any
 
 import pytest
+from celery import signals
 from celery.result import GroupResult
 
 import graft
@@ -293,6 +295,37 @@ def test_nothing_is_left_in_redis_but_results_that_expire(stack, redis):
     wait_until(lambda: records() <= before, what="run records and claims gone")
     for key in redis.scan_iter("celery-task*-meta-*"):
         assert redis.ttl(key) > 0, key
+
+
+def test_messages_leave_quickly_and_look_as_if_kombu_had_sent_them(stack, redis):
+    def sent() -> dict[str, Any]:
+        batch = graft.submit(samples.square, range(3), queue="heavy", batch_size=3)
+        wait_until(lambda: redis.llen("heavy\x06\x165") == 1, what="the message")
+        message: dict[str, Any] = json.loads(redis.rpop("heavy\x06\x165"))
+        batch.cancel()
+        for name in ("id", "group", "root_id", "graft_sent_at", "graft_made_at", "graft_signature"):
+            message["headers"].pop(name)
+        for name in ("correlation_id", "delivery_tag"):
+            message["properties"].pop(name)
+        message.pop("body")
+        return message
+
+    def seen(**_: Any) -> None:
+        seen_by.append("before")
+
+    seen_by: list[str] = []
+    app.control.cancel_consumer("heavy", reply=True, timeout=2)
+    try:
+        quick = sent()
+        signals.before_task_publish.connect(seen)
+        try:
+            slow = sent()
+        finally:
+            signals.before_task_publish.disconnect(seen)
+    finally:
+        app.control.add_consumer("heavy", reply=True, timeout=2)
+    assert seen_by == ["before"]
+    assert quick == slow
 
 
 def test_messages_are_celerys_own(stack, redis, monkeypatch):

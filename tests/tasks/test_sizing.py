@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import heapq
+import math
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,3 +80,44 @@ def test_items_that_wait_fill_their_envelope_and_items_that_compute_do_not():
     computing = Pace().updated(Run(100, busy=1.0, elapsed=1.0, concurrency=100), size=1000)
     assert sizing.next_size(waiting, None, 2) == 100
     assert sizing.next_size(computing, None, 2) == 10
+
+
+def makespan(durations: list[float], lanes: int, pace: Pace) -> float:
+    """Seconds until the last of *durations* has run, sized as a feeder would: a simulation, on an ideal machine."""
+    sizing = Sizing(seconds=0.1, max_items=20_000, max_bytes=1 << 20)
+    free = [0.0] * lanes
+    running: list[tuple[float, int, float]] = []
+    sent, now = 0, 0.0
+    while sent < len(durations) or running:
+        while sent < len(durations) and len(running) < 2 * lanes + 2:
+            part = durations[sent : sent + sizing.next_size(pace, len(durations) - sent, lanes)]
+            sent += len(part)
+            end = max(heapq.heappop(free), now) + ENVELOPE_COST + sum(part)
+            heapq.heappush(free, end)
+            heapq.heappush(running, (end, len(part), sum(part)))
+        now, items, busy = heapq.heappop(running)
+        pace = pace.updated(Run(items, busy, busy), 100 * items)
+    return now
+
+
+ENVELOPE_COST = 0.0015
+
+
+@given(
+    seconds=st.floats(0.001, 0.05),
+    count=st.integers(500, 3000),
+    lanes=st.sampled_from([2, 4]),
+    is_warm=st.booleans(),
+)
+def test_workers_are_busy_to_the_end(seconds, count, lanes, is_warm):
+    ideal = count * seconds / lanes
+    wall = makespan([seconds] * count, lanes, Pace(4096, seconds, 100, 0) if is_warm else Pace())
+    assert wall <= ideal / 0.9 + 2 * FIRST_ITEMS * seconds
+
+
+@given(seed=st.integers(0, 1000))
+def test_unequal_durations_are_evened_out(seed):
+    dice = random.Random(seed)
+    durations = [dice.lognormvariate(math.log(0.002), 1.5) for _ in range(2000)]
+    wall = makespan(durations, 2, Pace(4096, sum(durations) / 2000, 100, 0))
+    assert wall <= sum(durations) / 2 / 0.9 + max(durations)

@@ -89,8 +89,9 @@ class Worker:
     """A worker process, the ledger that its tasks write, and its log. ``stock=True`` is Celery as it comes."""
 
     def __init__(
-        self, server: RedisServer, pool: str = "prefork", db: int = 0, stock: bool = False, vt: float = 30
-    ) -> None:
+        self, server: RedisServer, pool: str = "prefork", db: int = 0, stock: bool = False, vt: float = 30,
+        unsigned: str = "accept",
+    ) -> None:  # fmt: skip
         self.name = f"{'stock' if stock else 'graft'}-{pool}-{db}"
         self.ledger = server.folder / f"{self.name}.ledger"
         self.log = server.folder / f"{self.name}.log"
@@ -100,6 +101,8 @@ class Worker:
             "CELERY_RESULT_BACKEND": f"redis://127.0.0.1:{server.port}/{db}",
             "GRAFT_VISIBILITY_TIMEOUT": str(vt),
             "SAMPLE_LEDGER": str(self.ledger),
+            # What is wrong with a message besides its signature is what these tests are about, unless they say so.
+            "GRAFT_UNSIGNED_MESSAGES": unsigned,
             "SAMPLE_STOCK": "1" if stock else "",
             "PYTHONWARNINGS": "ignore",
         }

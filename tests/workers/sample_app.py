@@ -8,6 +8,7 @@ import time
 from graft.config.celery_app import app
 from graft.config.settings import settings
 from graft.config.transport import transport_url
+from graft.workers.fitness import RedisFitness
 from graft.workers.lease import LeaseRenewal
 
 app.conf.include = ()
@@ -18,6 +19,7 @@ else:
     # Celery prefers the variable CELERY_BROKER_URL to the option broker_url, but not to these two.
     app.conf.broker_read_url = app.conf.broker_write_url = transport_url(settings().broker_url)
     app.steps["consumer"].add(LeaseRenewal)
+    app.steps["worker"].add(RedisFitness)
 
 
 def _write(kind: str, label: str) -> None:

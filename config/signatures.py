@@ -1,0 +1,105 @@
+"""Signs messages as a whole: whoever has only Redis's address cannot run, stop or reconfigure anything.
+
+What a signature covers: the body, the headers, the id, where the message goes and when it was made. It leaves out what
+Redis and kombu change on the way (delivery tag, priority, the redelivered flag).
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+import json
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from kombu.utils.json import dumps
+
+HEADER: Final = "graft_signature"
+MADE_AT: Final = "graft_made_at"
+PURPOSE: Final = b"message"
+AHEAD: Final = 300.0  # Seconds by which the clock of a sender may be ahead.
+MESSAGE_AGE: Final = 31 * 86400.0  # A message may wait for its time for thirty days.
+COMMAND_AGE: Final = 300.0
+COMMANDS: Final = "celery.pidbox"
+UNSIGNED: Final = ("celeryev", "reply.celery.pidbox")  # Nobody acts upon events and replies.
+KNOWN_CHANGES: Final = (HEADER, "redelivered")  # The latter is kombu's, made when a message is given back.
+# Commands that tell and change nothing, and tell no settings: they may be asked by anybody who can reach Redis.
+HARMLESS: Final = frozenset(
+    {
+        "ping",
+        "stats",
+        "active",
+        "reserved",
+        "scheduled",
+        "registered",
+        "active_queues",
+        "query_task",
+        "revoked",
+        "clock",
+    }
+)
+
+
+def sign(message: dict[str, Any], target: str, keys: Sequence[bytes], now: float | None = None) -> None:
+    """Put the time and the signature for *target* into the headers of *message* (kombu's, not yet sent)."""
+    headers = message["headers"]
+    headers[MADE_AT] = round(time.time() if now is None else now, 3)
+    headers[HEADER] = _digest(message, target, keys[0])
+
+
+def flaw(
+    message: Mapping[str, Any], target: str, keys: Sequence[bytes], age: float, now: float | None = None
+) -> str | None:
+    """What is wrong with the signature of *message*, or None when it was made for *target* with one of *keys*."""
+    headers = message.get("headers") or {}
+    given, made = headers.get(HEADER), headers.get(MADE_AT)
+    if not isinstance(given, str) or not isinstance(made, int | float):
+        return "it is not signed"
+    if not any(hmac.compare_digest(given, _digest(message, target, key)) for key in keys):
+        return "its signature does not verify: altered, meant for another place, or signed with another key"
+    passed = (time.time() if now is None else now) - made
+    if passed > age:
+        return f"it was made {passed:.0f} s ago, and messages are accepted for {age:.0f} s"
+    return f"it was made {-passed:.0f} s from now" if passed < -AHEAD else None
+
+
+def is_harmless(message: Mapping[str, Any]) -> bool:
+    """Whether *message*, a broadcast, is a command that changes nothing."""
+    try:
+        command = json.loads(b64decode(message["body"]))
+        return isinstance(command, dict) and command.get("method") in HARMLESS
+    except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
+        return False
+
+
+def place(exchange: str, routing_key: str) -> str:
+    """Where a message goes, as its signature covers it."""
+    return f"{exchange}/{routing_key}"
+
+
+def _digest(message: Mapping[str, Any], target: str, key: bytes) -> str:
+    headers = {name: value for name, value in message["headers"].items() if name not in KNOWN_CHANGES}
+    properties = message.get("properties") or {}
+    covered = [
+        target,
+        properties.get("correlation_id"),
+        properties.get("reply_to"),
+        message.get("content-type"),
+        message.get("content-encoding"),
+        headers,
+    ]
+    digest = hashlib.blake2b(_as_text(covered).encode(), key=hmac.digest(key, PURPOSE, "sha256"), digest_size=32)
+    body = message.get("body") or ""
+    digest.update(b"\0" + (body if isinstance(body, bytes) else str(body).encode()))
+    return b64encode(digest.digest()).decode("ascii")
+
+
+def _as_text(value: Any) -> str:
+    """One text for one value, before its journey as JSON and after it."""
+    try:
+        return json.dumps(value, sort_keys=True)
+    except TypeError:  # Dates and the like, which kombu turns into JSON and back.
+        return str(dumps(value, sort_keys=True))

@@ -1,0 +1,110 @@
+"""The app that the drill's workers and producers load: ours, or Celery as it comes. ``DRILL_STOCK`` decides.
+
+Stock is set as Celery's documentation advises for work that must not be lost (late acknowledgement, requeued when its
+process dies, no prefetching), with our visibility timeout and sweep: what differs is the code, not the settings.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery, chord
+
+from graft.scripts.drill.ledger import note
+
+VISIBILITY: float = float(os.environ.get("GRAFT_VISIBILITY_TIMEOUT", "60"))
+
+
+def _stock() -> Celery:
+    made = Celery("drill", broker=os.environ["CELERY_BROKER_URL"], backend=os.environ["CELERY_RESULT_BACKEND"])
+    made.conf.update(
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY,
+            "unacked_restore_interval": max(0.5, VISIBILITY / 4),
+            "unacked_restore_throttle": 1,
+        },
+        broker_connection_retry_on_startup=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        task_default_queue="default",
+    )
+    return made
+
+
+def _ours() -> Celery:
+    from graft.celery import app
+
+    return app
+
+
+IS_STOCK = bool(os.environ.get("DRILL_STOCK"))
+app: Any = _stock() if IS_STOCK else _ours()
+
+
+def _task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    if not IS_STOCK:
+        from graft.tasks.base import ReliableTask
+
+        options["base"] = ReliableTask
+    registered: Callable[[Callable[..., Any]], Any] = app.task(name=name, **options)
+    return registered
+
+
+@_task("drill.work", ignore_result=True)
+def work(label: str, seconds: float = 0.0) -> None:
+    """Take *seconds*, and leave a line at either end."""
+    note("start", label)
+    time.sleep(seconds)
+    note("end", label)
+
+
+@_task("drill.answer")
+def answer(label: str, seconds: float = 0.0) -> str:
+    """The same, with a result."""
+    note("start", label)
+    time.sleep(seconds)
+    note("end", label)
+    return label
+
+
+@_task("drill.kill_process", ignore_result=True)
+def kill_process(label: str) -> None:
+    """End the pool process that runs this, as a crash in a C extension does."""
+    note("start", label)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@_task("drill.kill_worker", ignore_result=True)
+def kill_worker(label: str) -> None:
+    """End the worker with all its processes, as a machine that runs out of memory does."""
+    note("start", label)
+    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@_task("drill.part")
+def part(label: str) -> int:
+    return 1
+
+
+@_task("drill.body")
+def body(values: list[int], label: str) -> int:
+    note("start", label)
+    note("end", label)
+    return sum(values)
+
+
+def send_chord(label: str, parts: int = 3) -> str:
+    """Send one chord whose body leaves the lines; the id of its body."""
+    return str(chord([part.s(f"{label}-{number}") for number in range(parts)], body.s(label)).apply_async().id)
+
+
+if os.environ.get("DRILL_FAILPOINT"):
+    from graft.scripts.drill.failpoints import arm
+
+    arm(os.environ["DRILL_FAILPOINT"])

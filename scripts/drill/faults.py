@@ -1,0 +1,470 @@
+"""The faults: how each is brought about, and what may come of it.
+
+Each is one small class. ``play`` runs it on a stage of its own and gives a Verdict; most only say how to ``inject``
+while the standard load runs. The numbers of the full drill (``--scale 1``) are those of the promises; a smaller scale
+has fewer tasks and fewer strikes, but each fault happens, and is seen to have happened.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import psutil
+
+from graft.scripts.drill.ledger import Count
+from graft.scripts.drill.stage import VISIBILITY, Kind, Stage
+
+FULL_LOAD = 10_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one fault came to. ``seconds`` is the time from its end to the first new run, None where none was due."""
+
+    fault: str
+    kind: Kind
+    passed: bool
+    sent: int
+    unsure: int
+    lost: int
+    doubled: int
+    runs: int
+    ended: int
+    strikes: int
+    seconds: float | None
+    limit: str
+    told: str = ""
+
+
+class Fault:
+    """One fault under the standard load: tasks of 20 ms, every tenth of one second, two workers of two processes."""
+
+    name: ClassVar[str] = ""
+    limit: ClassVar[str] = ""
+    full_strikes: ClassVar[int] = 1
+    stage: ClassVar[Mapping[str, Any]] = {}
+    load: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+        self.strikes = 0
+        self.told: list[str] = []
+
+    def times(self, full: int | None = None) -> int:
+        """How often to strike at this scale: at least twice, where the full drill does."""
+        full = self.full_strikes if full is None else full
+        return min(full, max(2, round(full * self.scale)))
+
+    @property
+    def tasks(self) -> int:
+        return max(60, round(FULL_LOAD * self.scale))
+
+    @property
+    def lasts(self) -> float:
+        """Seconds that it takes about: the load is spread over them."""
+        return 6.0
+
+    def play(self, kind: Kind) -> Verdict:
+        """Run the fault on a stage of its own."""
+        with Stage(kind, **self.stage) as stage:
+            self.prepare(stage)
+            stage.produce(**{"count": self.tasks, "rate": min(100.0, self.tasks / self.lasts), **self.load})
+            stage.until(lambda: len(stage.count().starts) > min(20, int(self.load.get("count", self.tasks)) // 4), 60)
+            self.inject(stage)
+            healed = time.time()
+            self.after(stage)
+            stage.settle(max(90.0, 600.0 * self.scale))
+            self.finally_(stage)
+            stage.look_for_ended()
+            return self.verdict(stage, stage.count(), healed)
+
+    def prepare(self, stage: Stage) -> None:
+        """Before the load begins."""
+
+    def inject(self, stage: Stage) -> None:
+        """While it runs; counts its strikes."""
+
+    def after(self, stage: Stage) -> None:
+        """Once the fault is over."""
+
+    def finally_(self, stage: Stage) -> None:
+        """Once everything has come to rest."""
+
+    def verdict(self, stage: Stage, count: Count, healed: float) -> Verdict:
+        verdict = Verdict(
+            self.name,
+            stage.kind,
+            False,
+            len(count.sent),
+            len(count.unsure),
+            count.lost,
+            count.doubled,
+            max((runs for label, runs in count.starts.items() if not label.startswith(".")), default=0),
+            len(stage.ended),
+            self.strikes,
+            count.next_start(healed),
+            self.limit,
+        )
+        passed = self.strikes > 0 and self.passes(stage, count, verdict)
+        return replace(verdict, passed=passed, told="; ".join(self.told))
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        return verdict.lost == 0 and verdict.ended == 0
+
+
+class ChildKill(Fault):
+    """A pool process is killed every two seconds."""
+
+    name = "child-kill"
+    limit = "0 lost, doubled at most one a kill"
+    full_strikes = 20
+
+    @property
+    def lasts(self) -> float:
+        return 2.0 * self.times() + 2.0
+
+    def inject(self, stage: Stage) -> None:
+        for _ in range(self.times()):
+            if processes := stage.pool_processes():
+                with suppress(psutil.NoSuchProcess):
+                    random.choice(processes).kill()
+                    self.strikes += 1
+            time.sleep(2.0)
+            stage.look_for_ended()
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        return super().passes(stage, count, verdict) and verdict.doubled <= self.strikes
+
+
+class WorkerKill(Fault):
+    """One of the two workers is killed with its processes, as the loss of a machine would."""
+
+    name = "worker-kill"
+    limit = "0 lost, doubled at most its prefetch, all run within lease + 10 s"
+
+    def inject(self, stage: Stage) -> None:
+        stage.workers.pop(0).kill()
+        self.strikes += 1
+        self._at = time.time()
+
+    def after(self, stage: Stage) -> None:
+        stage.add_drill_worker()
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        return super().passes(stage, count, verdict) and verdict.doubled <= 4
+
+
+class Poison(Fault):
+    """A task that kills its pool process each time it runs."""
+
+    name = "poison-process"
+    limit = "exactly 3 runs, 1 dead letter, the rest done"
+    task: ClassVar[str] = "kill_process"
+
+    def inject(self, stage: Stage) -> None:
+        stage.run({"count": 1, "task": self.task, "prefix": ".poison"})
+        stage.until(lambda: stage.count().starts[".poison0"] > 0, 60)
+        self.strikes = stage.count().starts[".poison0"]
+
+    def after(self, stage: Stage) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not self._letters(stage):
+            stage.look_for_ended()
+            if stage.count().starts[".poison0"] > 20:
+                break
+            time.sleep(0.2)
+
+    def finally_(self, stage: Stage) -> None:
+        self.letters, self.poisoned = self._letters(stage), stage.count().starts[".poison0"]
+        self.told.append(f"the poison ran {self.poisoned} times, {self.letters} dead letters")
+
+    def _letters(self, stage: Stage) -> int:
+        with stage.connect() as client:
+            return int(client.zcard("graft:dead-letters:by-time"))
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        return verdict.lost == 0 and (self.poisoned, self.letters) == (3, 1)
+
+
+class PoisonWorker(Poison):
+    """A task that kills the whole worker each time; a supervisor starts another."""
+
+    name = "poison-worker"
+    task = "kill_worker"
+
+
+class RedisKill(Fault):
+    """Redis is killed and started again, every few seconds."""
+
+    name = "redis-kill"
+    limit = "workers live on, 0 lost, doubled at most 2 a restart, first run within 5 s"
+    full_strikes = 14
+
+    @property
+    def lasts(self) -> float:
+        return 5.0 * self.times() + 3.0
+
+    def inject(self, stage: Stage) -> None:
+        for number in range(self.times()):
+            if number:
+                time.sleep(3.0)
+            stage.kill_redis()
+            time.sleep(1.0)
+            stage.start_redis()
+            self.strikes += 1
+            stage.look_for_ended()
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        quick = verdict.seconds is not None and verdict.seconds <= 5
+        return super().passes(stage, count, verdict) and verdict.doubled <= 2 * self.strikes and quick
+
+
+class ConnectionsCut(Fault):
+    """All connections of all clients are closed while eight long tasks run."""
+
+    name = "connections-cut"
+    limit = "8 starts, 8 ends"
+    full_strikes = 4
+    stage: ClassVar[Mapping[str, Any]] = {"workers": 2, "concurrency": 4}
+    load: ClassVar[Mapping[str, Any]] = {"count": 8, "seconds": 12.0, "long_share": 0}
+
+    def inject(self, stage: Stage) -> None:
+        stage.until(lambda: sum(stage.count().starts[f"t{number}"] for number in range(8)) == 8, 60)
+        for _ in range(self.full_strikes):
+            self.strikes += bool(stage.cut_connections())
+            time.sleep(2.0)
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        return super().passes(stage, count, verdict) and verdict.doubled == 0
+
+
+class HalfOpen(Fault):
+    """Redis answers nothing for a while, and no connection is closed."""
+
+    name = "half-open"
+    limit = "0 lost, runs again within 25 s, sending raises within 15 s"
+
+    @property
+    def lasts(self) -> float:
+        return max(16.0, 60.0 * self.scale)
+
+    def inject(self, stage: Stage) -> None:
+        stage.freeze_redis(self.lasts)
+        self.strikes += 1
+
+    def finally_(self, stage: Stage) -> None:
+        waits = _refusals(stage)
+        self.slowest = max(waits, default=0.0)
+        self.told.append(f"{len(waits)} sends refused, the slowest after {self.slowest:.1f} s")
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        quick = verdict.seconds is not None and verdict.seconds <= 25
+        return super().passes(stage, count, verdict) and quick and self.slowest <= 15
+
+
+class LongTasks(Fault):
+    """Tasks that run, or wait for their time, three times as long as a message may be held."""
+
+    name = "longer-than-lease"
+    limit = "each exactly once"
+    full_strikes = 200
+    load: ClassVar[Mapping[str, Any]] = {"count": 4, "seconds": 3 * VISIBILITY, "long_share": 0, "prefix": "long"}
+
+    def inject(self, stage: Stage) -> None:
+        count = self.times() if self.scale < 1 else self.full_strikes
+        later: dict[str, Any] = {
+            "count": max(10, count),
+            "rate": 200.0,
+            "long_share": 0,
+            "prefix": "eta",
+            "countdown": 3 * VISIBILITY,
+        }
+        stage.run(later)
+        self.strikes += 1
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        return super().passes(stage, count, verdict) and verdict.doubled == 0
+
+
+class ResultsDown(Fault):
+    """The Redis that keeps the results is down while tasks end."""
+
+    name = "results-down"
+    limit = "every result there, none doubled"
+    stage: ClassVar[Mapping[str, Any]] = {"results_apart": True}
+    load: ClassVar[Mapping[str, Any]] = {"task": "answer", "rate": 20.0, "ids": True, "seconds": 0.05}
+
+    @property
+    def tasks(self) -> int:
+        return max(60, round(1000 * self.scale))
+
+    def play(self, kind: Kind) -> Verdict:
+        with Stage(kind, **self.stage) as stage:
+            assert stage.results is not None
+            # Sent before the outage: what is measured is whether the workers keep what they made.
+            stage.run({"count": self.tasks, **self.load, "rate": 500.0})
+            stage.results.kill()
+            self.strikes += 1
+            time.sleep(max(5.0, 60.0 * self.scale))
+            stage.results.start()
+            healed = time.time()
+            stage.settle()
+            self._look(stage)
+            return self.verdict(stage, stage.count(), healed)
+
+    def _look(self, stage: Stage) -> None:
+        from redis import Redis
+
+        assert stage.results is not None
+        with Redis.from_url(stage.results.url) as client:
+            sent = sorted(stage.count().sent)
+            keys = [f"celery-task-meta-drill-{label}" for label in sent]
+            stage.until(lambda: client.exists(*keys) == len(keys), 30)
+            self.missing = len(keys) - int(client.exists(*keys))
+        self.told.append(f"{self.missing} results missing")
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        return super().passes(stage, count, verdict) and self.missing == 0 and verdict.doubled == 0
+
+
+class Chords(Fault):
+    """The process that runs a part dies between its result and the count, with the claim, or after sending the body."""
+
+    name = "chords"
+    limit = "every body exactly once, within 60 s"
+    full_strikes = 20
+
+    def play(self, kind: Kind) -> Verdict:
+        from graft.scripts.drill.failpoints import POINTS
+
+        verdicts = []
+        for point in POINTS:
+            with Stage(kind, worker_environ={"DRILL_FAILPOINT": point}) as stage:
+                if kind == "ours":
+                    stage.add_beat()
+                began = time.time()
+                stage.run({"chords": self.times(), "prefix": point}, timeout=120)
+                stage.settle(quiet=60.0)
+                count = stage.count()
+                self.strikes = count.died
+                bodies = sum(count.ends[label] for label in count.sent)
+                self.told.append(f"{point}: {bodies} of {len(count.sent)}")
+                verdicts.append(self.verdict(stage, count, began))
+        return replace(
+            verdicts[-1],
+            passed=all(verdict.passed for verdict in verdicts),
+            seconds=None,
+            **{
+                name: sum(getattr(verdict, name) for verdict in verdicts)
+                for name in ("sent", "lost", "doubled", "ended", "strikes")
+            },
+        )
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        return super().passes(stage, count, verdict) and verdict.doubled == 0
+
+
+class Full(Fault):
+    """Redis is at maxmemory and refuses writes."""
+
+    name = "maxmemory"
+    limit = "0 lost, clear errors, workers alive"
+
+    @property
+    def lasts(self) -> float:
+        return max(6.0, 30.0 * self.scale)
+
+    def inject(self, stage: Stage) -> None:
+        with stage.connect() as client:
+            client.config_set("maxmemory", 1)
+            time.sleep(self.lasts)
+            client.config_set("maxmemory", 0)
+        self.strikes += len(_refusals(stage)) > 0
+
+    def finally_(self, stage: Stage) -> None:
+        refused = _refusals(stage)
+        self.told.append(f"{len(refused)} sends refused, the slowest after {max(refused, default=0.0):.1f} s")
+
+
+class Rolling(Fault):
+    """Workers are replaced one after the other: by SIGTERM, by SIGQUIT, and by SIGTERM to the whole process group."""
+
+    name = "rolling-restarts"
+    limit = "0 lost, doubled at most 2 x concurrency each"
+    full_strikes = 10
+
+    @property
+    def lasts(self) -> float:
+        return 6.0 * max(3, self.times())
+
+    def inject(self, stage: Stage) -> None:
+        ways = [(signal.SIGTERM, False), (signal.SIGQUIT, False), (signal.SIGTERM, True)]
+        for number in range(max(3, self.times())):
+            worker = stage.workers.pop(0)
+            stage.add_drill_worker()
+            way, group = ways[number % len(ways)]
+            if not stage.signal_worker(worker, way, group=group).wait(30):
+                self.told.append(f"{worker.name} did not end within 30 s")
+                worker.kill()
+            self.strikes += 1
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        return super().passes(stage, count, verdict) and verdict.doubled <= 4 * self.strikes
+
+
+class BadMessages(Fault):
+    """Five messages in a hundred are none: garbage, forged pickles, missing parts, unknown tasks."""
+
+    name = "bad-messages"
+    limit = "every good task once, every bad message kept, 0 restarts, 0 reconnects"
+    GARBAGE: ClassVar[tuple[bytes, ...]] = (
+        b"\xff\xfe", b"", b"{}", b"[1]", b'{"body": null, "headers": {}, "properties": {}}',
+        b'{"body": "*", "content-type": "application/json", "content-encoding": "utf-8", "headers": {"task": '
+        b'"drill.work", "id": "x"}, "properties": {"delivery_tag": "t", "body_encoding": "base64", "delivery_info": '
+        b'{"exchange": "", "routing_key": "default"}}}',
+        b'{"body": "W10=", "content-type": "application/x-python-serialize", "content-encoding": "binary", "headers": '
+        b'{"task": "drill.work", "id": "x"}, "properties": {"delivery_tag": "t", "body_encoding": "base64", '
+        b'"delivery_info": {"exchange": "", "routing_key": "default"}}}',
+    )  # fmt: skip
+
+    def inject(self, stage: Stage) -> None:
+        wanted = max(10, self.tasks // 20)
+        with stage.connect() as client:
+            for number in range(wanted):
+                client.lpush("default", self.GARBAGE[number % len(self.GARBAGE)])
+                if number % 10 == 0:
+                    client.publish("/0.celery.pidbox", "[1]")
+                self.strikes += 1
+                time.sleep(0.05)
+                stage.look_for_ended()
+
+    def finally_(self, stage: Stage) -> None:
+        with stage.connect() as client:
+            stage.until(lambda: client.llen("graft:quarantine") >= min(500, self.strikes), 10)
+            self.kept = int(client.llen("graft:quarantine"))
+        self.reconnects = sum(
+            worker.log.read_text(errors="replace").count("Connection to broker lost") for worker in stage.workers
+        )
+        self.told.append(f"{self.kept} of {self.strikes} kept, {self.reconnects} reconnects")
+
+    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+        kept = self.kept >= min(500, self.strikes)
+        return super().passes(stage, count, verdict) and verdict.doubled == 0 and kept and not self.reconnects
+
+
+def _refusals(stage: Stage) -> list[float]:
+    """How long each refused send took to be refused."""
+    lines = stage.ledger.read_text(errors="replace").splitlines()
+    return [float(line.split(" ")[1].rpartition(":")[2]) for line in lines if line.startswith("refused ")]
+
+
+FAULTS: tuple[type[Fault], ...] = (
+    ChildKill, WorkerKill, Poison, PoisonWorker, RedisKill, ConnectionsCut, HalfOpen, LongTasks, ResultsDown, Chords,
+    Full, Rolling, BadMessages,
+)  # fmt: skip

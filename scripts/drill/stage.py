@@ -1,0 +1,216 @@
+"""Where a fault is played: a private Redis, two workers, a caller, and the ledger; ours or stock."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import redis
+
+from graft.scripts.drill.ledger import Count, read
+from graft.scripts.guard import Child
+from graft.scripts.local_stack import LocalStack
+from graft.scripts.redis_server import RedisServer, find
+from graft.scripts.services import Worker
+
+Kind = Literal["ours", "stock"]
+
+VISIBILITY = 5.0
+QUIET = 20.0  # Nothing has happened for so long: what has not ended by then will not.
+APP = "graft.scripts.drill.app"
+
+
+class Stage(LocalStack):
+    """One deployment for one fault.
+
+    Args:
+        kind: whose code runs.
+        workers: how many, of *concurrency* pool processes each.
+        results_apart: a second Redis for the results.
+        environ: more variables for all its processes.
+        worker_environ: and for its workers alone.
+    """
+
+    def __init__(
+        self, kind: Kind, *, workers: int = 2, concurrency: int = 2, pool: str = "prefork", results_apart: bool = False,
+        environ: Mapping[str, str] | None = None, worker_environ: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        foreign = ("CELERY_", "GRAFT_", "DRILL_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        own = {
+            "GRAFT_VISIBILITY_TIMEOUT": str(VISIBILITY),
+            "GRAFT_LOST_AFTER": "5",
+            "PYTHONWARNINGS": "ignore",
+            **({"DRILL_STOCK": "1"} if kind == "stock" else {}),
+            **(environ or {}),
+        }
+        super().__init__({}, environ={**inherited, **own})
+        self.kind = kind
+        self.pool = pool
+        self.results: RedisServer | None = None
+        self.ended: list[str] = []  # Workers that ended without being told to.
+        self._numbers = (workers, concurrency)
+        self._for_workers = dict(worker_environ or {})
+        self._results_apart = results_apart
+        self._caller: subprocess.Popen[bytes] | None = None
+        self._canaries = 0
+
+    def start(self) -> None:
+        super().start()
+        if self._results_apart:
+            self.results = RedisServer(self.guard, find(self.env), self.env, name="results")
+            self.results.start()
+            self.env["CELERY_RESULT_BACKEND"] = self.results.url
+        self.env["DRILL_LEDGER"] = str(self.directory / "ledger")
+        workers, concurrency = self._numbers
+        for _ in range(workers):
+            self.add_drill_worker(concurrency)
+
+    def add_drill_worker(self, concurrency: int = 2) -> Worker:
+        """Start one more worker of this kind; returns before it works."""
+        self._workers_made += 1
+        name = f"{self.kind}{self._workers_made}@drill-{self._token}"
+        arguments = ["worker", "-n", name, "-P", self.pool, "-c", str(concurrency), "--without-gossip"]
+        log = self.directory / f"worker{self._workers_made}.log"
+        argv = [sys.executable, "-m", "celery", "-A", APP, *arguments, "--without-mingle", "-l", "INFO"]
+        child = self.guard.start(argv, {**self.env, **self._for_workers}, log=log)
+        worker = Worker(name, "cpu", log, child)
+        self.workers.append(worker)
+        return worker
+
+    def add_beat(self) -> None:
+        """Have the periodic tasks run."""
+        self.beat = self._start_service("beat", ["beat", "-s", str(self.directory / "beat-schedule"), "--pidfile="])
+
+    def wait_ready(self, timeout: float = 60.0, services: Any = None) -> None:
+        """Wait until every worker has said that it is ready, and a task has been there and back."""
+        self.until(lambda: all("ready." in worker.log.read_text(errors="replace") for worker in self.workers), timeout)
+        self.canary(timeout)
+
+    def canary(self, timeout: float = 60.0) -> bool:
+        """Send one small task; whether it ended in time."""
+        self._canaries += 1
+        label = f".canary{self._canaries}-"
+        self.run({"count": 1, "prefix": label, "long_share": 0})
+        return self.until(lambda: self.count().ends[label + "0"] > 0, timeout)
+
+    # ---- the caller -------------------------------------------------------------------------------------------------
+
+    def produce(self, **what: Any) -> None:
+        """Have a caller send tasks (produce.py), and go on."""
+        self._caller = self._call(what)
+
+    def run(self, what: Mapping[str, Any], timeout: float = 60.0) -> None:
+        """Have a caller send tasks, and wait until it has."""
+        caller = self._call(what)
+        try:
+            caller.wait(timeout)
+        except subprocess.TimeoutExpired:
+            caller.kill()
+            caller.wait()
+
+    def _call(self, what: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+        with (self.directory / "caller.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "graft.scripts.drill.produce", json.dumps(what)],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def is_sending(self) -> bool:
+        return self._caller is not None and self._caller.poll() is None
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+
+    @property
+    def ledger(self) -> Path:
+        return Path(self.env["DRILL_LEDGER"])
+
+    def count(self) -> Count:
+        return read(self.ledger)
+
+    def until(self, holds: Callable[[], Any], timeout: float = 60.0) -> bool:
+        """Poll until *holds*; False after *timeout* seconds. A Redis that does not answer means not yet."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                if holds():
+                    return True
+            except redis.RedisError:
+                pass
+            time.sleep(0.05)
+        return False
+
+    def settle(self, timeout: float = 240.0, quiet: float | None = None) -> float:
+        """Wait until everything sent has ended, or nothing has happened for long; the time when it was so."""
+        deadline = time.monotonic() + timeout
+        size, changed = -1, time.monotonic()
+        while time.monotonic() < deadline:
+            self.look_for_ended()
+            now_size = self.ledger.stat().st_size if self.ledger.exists() else 0
+            if now_size != size:
+                size, changed = now_size, time.monotonic()
+            if not self.is_sending and not self.count().lost:
+                break
+            if not self.is_sending and time.monotonic() - changed > (quiet or QUIET):
+                break
+            time.sleep(0.1)
+        return time.time()
+
+    def look_for_ended(self) -> None:
+        """Note workers that have ended by themselves, and start others in their place, as a supervisor does."""
+        for worker in tuple(self.workers):
+            if worker.status is not None:
+                self.ended.append(worker.name)
+                self.workers.remove(worker)
+                self.add_drill_worker(self._numbers[1])
+
+    def pool_processes(self) -> list[psutil.Process]:
+        found = []
+        for worker in self.workers:
+            try:
+                found += worker.process.children()
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    # ---- breaking ---------------------------------------------------------------------------------------------------
+
+    def cut_connections(self) -> int:
+        """Close every connection to Redis but this one; how many there were."""
+        with self.connect() as client:
+            return sum(
+                int(client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"))
+                for kind in ("normal", "pubsub")
+            )
+
+    def freeze_redis(self, seconds: float) -> None:
+        """Have Redis answer nothing while its connections stay open, as a network that drops packets does."""
+        assert self.redis is not None
+        assert self.redis.pid is not None
+        os.kill(self.redis.pid, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            os.kill(self.redis.pid, signal.SIGCONT)
+
+    def signal_worker(self, worker: Worker, number: int, *, group: bool = False) -> Child:
+        worker._child.signal(number, group=group)
+        return worker._child
+
+    def stop(self, grace: float = 3.0) -> None:
+        if self._caller is not None:
+            self._caller.kill()
+            self._caller.wait()
+        super().stop(grace)
