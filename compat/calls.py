@@ -13,6 +13,7 @@ import atexit
 import functools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KNOWN: Final = 256  # Routes of importable functions that are kept for their next call.
 TOGETHER: Final = 100  # Items of one envelope that an async callable runs at once.
 
 
@@ -109,6 +111,7 @@ class Switchboard:
         self._streams: WeakSet[Stream] = WeakSet()
         self._turns = None if self.max_workers is None else Turns(self.max_workers)
         self._here = Here(self.max_workers, self._policy, self._timeout)
+        self._known: dict[tuple[Any, ...], Route] = {}
 
     # ---- for executors and pools ------------------------------------------------------------------------------------
 
@@ -138,13 +141,21 @@ class Switchboard:
         """
         if not callable(func):
             raise TypeError(f"{func!r} is not callable")
+        known = self._known.get((func, call, batch_size, is_map)) if shown is None and _is_module_level(func) else None
+        if known is not None:
+            return known
         placement = place_function(func, self.place)
         shown = shown or func
         if logger.isEnabledFor(logging.DEBUG):  # Once for each call.
             logger.debug("%s runs in the %s: %s", name_of(shown), placement.where, placement.reason)
         if placement.function is None:
             return Route(call, func, shown, placement, is_map)
-        return Route(call, func, shown, placement, is_map, self._order(placement.function, batch_size, is_map))
+        route = Route(call, func, shown, placement, is_map, self._order(placement.function, batch_size, is_map))
+        if placement.function.how == "import" and shown is func:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[func, call, batch_size, is_map] = route
+        return route
 
     def _order(self, ref: FunctionRef, batch_size: int | None, is_map: bool) -> Order:
         from graft.tasks.feeder import Order
@@ -283,7 +294,10 @@ class Switchboard:
                 from graft.tasks.calls import call
 
                 try:
-                    future.follow(call(route.order, args, kwargs))
+                    if future.running():  # Since it had its turn; the call itself can still be cancelled.
+                        future.follow(call(route.order, args, kwargs))
+                    else:
+                        call(route.order, args, kwargs, future)
                     return
                 except UnpicklableError as error:
                     if self.place == "cluster":
@@ -291,7 +305,7 @@ class Switchboard:
                     account.placement = Placement("caller", str(error))
             future.follow(self._here.call(route.func, args, kwargs))
         except Exception as error:
-            future.fail(executor_error(error))
+            future.fail(error)
 
     def _send(self, order: Order, batch: MapCall, items: Sequence[Any], frames: Sequence[bytes] | None) -> None:
         from graft.tasks.feeder import Feeder
@@ -328,6 +342,12 @@ class Switchboard:
             account.failed = failed
             account.close()
         account.batch = None  # Which holds the future that holds us.
+
+
+def _is_module_level(func: Callable[..., Any]) -> bool:
+    """Whether *func* still is what its module has under its name: then its route cannot have changed."""
+    module = sys.modules.get(getattr(func, "__module__", None) or "")
+    return module is not None and getattr(module, getattr(func, "__qualname__", ""), None) is func
 
 
 _boards: WeakSet[Switchboard] = WeakSet()

@@ -8,6 +8,7 @@ from concurrent.futures._base import CANCELLED
 from contextlib import suppress
 from typing import Any
 
+from graft.tasks.call_future import Call
 from graft.tasks.errors import BrokerUnavailable
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ def executor_error(error: BaseException) -> BaseException:
     return error
 
 
-class CallFuture(Future[Any]):
-    """One call. Its carrier, once it has one, is the future of the line or the thread that makes the call."""
+class CallFuture(Call):
+    """One call. Its carrier, if it has one, is the future of another that makes the call in its place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,10 +62,8 @@ class CallFuture(Future[Any]):
         with suppress(InvalidStateError):
             self.set_exception(error)
 
-    def begin(self) -> bool:
-        """Whether the call, which is about to be made, is still wanted."""
-        with self._condition:
-            return not self.done() and self.set_running_or_notify_cancel()
+    def set_exception(self, exception: BaseException | None) -> None:
+        super().set_exception(exception and executor_error(exception))
 
     def _settle(self, carrier: Future[Any]) -> None:
         try:
@@ -80,7 +79,7 @@ class CallFuture(Future[Any]):
         if not carrier.cancelled():
             error = carrier.exception()
             if error is not None:
-                self.set_exception(executor_error(error))
+                self.set_exception(error)
             else:
                 self.set_result(carrier.result())
         elif super().running():

@@ -10,12 +10,12 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, Final
 
 from graft.config.settings import settings
 from graft.tasks import codec
 from graft.tasks.batches import Batch
+from graft.tasks.call_future import Call
 from graft.tasks.envelope import Outcome
 from graft.tasks.feeder import Feeder, Order
 from graft.tasks.ids import new_id
@@ -66,21 +66,20 @@ class Line(Batch):
         self.source = CallSource()
         self.feeder = Feeder(self, self.source, order, publisher().wake)
         self._made = 0
-        self._futures: dict[int, Future[Any]] = {}
+        self._futures: dict[int, Call] = {}
         self._lock = threading.Lock()
         self._is_broken = False
 
-    def call(self, frame: bytes) -> Future[Any] | None:
-        """The future of one more call; None when this line has failed and another must be made."""
-        future: Future[Any] = Future()
+    def call(self, frame: bytes, future: Call) -> bool:
+        """Make one more call, which *future* is told of; False when this line has failed and another must be made."""
         with self._lock:
             if self._is_broken:
-                return None
+                return False
             self._futures[self._made] = future
             self._made += 1
             self.source.add(frame)
         publisher().wake(self.feeder)
-        return future
+        return True
 
     @property
     def unread(self) -> int:
@@ -94,7 +93,7 @@ class Line(Batch):
         """The call at *position* leaves now, unless it was cancelled."""
         with self._lock:
             future = self._futures.get(position)
-            if future is not None and not future.set_running_or_notify_cancel():
+            if future is not None and not future.begin():
                 del self._futures[position]
                 return False
             return future is not None
@@ -103,39 +102,35 @@ class Line(Batch):
         with self._lock:
             answered = [(self._futures.pop(outcome.index, None), outcome) for outcome in outcomes]
         for future, outcome in answered:
-            if future is None:
-                continue
-            if outcome.error is not None:
-                future.set_exception(outcome.error)
-            else:
-                future.set_result(outcome.value)
+            if future is not None:
+                future.answer(outcome)
 
     def fail(self, error: BaseException) -> None:
         with self._lock:
             self._is_broken = True
             futures, self._futures = self._futures, {}
         for future in futures.values():
-            if future.running() or future.set_running_or_notify_cancel():
-                future.set_exception(error)
+            if future.running() or future.begin():
+                future.answer(Outcome(0, error=error))
 
 
 _lock = threading.Lock()
 _lines: OrderedDict[Order, Line] = OrderedDict()
 
 
-def call(order: Order, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Future[Any]:
-    """Call ``func(*args, **kwargs)`` on a worker, as *order* says; returns at once.
+def call(order: Order, args: Sequence[Any], kwargs: Mapping[str, Any], future: Call | None = None) -> Call:
+    """Call ``func(*args, **kwargs)`` on a worker, as *order* says; returns *future*, or a new one, at once.
 
-    The future is running once the call has left this process, and can be cancelled before.
+    It is running once the call has left this process, and can be cancelled before.
 
     Raises:
         UnpicklableError, PayloadTooLargeError: an argument cannot travel.
     """
     frame = codec.dump_item((tuple(args), dict(kwargs)), settings().item_limit, "the arguments of the call")
+    future = future or Call()
     while True:
         line = _line(order)
-        future = line.call(frame)
-        if future is not None:
+        if line.call(frame, future):
             return future
         with _lock:
             if _lines.get(order) is line:

@@ -36,9 +36,6 @@ class Runner(Protocol):
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any: ...
 
-    def aside(self, func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:
-        """``func(*args)``, which blocks (or *computes*): where this is an event loop's thread, in another one."""
-
 
 _in_worker = False
 
@@ -55,12 +52,16 @@ def in_worker() -> bool:
 
 
 _make_runner: Callable[[], Runner] | None = None
+_aside: Callable[..., Any] | None = None
 
 
-def use_runner(make: Callable[[], Runner]) -> None:
-    """Supply the event loop of this process; *make* is called when the first coroutine arrives."""
-    global _make_runner
-    _make_runner = make
+def use_runner(make: Callable[[], Runner], aside: Callable[..., Any] | None = None) -> None:
+    """Supply the event loop of this process; *make* is called when the first coroutine arrives.
+
+    *aside* is what :func:`aside` does here, where tasks themselves run on that loop.
+    """
+    global _make_runner, _aside
+    _make_runner, _aside = make, aside
 
 
 def _runner() -> Runner:
@@ -83,7 +84,7 @@ def aside(func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:
 
     *computes*: it is somebody's plain function and may take as long as it likes.
     """
-    return func(*args) if _make_runner is None else _make_runner().aside(func, *args, computes=computes)
+    return func(*args) if _aside is None else _aside(func, *args, computes=computes)
 
 
 class Watch(Protocol):

@@ -48,6 +48,8 @@ class Publisher:
 
     def wake(self, feeder: Feeder) -> None:
         """*feeder* may have something to send. Returns at once."""
+        if feeder in self._woken:
+            return  # It will be looked at after this moment: what the caller has added before is seen.
         with self._changed:
             self._feeders.add(feeder)
             progress.watch(feeder)

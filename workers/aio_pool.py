@@ -54,7 +54,7 @@ class TaskPool(BasePool):
         signals.worker_process_init.send(sender=None)  # This is the process that runs tasks.
         self.floor = floor = Floor(self.limit, settings().io_threads, self._wake)
         self.floor.start()
-        invoke.use_runner(lambda: floor)
+        invoke.use_runner(lambda: floor, aside=floor.aside)
         ready = threading.Event()
 
         def attach() -> None:

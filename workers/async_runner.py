@@ -85,10 +85,6 @@ class AsyncRunner:
                 raise
             return self._interrupt(call, done, tasks, error)
 
-    def aside(self, func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:
-        """``func(*args)``: the thread that calls is none that others wait for."""
-        return func(*args)
-
     def _start(self, call: Interruptible, done: Future[Any], tasks: list[asyncio.Task[Any]]) -> None:
         async def run() -> None:
             try:

@@ -293,6 +293,19 @@ def test_no_iterator_takes_a_call_s_stop_iteration_for_its_end(executor):
         list(pool.imap(functions.stop_iteration, range(3)))
 
 
+def test_several_threads_may_read_one_imap():
+    """That of multiprocessing raises TimeoutError when one thread takes what another was woken for."""
+    found: list[int] = []
+    with Pool() as pool:
+        values = pool.imap_unordered(samples.square, range(200))
+        threads = [threading.Thread(target=lambda: found.extend(values)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(found) == [i * i for i in range(200)]
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 

@@ -140,17 +140,6 @@ def test_an_input_may_wait_for_what_its_reader_has_had(pool, name):
     assert seen == [4, 16, 256, 65536]
 
 
-def test_several_threads_may_read_one_imap(pool):
-    values = pool.imap_unordered(samples.square, range(200))
-    found = []
-    threads = [threading.Thread(target=lambda: found.extend(values)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(found) == [i * i for i in range(200)]
-
-
 def test_several_threads_may_use_one_pool(pool):
     found = {}
 
