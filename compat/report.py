@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -67,8 +68,12 @@ class CallReport:
     """Sums of calls, by call, function, place and reason; threads may record at once."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.renew()
         self._rows: dict[tuple[str, str, str, str], CallRow] = {}
+
+    def renew(self) -> None:
+        """After a fork: the lock may be held by a thread that only the parent has."""
+        self._lock = threading.Lock()
 
     def record(self, record: CallRecord) -> None:
         key = (record.call, record.func, record.where, record.reason)
@@ -113,6 +118,7 @@ class CallReport:
 
 calls: Final = CallReport()
 """The report of this process."""
+os.register_at_fork(after_in_child=calls.renew)
 
 
 def _lines(rows: list[CallRow]) -> Iterator[RenderableType]:

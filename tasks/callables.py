@@ -11,6 +11,7 @@ import importlib
 import inspect
 import io
 import operator
+import os
 import pickle
 import sys
 import threading
@@ -138,6 +139,14 @@ def _not_importable(name: str, error: BaseException) -> UnreferenceableError:
 
 
 _registry = threading.Lock()
+
+
+def _renew() -> None:
+    global _registry
+    _registry = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 @contextmanager

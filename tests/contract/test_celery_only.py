@@ -590,3 +590,23 @@ print(pids == {os.getpid()})
 """
     ran = run_python(stack, program, env={"GRAFT_MODE": "local", "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"})
     assert (ran.stdout.strip(), ran.stderr) == ("True", "")
+
+
+def test_a_fork_in_the_middle_of_a_report_leaves_the_child_able_to_report(stack):
+    program = """
+import os, signal, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from graft.compat.executor import CeleryExecutor
+from graft.compat.report import calls
+from tests import samples
+executor = CeleryExecutor()
+executor.submit(samples.square, 2).result()
+with calls._lock:  # As another thread might hold it.
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        os._exit(executor.submit(samples.square, 3).result())
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    ran = run_python(stack, program)
+    assert ran.stdout.strip() == "9", ran.stderr
