@@ -55,5 +55,5 @@ def test_a_port_that_is_taken_costs_the_metrics_and_not_the_worker(fresh_stack):
     port = free_port()
     stack = fresh_stack(cpu=1, GRAFT_METRICS_PORT=str(port))
     with stack.another_worker(concurrency=1) as second:
+        wait_until(lambda: "give each worker of a machine its own" in Path(second.log).read_text(), what="the warning")
         assert second.status is None
-        assert "give each worker of a machine its own" in Path(second.log).read_text()
