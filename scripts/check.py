@@ -26,7 +26,8 @@ def steps(fix: bool, tests: bool) -> dict[str, list[str]]:
         "imports": [str(Path(sysconfig.get_path("scripts"), "lint-imports"))],
     }
     if tests:
-        found["tests"] = [*python, "pytest"]
+        # Most tests wait for other processes; each of pytest's own has a Redis and workers to itself.
+        found["tests"] = [*python, "pytest", "-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
     return found
 
 

@@ -34,7 +34,7 @@ def test_what_is_not_finished_in_time_goes_back_to_its_queue(fresh_stack, lane):
 
 def test_what_is_finished_in_time_is_finished(fresh_stack):
     stack = fresh_stack(cpu=1, GRAFT_DRAIN_TIMEOUT="30")
-    start_to_drain(stack, 3)
+    start_to_drain(stack, 10)
     assert stack.workers[0].status == 0
     with stack.connect() as client:
         assert sum(client.llen(name) for name in lists("batch")) + client.hlen("unacked") == 0
