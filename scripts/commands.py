@@ -34,6 +34,8 @@ top = LazyCommand("top", "graft.scripts.top", "Watch queues, workers and batches
 dead_letters = LazyCommand(
     "dead-letters", "graft.scripts.dead_letters", "List, show, replay, drop or export dead letters."
 )
+queue = LazyCommand("queue", "graft.scripts.queues_command", "List, peek into, pause, resume or purge queues.")
+batch = LazyCommand("batch", "graft.scripts.batches_command", "List, show or cancel batches that run.")
 report = LazyCommand("report", "graft.scripts.html_report", "Write an HTML page of the deployment's state and history.")
 exporter = LazyCommand("exporter", "graft.scripts.exporter", "Serve Prometheus metrics of queues and verdicts.")
 drill = LazyCommand("drill", "graft.scripts.drill.cli", "Break a private stack on purpose and count what was lost.")

@@ -1,38 +1,20 @@
-"""Which letters a person means, and whether they are sure."""
+"""Which letters a person means."""
 
 from __future__ import annotations
 
-import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import wraps
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
-from graft.scripts.console import complain, say
+from graft.scripts.console import say
+from graft.scripts.verbs import Age
 from graft.tasks import deadletters
 from graft.tasks.deadletter_choice import Choice
 from graft.tasks.deadletters import DeadLetter
-
-UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-NOT_CONFIRMED: Final = 2
-
-
-class Age(click.ParamType):  # type: ignore[type-arg]  # Generic in newer releases of click alone.
-    """A duration such as 90s, 15m, 2h or 7d, in seconds."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value)
-        if found is None:
-            self.fail(f"{value!r} is not a duration; write for instance 90s, 15m, 2h or 7d", param, ctx)
-        return float(found[1]) * UNITS[found[2]]
 
 
 def choosing(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,13 +75,3 @@ def chosen(choice: Choice, everything: bool, limit: int | None = None) -> list[C
         say("No dead letter matches.")
         raise SystemExit(0)
     return letters
-
-
-def confirm(question: str, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        complain(f"{question} Nothing was done: add --yes, there is no terminal to ask at")
-        raise SystemExit(NOT_CONFIRMED)
-    if not click.confirm(question, err=True):
-        raise SystemExit(NOT_CONFIRMED)

@@ -13,51 +13,37 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import click
-import redis
-from kombu.exceptions import OperationalError
 from rich.table import Table
 from rich.text import Text
 
 from graft.config.queues import names
-from graft.config.settings import settings
 from graft.scripts.console import complain, output, say
 from graft.scripts.console import show as show_table
-from graft.scripts.dead_letter_options import choosing, chosen, confirm, found
+from graft.scripts.dead_letter_options import choosing, chosen, found
+from graft.scripts.verbs import HELP, Verbs, ago, confirm, examples, several
 from graft.tasks import deadletters
 from graft.tasks.deadletter_choice import Choice, causes
 from graft.tasks.deadletters import DeadLetter
 
 REFUSED: Final = 1  # Some letters could not be replayed.
-AWAY: Final = 3
+
+EXAMPLES: Final = examples(
+    "celery -A graft dead-letters list            causes, the most frequent first",
+    "celery -A graft dead-letters list --letters  one line for each letter",
+    "celery -A graft dead-letters show ID         one letter with its traceback",
+    "celery -A graft dead-letters replay --fingerprint 3fa2 --dry-run",
+    "celery -A graft dead-letters replay --fingerprint 3fa2 --rate 5 --yes",
+    "celery -A graft dead-letters export --out letters.jsonl",
+    "celery -A graft dead-letters drop --older-than 7d --yes",
+)
 
 
-class Letters(click.Group):
-    """Says that Redis is away, instead of a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (redis.RedisError, OperationalError) as error:
-            complain(f"{settings().broker_name} does not answer: {error}; start it, or set CELERY_BROKER_URL")
-            raise SystemExit(AWAY) from error
-
-
-@click.group(cls=Letters, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Verbs, context_settings=HELP, epilog=EXAMPLES)
 def command() -> None:
-    r"""Work that no policy will run again, kept until somebody looks.
-
-    \b
-    celery -A graft dead-letters list                       causes, the most frequent first
-    celery -A graft dead-letters list --letters             one line for each letter
-    celery -A graft dead-letters show ID                    one letter with its traceback
-    celery -A graft dead-letters replay --fingerprint 3fa2 --dry-run
-    celery -A graft dead-letters replay --fingerprint 3fa2 --rate 5 --yes
-    celery -A graft dead-letters export --out letters.jsonl
-    celery -A graft dead-letters drop --older-than 7d --yes
-    """
+    """Work that no policy will run again, kept until somebody looks."""
 
 
 @command.command("list")
@@ -86,8 +72,9 @@ def list_letters(choice: Choice, letters: bool, limit: int, as_json: bool) -> No
         table.add_row(cause.fingerprint, str(cause.letters), str(cause.items), ago(cause.last), what)
     show_table(table)
     total = sum(cause.letters for cause in grouped)
-    hidden = f", {len(grouped) - limit} causes not shown (--limit)" if len(grouped) > limit else ""
-    say(f"{total} letters, {len(grouped)} causes{hidden}. See them: dead-letters list --letters --fingerprint CAUSE")
+    hidden = f", {len(grouped) - limit} not shown (--limit)" if len(grouped) > limit else ""
+    counts = f"{several(total, 'letter')}, {several(len(grouped), 'cause')}{hidden}"
+    say(f"{counts}. See them: dead-letters list --letters --fingerprint CAUSE")
 
 
 def show_letters(letters: list[DeadLetter], as_json: bool) -> None:
@@ -241,15 +228,6 @@ def export(choice: Choice, out: Path | None) -> None:
 
 def _private(path: Path) -> IO[str]:
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
-
-
-def ago(when: float) -> str:
-    """A moment as a person says it."""
-    seconds = max(0.0, time.time() - when)
-    for name, unit in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= unit:
-            return f"{seconds / unit:.0f} {name} ago"
-    return f"{seconds:.0f} s ago"
 
 
 def first_line(text: str) -> str:

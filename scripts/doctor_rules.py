@@ -304,7 +304,7 @@ def readers(setup: Setup) -> Iterator[Problem]:
     for queue in sorted(setup.paused):
         yield Problem(
             "note", "queues", "it was paused by hand",
-            f"{queue} is paused, {setup.waiting.get(queue, 0)} messages wait", "resume it in celery -A graft top",
+            f"{queue} is paused, {setup.waiting.get(queue, 0)} messages wait", f"celery -A graft queue resume {queue}",
         )  # fmt: skip
 
 

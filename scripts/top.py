@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.live import Live
 
 from graft.config.settings import settings
-from graft.scripts import top_read, top_view
+from graft.scripts import queue_judge, top_read, top_view
 from graft.scripts.console import complain
 from graft.scripts.top_read import Rates, Snapshot
-from graft.tasks import queue_control
-from graft.tasks.queue_control import Waiting
+from graft.tasks import messages, queue_control
+from graft.tasks.messages import Waiting
 
 KEY: Final = re.compile(r"\x1b[\[O][A-D]|.", re.DOTALL)  # Several may arrive at once.
 
@@ -101,7 +101,7 @@ class Screen:
             self.speed = top_read.rates(self.now, now)
             self.now = now
             if self.peeked is not None:
-                self.peeked = queue_control.peek(self.queue, 20)
+                self.peeked = self.peek()
             if self.said.startswith("Redis"):
                 self.said = ""
         except (redis.RedisError, OSError) as error:
@@ -130,16 +130,19 @@ class Screen:
                     self.said = f"{self.queue} is resumed"
                     self.look()
                 case "\r" | "\n" | " ":
-                    self.peeked = None if self.peeked is not None else queue_control.peek(self.queue, 20)
+                    self.peeked = None if self.peeked is not None else self.peek()
         except ValueError as error:
             self.said = str(error)
         except (redis.RedisError, OSError) as error:
             self.said = f"Redis does not answer: {error}"
 
+    def peek(self) -> list[Waiting]:
+        return messages.peek(self.queue, 20, queue_judge.flaw)
+
     def choose(self, step: int) -> None:
         self.chosen = (self.chosen + step) % len(self.now.queues)
         if self.peeked is not None:
-            self.peeked = queue_control.peek(self.queue, 20)
+            self.peeked = self.peek()
 
 
 @contextmanager

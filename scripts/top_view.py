@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.scripts.top_read import QueueLine, Rates, Snapshot
+from graft.tasks.messages import Waiting
 from graft.tasks.progress import BatchNote
-from graft.tasks.queue_control import Waiting
 
 STYLES: Final = {"ok": "green", "degraded": "yellow", "failing": "bold red", "": "dim"}
 SHRINKS: Final = ("queue", "worker", "callable", "what")
@@ -129,11 +129,14 @@ def callables(now: Snapshot, speed: Rates, room: int) -> RenderableType:
 def peek(queue: str, messages: Sequence[Waiting], room: int, width: int) -> RenderableType:
     if not messages:
         return Text(f"nothing waits in {queue}", "dim")
-    table = _table(f"next in {queue}", "prio", "bytes", "age", "what")
+    table = _table(f"next in {queue}", "prio", "age", "items", "bytes", "what")
     for message in messages[: max(1, room - 1)]:
         age = None if message.sent_at is None else max(0.0, time.time() - message.sent_at)
-        what = Text(f"{message.task} {message.what}", no_wrap=True, overflow="ellipsis")
-        table.add_row(message.id[-12:], str(message.priority), f"{message.size:,}", _age(age), what)
+        what = Text(message.function or message.what, no_wrap=True, overflow="ellipsis")
+        if message.flaw:
+            what.append(f"  for the quarantine: {message.flaw}", "red")
+        items = f"{message.items:,}"
+        table.add_row(message.id[-12:], str(message.priority), _age(age), items, f"{message.size:,}", what)
     return table
 
 

@@ -43,6 +43,8 @@ class Batch:
     is raised, its remote traceback as the cause; the other items run on.
     """
 
+    is_told = True  # To others, while it runs (progress.py).
+
     def __init__(self, batch_id: str, total: int | None, *, reduced: bool = False) -> None:
         self.id = batch_id
         tracing.note_caller(batch_id)
@@ -334,9 +336,11 @@ class Batch:
             self._notify()
 
     def note_answer(self, outcome: Outcome) -> None:
+        """The answer to a reduced batch; of several the first, which the others follow from."""
         with self._changed:
-            self._answer = outcome
-            self._notify()
+            if self._answer is None:
+                self._answer = outcome
+                self._notify()
 
     def fail(self, error: BaseException) -> None:
         """The batch as a whole cannot go on."""

@@ -61,6 +61,8 @@ class CallSource:
 class Line(Batch):
     """An endless batch that answers futures instead of keeping outcomes."""
 
+    is_told = False
+
     def __init__(self, order: Order) -> None:
         super().__init__(new_id(), None)
         self.source = CallSource()

@@ -1,10 +1,12 @@
 """Lets others see the batches of this process: a note in Redis each second, for those that take longer than one.
 
-A batch lives with its caller, so its caller tells; a note that is not renewed expires.
+A batch lives with its caller, so its caller tells; a note that is not renewed expires. In the same round trip the
+caller hears that somebody else has cancelled a batch, and stops sending.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -18,6 +20,7 @@ from weakref import WeakSet
 import redis
 
 from graft.config.redis_client import connect, shared
+from graft.tasks import deliveries
 
 if TYPE_CHECKING:
     from graft.tasks.feeder import Feeder
@@ -50,7 +53,7 @@ class BatchNote:
 def watch(feeder: Feeder) -> None:
     """Tell of this feeder's batch until it is done. Returns at once."""
     global _thread
-    if feeder in _feeders:
+    if feeder in _feeders or not feeder.batch.is_told:
         return
     with _lock:
         _feeders.add(feeder)
@@ -69,7 +72,7 @@ def running(client: Any = None) -> list[BatchNote]:
 
 def _tell() -> None:
     global _thread
-    told: set[str] = set()
+    told = _told
     client = connect(client_name="graft-progress")
     while True:
         time.sleep(EVERY)
@@ -82,14 +85,18 @@ def _tell() -> None:
                 client.close()
                 return
         try:
-            _write(current, told, client)
+            for feeder in _write(current, told, client):
+                feeder.batch.cancel()
         except (redis.RedisError, OSError) as error:
             logger.debug("the progress of batches cannot be told: %s", error)
 
 
-def _write(current: list[Feeder], told: set[str], client: Any) -> None:
+def _write(current: list[Feeder], told: set[str], client: Any) -> list[Feeder]:
+    """Tell how far each batch is; those that somebody has cancelled."""
     now = time.time()
     with client.pipeline(transaction=False) as pipe:
+        for feeder in current:
+            pipe.exists(deliveries.CANCEL_KEY + feeder.batch.id)
         for feeder in current:
             far = feeder.batch.progress()
             if far.seconds < EVERY:
@@ -106,17 +113,32 @@ def _write(current: list[Feeder], told: set[str], client: Any) -> None:
             pipe.zrem(BATCHES, gone)
             told.discard(gone)
         pipe.zremrangebyscore(BATCHES, 0, now - 10 * EXPIRES)
-        pipe.execute()
+        flags = pipe.execute()[: len(current)]
+    cancelled = [feeder for feeder, flag in zip(current, flags, strict=True) if flag]
+    return [feeder for feeder in cancelled if not feeder.is_finished]
 
 
 _lock = threading.Lock()
 _feeders: WeakSet[Feeder] = WeakSet()
+_told: set[str] = set()
 _thread: threading.Thread | None = None
 
 
+@atexit.register
+def _take_leave() -> None:
+    """This process ends: nobody waits for its batches any more."""
+    if _told:
+        try:
+            with connect(client_name="graft-progress", socket_timeout=EVERY) as client:
+                client.delete(*(NOTE + name for name in _told))
+                client.zrem(BATCHES, *_told)
+        except (redis.RedisError, OSError) as error:
+            logger.debug("the end of batches cannot be told: %s", error)
+
+
 def _forget() -> None:
-    global _lock, _feeders, _thread
-    _lock, _feeders, _thread = threading.Lock(), WeakSet(), None
+    global _lock, _feeders, _told, _thread
+    _lock, _feeders, _told, _thread = threading.Lock(), WeakSet(), set(), None
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -1,16 +1,12 @@
-"""Looking into queues, and pausing them: a set in Redis that workers obey (workers/pauses.py), later ones too."""
+"""Pausing queues: a set in Redis that workers obey (workers/pauses.py), later ones too; and what was taken of each."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from graft.config.queues import names
-from graft.config.redis_client import connect, shared
-from graft.config.settings import settings
-from graft.tasks.depths import lists
+from graft.config.redis_client import shared
 
 PAUSED: Final = "graft:paused"
 TAKEN: Final = "graft:taken"
@@ -31,8 +27,9 @@ def pause(queue: str) -> None:
     shared().sadd(PAUSED, queue)
 
 
-def resume(queue: str) -> None:
-    shared().srem(PAUSED, queue)
+def resume(queue: str) -> bool:
+    """Have workers read *queue* again; whether it was paused."""
+    return bool(shared().srem(PAUSED, queue))
 
 
 def add_taken(worker: str, counts: Mapping[str, int], client: Any) -> None:
@@ -50,39 +47,3 @@ def taken(client: Any = None) -> tuple[dict[str, int], dict[str, int]]:
     totals = {name.decode(): int(count) for name, count in (client or shared()).hgetall(TAKEN).items()}
     queues = {name[6:]: count for name, count in totals.items() if name.startswith("queue:")}
     return queues, {name[7:]: count for name, count in totals.items() if name.startswith("worker:")}
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """One message that waits. ``sent_at`` is seconds since the epoch, where the sender said so."""
-
-    id: str
-    task: str
-    what: str
-    priority: int
-    size: int
-    sent_at: float | None
-
-
-def peek(queue: str, limit: int = 10) -> list[Waiting]:
-    """The messages that are taken next, in that order. They stay where they are."""
-    found: list[Waiting] = []
-    with connect(settings().model_copy(update={"result_backend": settings().broker_url})) as client:
-        for step, key in enumerate(lists(queue)):
-            if len(found) < limit:
-                # Messages come in on the left and are taken on the right.
-                page = client.lrange(key, -(limit - len(found)), -1)
-                found += [_read(raw, step) for raw in reversed(page)]
-    return found
-
-
-def _read(raw: bytes, priority: int) -> Waiting:
-    try:
-        headers = json.loads(raw)["headers"]
-        sent = headers.get("graft_sent_at")
-        return Waiting(
-            str(headers["id"]), str(headers["task"]), str(headers.get("argsrepr") or ""), priority, len(raw),
-            float(sent) if sent else None,
-        )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Waiting("?", "not a task", raw[:60].decode("utf-8", "replace"), priority, len(raw), None)

@@ -8,7 +8,7 @@ for, and begins anew: its runs and retries are forgotten.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from kombu.utils.json import loads
@@ -41,6 +41,8 @@ class Message:
     args: list[Any]
     kwargs: dict[str, Any]
     group: str | None = None
+    label: str | None = None  # What Flower and `queue peek` show of the arguments.
+    embed: dict[str, Any] = field(default_factory=dict)
 
 
 def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
@@ -58,14 +60,19 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
             raise NotReplayable("its arguments were not JSON and are kept as text only; send the task again")
         args, kwargs = list(kept["args"] or ()), dict(kept["kwargs"] or {})
         if letter.task != RUN_ENVELOPE:
-            return Message(letter.id, letter.task, queue or letter.queue or FALLBACK, args, kwargs)
-        wire = bodies.fetch(str(args[0]), letter.id)
+            embed = dict(kept.get("embed") or {})
+            return Message(letter.id, letter.task, queue or letter.queue or FALLBACK, args, kwargs, embed=embed)
+        try:
+            wire = bodies.fetch(str(args[0]), letter.id)
+        except EnvelopeError as error:
+            raise NotReplayable(str(error)) from error
     else:
         wire = letter.envelope
     envelope = open_envelope(letter, wire)
     lane = "io" if envelope.function.is_async else "batch"
     fresh = replace(envelope, retries=0, reruns=0, carried={})
-    return Message(fresh.id, RUN_ENVELOPE, queue or letter.queue or lane, [fresh.seal()], {}, fresh.batch)
+    label = f"({fresh.function.name}, {len(fresh.items)} items from {fresh.positions[0]})"
+    return Message(fresh.id, RUN_ENVELOPE, queue or letter.queue or lane, [fresh.seal()], {}, fresh.batch, label)
 
 
 def open_envelope(letter: DeadLetter, wire: str | bytes) -> Envelope:
@@ -107,7 +114,9 @@ def publish(message: Message) -> None:
             message.task,
             app.amqp.as_task_v2(
                 message.id, message.task, args=message.args, kwargs=message.kwargs, group_id=message.group,
-                root_id=message.group or message.id,
+                root_id=message.group or message.id, argsrepr=message.label,
+                # Not its chord: that has been told of the failure and has gone on.
+                **{name: message.embed.get(name) for name in ("callbacks", "errbacks", "chain")},
             ),
             queue=message.queue,
             priority=MIDDLE_PRIORITY,

@@ -17,7 +17,7 @@ from graft.tasks.batch import OUTCOME, Claim, open_report, reduce_batch
 from graft.tasks.batches import Batch
 from graft.tasks.callables import FunctionRef
 from graft.tasks.envelope import Envelope, Given, Outcome
-from graft.tasks.errors import EnvelopeLostError
+from graft.tasks.errors import CancelledBatchError, EnvelopeLostError
 from graft.tasks.feeder import Feeder, Order, Parcel, _Flight
 from graft.tasks.ids import new_id
 from graft.tasks.results import failure_of, inbox
@@ -89,6 +89,15 @@ class ReducingFeeder(Feeder):
 
     def refused(self, bad: list[Outcome]) -> None:
         self._refused = self._refused or bad[0].error
+
+    def settle_cancel(self) -> None:
+        is_cut_short = self._cancelling and not self.is_finished
+        super().settle_cancel()
+        if is_cut_short:  # The chord lacks the parts that were not sent, and nobody will send its body.
+            self._cuts = deque()
+            watchdog.forget(self.batch.id)
+            self.batch.note_answer(Outcome(0, error=CancelledBatchError("cancelled before all of it was sent")))
+            inbox().forget(self._body_id)
 
     # ---- on the subscriber's thread ---------------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ def depth(queue: measured.Queue, limits: Limits) -> Verdict:
     remedy = "" if state == "ok" else "add workers, or slow the callers down (celery -A graft top shows both rates)"
     detail = f"{queue.waiting} messages wait"
     if queue.waiting and queue.is_paused:
-        state, remedy = worst([state, "degraded"]), "it is paused; resume it in celery -A graft top"
+        state, remedy = worst([state, "degraded"]), f"it is paused; celery -A graft queue resume {queue.name}"
         detail += ", the queue is paused"
     elif queue.waiting and not queue.readers:
         state = "failing"

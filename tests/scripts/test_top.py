@@ -24,10 +24,10 @@ import graft
 from graft.config.queues import names
 from graft.scripts.top_read import QueueLine, Rates, Snapshot, WorkerLine, look, rates
 from graft.scripts.top_view import frame, left, line
-from graft.tasks import cluster, progress, queue_control
+from graft.tasks import cluster, messages, progress, queue_control
 from graft.tasks.figures import Figures
+from graft.tasks.messages import Waiting
 from graft.tasks.progress import BatchNote
-from graft.tasks.queue_control import Waiting
 from tests import samples
 from tests.stack import wait_until
 
@@ -182,8 +182,8 @@ def test_workers_take_nothing_from_a_paused_queue_until_it_is_resumed(stack, red
     try:
         wait_until(lambda: readers() == 0, WAIT, "the workers to obey")
         batch = graft.submit(samples.square, [1, 2, 3], queue="low", batch_size=1)
-        wait_until(lambda: len(queue_control.peek("low")) == 3, WAIT, "the messages to wait")
-        peeked = queue_control.peek("low", 2)
+        wait_until(lambda: len(messages.peek("low")) == 3, WAIT, "the messages to wait")
+        peeked = messages.peek("low", 2)
         assert [message.task for message in peeked] == ["graft.batch"] * 2
         assert "tests.samples:square" in peeked[0].what
         assert not batch.done()

@@ -1,0 +1,85 @@
+"""What the commands with verbs (dead-letters, queue, batch) share: ages, questions, and a Redis that is away."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from typing import Any, Final
+
+import click
+import redis
+from kombu.exceptions import OperationalError
+from redis.exceptions import NoPermissionError
+
+from graft.config.settings import settings
+from graft.scripts.console import complain
+
+UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+NOT_CONFIRMED: Final = 2
+AWAY: Final = 3
+HELP: Final = {"help_option_names": ["-h", "--help"]}
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: *lines* as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+class Verbs(click.Group):
+    """A group of commands that says that Redis is away, or refuses, instead of a traceback; exit code 3."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NoPermissionError as error:
+            complain(f"the user that CELERY_BROKER_URL names may not do this: {error}; use one with more rights")
+            raise SystemExit(AWAY) from error
+        except (redis.RedisError, OperationalError) as error:
+            complain(f"{settings().broker_name} does not answer: {error}; start it, or set CELERY_BROKER_URL")
+            raise SystemExit(AWAY) from error
+
+
+class Age(click.ParamType):  # type: ignore[type-arg]  # Generic in newer releases of click alone.
+    """A duration such as 90s, 15m, 2h or 7d, in seconds."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value)
+        if found is None:
+            self.fail(f"{value!r} is not a duration; write for instance 90s, 15m, 2h or 7d", param, ctx)
+        return float(found[1]) * UNITS[found[2]]
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask, unless *yes* was said already; without a yes the program ends with exit code 2."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        complain(f"{question} Nothing was done: add --yes, there is no terminal to ask at")
+        raise SystemExit(NOT_CONFIRMED)
+    if not click.confirm(question, err=True):
+        raise SystemExit(NOT_CONFIRMED)
+
+
+def ago(when: float) -> str:
+    """A moment as a person says it."""
+    return f"{lasting(time.time() - when)} ago"
+
+
+def lasting(seconds: float) -> str:
+    """A duration as a person says it."""
+    seconds = max(0.0, seconds)
+    for name, unit in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def several(count: int, noun: str) -> str:
+    """``1 message``, ``2,000 messages``, ``3 batches``."""
+    plural = noun + ("es" if noun.endswith("ch") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
