@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from graft.config.celery_app import app
@@ -26,6 +27,7 @@ from graft.tasks.policy import ONCE, RetryPolicy
 from graft.tasks.results import failure_of
 from graft.tasks.sizing import Pace, Run, Sizing
 from graft.tasks.source import Source
+from graft.tasks.telling import PART, told
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,16 @@ class Parcel:
 class _Flight:
     positions: Sequence[int]
     size: int
+    began: float = field(default_factory=time.monotonic)
+    told: set[int] = field(default_factory=set)  # Positions whose outcomes have come before the report.
+
+    @property
+    def untold(self) -> Sequence[int]:
+        return [position for position in self.positions if position not in self.told] if self.told else self.positions
+
+    def unfinished(self, each: float) -> float:
+        """Items that have not run yet, when one ends every *each* seconds."""
+        return max(0.0, len(self.positions) - (time.monotonic() - self.began) / max(each, 1e-7))
 
 
 class Feeder:
@@ -110,7 +122,9 @@ class Feeder:
     def cut(self, client: Any) -> list[Parcel]:
         """The envelopes that may leave now. Blocks for a round trip the first time (function, pace)."""
         self._offer_function(client)
-        lanes = self._lanes(client) if self._has_room() and not self._is_drained() else 1
+        lanes = 1
+        if not self._is_drained() and (self.order.in_flight is None or self._has_room()):
+            lanes = self._lanes(client)
         parcels: list[Parcel] = []
         while self._has_room(lanes) and not self._is_drained():
             size = self._next_size(lanes)
@@ -194,9 +208,14 @@ class Feeder:
         assert self._pace is not None
         together = lanes if self._wide or self.order.concurrency == 1 else self.order.in_flight
         remaining = self.source.remaining
-        return self.sizing.next_size(
-            self._pace, None if remaining is None else remaining + len(self._backlog), together or lanes
-        )
+        if remaining is None:
+            return self.sizing.next_size(self._pace, None, together or lanes)
+        unfinished = 0.0
+        if self.order.in_flight and self.order.concurrency > 1:
+            each = self._pace.seconds / self.order.concurrency
+            with self._lock:
+                unfinished = sum(flight.unfinished(each) for flight in self._flights.values())
+        return self.sizing.next_size(self._pace, remaining + len(self._backlog), together or lanes, unfinished)
 
     def _has_room(self, lanes: int = 1) -> bool:
         limit = self.order.in_flight or 2 * lanes + 2
@@ -286,6 +305,9 @@ class Feeder:
 
     def answered(self, envelope_id: str, answer: Mapping[str, Any] | BaseException, client: Any) -> Sequence[str]:
         """Take in the answer to one envelope; the ids of those that were made of it, and answer for its other items."""
+        if not isinstance(answer, BaseException) and answer["status"] == PART:
+            self._take_part(envelope_id, answer)
+            return ()
         failed = None if isinstance(answer, BaseException) or answer["status"] == "SUCCESS" else failure_of(answer)
         error = answer if isinstance(answer, EnvelopeLostError) else failed
         if isinstance(error, EnvelopeLostError) and self._sends_again(envelope_id):
@@ -298,7 +320,7 @@ class Feeder:
             self._flying -= flight.size
         given: Sequence[Given] = ()
         if error is not None:
-            self.lost(flight.positions, error)
+            self.lost(flight.untold, error)
         elif isinstance(answer, BaseException):
             self.batch.fail(answer)
         else:
@@ -309,6 +331,19 @@ class Feeder:
         if not self._finished:
             self._wake(self)
         return [part for part, _ in given]
+
+    def _take_part(self, envelope_id: str, answer: Mapping[str, Any]) -> None:
+        """Outcomes of an envelope that still runs."""
+        flight = self._flights.get(envelope_id)
+        if flight is None:
+            return
+        try:
+            outcomes = [outcome for outcome in told(answer, envelope_id) if outcome.index not in flight.told]
+        except Exception as error:  # The report will have them.
+            logger.warning("dropped early outcomes of envelope %s: %r", envelope_id, error)
+            return
+        flight.told.update(outcome.index for outcome in outcomes)
+        self.batch.note_outcomes(outcomes)
 
     def _sends_again(self, envelope_id: str) -> bool:
         """Have a lost envelope sent again, unless that was in vain before. It may have run: that is "at least once"."""
@@ -326,13 +361,14 @@ class Feeder:
         try:
             report = open_report(text, envelope_id, client)
         except Exception as error:
-            self.lost(flight.positions, error)
+            self.lost(flight.untold, error)
             return ()
         self._wide = self.order.widened is not None and not report.awaited
         share = len(report.positions) / len(flight.positions)
         ran = _Flight(report.positions, int(flight.size * share))
         self.learn(ran, report.busy, report.elapsed, max(ran.size, report.size))
-        self.batch.note_outcomes(list(report.outcomes()), report.retries)
+        outcomes = [outcome for outcome in report.outcomes() if outcome.index not in flight.told]
+        self.batch.note_outcomes(outcomes, report.retries)
         return report.given
 
     def learn(self, flight: _Flight, busy: float, elapsed: float, size: int) -> None:

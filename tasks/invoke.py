@@ -22,13 +22,14 @@ from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from graft.config.settings import settings
-from graft.tasks import tracing
+from graft.tasks import helper_threads, tracing
 from graft.tasks.envelope import Envelope
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, ProcessExitError
 from graft.tasks.sharing import Give, drained, sharer
 
 LAST_WORDS = 5.0  # Seconds that an item has to end once its envelope has been stopped.
 LOOK_EVERY = 0.5  # Seconds between looks at the batch's cancel flag.
+TELL_EVERY = 0.25  # Seconds after which an envelope that takes longer tells what has come of its items so far.
 
 
 class Runner(Protocol):
@@ -106,6 +107,9 @@ class Ran:
     awaited: bool = False
 
 
+Tell = Callable[[Ran, Sequence[int]], None]  # Called on a helper thread, with places that have an outcome.
+
+
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
     """Raise ItemTimeoutError in the main thread after *seconds*."""
@@ -150,17 +154,19 @@ def run_items(
     is_cancelled: Callable[[], bool],
     watch: Watch | None = None,
     give: Give | None = None,
+    tell: Tell | None = None,
 ) -> Ran:
     """Run the items at *places*, each by itself: an error is that item's outcome and nobody else's.
 
     With *give*, plain items that have not begun when the run takes long are offered to it, and may end up elsewhere.
+    With *tell*, a run on the event loop that takes long tells of outcomes while it goes on.
     """
     ran = Ran()
     func = tracing.traced(func, envelope.id, envelope.function.name, envelope.function.is_async)
     concurrency = 1 if watch else envelope.concurrency
     began = time.perf_counter()
     if envelope.function.is_async:
-        _run_async(envelope, func, places, concurrency, ran, is_cancelled, watch)
+        _run_async(envelope, func, places, concurrency, ran, is_cancelled, watch, tell=tell)
     else:
         todo = deque(places)
         run = partial(_run_plain, envelope, func, todo, concurrency, ran, is_cancelled, watch)
@@ -245,7 +251,10 @@ def _cancelled(envelope: Envelope, place: int) -> CancelledBatchError:
 
 
 class _Together:
-    """The items of one envelope on the event loop, *concurrency* of them at once."""
+    """The items of one envelope on the event loop, *concurrency* of them at once: where one ends, the next begins.
+
+    Each has an asyncio task of its own: what an item does to its context or to its task stays with the item.
+    """
 
     def __init__(
         self,
@@ -254,61 +263,94 @@ class _Together:
         places: Sequence[int],
         ran: Ran,
         is_cancelled: Callable[[], bool],
+        tell: Tell | None = None,
     ) -> None:
         self.envelope = envelope
         self.func = func
         self.ran = ran
         self.is_cancelled = is_cancelled
+        self.tell = tell
         self._waiting = iter(places)
+        self._running: set[asyncio.Task[None]] = set()
+        self._news: list[int] = []  # Places whose outcomes have not been told.
         self._cancelled = self._stopping = False
 
     async def all(self, concurrency: int) -> None:
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         looking = asyncio.ensure_future(self._look())
         try:
-            await asyncio.gather(*(self._line() for _ in range(concurrency)))
+            for _ in range(concurrency):
+                self._begin_next()
+            if self._running:
+                await self._over
+        except BaseException:  # A limit, or the end of the worker.
+            self._stopping = True
+            for item in self._running:
+                item.cancel()
+            if self._running:
+                await asyncio.wait(self._running, timeout=LAST_WORDS)
+            raise
         finally:
             looking.cancel()
+
+    def _begin_next(self) -> None:
+        for place in self._waiting:
+            if self._cancelled:
+                self.ran.errors[place] = _cancelled(self.envelope, place)
+                continue
+            item = asyncio.ensure_future(self.one(place))
+            self._running.add(item)
+            item.add_done_callback(self._ended)
+            return
+
+    def _ended(self, item: asyncio.Task[None]) -> None:
+        self._running.discard(item)
+        if not self._stopping:
+            self._begin_next()
+        if self._over.done():
+            return
+        if not item.cancelled() and (error := item.exception()) is not None:
+            self._over.set_exception(error)  # Only what ends this process: anything else is an item's outcome.
+        elif not self._running:
+            self._over.set_result(None)
 
     async def one(self, place: int) -> None:
         """Run the item at *place*, whose outcome is noted."""
         envelope, func, ran = self.envelope, self.func, self.ran
         began = time.perf_counter()
-        limit = asyncio.timeout(envelope.timeout)
         try:
             item = pickle.loads(envelope.items[place]) if envelope.packed else envelope.items[place]
-            async with limit:
-                ran.values[place] = await (func(*item[0], **item[1]) if envelope.unpack else func(item))
-        except TimeoutError as error:
-            ran.errors[place] = (
-                ItemTimeoutError(f"the item ran longer than its limit of {envelope.timeout:g} s")
-                if limit.expired()
-                else error
-            )
+            call = func(*item[0], **item[1]) if envelope.unpack else func(item)
+            ran.values[place] = await (call if envelope.timeout is None else _limited(call, envelope.timeout))
         except BaseException as error:
             if self._stopping and isinstance(error, asyncio.CancelledError):
                 raise  # It did not end by itself, and has no outcome.
             ran.errors[place] = _refused_exit(error)
         ran.busy += time.perf_counter() - began
-
-    async def _line(self) -> None:
-        for place in self._waiting:
-            if self._cancelled:
-                self.ran.errors[place] = _cancelled(self.envelope, place)
-                continue
-            # A task of its own: what an item does to its context or to its task stays with the item.
-            item = asyncio.ensure_future(self.one(place))
-            try:
-                await item
-            except asyncio.CancelledError:  # Not the item's own, which is its outcome.
-                self._stopping = True
-                item.cancel()
-                await asyncio.wait([item], timeout=LAST_WORDS)
-                raise
+        self._news.append(place)
 
     async def _look(self) -> None:
-        while not self._cancelled:
-            await asyncio.sleep(LOOK_EVERY)
-            self._cancelled = await asyncio.to_thread(self.is_cancelled)
+        """Now and then: tell what has come of items, and see whether the others are still wanted."""
+        due = time.monotonic() + LOOK_EVERY
+        while True:
+            await asyncio.sleep(TELL_EVERY)
+            news, self._news = self._news, []
+            if self.tell is not None and news:
+                await helper_threads.ask(self.tell, self.ran, news)
+            if not self._cancelled and time.monotonic() >= due:
+                due = time.monotonic() + LOOK_EVERY
+                self._cancelled = await helper_threads.ask(self.is_cancelled)
+
+
+async def _limited(call: Awaitable[Any], seconds: float) -> Any:
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await call
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise ItemTimeoutError(f"the item ran longer than its limit of {seconds:g} s") from error
 
 
 def _run_async(
@@ -320,9 +362,10 @@ def _run_async(
     is_cancelled: Callable[[], bool],
     watch: Watch | None,
     is_begun: bool = False,
+    tell: Tell | None = None,
 ) -> None:
     ran.awaited = True
-    together = _Together(envelope, func, places, ran, is_cancelled)
+    together = _Together(envelope, func, places, ran, is_cancelled, tell)
     if watch is None:
         try:
             _runner().run(together.all(min(concurrency, len(places))))

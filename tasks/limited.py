@@ -10,13 +10,12 @@ the queue and keeps its ticket, which is its place in line.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graft.tasks import keeper, shared_state
+from graft.tasks import helper_threads, keeper, shared_state
 from graft.tasks.errors import BrokerUnavailable, NotYet
 from graft.tasks.invoke import in_worker
 from graft.tasks.policy import RetryPolicy
@@ -66,16 +65,16 @@ def run(func: Callable[..., Any], guard: Guard, ticket: str, policy: RetryPolicy
 
 async def run_async(func: Callable[..., Any], guard: Guard, ticket: str, policy: RetryPolicy, *args: Any) -> Any:
     """The same for a coroutine function."""
-    await asyncio.to_thread(enter, guard, ticket)
+    await helper_threads.ask(enter, guard, ticket)
     try:
         value = func(*args)
         if inspect.isawaitable(value):
             value = await value
     except BaseException as error:
-        await asyncio.to_thread(leave, guard, ticket)
-        await asyncio.to_thread(_judge, policy, ticket, error)
+        await helper_threads.ask(leave, guard, ticket)
+        await helper_threads.ask(_judge, policy, ticket, error)
         raise
-    await asyncio.to_thread(leave, guard, ticket)
+    await helper_threads.ask(leave, guard, ticket)
     return value
 
 
@@ -83,10 +82,10 @@ async def _finish(value: Awaitable[Any], guard: Guard, ticket: str, policy: Retr
     try:
         result = await value
     except BaseException as error:
-        await asyncio.to_thread(leave, guard, ticket)
-        await asyncio.to_thread(_judge, policy, ticket, error)
+        await helper_threads.ask(leave, guard, ticket)
+        await helper_threads.ask(_judge, policy, ticket, error)
         raise
-    await asyncio.to_thread(leave, guard, ticket)
+    await helper_threads.ask(leave, guard, ticket)
     return result
 
 

@@ -30,6 +30,7 @@ from graft.tasks.errors import (
     TaskQueueError,
 )
 from graft.tasks.overdue import Overdue
+from graft.tasks.telling import PART
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,10 @@ CHUNK: Final = 500
 
 
 class Inbox:
-    """Calls a handler for each expected id: with Celery's own result record, or with the error that ended the wait."""
+    """Calls a handler for each expected id: with Celery's own result record, or with the error that ended the wait.
+
+    Before, it may be called with records in the state PART: some outcomes of an envelope that still runs (telling.py).
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -170,6 +174,10 @@ class Inbox:
         except (ValueError, KeyError, TypeError):
             logger.warning("dropped a result record that is not Celery's: %r", record[:200])
             return
+        if state == PART:
+            handler = self._expected.get(envelope_id)
+            if handler is not None:
+                self._call(handler, envelope_id, meta)
         if state not in READY:
             return
         with self._lock:
@@ -219,13 +227,13 @@ def unavailable(cause: BaseException | None, *, was_connected: bool = False) -> 
 
 def failure_of(meta: Meta) -> BaseException:
     """The error that a worker recorded for an envelope as a whole. Nothing is imported or unpickled for it."""
-    if meta["status"] == "REVOKED":
-        return CancelledBatchError("the envelope was revoked before it ran")
     result = meta.get("result") or {}
     if not isinstance(result, Mapping):
         return TaskQueueError(str(result))
     name, parts = str(result.get("exc_type", "")), result.get("exc_message") or ""
     text = " ".join(map(str, parts)) if isinstance(parts, list | tuple) else str(parts)
+    if meta["status"] == "REVOKED":
+        return CancelledBatchError(f"the envelope was revoked before it ran: {text or 'no reason is given'}")
     kind = getattr(errors, name, None) if result.get("exc_module") == errors.__name__ else None
     if isinstance(kind, type) and issubclass(kind, TaskQueueError):
         return kind(text)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 FIRST_ITEMS = 8
 GROWTH = 8
 WAITS = 0.5
-SHORTEST = 0.005  # Seconds: a shorter envelope costs its worker about as much as its items do.
+PATIENT = 10  # Times as long as others an envelope may take whose items wait: it keeps no process from other work.
+SHORTEST = 0.01  # Seconds: a shorter envelope costs its worker a large part of what its items do.
+TAIL = 1.5  # What is left is divided by so many times the lanes, again and again, towards the end.
 ITEM_COST = 1.5e-6  # Seconds that an item costs its worker beside the call itself.
 
 
@@ -64,27 +67,41 @@ class Sizing:
     max_bytes: int
     concurrency: int = 1
 
-    def next_size(self, pace: Pace, remaining: int | None, lanes: int) -> int:
+    def next_size(self, pace: Pace, remaining: int | None, lanes: int, unfinished: float = 0.0) -> int:
         """Items for the next envelope, at least 1.
 
         Args:
             pace: what has been measured; nothing yet means small envelopes.
             remaining: items not yet sent, None for an input without a known end.
             lanes: envelopes that can run at once.
+            unfinished: items that have been sent and not run yet, as far as one can tell.
 
         An envelope holds about ``seconds`` of work. It never grows more than eightfold on what has been seen, and
         shrinks towards the tail so that all workers finish together, though not to where its own cost outweighs that.
+
+        Items that wait for something else (an HTTP server) are dealt out evenly instead: all lanes at once have what
+        is left, in as few envelopes as their time allows, because a lane does nothing between two of its envelopes.
         """
         floor = self.concurrency if pace.waiting > WAITS else 1
         shortest = int(SHORTEST / (pace.seconds + ITEM_COST)) if pace.items else 1
         if not pace.items:
-            size = max(FIRST_ITEMS, 2 * floor) if floor > 1 else FIRST_ITEMS
+            size = floor if floor > 1 else FIRST_ITEMS
         else:
             # Items that wait for something else cost the envelope time together, and are worth filling it with.
-            by_time = max(floor * self.seconds / max(pace.seconds, 1e-7), floor)
+            by_time = floor * self.seconds / max(pace.seconds, 1e-7)
+            if floor > 1 and remaining is not None:
+                by_time = _even((remaining + unfinished) / max(lanes, 1), max(PATIENT * by_time, floor))
+            by_time = max(by_time, floor)
             size = int(min(by_time, GROWTH * max(pace.items, FIRST_ITEMS), self.max_items))
         if pace.size:
             size = min(size, int(self.max_bytes / max(pace.size, 1)))
         if remaining is not None:
-            size = min(size, max(floor, shortest, -(-remaining // (2 * max(lanes, 1)))), max(remaining, 1))
+            if floor == 1:
+                size = min(size, max(shortest, math.ceil(remaining / (TAIL * max(lanes, 1)))))
+            size = min(size, max(remaining, 1))
         return max(1, min(size, self.max_items))
+
+
+def _even(share: float, most: float) -> int:
+    """Items of one envelope, when its lane has *share* items to come and *most* of them may go together."""
+    return math.ceil(share / max(math.ceil(share / most), 1))

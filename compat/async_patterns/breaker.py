@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from graft.compat import bridge
 from graft.compat.async_patterns import waiting
+from graft.tasks import helper_threads
 from graft.tasks.breaker import Circuit, Rules, SharedBreaker
 from graft.tasks.errors import TaskQueueError
 
@@ -85,6 +85,7 @@ class CircuitBreaker:
 
         Raises:
             CircuitOpenError: refused, for the circuit is open (or half-open, with enough calls under way).
+            DifferentFiguresError: another process uses the name with other thresholds.
             Exception: the operation's own.
         """
         if not await self._admit():
@@ -108,7 +109,7 @@ class CircuitBreaker:
 
     async def _admit(self) -> bool:
         if self._shared is not None:
-            return await asyncio.to_thread(self._shared.admit)
+            return await helper_threads.ask(self._shared.admit)
         with self._lock:
             self._circuit, runs = self._rules.admit(self._circuit, time.monotonic())
         return runs

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from graft.compat import bridge
 from graft.compat.async_patterns import waiting
-from graft.tasks import keeper
+from graft.tasks import helper_threads, keeper
 from graft.tasks.ids import new_id
 from graft.tasks.shared_cache import LEASE, Found, SharedCache
 from graft.tasks.shared_state import seconds
@@ -48,7 +48,7 @@ class AsyncCache:
     async def get(self, key: Hashable, default: Any = None) -> Any:
         """The value of *key*; *default* when there is none, or its age has reached ``ttl``."""
         if self._shared is not None:
-            found = await asyncio.to_thread(self._shared.get, key)
+            found = await helper_threads.ask(self._shared.get, key)
             return default if found is None else found.value
         with self._lock:
             value = self._fresh(key)
@@ -57,7 +57,7 @@ class AsyncCache:
     async def set(self, key: Hashable, value: Any) -> None:
         """Keep *value*; its age starts anew."""
         if self._shared is not None:
-            await asyncio.to_thread(self._shared.set, key, value)
+            await helper_threads.ask(self._shared.set, key, value)
         else:
             self._keep(key, value)
 
@@ -137,7 +137,7 @@ async def _get_or_insert(shared: SharedCache, key: Any, factory: Callable[[], An
     keeper.keep(ticket, lambda: shared.renew(key, ticket), shared.lease / 3)
     try:
         value = await waiting.awaited(factory())
-        await asyncio.to_thread(shared.finish, key, ticket, value)
+        await helper_threads.ask(shared.finish, key, ticket, value)
     except Exception as error:
         await waiting.tell(shared.fail, key, ticket, error)
         raise

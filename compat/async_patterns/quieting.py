@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from graft.compat import bridge
 from graft.compat.async_patterns.waiting import awaited
+from graft.tasks import helper_threads
 from graft.tasks.pacing import SharedLatest
 from graft.tasks.shared_state import seconds
 
@@ -57,13 +58,13 @@ class _Gate:
     async def came(self, now: float) -> None:
         """An event has come, in place of the pending one."""
         if self.shared is not None:
-            self._number = await asyncio.to_thread(self.shared.offer)
+            self._number = await helper_threads.ask(self.shared.offer)
 
     async def opens(self, now: float) -> bool | None:
         """Whether the pending event is to be handled now; None: not by this process."""
         if self.shared is None:
             return True
-        wait = await asyncio.to_thread(self.shared.claim, self._number)
+        wait = await helper_threads.ask(self.shared.claim, self._number)
         if wait < 0:
             return None
         self.due = now + wait

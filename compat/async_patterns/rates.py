@@ -8,6 +8,7 @@ import time
 from graft.compat import bridge
 from graft.compat.async_patterns import waiting
 from graft.compat.async_patterns.turns import Turns
+from graft.tasks import helper_threads
 from graft.tasks.ids import new_id
 from graft.tasks.ratelimit import Bucket, SharedRateLimiter
 
@@ -62,7 +63,7 @@ class RateLimiter:
 
     async def _acquire_shared(self, shared: SharedRateLimiter) -> None:
         ticket = new_id()
-        booked = asyncio.ensure_future(asyncio.to_thread(shared.book, ticket))
+        booked = asyncio.ensure_future(helper_threads.ask(shared.book, ticket))
         try:
             await asyncio.sleep(await asyncio.shield(booked))
         except asyncio.CancelledError:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, ParamSpec, TypeVar
 
 from graft.config.settings import settings
+from graft.tasks import helper_threads
 from graft.tasks.errors import BrokerUnavailable
 
 T = TypeVar("T")
@@ -37,7 +36,7 @@ async def poll(ask: Callable[[], T | None], pause: Callable[[int], float] = grow
     lost_at: float | None = None
     while True:
         try:
-            answer = await asyncio.to_thread(ask)
+            answer = await helper_threads.ask(ask)
             lost_at = None
         except BrokerUnavailable:
             lost_at = lost_at or time.monotonic()
@@ -51,15 +50,13 @@ async def poll(ask: Callable[[], T | None], pause: Callable[[int], float] = grow
 
 
 def soon(do: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Have a thread tell Redis something that nobody waits for."""
-    telling = threading.Thread(target=_tell, args=(do, args, kwargs), name="graft-tell", daemon=False)
-    with suppress(RuntimeError):  # At the end of the process there are no more threads, and leases end by themselves.
-        telling.start()
+    """Have a thread tell Redis something that nobody waits for; at the end of the process leases end by themselves."""
+    helper_threads.soon(_tell, do, args, kwargs)
 
 
 async def tell(do: Callable[..., object], *args: Any) -> None:
-    """Tell Redis something that it would find out by itself: an outage is logged."""
-    await asyncio.to_thread(_tell, do, args, {})
+    """Tell Redis something that it would find out by itself: an outage is logged. Told even if this is cancelled."""
+    await asyncio.shield(helper_threads.ask(_tell, do, args, {}))
 
 
 def _tell(do: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from graft.compat import bridge
 from graft.compat.async_worker_optimization.placing import reference
 from graft.compat.async_worker_optimization.schedule import Schedule
+from graft.tasks import helper_threads
 from graft.tasks.errors import UnreferenceableError
 from graft.tasks.policy import RetryPolicy
 
@@ -66,11 +67,11 @@ class AsyncTaskScheduler:
             ref = reference(task_func, self.place) if callable(task_func) else None
             if ref is not None and ref.how == "import":
                 self._tasks.pop(task_id, None)
-                await asyncio.to_thread(self._shared.add, task_id, ref, priority)
+                await helper_threads.ask(self._shared.add, task_id, ref, priority)
                 return
             logger.info("task %r stays in this process: a worker cannot import %r", task_id, task_func)
-            await asyncio.to_thread(self._shared.remove, task_id)
-            number = await asyncio.to_thread(self._shared.next_number)
+            await helper_threads.ask(self._shared.remove, task_id)
+            number = await helper_threads.ask(self._shared.next_number)
         self._tasks.pop(task_id, None)  # The later scheduling counts, in its place, too.
         self._tasks[task_id] = _Pending(priority, number, task_func)
         heapq.heappush(self._heap, (-priority, number, task_id))
@@ -127,12 +128,12 @@ class AsyncTaskScheduler:
         if self._shared is not None:
             own = self._first()
             before = None if own is None else (own[1].priority, own[1].number)
-            taken = await asyncio.to_thread(self._shared.take, before)
+            taken = await helper_threads.ask(self._shared.take, before)
             if taken is not None:
                 try:
                     return taken.id, _Pending(taken.priority, taken.number, taken.func())
                 except UnreferenceableError:
-                    await asyncio.to_thread(self._shared.put_back, taken)
+                    await helper_threads.ask(self._shared.put_back, taken)
                     raise
         first = self._first()
         if first is not None:

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.tasks.sizing import FIRST_ITEMS, Pace, Run, Sizing
+from graft.tasks.sizing import FIRST_ITEMS, PATIENT, Pace, Run, Sizing
 
 sizings = st.builds(
     Sizing,
@@ -80,6 +80,40 @@ def test_items_that_wait_fill_their_envelope_and_items_that_compute_do_not():
     computing = Pace().updated(Run(100, busy=1.0, elapsed=1.0, concurrency=100), size=1000)
     assert sizing.next_size(waiting, None, 2) == 100
     assert sizing.next_size(computing, None, 2) == 10
+
+
+WAITING = Sizing(seconds=0.1, max_items=20_000, max_bytes=1 << 20, concurrency=10)
+
+
+def dealt(pace: Pace, total: int, lanes: int) -> list[int]:
+    """Sizes of all envelopes, when *lanes* of them leave at a time and all are done before the next leave."""
+    sizes: list[int] = []
+    while total:
+        flying = 0
+        for _ in range(lanes):
+            if total:
+                sizes.append(WAITING.next_size(pace, total, lanes, flying))
+                flying += sizes[-1]
+                total -= sizes[-1]
+    return sizes
+
+
+def test_items_that_wait_are_dealt_out_evenly():
+    pace = Pace(items=10_000, seconds=0.01, size=10, waiting=1.0)
+    assert dealt(pace, 1000, 5) == [200] * 5
+    assert dealt(pace, 30, 5) == [10] * 3  # Ten of one envelope run at once anyway.
+    # More than one second of them takes several envelopes, all of one size.
+    assert dealt(pace, 10_000, 5) == [1000] * 10
+
+
+@given(total=st.integers(1, 50_000), lanes=st.integers(1, 64), seconds=st.floats(0.0005, 2))
+def test_lanes_of_items_that_wait_end_together(total, lanes, seconds):
+    pace = Pace(items=100_000, seconds=seconds, size=10, waiting=1.0)
+    sizes = dealt(pace, total, lanes)
+    assert sum(sizes) == total
+    assert max(sizes[:lanes]) - min(sizes[: lanes - 1] or sizes) <= max(WAITING.concurrency, lanes)
+    # None keeps its lane for much more than the second that it may.
+    assert max(sizes) <= max(WAITING.concurrency, PATIENT * WAITING.concurrency * WAITING.seconds / seconds + 1)
 
 
 def makespan(durations: list[float], lanes: int, pace: Pace) -> float:

@@ -117,7 +117,8 @@ def best(measure: Callable[[], float], rounds: int = 3) -> str:
 
 
 def resident(pid: int) -> float:
-    return psutil.Process(pid).memory_info().rss / 1e6
+    """MB of memory, with what it shares with other processes in proportion."""
+    return psutil.Process(pid).memory_full_info().pss / 1e6
 
 
 def main() -> None:
@@ -159,11 +160,11 @@ def measure(pid: int, stocks: dict[str, subprocess.Popen[bytes]]) -> None:
     from graft.config.celery_app import app
 
     app.backend.on_task_call = lambda *_: None
-    idle = resident(pid), resident(stocks["solo"].pid)
-    print(f"idle: io {idle[0]:.0f} MB, stock solo {idle[1]:.0f} MB, ratio {idle[0] / idle[1]:.2f}", flush=True)
     tiny(50)
     stock_tiny(50, stock_app.app, "stock-prefork")
-    stock_tiny(50, stock_app.app, "stock-solo")
+    stock_tiny(50, stock_app.app, "stock-solo")  # Now it has loaded what it needs.
+    idle = resident(pid), resident(stocks["solo"].pid)
+    print(f"idle: io {idle[0]:.0f} MB, stock solo {idle[1]:.0f} MB, ratio {idle[0] / idle[1]:.2f}", flush=True)
     rates: dict[str, list[float]] = {"io": [], "prefork": [], "solo": []}
     for _ in range(4):
         rates["io"].append(1000 / tiny(1000))

@@ -19,6 +19,7 @@ from graft.config.celery_app import app
 from graft.config.redis_client import shared
 from graft.tasks.base import ReliableTask
 from graft.tasks.policy import RetryPolicy
+from graft.tasks.submit import submit
 
 mark: contextvars.ContextVar[str] = contextvars.ContextVar("mark", default="nobody's")
 
@@ -238,6 +239,32 @@ for _name, _receiver in zip(("prerun", "postrun", "success", "failure", "retry")
     getattr(signals, f"task_{_name}").connect(_receiver)
 
 
+# ---- functions for batches -------------------------------------------------------------------------------------------
+
+
+async def behind_the_gate(item: str) -> str:
+    """The item. One that names a gate waits until the gate is open, ``slow`` a moment, and ``fail`` fails."""
+    await asyncio.sleep(0.25 if item == "slow" else 0)
+    if item == "fail":
+        raise ValueError(item)
+    if item.startswith("gate:"):
+        await asyncio.to_thread(shared().incr, f"{item}:reached")
+        while not await asyncio.to_thread(shared().exists, item):  # noqa: ASYNC110 - opened by another process.
+            await asyncio.sleep(0.05)
+    return item
+
+
+_running: dict[str, int] = {}
+
+
+async def count_at_once(key: str) -> int:
+    """How many calls with *key* run in this process, this one included."""
+    _running[key] = now = _running.get(key, 0) + 1
+    await asyncio.sleep(0.02)
+    _running[key] -= 1
+    return now
+
+
 # ---- what nobody should write ----------------------------------------------------------------------------------------
 
 
@@ -337,6 +364,36 @@ async def awaits_itself() -> None:
 @app.task(name="aio.bad.waits_for_a_result")
 async def waits_for_a_result() -> Any:
     return add.apply_async((1, 2), queue="io").get(timeout=5)
+
+
+@app.task(name="aio.bad.awaits_a_batch")
+async def awaits_a_batch() -> Any:
+    return await submit(behind_the_gate, ["a"])
+
+
+@app.task(name="aio.bad.never_ends", soft_time_limit=0.5, time_limit=30)
+async def never_ends() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def misbehaves(kind: str) -> str:
+    """As an item of a batch."""
+    await asyncio.sleep(0.05)
+    match kind:
+        case "cancels itself":
+            await cancels_itself()
+        case "stops the loop":
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(0.01)
+        case "leaves a task":
+            stray.kept = asyncio.ensure_future(asyncio.sleep(300))
+        case "awaits its batch":
+            await submit(behind_the_gate, ["a"])
+        case "fine":
+            pass
+        case _:
+            await raises(kind)
+    return kind
 
 
 @app.task(name="aio.where")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from celery.exceptions import TimeLimitExceeded
+from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
 from graft.config.celery_app import app
 from graft.tasks import cluster
+from graft.tasks.submit import submit
 from tests.stack import wait_until
 from tests.workers import aio_samples as tasks
 
@@ -89,6 +90,7 @@ def test_what_a_task_leaves_running_is_told_and_counted(io):
         (tasks.cancels_itself, "ended in CancelledError"),
         (tasks.awaits_itself, "await"),
         (tasks.waits_for_a_result, "Never call result.get"),
+        (tasks.awaits_a_batch, "a task must not wait for a batch"),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -102,11 +104,36 @@ def test_the_loop_outlives_a_stop_and_another_policy(io):
     assert send(tasks.changes_the_policy).get(timeout=WAIT) == "changed"
 
 
-def test_hundreds_of_tasks_that_fail_at_once_fail_each_for_itself(io):
-    failing = [send(tasks.fail, f"number {number}") for number in range(300)]
+def test_a_thousand_tasks_that_fail_at_once_fail_each_for_itself(io):
+    failing = [send(tasks.fail, f"number {number}") for number in range(1000)]
     for number, result in enumerate(failing):
         with pytest.raises(ValueError, match=f"number {number}$"):
             result.get(timeout=WAIT)
+
+
+def test_a_coroutine_that_never_ends_ends_at_its_limit(io):
+    with pytest.raises(SoftTimeLimitExceeded):
+        send(tasks.never_ends).get(timeout=WAIT)
+
+
+def test_items_of_a_batch_that_misbehave_fail_each_for_itself(io):
+    errors = {
+        "SystemExit": "ProcessExitError",
+        "KeyboardInterrupt": "ProcessExitError",
+        "GeneratorExit": "ProcessExitError",
+        "BaseException": "BaseException",
+        "CancelledError": "CancelledError",
+        "cancels itself": "CancelledError",
+        "awaits its batch": "RuntimeError",
+        "fine": "NoneType",
+        "stops the loop": "NoneType",
+        "leaves a task": "NoneType",
+    }
+    items = [*errors, *["fine"] * 30]
+    batch = submit(tasks.misbehaves, items, batch_size=len(items), concurrency=20)
+    outcomes = sorted(batch.as_completed(timeout=WAIT), key=lambda outcome: outcome.index)
+    assert {items[outcome.index]: type(outcome.error).__name__ for outcome in outcomes[:10]} == errors
+    assert [outcome.value for outcome in outcomes[10:]] == ["fine"] * 30
 
 
 def test_plain_functions_run_beside_the_loop(io):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,24 @@ def test_an_error_comes_back_with_its_traceback(lane):
     assert result.state == "FAILURE"
     assert "aio_samples.py" in result.traceback
     assert "in fail" in result.traceback
+
+
+def test_nothing_takes_the_place_of_a_success(lane):
+    """As after a run whose message came back although its result was stored."""
+    task_id = str(uuid.uuid4())
+    app.backend.store_result(task_id, "the first", "SUCCESS")
+    lane.send(tasks.tell_it, task_id, "ran again", task_id=task_id)
+    assert lane.told(task_id, 1) == ["ran again"]
+    wait_until(lambda: lane.redis.hlen("unacked") == 0, WAIT, "its message to be acknowledged")
+    assert AsyncResult(task_id, app=app).get(timeout=WAIT) == "the first"
+
+
+def test_a_failure_gives_way_to_a_success(lane):
+    task_id = str(uuid.uuid4())
+    app.backend.store_result(task_id, ValueError("the first"), "FAILURE")
+    lane.send(tasks.tell_it, task_id, "ran again", task_id=task_id)
+    wait_until(lambda: AsyncResult(task_id, app=app).state == "SUCCESS", WAIT, "the later result")
+    assert AsyncResult(task_id, app=app).get(timeout=WAIT) == "ran again"
 
 
 def test_a_task_knows_its_request_in_every_part_of_it(lane):

@@ -101,6 +101,20 @@ def test_results_outlast_an_outage_of_redis(fresh_stack):
     assert stack.worker.status is None
 
 
+def test_results_outlast_a_redis_that_is_full(fresh_stack):
+    stack = fresh_stack(cpu=0, io=50)
+    send(stack, 20, 1.0)
+    wait_until(lambda: busy(stack, 20), WAIT, "all tasks to run")
+    with stack.connect() as client:
+        client.config_set("maxmemory", 1)
+        try:
+            wait_until(lambda: "OOM command not allowed" in stack.worker.log.read_text(), WAIT, "a refusal")
+        finally:
+            client.config_set("maxmemory", 0)
+    collect(stack, 20)
+    assert stack.worker.status is None
+
+
 AT_ONCE = """
 from graft.config.celery_app import app
 from graft.tasks import cluster

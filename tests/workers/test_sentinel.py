@@ -119,6 +119,20 @@ def test_a_failover_loses_no_item_and_no_worker(watched, fresh_stack):
     assert done.stdout == "[4]\n", done.stderr
 
 
+ASYNC_CLIENT = """
+from tests.workers import aio_samples as tasks
+
+print([tasks.pause.apply_async((number, 0.1), queue="io").get(timeout=60) for number in range(3)])
+"""
+
+
+def test_async_tasks_store_their_results_behind_sentinel(watched, fresh_stack):
+    url = f"sentinel://127.0.0.1:{watched.ports['sentinel']}"
+    stack = fresh_stack(cpu=0, io=10, CELERY_BROKER_URL=url, GRAFT_SENTINEL_MASTER=MASTER)
+    done = run_python(stack, ASYNC_CLIENT)
+    assert done.stdout == "[0, 1, 2]\n", done.stderr
+
+
 def test_an_address_of_sentinel_needs_the_masters_name(fresh_stack):
     done = run_python(
         fresh_stack(cpu=0), "import graft; graft.submit(abs, [1])", env={"CELERY_BROKER_URL": "sentinel://h:1"}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, Final
 
-from celery import Celery
+from celery import Celery, states
 from celery.backends.redis import RedisBackend
 
 from graft.config.transport import require
@@ -18,7 +18,23 @@ from graft.workers.aio import driver
 from graft.workers.aio.floor import Floor
 from graft.workers.aio.line import Line
 
-require(RedisBackend, "get", "_set", "on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks")
+require(
+    RedisBackend, "get", "_set", "_store_result", "_get_result_meta", "_MAX_STR_VALUE_SIZE",
+    "on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks",
+)  # fmt: skip
+
+STATE: Final = len('{"status": ')
+
+# KEYS: a task's record. ARGV: the new one, seconds that it is kept or 0, how the record of a success begins. As in
+# Celery, which asks first and stores then, nothing takes the place of a success.
+_STORE: Final = """
+local old = redis.call('GET', KEYS[1])
+if old and string.sub(old, 1, #ARGV[3]) == ARGV[3] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+if tonumber(ARGV[2]) > 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return 1
+"""
 
 
 def attach(app: Celery, floor: Floor, patience: float) -> None:
@@ -44,8 +60,32 @@ def attach(app: Celery, floor: Floor, patience: float) -> None:
         stored = ("SETEX", key, seconds, value) if seconds else ("SET", key, value)
         driver.wait(line.send(stored, ("PUBLISH", key, value)))
 
+    store = backend._store_result
+    success = backend.encode({"status": states.SUCCESS})[:-1]
+
+    def store_on_line(
+        task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
+    ) -> Any:
+        """One round trip for the two that Celery makes."""
+        record = None
+        if driver.can_wait() and backend.serializer == "json":
+            meta = backend._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+            record = backend.encode({**meta, "task_id": task_id})
+        # Anything else, such as a compressed record, is stored as Celery does it.
+        if (
+            not isinstance(record, str)
+            or len(record) > backend._MAX_STR_VALUE_SIZE
+            or record[:STATE] != success[:STATE]
+        ):
+            return store(task_id, result, state, traceback, request, **options)
+        kept = backend.failure_expires if state == states.FAILURE else None
+        seconds = int(backend.expires or 0) if kept is None else int(kept)
+        driver.wait(line.send(("EVAL", _STORE, 1, backend.get_key_for_task(task_id), record, seconds, success)))
+        return result
+
     backend.get = get_on_line
     backend._set = set_on_line
+    backend._store_result = store_on_line
     for name in ("on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks"):
         setattr(backend, name, _aside(floor, getattr(backend, name)))
 

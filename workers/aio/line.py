@@ -13,15 +13,21 @@ from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 
+from graft.config.redis_client import SENTINEL_PORT
 from graft.config.settings import settings
 
 logger = logging.getLogger(__name__)
 
 MOST: Final = 2000  # Commands in one round trip.
+REFUSALS: Final = ("-OOM ", "-READONLY ", "-MASTERDOWN ")
+TIMEOUT: Final = 10.0  # Seconds for one round trip.
 SLOWEST: Final = 1.0  # Seconds between two attempts at most.
 
 Command = tuple[Any, ...]
@@ -88,25 +94,56 @@ class Line:
         while True:
             if self._client is None:
                 self._client = self._connect()
+            error: Exception | None
             try:
-                return await _pipelined(self._client, commands)
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                async with asyncio.timeout(TIMEOUT):
+                    replies = await _pipelined(self._client, commands)
+                error = next((reply for reply in replies if _is_passing(reply)), None)
+                if error is None or time.monotonic() >= deadline:
+                    return replies
+                await self._client.connection_pool.disconnect()  # Who answers may no longer be the master.
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as lost:  # A TimeoutError is an OSError.
                 if time.monotonic() >= deadline:
                     raise
-                logger.warning("results cannot be stored, trying again: %s", error)
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, SLOWEST)
+                error = lost
+            logger.warning("results cannot be stored, trying again: %s", error or "no answer in time")
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, SLOWEST)
 
-    def _connect(self) -> redis.asyncio.Redis:
+    def _connect(self) -> Any:
         url = settings().backend_url.replace("redis+socket://", "unix://").replace("socket://", "unix://")
-        return redis.asyncio.Redis.from_url(
-            url,
-            socket_timeout=10.0,
-            socket_connect_timeout=settings().connect_timeout,
-            socket_keepalive=True,
-            client_name="graft-line",
-            max_connections=2,
-        )
+        options: dict[str, Any] = {
+            "socket_timeout": None,  # Would be set up, and taken down, for each reply.
+            "socket_connect_timeout": settings().connect_timeout,
+            "socket_keepalive": True,
+            "client_name": "graft-line",
+            "max_connections": 2,
+        }
+        if url.startswith("sentinel://"):
+            return _master(url, settings().sentinel_master, options)
+        return redis.asyncio.Redis.from_url(url, **options)
+
+
+def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
+    """A client of the server that Sentinel calls the master, asked again for every new connection."""
+    parts = [urlsplit(url) for url in urls.split(";")]
+    asking = {"socket_timeout": options["socket_connect_timeout"]}
+    sentinel: Any = Sentinel  # redis-py's own types stop here.
+    return sentinel(
+        [(part.hostname, part.port or SENTINEL_PORT) for part in parts], sentinel_kwargs=asking
+    ).master_for(
+        name, username=parts[0].username, password=parts[0].password, db=int(parts[0].path.strip("/") or 0), **options
+    )  # fmt: skip
+
+
+def _is_passing(reply: Any) -> bool:
+    """Whether *reply* is a refusal that is as good as an outage: Redis is full, or no longer the master.
+
+    Before version 7, Redis has it in the text of a script's error.
+    """
+    if isinstance(reply, OutOfMemoryError | ReadOnlyError | MasterDownError):
+        return True
+    return isinstance(reply, redis.ResponseError) and any(word in str(reply) for word in REFUSALS)
 
 
 async def _pipelined(client: redis.asyncio.Redis, commands: Sequence[Command]) -> list[Any]:
