@@ -5,12 +5,19 @@ The conventional variables keep their names (``CELERY_BROKER_URL``, ``CELERY_RES
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Literal, Self
 
-from kombu.utils.url import maybe_sanitize_url
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_PASSWORD = re.compile(r"(://[^:@/;]*:)[^@;]*(?=@)")
+
+
+def without_password(address: str) -> str:
+    """*address* for messages: one URL, or several of Sentinel's, with every password masked."""
+    return _PASSWORD.sub(r"\1**", address)
 
 
 class Settings(BaseSettings):
@@ -96,9 +103,13 @@ class Settings(BaseSettings):
     item_limit: int = Field(4 << 20, ge=1024, description="Bytes of one pickled item or result.")
     envelope_limit: int = Field(1 << 20, ge=1024, description="Bytes of pickled items in one envelope.")
     envelope_items: int = Field(20_000, ge=1, description="Items in one envelope.")
-    envelope_seconds: float = Field(0.1, gt=0, description="Work that one envelope should hold when sizes are learnt.")
+    envelope_seconds: float = Field(0.2, gt=0, description="Work that one envelope should hold when sizes are learnt.")
     pubsub_limit: int = Field(
         256 << 10, ge=1024, description="Larger outcomes are fetched by key, not announced whole."
+    )
+
+    items_per_child: int | None = Field(
+        None, ge=1, description="Items after which a pool process is replaced by a new one, between two envelopes."
     )
 
     io_threads: int = Field(
@@ -169,7 +180,7 @@ class Settings(BaseSettings):
         for name, url in (("CELERY_BROKER_URL", self.broker_url), ("CELERY_RESULT_BACKEND", self.backend_url)):
             if not url.startswith(("redis://", "rediss://", "redis+socket://", "socket://", "unix://", "sentinel://")):
                 raise ValueError(
-                    f"{name}={maybe_sanitize_url(url)} is not Redis; use redis://, rediss://, redis+socket:// or "
+                    f"{name}={without_password(url)} is not Redis; use redis://, rediss://, redis+socket:// or "
                     "sentinel://"
                 )
             if url.startswith("sentinel://") and not self.sentinel_master:
@@ -189,7 +200,7 @@ class Settings(BaseSettings):
     @property
     def broker_name(self) -> str:
         """The broker's address without its password, for messages."""
-        return str(maybe_sanitize_url(self.broker_url))
+        return without_password(self.broker_url)
 
 
 @cache

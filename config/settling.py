@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 stock: Any = kombu.transport.redis
 virtual: Any = kombu.transport.virtual
 
+TOLD_AFTER: Final = 0.02  # Seconds in which the next look for messages may take the news along.
 LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 # By address of the broker: delivery tag -> does the message go back on its queue?
@@ -49,7 +50,8 @@ class QoS(stock.QoS):
         return {tag: message for tag, message in tuple(self._delivered.items()) if tag not in self._dirty}
 
     def ack(self, delivery_tag: str) -> None:
-        hub = get_event_loop() if self.channel.most_at_once > 1 else None
+        has_time = self._settles_itself(delivery_tag)
+        hub = get_event_loop() if has_time or self.channel.most_at_once > 1 else None
         if hub is None:
             self._settle(delivery_tag, requeue=False)
             return
@@ -57,7 +59,16 @@ class QoS(stock.QoS):
         self.forget(delivery_tag)
         self.channel.acked.append(delivery_tag)
         if len(self.channel.acked) == 1:
-            hub.call_soon(self.tell_acked)
+            if has_time:
+                hub.call_later(TOLD_AFTER, self.tell_acked)
+            else:
+                hub.call_soon(self.tell_acked)
+
+    def _settles_itself(self, delivery_tag: str) -> bool:
+        """Whether what ran has told Redis already, along with its result; a chord's part and a failure have not."""
+        tasks = self.channel.settling_tasks
+        message = self._delivered.get(delivery_tag) if tasks else None
+        return message is not None and message.headers.get("task") in tasks
 
     def tell_acked(self) -> None:
         """Have Redis forget what was acknowledged since the last time."""

@@ -77,6 +77,7 @@ def require(owner: type | ModuleType, *names: str) -> None:
 # Takes the oldest message of the most urgent list and records it in the same instant: no crash comes in between. A
 # script that has begun to write is not stopped by maxmemory, so it is never half done (Redis 6.2 and 7). The first list
 # with a message is found by halving: of ten priorities of seven queues most lists are empty.
+# Also says whether there is more: who has taken the last one can wait for a sign, and need not look in vain.
 # KEYS: the record, its index, a list of signs for each queue, then the lists: for each priority one of each queue.
 # ARGV: time, number of queues, their names as JSON, whether a sign was taken already, and a delivery tag for each
 # message that may be taken.
@@ -104,20 +105,25 @@ while i <= #KEYS do
     signs = 0
     taken[#taken + 1] = {queue, raw}
   end
-  if #taken == most or i == #KEYS then return taken end
+  if #taken == most then return {redis.call('EXISTS', unpack(KEYS, i)), taken} end
+  if i == #KEYS then return {0, taken} end
   i = first(i + 1)
 end
 for queue = 1, count do redis.call('DEL', KEYS[2 + queue]) end
-return taken
+return {0, taken}
 """
 SIGN_MS: Final = 10_000  # Whoever waits looks again every second, signs or not.
 
 
 class Asked(NamedTuple):
-    """A look for messages that has not been answered: the tags that they would have, and where they may be from."""
+    """A look for messages that has not been answered: the tags that they would have, and where they may be from.
+
+    ``settled`` are messages of earlier looks, of which Redis was told on the way.
+    """
 
     tags: tuple[str, ...]
     queues: tuple[str, ...]
+    settled: tuple[str, ...]
 
 
 class Channel(stock.Channel):
@@ -126,10 +132,11 @@ class Channel(stock.Channel):
     QoS = QoS
     message_limit = MESSAGE_LIMIT
     most_at_once = 1  # Messages taken by one look, for a pool that runs many at once.
+    settling_tasks: frozenset[str] = frozenset()  # Whose runs settle their own messages: telling Redis has time.
     from_transport_options = (*stock.Channel.from_transport_options, "message_limit")
     _spare_pool: Any = None
     _asked: Asked | None = None
-    _found_nothing = False
+    _is_empty = False
     _waits = False
     _most = 1
     _pay_again_at = 0.0
@@ -139,11 +146,12 @@ class Channel(stock.Channel):
         address = connection.client
         self.owed = OWED[address.hostname, address.port, address.virtual_host]
         self.recorded = ""
-        self.acked: list[str] = []
+        self.acked: list[str] = []  # Redis is told of them with the next look, or soon.
+        self._keys: dict[tuple[str, ...], list[str]] = {}
         super().__init__(connection, **kwargs)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """Look for a message; where there was none at the last look, wait for a sign that one has come before that."""
+        """Look for a message; where the last look left none, wait for a sign that one has come before that."""
         if not self._has_paid():
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
@@ -154,20 +162,33 @@ class Channel(stock.Channel):
         self._brpop_sent_at = time.monotonic()
         room = self.qos.can_consume_max_estimate()
         most = min(self._most, self.most_at_once if room is None else room)
-        self._asked = Asked(tuple(uuid() for _ in range(max(1, most))), tuple(queues))
-        self._waits = self._found_nothing
+        self._waits = self._is_empty
         commands: list[tuple[Any, ...]] = []
+        settled: tuple[str, ...] = ()
         if self._waits:
             wait = self.brpop_timeout if timeout is None else timeout
             commands.append(("BRPOP", *self._prefixed(map(self._sign, queues)), wait or 0))
-        lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
-        keys = self._prefixed([self.unacked_key, self.unacked_index_key, *map(self._sign, queues), *lists])
+        elif settled := (*(self._asked.settled if self._asked else ()), *self.acked):  # Also what was not heard.
+            self.acked = []
+            record, index = self._prefixed([self.unacked_key, self.unacked_index_key])
+            commands += [("HDEL", record, *settled), ("ZREM", index, *settled)]
+        self._asked = Asked(tuple(uuid() for _ in range(max(1, most))), tuple(queues), settled)
+        keys = self._keys_of(self._asked.queues)
         names = [json.dumps(queue) for queue in queues]
         commands.append(
             ("EVAL", TAKE, len(keys), *keys, time.time(), len(queues), *names, int(self._waits), *self._asked.tags)
         )
         # Redis runs the second in the instant in which the first ends: no round trip comes in between.
         connection.send_packed_command(connection.pack_commands(commands))
+
+    def _keys_of(self, queues: tuple[str, ...]) -> list[str]:
+        """What TAKE is given to look at *queues*, in their order: they take turns, so there are as many as queues."""
+        keys = self._keys.get(queues)
+        if keys is None:
+            lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+            keys = self._prefixed([self.unacked_key, self.unacked_index_key, *map(self._sign, queues), *lists])
+            self._keys[queues] = keys
+        return keys
 
     def _prefixed(self, keys: Iterable[str]) -> list[str]:
         return [self.global_keyprefix + key for key in keys]
@@ -180,14 +201,17 @@ class Channel(stock.Channel):
         try:
             if self._waits:
                 self._reply("BRPOP", options)
-            reply = self._reply("EVAL", options)
+            if self._asked and self._asked.settled:
+                self._reply("HDEL", options)
+                self._reply("ZREM", options)
+            more, taken = self._reply("EVAL", options)
             asked, self._asked = self._asked, None
-            self._found_nothing = not reply
-            if asked is None or not reply:
+            self._is_empty = not more
+            if asked is None or not taken:
                 raise Empty
             # A queue that gave many is likely to have more.
-            self._most = min(self.most_at_once, 2 * len(reply) + 2)
-            for (place, raw), tag in zip(reply, asked.tags, strict=False):
+            self._most = min(self.most_at_once, 2 * len(taken) + 2)
+            for (place, raw), tag in zip(taken, asked.tags, strict=False):
                 self._take(raw, tag, asked.queues[place - 1])
             return True
         finally:
@@ -198,7 +222,7 @@ class Channel(stock.Channel):
         try:
             return self.client.parse_response(self.client.connection, command, **options)
         except (*self.connection_errors, RedisError) as error:
-            self._found_nothing = False
+            self._is_empty = False
             self.client.connection.disconnect()
             if isinstance(error, self.connection_errors):
                 raise
@@ -404,6 +428,8 @@ class Channel(stock.Channel):
                 self.qos._quick_append(tag, message)
 
     def close(self) -> None:
+        if self._asked:
+            self.acked += self._asked.settled
         self.qos.tell_acked()
         for _ in range(2):  # The first failure may be the one broken connection, the second is the outage.
             try:

@@ -15,7 +15,8 @@ from celery.exceptions import Reject, TaskPredicate, TimeLimitExceeded
 from graft.config.celery_app import app
 from graft.config.redis_client import shared
 from graft.config.settings import settings
-from graft.tasks import bodies, codec, deadletters, deliveries, figures, functions, giving, invoke
+from graft.config.settling import stock
+from graft.tasks import bodies, codec, deadletters, deliveries, figures, functions, giving, invoke, telling
 from graft.tasks.base import ReliableTask
 from graft.tasks.deliveries import Delivery, Runs
 from graft.tasks.envelope import Envelope, Outcome, Report, error_frame, value_frame
@@ -160,6 +161,7 @@ class _Run:
             else:
                 text = codec.as_text(sealed)
             announce(pipe, self.request, text)
+            settle(pipe, self.request)
             self.record.forget(pipe)
             pipe.delete(bodies.BODY + self.envelope.id)
             figures.add(pipe, self.envelope.function.name, len(ran.values) + len(ran.errors), ran.busy, len(ran.errors))
@@ -178,7 +180,8 @@ class _Run:
             return invoke.Ran(errors={place: CancelledBatchError("cancelled before it ran") for place in places})
         if not delivery.is_watched:
             give = self.give if envelope.shared else None
-            return invoke.run_items(envelope, func, places, is_cancelled=self.is_cancelled, give=give)
+            tell = None if envelope.claim or self.request.ignore_result else telling.Teller(envelope)
+            return invoke.run_items(envelope, func, places, is_cancelled=self.is_cancelled, give=give, tell=tell)
         limit = settings().run_limit
         dead = [place for place in places if delivery.is_dead(envelope.positions[place], limit)]
         for place in dead:
@@ -376,6 +379,20 @@ def announce(pipe: Any, request: Any, text: str) -> None:
     pipe.set(key, record, ex=backend.expires)
     pipe.publish(key, record)
     request.ignore_result = True  # It is stored.
+
+
+def settle(pipe: Any, request: Any) -> None:
+    """Have Redis forget the message of *request*, on the caller's pipeline, behind its result.
+
+    Not where Celery does more before it acknowledges, such as counting a chord's parts, nor where the broker is
+    another server than the one that results go to.
+    """
+    if request.chord or request.callbacks or request.chain or settings().backend_url != settings().broker_url:
+        return
+    tag = (request.properties or {}).get("delivery_tag")
+    if tag:
+        pipe.hdel(stock.Channel.unacked_key, tag)
+        pipe.zrem(stock.Channel.unacked_index_key, tag)
 
 
 def open_report(text: str, envelope_id: str, client: Any) -> Report:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from graft.tasks import shared_state
-from graft.tasks.shared_state import CLOCK, KEPT
+from graft.tasks.shared_state import CLOCK, IN_USE, KEPT
 
 State = Literal["closed", "open", "half_open"]
 
@@ -49,6 +49,13 @@ class Rules:
             shared_state.at_least_one("half_open_limit", self.half_open_limit)
         if not 0 <= self.timeout < math.inf:
             raise ValueError(f"timeout={self.timeout!r} must be 0 or more seconds")
+
+    def __str__(self) -> str:
+        limit = "any number" if self.half_open_limit is None else self.half_open_limit
+        return (
+            f"failure_threshold={self.failure_threshold}, success_threshold={self.success_threshold}, "
+            f"timeout={self.timeout:g} s and {limit} at once half-open"
+        )
 
     def admit(self, circuit: Circuit, now: float) -> tuple[Circuit, bool]:
         """Whether a call may run now."""
@@ -103,11 +110,17 @@ redis.call('HSET', KEYS[1], 'state', state, 'failures', failures, 'successes', s
 redis.call('EXPIRE', KEYS[1], {KEPT} + math.ceil(tonumber(ARGV[1])))
 """
 
-# ARGV: timeout, half_open_limit or -1.
+# ARGV: timeout, half_open_limit or -1, the rules in words.
 _ADMIT: Final = (
     _READ
-    + """
+    + f"""
 local timeout, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
+local use = redis.call('HMGET', KEYS[1], 'rules', 'used')
+if use[1] and use[1] ~= ARGV[3] and now - tonumber(use[2]) < {IN_USE} then return {{-1, use[1]}} end
+redis.call('HSET', KEYS[1], 'rules', ARGV[3], 'used', string.format('%.6f', now))
+redis.call('EXPIRE', KEYS[1], {KEPT} + math.ceil(timeout))
+"""
+    + """
 if state == 'closed' then return {1, state} end
 if state == 'open' then
   if now - failed_at < timeout then
@@ -151,7 +164,7 @@ end
 class SharedBreaker:
     """One circuit for all processes that use *name*. Every method blocks for a round trip.
 
-    Each process applies its own thresholds to the common counts.
+    Other rules than those of a process that used the name within the last minute are a DifferentFiguresError.
     """
 
     name: str
@@ -165,8 +178,17 @@ class SharedBreaker:
         return shared_state.keys("breaker", self.name, "state")
 
     def admit(self) -> bool:
+        """Whether a call may run now.
+
+        Raises:
+            DifferentFiguresError: another process uses the name with other rules.
+        """
         limit = self.rules.half_open_limit
-        answer = shared_state.run(_ADMIT, self.keys, repr(self.rules.timeout), -1 if limit is None else limit)
+        answer = shared_state.run(
+            _ADMIT, self.keys, repr(self.rules.timeout), -1 if limit is None else limit, str(self.rules)
+        )
+        if answer[0] < 0:
+            raise shared_state.refuse_difference("circuit breaker", self.name, answer[1], self.rules)
         return bool(answer[0])
 
     def record(self, what: Literal["succeeded", "failed", "abandoned"]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+from functools import cache
 from typing import Any
 
 from celery.signals import worker_init, worker_process_init
@@ -50,6 +52,21 @@ def _become_a_worker(**_: Any) -> None:
     be_patient(OUTAGE_PATIENCE)
     invoke.enter_worker()
     tracing.is_on()  # Before the first task, whose message it is to follow.
+
+
+@worker_init.connect
+def _share_memory(**_: Any) -> None:
+    """What the first fork finds stays shared: the collector writes to all that it looks at, in the parent as well.
+
+    A worker of two processes took 136 MiB (PSS) instead of 97, once its main process had collected.
+    """
+    os.register_at_fork(before=_freeze_once)
+
+
+@cache
+def _freeze_once() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @worker_process_init.connect

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from typing import Any, Final
 
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as Prefork
 from redis.exceptions import RedisError
 
 from graft.config.transport import Channel
+from graft.tasks.batch import RUN_ENVELOPE
 
 logger = logging.getLogger(__name__)
+
+SETTLING: Final = frozenset({RUN_ENVELOPE})
 
 
 class LeaseRenewal(bootsteps.StartStopStep):
@@ -44,6 +47,7 @@ class LeaseRenewal(bootsteps.StartStopStep):
         self._channel = channel
         every = channel.visibility_timeout / 3
         if isinstance(consumer.pool, Prefork):
+            channel.settling_tasks = SETTLING
             self._timer = consumer.timer.call_repeatedly(every, self.renew, priority=10)
         elif self._thread is None:
             self._thread = threading.Thread(target=self._keep_renewing, args=(every,), name="lease", daemon=True)

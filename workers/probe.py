@@ -61,7 +61,7 @@ class Observer:
         self._last = sample
         if self.role == "pool" and client.getdel(f"{RECYCLE}:{sample.key}"):
             logger.warning("this process leaks and is replaced once it has finished what it runs")
-            _end_after_this_task()
+            _end_after_this_task("a leaking process has finished its task and is replaced")
 
     def measure(self, at: float) -> Sample:
         self._collect()
@@ -153,10 +153,17 @@ def _stand_in_for_beat(worker: str, client: Any) -> None:
         )
 
 
-def _end_after_this_task() -> None:
+def _end_after_this_task(why: str) -> None:
     """Have this pool process end between two tasks, as it does for a limit on memory: nothing is lost or cut short."""
     billiard.pool.mem_rss = lambda: 1 << 50
-    billiard.pool.MAXMEM_USED_FMT = "a leaking process has finished its task and is replaced"
+    billiard.pool.MAXMEM_USED_FMT = why
+
+
+@signals.task_postrun.connect
+def _end_after_enough_items(**_: Any) -> None:
+    limit = settings().items_per_child
+    if limit is not None and ran.total() >= limit:
+        _end_after_this_task(f"a process has run {ran.total()} items (GRAFT_ITEMS_PER_CHILD={limit}) and is replaced")
 
 
 _plain: Counter[str] = Counter()

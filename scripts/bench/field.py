@@ -184,6 +184,10 @@ class Field:
     def __enter__(self) -> Self:
         try:
             self._stack.start()
+            with self._stack.connect() as client:
+                # Redis cuts off a subscriber with 32 MiB to read, and stock Celery then waits for ever for what it
+                # has missed: large results would not be measured, but this limit.
+                client.config_set("client-output-buffer-limit", "pubsub 0 0 0")
         except BaseException:
             self._stack.stop(1.0)
             raise
@@ -222,6 +226,10 @@ class Field:
         wanted = {(name, concurrency or self.cores) for name, concurrency in keep}
         for key in self._seats.keys() - wanted:
             self._seats.pop(key).leave()
+
+    def find(self, name: str, concurrency: int) -> Seat | None:
+        """The contender with so many worker processes, where it runs."""
+        return self._seats.get((name, concurrency or self.cores))
 
     def drop(self, seat: Seat) -> None:
         """Stop one that has failed."""

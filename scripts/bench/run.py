@@ -42,6 +42,7 @@ class Plan:
 
 # Those whose workers differ from everybody's, so that they only fit where they are asked for.
 BY_NAME_ONLY = frozenset({"graft-plain", "graft-io", "celery-1", "celery-solo", "taskiq-1", "arq"})
+WARM_UP = 120.0  # Seconds that are patience with a contender before its first repetition, at least.
 
 
 @dataclass
@@ -88,9 +89,13 @@ def _workload(plan: Plan, workload: Workload, place: Field, outcome: Outcome, sa
             say(f"  {name}: starting and warming up")
             seat = place.seat(name, workload.concurrency)
             series.memory["before"] = float(pss(seat.worker_pids))
-            running.append((series, seat, workload.of(seat.ask("warm", workload, plan.budget * workload.patience))))
+            budget = plan.budget * workload.patience
+            count = seat.ask("warm", workload, budget, timeout=max(WARM_UP, 10 * budget))
+            running.append((series, seat, workload.of(count)))
         except ContenderFailedError as error:
             _give_up(series, error, say)
+            if stuck := place.find(name, workload.concurrency):
+                place.drop(stuck)
     for repetition in range(workload.repeat or plan.repeat):
         for series, seat, part in list(running):
             try:

@@ -8,12 +8,20 @@ from collections import Counter
 
 _lock = threading.Lock()
 _ran: Counter[str] = Counter()
+_total = 0
 
 
 def note(name: str, items: int = 1) -> None:
     """Count *items* of *name*. Called for every run: it must cost next to nothing."""
+    global _total
     with _lock:
         _ran[name] += items
+        _total += items
+
+
+def total() -> int:
+    """Items that this process has run in its life."""
+    return _total
 
 
 def take(most: int = 20) -> dict[str, int]:
@@ -25,8 +33,8 @@ def take(most: int = 20) -> dict[str, int]:
 
 
 def _renew() -> None:
-    global _ran, _lock
-    _ran, _lock = Counter(), threading.Lock()
+    global _ran, _lock, _total
+    _ran, _lock, _total = Counter(), threading.Lock(), 0
 
 
 os.register_at_fork(after_in_child=_renew)

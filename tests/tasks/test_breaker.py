@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.tasks.breaker import Circuit, Rules, SharedBreaker
+from graft.tasks.shared_state import IN_USE, DifferentFiguresError
 
 STEPS = st.lists(st.sampled_from(["admit", "succeeded", "failed", "abandoned"]), max_size=25)
 
@@ -64,6 +65,23 @@ def test_the_shared_one_obeys_the_same_rules(failures, successes, timeout, limit
             circuit = step(rules, circuit, what, now)
             shared.record(what)
         assert timeless(shared.circuit()) == timeless(circuit)
+
+
+@pytest.mark.usefixtures("redis_stack")
+def test_two_processes_with_different_rules_for_one_name_are_told():
+    name = str(uuid4())
+    assert SharedBreaker(name, Rules(5, 3, 30.0)).admit()
+    with pytest.raises(DifferentFiguresError, match=r"failure_threshold=5.*failure_threshold=2.*give both the same"):
+        SharedBreaker(name, Rules(2, 3, 30.0)).admit()
+    assert SharedBreaker(name, Rules(5, 3, 30.0)).admit()
+
+
+@pytest.mark.usefixtures("redis_stack")
+def test_a_name_that_nobody_used_for_a_while_takes_new_rules(redis):
+    breaker = SharedBreaker(str(uuid4()), Rules(5, 3, 30.0))
+    assert breaker.admit()
+    redis.hset(breaker.keys[0], "used", redis.time()[0] - IN_USE - 1)
+    assert SharedBreaker(breaker.name, Rules(2, 3, 30.0)).admit()
 
 
 def timeless(circuit):
