@@ -6,7 +6,7 @@ celery -A graft beat -S redbeat.RedBeatScheduler        (extra "ha")
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from graft.config.settings import Settings
 
@@ -33,7 +33,10 @@ def options(config: Settings) -> dict[str, Any]:
 def _connection(config: Settings) -> tuple[str, dict[str, Any]]:
     url = config.broker_url
     if not url.startswith("sentinel://"):
-        return url.replace("redis+socket://", "unix://"), {}
+        one, at = urlsplit(url), url.rpartition("@")[2]
+        # Celery masks a password among the options where it shows settings, but not one in this address.
+        address = f"{one.scheme}://{at}" if "@" in url else url
+        return address.replace("redis+socket://", "unix://"), _login(one)
     parts = [urlsplit(part) for part in url.split(";")]
     first = parts[0]
     found: dict[str, Any] = {
@@ -41,8 +44,9 @@ def _connection(config: Settings) -> tuple[str, dict[str, Any]]:
         "service_name": config.sentinel_master,
         "db": int(first.path.strip("/") or 0),
     }
-    if first.password:
-        found["password"] = unquote(first.password)
-    if first.username:
-        found["username"] = unquote(first.username)
-    return "redis-sentinel", found
+    return "redis-sentinel", found | _login(first)
+
+
+def _login(parts: SplitResult) -> dict[str, str]:
+    login = {"username": parts.username, "password": parts.password}
+    return {name: unquote(value) for name, value in login.items() if value}

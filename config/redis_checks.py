@@ -190,12 +190,13 @@ def _access(facts: Facts, url: str) -> Iterator[Finding]:
     elif not is_local and facts.user == "default":
         yield Finding(
             "note", "acl", "this process is the default user, who may do everything, FLUSHALL included",
-            "give each role (worker, caller, Beat, Flower) an ACL user of its own, without @dangerous",
+            "give each role a user of its own: python -m graft.config.acl DIRECTORY writes them",
         )  # fmt: skip
     if facts.config is None:
         yield Finding(
-            "note", "config", "this user may not read the server's configuration; eviction and disk were not checked",
-            "allow CONFIG GET, or check them yourself: noeviction, appendonly yes",
+            "note", "config",
+            "this user may not read the server's configuration; appendfsync and min-replicas-to-write were not checked",
+            "check them as the administrator: celery -A graft doctor; CONFIG GET would also tell the passwords",
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import json
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 from kombu.utils.json import dumps
@@ -24,7 +25,8 @@ AHEAD: Final = 300.0  # Seconds by which the clock of a sender may be ahead.
 MESSAGE_AGE: Final = 31 * 86400.0  # A message may wait for its time for thirty days.
 COMMAND_AGE: Final = 300.0
 COMMANDS: Final = "celery.pidbox"
-UNSIGNED: Final = ("celeryev", "reply.celery.pidbox")  # Nobody acts upon events and replies.
+REPLIES: Final = "reply.celery.pidbox"
+UNSIGNED: Final = ("celeryev", REPLIES)  # Nobody acts upon events and replies.
 KNOWN_CHANGES: Final = (HEADER, "redelivered")  # The latter is kombu's, made when a message is given back.
 # Commands that tell and change nothing, and tell no settings: they may be asked by anybody who can reach Redis.
 HARMLESS: Final = frozenset(
@@ -58,7 +60,8 @@ def flaw(
     given, made = headers.get(HEADER), headers.get(MADE_AT)
     if not isinstance(given, str) or not isinstance(made, int | float):
         return "it is not signed"
-    if not any(hmac.compare_digest(given, _digest(message, target, key)) for key in keys):
+    # Only texts of ASCII can be compared in constant time.
+    if not given.isascii() or not any(hmac.compare_digest(given, _digest(message, target, key)) for key in keys):
         return "its signature does not verify: altered, meant for another place, or signed with another key"
     passed = (time.time() if now is None else now) - made
     if passed > age:
@@ -67,10 +70,16 @@ def flaw(
 
 
 def is_harmless(message: Mapping[str, Any]) -> bool:
-    """Whether *message*, a broadcast, is a command that changes nothing."""
+    """Whether *message*, a broadcast, is a command that changes nothing and is answered where replies go.
+
+    A worker signs what it sends: an answer must not be addressed to a queue or to the other workers.
+    """
     try:
         command = json.loads(b64decode(message["body"]))
-        return isinstance(command, dict) and command.get("method") in HARMLESS
+        if not isinstance(command, dict) or command.get("method") not in HARMLESS:
+            return False
+        reply_to = command.get("reply_to")
+        return reply_to is None or (isinstance(reply_to, dict) and reply_to.get("exchange") == REPLIES)
     except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
         return False
 
@@ -81,7 +90,9 @@ def place(exchange: str, routing_key: str) -> str:
 
 
 def _digest(message: Mapping[str, Any], target: str, key: bytes) -> str:
-    headers = {name: value for name, value in message["headers"].items() if name not in KNOWN_CHANGES}
+    headers = message["headers"].copy()
+    for name in KNOWN_CHANGES:
+        headers.pop(name, None)
     properties = message.get("properties") or {}
     covered = [
         target,
@@ -91,15 +102,27 @@ def _digest(message: Mapping[str, Any], target: str, key: bytes) -> str:
         message.get("content-encoding"),
         headers,
     ]
-    digest = hashlib.blake2b(_as_text(covered).encode(), key=hmac.digest(key, PURPOSE, "sha256"), digest_size=32)
-    body = message.get("body") or ""
-    digest.update(b"\0" + (body if isinstance(body, bytes) else str(body).encode()))
+    body = message.get("body") or b""
+    # A lone surrogate can be written in JSON, though no caller of ours does.
+    raw = body if isinstance(body, bytes) else str(body).encode("utf-8", "surrogatepass")
+    text = _as_text(covered).encode("ascii") + b"\0"
+    digest = hashlib.blake2b(text, key=_derived(key), digest_size=32)
+    digest.update(raw)
     return b64encode(digest.digest()).decode("ascii")
+
+
+@cache
+def _derived(key: bytes) -> bytes:
+    """The key for this purpose alone."""
+    return hmac.digest(key, PURPOSE, "sha256")
+
+
+_encode: Final = json.JSONEncoder(sort_keys=True, check_circular=False).encode
 
 
 def _as_text(value: Any) -> str:
     """One text for one value, before its journey as JSON and after it."""
     try:
-        return json.dumps(value, sort_keys=True)
+        return _encode(value)
     except TypeError:  # Dates and the like, which kombu turns into JSON and back.
         return str(dumps(value, sort_keys=True))

@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Self
 
 import redis
-from kombu.utils.url import maybe_sanitize_url
 
 from graft.config import queues, redis_client
 from graft.config.queues import Lane
-from graft.config.settings import Settings
+from graft.config.settings import Settings, without_password
 from graft.scripts.guard import Child, Guard
 from graft.scripts.redis_server import RedisServer, StackError, find, free_port, last_lines
 from graft.scripts.services import GRACE, Service, Worker
@@ -258,7 +257,7 @@ class LocalStack:
             with self.connect() as client:
                 client.ping()
         except redis.RedisError as error:
-            name = maybe_sanitize_url(self.redis_url)
+            name = without_password(self.redis_url)
             way_out = "Start it, or unset CELERY_BROKER_URL to use a private Redis"
             raise StackError(f"CELERY_BROKER_URL={name} does not answer: {error}. {way_out}") from error
 

@@ -1,6 +1,7 @@
 """What is known of single calls, in Redis: each call's own record, and totals by owner and worker.
 
-A record is written before Celery announces the result, so whoever reads SUCCESS or FAILURE finds it.
+A record is written before Celery announces the result, so whoever reads SUCCESS or FAILURE finds it. It is kept for a
+day longer than the result: an answer that has expired can be told from a call that never was (fate.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from graft.config.settings import settings
 RECORD: Final = "graft:call:"
 TOTALS: Final = "graft:calls:"
 TOTALS_TTL: Final = 30 * 86400
+REMEMBERED: Final = 86400.0  # Seconds beyond the life of the result.
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class CallRecord:
     worker: str = ""
     error: str = ""
     is_sealed: bool = False
+    tells: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,17 @@ class Totals:
     cpu_seconds: float = 0.0
 
 
-def submitted(client: Any, task_id: str, delay: float) -> None:
-    """Note a call that is sent now and may not begin for *delay* seconds."""
-    _write(client, task_id, int(settings().result_ttl + delay), created=time.time())
+def submitted(client: Any, task_id: str, delay: float, *, tells: bool = False) -> None:
+    """Note a call that is sent now and may not begin for *delay* seconds; *tells*: its end will be noted too."""
+    ttl = int(settings().result_ttl + delay + REMEMBERED)
+    _write(client, task_id, ttl, created=time.time(), **({"tells": 1} if tells else {}))
 
 
 def ended(client: Any, task_id: str, owner: str, worker: str, seconds: float, cpu: float, error: str | None) -> None:
     """Note that a call has come to its end on *worker*; *error* is what it failed with, sealed."""
     outcome = {"is_sealed": 1} if error is None else {"error": error}
-    ttl = int(settings().result_ttl)
-    _write(client, task_id, ttl, completed=time.time(), seconds=seconds, worker=worker, **outcome)
+    ttl = int(settings().result_ttl + REMEMBERED)
+    _write(client, task_id, ttl, tells=1, completed=time.time(), seconds=seconds, worker=worker, **outcome)
     with client.pipeline(transaction=False) as pipe:
         key = TOTALS + owner
         pipe.hincrby(key, f"{'completed' if error is None else 'failed'}:{worker}", 1)
@@ -74,6 +78,7 @@ def read(client: Any, task_id: str) -> CallRecord:
         worker=found.get("worker", ""),
         error=found.get("error", ""),
         is_sealed="is_sealed" in found,
+        tells="tells" in found,
     )
 
 

@@ -11,7 +11,7 @@ The search runs inside Redis, some hundred messages at a time, and sends no mess
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from graft.config.queues import names
 from graft.config.redis_client import connect
@@ -20,6 +20,7 @@ from graft.tasks.depths import UNACKED, lists
 
 CHUNK: Final = 200
 LONGEST_SEARCH: Final = 200_000  # Messages; a longer queue is not lost, only busy.
+Place = Literal["queued", "held"]
 
 # kombu writes the properties last, and the task's id among them.
 _MATCH: Final = """
@@ -53,27 +54,41 @@ def missing(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> set[
     Queues first: a message goes from there to the workers. One that is given back at the wrong moment may be missed,
     so only a second search makes it certain.
     """
+    ids = set(ids)
+    places = where(ids, client, queues)
+    return set() if places is None else ids - places.keys()
+
+
+def where(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> dict[str, Place] | None:
+    """Which of *ids* wait on a queue and which a worker holds; None when there is too much to search."""
     left = set(ids)
+    places: dict[str, Place] = {}
     keys = [key for queue in {*names(), *queues} for key in lists(queue)]
     with client.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.llen(key)
         lengths = pipe.execute()
     if sum(lengths) > LONGEST_SEARCH:
-        return set()
+        return None
+
+    def note(found: Iterable[bytes], place: Place) -> None:
+        for one in {raw.decode() for raw in found} & left:
+            places[one] = place
+            left.remove(one)
+
     in_list = client.register_script(_IN_LIST)
     for key, length in zip(keys, lengths, strict=True):
         # From the end that new messages come to: they push the others ahead of the search, never past it.
         start, size = 0, CHUNK if length else 0
         while left and size == CHUNK:
             size, found = in_list(keys=[key], args=[start, start + CHUNK - 1, *left])
-            left -= {one.decode() for one in found}
+            note(found, "queued")
             start += CHUNK
     in_record = client.register_script(_IN_RECORD)
     cursor = b"0"
     while left:
         cursor, found = in_record(keys=[UNACKED], args=[cursor, CHUNK, *left])
-        left -= {one.decode() for one in found}
+        note(found, "held")
         if cursor == b"0":
             break
-    return left
+    return places

@@ -8,28 +8,37 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import redis as redis_py
 
 from graft.config.queues import Lane
 from graft.scripts.redis_server import StackError
-from tests.stack import Stack, clean_environ
+from tests.stack import CALLER, Stack, clean_environ, with_users
 
 LANES: dict[Lane, int] = {"cpu": 2, "io": 50}
+LONGEST_FIRST = {"workers": 0, "scripts": 1, "tasks": 2}
 MARKERS = {"redis": "redis", "stack": "worker", "fresh_stack": "worker"}
 SERVER: pytest.StashKey[Stack | StackError] = pytest.StashKey()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.getoption("dist", "no") != "no":
+        return  # Tests run in processes of pytest-xdist, each of which comes by here.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell's background job; what the tests start and interrupt would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     environ = clean_environ(os.environ)
     os.environ.clear()
     os.environ.update(environ)
+    if CALLER:
+        folder = tempfile.TemporaryDirectory(prefix="celery-graft-acl-")
+        session.config.add_cleanup(folder.cleanup)
+        with_users(Path(folder.name))
     server = Stack({}, environ)
     try:
         server.start()
@@ -42,6 +51,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The directories with the longest files first: nobody is left alone with one at the end.
+    items.sort(key=lambda item: LONGEST_FIRST.get(item.path.parent.name, len(LONGEST_FIRST)))
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKERS:

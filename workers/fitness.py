@@ -7,11 +7,10 @@ from typing import Any
 
 import redis
 from celery import bootsteps
-from kombu.utils.url import maybe_sanitize_url
 
 from graft.config.redis_checks import Finding, Role, ask, judge
 from graft.config.redis_client import connect
-from graft.config.settings import Settings, settings
+from graft.config.settings import Settings, settings, without_password
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ def findings(config: Settings, url: str, role: Role) -> list[Finding]:
         with connect(config.model_copy(update={"result_backend": url}), client_name="graft-fitness") as client:
             return judge(ask(client), url, role)
     except (redis.RedisError, OSError) as error:
-        logger.info("%s could not be looked at: %s", maybe_sanitize_url(url), error)
+        logger.info("%s could not be looked at: %s", without_password(url), error)
         return []
 
 
@@ -38,7 +37,7 @@ class RedisFitness(bootsteps.StartStopStep):
         refused = []
         for url, role in places.items():
             for finding in findings(config, url, role):
-                text = f"{maybe_sanitize_url(url)}: {finding.message}. Remedy: {finding.remedy}"
+                text = f"{without_password(url)}: {finding.message}. Remedy: {finding.remedy}"
                 if finding.severity == "refuse" and config.redis_checks == "refuse":
                     refused.append(text)
                 else:

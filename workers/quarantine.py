@@ -18,6 +18,8 @@ from graft.config.settings import settings
 ID_LENGTH: Final = 255
 FURTHEST_ETA: Final = timedelta(days=30)  # Until then the message stays in the memory of one worker.
 
+CALLBACKS: Final[dict[Any, type]] = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
+
 
 class Refusal(NamedTuple):
     """Why a message is not run: a code to count by, and the particulars."""
@@ -62,6 +64,9 @@ def _refused_header(headers: dict[str, Any], now: datetime) -> Refusal | None:
         return Refusal("bad_timelimit", f"timelimit is {limits!r:.100}, not two positive numbers or nulls")
     if type(headers.get("retries") or 0) is not int:
         return Refusal("malformed_headers", f"retries is {headers['retries']!r:.100}")
+    # Ids that Celery looks up in the result backend.
+    if not all(isinstance(headers.get(name), str | None) for name in ("group", "root_id", "parent_id")):
+        return Refusal("malformed_headers", "group, root_id and parent_id are ids or null")
     if not isinstance(headers.get("stamps") or {}, dict) or not _are_names(headers.get("stamped_headers") or []):
         return Refusal("malformed_headers", "stamps or stamped_headers are not as Celery sends them")
     for name in ("eta", "expires"):
@@ -81,10 +86,14 @@ def _refused_payload(message: Any) -> Refusal | None:
         return Refusal("disallowed_content_type", str(error))
     except (DecodeError, TypeError, ValueError, LookupError, AttributeError) as error:
         return Refusal("malformed_body", repr(error))
-    # Celery merges these into its own record of the task, where these two names are taken.
-    if embed is not None and (not isinstance(embed, dict) or embed.keys() & {"args", "kwargs"}):
+    # Celery merges these into its own record of the task, where every other name means something else.
+    if embed is not None and not (isinstance(embed, dict) and all(_is_callback(*item) for item in embed.items())):
         return Refusal("malformed_body", "the third part of the body is not a mapping of callbacks")
     return None
+
+
+def _is_callback(name: Any, value: Any) -> bool:
+    return (value is None and name in CALLBACKS) or isinstance(value, CALLBACKS.get(name, ()))
 
 
 def _is_limit(value: Any) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import uuid4
 
 import redis
-from kombu.utils.url import maybe_sanitize_url
 
 from graft.compat.celery_integration_framework import stats
 from graft.compat.celery_integration_framework.batches import CeleryBatchProcessor
@@ -22,7 +21,7 @@ from graft.compat.celery_integration_framework.client import (
 )
 from graft.compat.celery_integration_framework.data import TaskResult, TaskStatus, WorkerStatus
 from graft.config.redis_client import connect
-from graft.config.settings import Settings, settings
+from graft.config.settings import Settings, settings, without_password
 from graft.tasks import call_records, named, single
 from graft.tasks.errors import BrokerUnavailable, ResultTimeout
 
@@ -59,7 +58,7 @@ class CeleryIntegrationFramework:
         self.app = make_app(app_name, config)
         self.tasks: dict[str, FrameworkTask] = {}
         self._redis = connect(config)
-        self._backend_name = maybe_sanitize_url(config.backend_url)
+        self._backend_name = without_password(config.backend_url)
         self._processors: list[CeleryBatchProcessor] = []
         self._is_shut_down = False
 
@@ -164,7 +163,7 @@ class CeleryIntegrationFramework:
         delay = options.get("countdown") or (max(0.0, eta.timestamp() - time.time()) if eta else 0.0)
         task_id = options.pop("task_id", None) or str(uuid4())
         try:
-            call_records.submitted(self._redis, task_id, delay)
+            call_records.submitted(self._redis, task_id, delay, tells=name == single.CALL)
         except redis.RedisError as error:
             raise BrokerUnavailable(f"{self._backend_name} does not answer: {error}") from error
         return named.send(name, args, kwargs, celery=self.app, task_id=task_id, **options)

@@ -6,6 +6,7 @@ process dies, no prefetching), with our visibility timeout and sweep: what diffe
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -21,12 +22,16 @@ VISIBILITY: float = float(os.environ.get("GRAFT_VISIBILITY_TIMEOUT", "60"))
 
 def _stock() -> Celery:
     made = Celery("drill", broker=os.environ["CELERY_BROKER_URL"], backend=os.environ["CELERY_RESULT_BACKEND"])
+    master = os.environ.get("GRAFT_SENTINEL_MASTER")
+    sentinel = {"master_name": master} if master else {}
     made.conf.update(
         broker_transport_options={
             "visibility_timeout": VISIBILITY,
             "unacked_restore_interval": max(0.5, VISIBILITY / 4),
             "unacked_restore_throttle": 1,
+            **sentinel,
         },
+        result_backend_transport_options=sentinel,
         broker_connection_retry_on_startup=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -43,6 +48,7 @@ def _ours() -> Celery:
 
 
 IS_STOCK = bool(os.environ.get("DRILL_STOCK"))
+IS_IO = os.environ.get("DRILL_LANE") == "io"  # One process, and coroutines in it.
 app: Any = _stock() if IS_STOCK else _ours()
 
 
@@ -55,21 +61,24 @@ def _task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     return registered
 
 
-@_task("drill.work", ignore_result=True)
-def work(label: str, seconds: float = 0.0) -> None:
+def _take(label: str, seconds: float = 0.0) -> str:
     """Take *seconds*, and leave a line at either end."""
     note("start", label)
     time.sleep(seconds)
     note("end", label)
+    return label
 
 
-@_task("drill.answer")
-def answer(label: str, seconds: float = 0.0) -> str:
-    """The same, with a result."""
+async def _take_async(label: str, seconds: float = 0.0) -> str:
+    """The same on the event loop."""
     note("start", label)
-    time.sleep(seconds)
+    await asyncio.sleep(seconds)
     note("end", label)
     return label
+
+
+work = _task("drill.work", ignore_result=True)(_take_async if IS_IO else _take)
+answer = _task("drill.answer")(_take_async if IS_IO else _take)
 
 
 @_task("drill.kill_process", ignore_result=True)
@@ -83,7 +92,8 @@ def kill_process(label: str) -> None:
 def kill_worker(label: str) -> None:
     """End the worker with all its processes, as a machine that runs out of memory does."""
     note("start", label)
-    os.kill(os.getppid(), signal.SIGKILL)
+    if not IS_IO:
+        os.kill(os.getppid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

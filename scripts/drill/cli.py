@@ -9,8 +9,10 @@ from dataclasses import asdict
 
 import click
 
+from graft.config.queues import Lane
 from graft.scripts.console import complain, output, say
-from graft.scripts.drill.faults import FAULTS, Fault, Verdict
+from graft.scripts.drill.catalogue import FAULTS
+from graft.scripts.drill.faults import Fault, Verdict
 from graft.scripts.drill.stage import Kind
 from graft.scripts.redis_server import StackError
 
@@ -20,13 +22,23 @@ exit code is 0 when ours passed everywhere. What was counted comes from a file, 
 """
 
 
-def chosen(only: Sequence[str]) -> list[type[Fault]]:
-    """The faults by name, in their order; all unless some are named."""
+def chosen(only: Sequence[str], lane: Lane = "cpu") -> list[type[Fault]]:
+    """The faults by name, in their order; unless some are named, all that *lane* has but for the soak."""
     known = {fault.name: fault for fault in FAULTS}
     unknown = [name for name in only if name not in known]
     if unknown:
         raise click.UsageError(f"there is no fault {unknown[0]!r}; there are {', '.join(known)}")
-    return [fault for name, fault in known.items() if not only or name in only]
+    missing = [name for name in only if lane not in known[name].lanes]
+    if missing:
+        raise click.UsageError(f"{missing[0]} is no fault of the {lane} lane, which has no pool processes")
+    usual = [name for name, fault in known.items() if lane in fault.lanes and fault.by_default]
+    return [fault for name, fault in known.items() if name in (only or usual)]
+
+
+def lasts(faults: Sequence[type[Fault]], scale: float, stock: bool) -> str:
+    """How long playing *faults* takes about; stock takes longer where it loses what then is waited for."""
+    seconds = sum(fault(scale).estimate for fault in faults)
+    return f"{seconds * (2.5 if stock else 1.0) / 60:.0f} minutes"
 
 
 def lines_of(verdicts: Sequence[Verdict]) -> list[str]:
@@ -66,19 +78,24 @@ def markdown_of(verdicts: Sequence[Verdict]) -> str:
 @click.command(epilog=EPILOG)
 @click.option("--scale", type=click.FloatRange(0.001, 10), default=0.05, show_default=True, help="1 is the full drill.")
 @click.option("--only", multiple=True, metavar="FAULT", help="Play this fault; may be repeated.")
+@click.option("--lane", type=click.Choice(["cpu", "io"]), default="cpu", show_default=True, help="Our workers' kind.")
 @click.option("--stock/--no-stock", default=True, show_default=True, help="Play each on stock Celery too.")
 @click.option("--runs", type=click.IntRange(1, 100), default=1, show_default=True, help="Play everything so often.")
 @click.option("--list", "lists", is_flag=True, help="List the faults and what is promised of them.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as soon as each is known.")
 @click.option("--markdown", is_flag=True, help="A table for a document.")
 def command(
-    scale: float, only: Sequence[str], stock: bool, runs: int, lists: bool, as_json: bool, markdown: bool
+    scale: float, only: Sequence[str], lane: Lane, stock: bool, runs: int, lists: bool, as_json: bool, markdown: bool
 ) -> None:
     """Break a private stack on purpose and count what was lost, doubled and late."""
-    faults = chosen(only)
+    faults = chosen(only, lane)
     if lists:
-        for fault in faults:
-            output.print(f"{fault.name:18} {fault.limit}\n{'':18} {(fault.__doc__ or '').strip()}")
+        for fault in [*faults, *(() if only else [fault for fault in FAULTS if not fault.by_default])]:
+            output.print(f"{fault.name:21} {fault.limit}\n{'':21} {(fault.__doc__ or '').strip()}")
+        output.print(
+            f"\nAbout {lasts(faults, scale, stock)} at --scale {scale:g}, {lasts(faults, 1.0, stock)} at "
+            "--scale 1, which is what is promised; --only soak takes two hours more."
+        )
         return
     kinds: tuple[Kind, ...] = ("ours", "stock") if stock else ("ours",)
     verdicts: list[Verdict] = []
@@ -87,7 +104,7 @@ def command(
             for fault in faults:
                 for kind in kinds:
                     began = time.monotonic()
-                    verdict = fault(scale).play(kind)
+                    verdict = fault(scale, lane).play(kind)
                     verdicts.append(verdict)
                     say(f"{verdict.fault}, {kind}: {'passed' if verdict.passed else 'FAILED'}"
                         f" ({time.monotonic() - began:.0f} s)")  # fmt: skip

@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import psutil
 
+from graft.config.queues import Lane
+from graft.scripts.drill.garbage import BROADCASTS, GARBAGE
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import VISIBILITY, Kind, Stage
 
@@ -50,9 +52,13 @@ class Fault:
     full_strikes: ClassVar[int] = 1
     stage: ClassVar[Mapping[str, Any]] = {}
     load: ClassVar[Mapping[str, Any]] = {}
+    on: ClassVar[type[Stage]] = Stage
+    by_default: ClassVar[bool] = True
+    lanes: ClassVar[tuple[Lane, ...]] = ("cpu", "io")
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, lane: Lane = "cpu") -> None:
         self.scale = scale
+        self.lane = lane
         self.strikes = 0
         self.told: list[str] = []
 
@@ -70,9 +76,14 @@ class Fault:
         """Seconds that it takes about: the load is spread over them."""
         return 6.0
 
+    @property
+    def estimate(self) -> float:
+        """Seconds that it takes about, of which most pass while the load is sent at up to a hundred tasks a second."""
+        return 20.0 + max(self.lasts, int(self.load.get("count", self.tasks)) / 100.0)
+
     def play(self, kind: Kind) -> Verdict:
         """Run the fault on a stage of its own."""
-        with Stage(kind, **self.stage) as stage:
+        with self.on(kind, lane=self.lane, **self.stage) as stage:
             self.prepare(stage)
             stage.produce(**{"count": self.tasks, "rate": min(100.0, self.tasks / self.lasts), **self.load})
             stage.until(lambda: len(stage.count().starts) > min(20, int(self.load.get("count", self.tasks)) // 4), 60)
@@ -98,7 +109,7 @@ class Fault:
 
     def verdict(self, stage: Stage, count: Count, healed: float) -> Verdict:
         verdict = Verdict(
-            self.name,
+            self.name if self.lane == "cpu" else f"{self.name}, io lane",
             stage.kind,
             False,
             len(count.sent),
@@ -124,6 +135,7 @@ class ChildKill(Fault):
     name = "child-kill"
     limit = "0 lost, doubled at most one a kill"
     full_strikes = 20
+    lanes = ("cpu",)  # There are no pool processes in the other.
 
     @property
     def lasts(self) -> float:
@@ -166,6 +178,7 @@ class Poison(Fault):
     name = "poison-process"
     limit = "exactly 3 runs, 1 dead letter, the rest done"
     task: ClassVar[str] = "kill_process"
+    lanes: ClassVar[tuple[Lane, ...]] = ("cpu",)
 
     def inject(self, stage: Stage) -> None:
         stage.run({"count": 1, "task": self.task, "prefix": ".poison"})
@@ -197,6 +210,7 @@ class PoisonWorker(Poison):
 
     name = "poison-worker"
     task = "kill_worker"
+    lanes = ("cpu", "io")
 
 
 class RedisKill(Fault):
@@ -305,7 +319,7 @@ class ResultsDown(Fault):
         return max(60, round(1000 * self.scale))
 
     def play(self, kind: Kind) -> Verdict:
-        with Stage(kind, **self.stage) as stage:
+        with Stage(kind, lane=self.lane, **self.stage) as stage:
             assert stage.results is not None
             # Sent before the outage: what is measured is whether the workers keep what they made.
             stage.run({"count": self.tasks, **self.load, "rate": 500.0})
@@ -339,6 +353,7 @@ class Chords(Fault):
     name = "chords"
     limit = "every body exactly once, within 60 s"
     full_strikes = 20
+    lanes = ("cpu",)  # It ends the process that runs a part, which is the worker itself in the other.
 
     def play(self, kind: Kind) -> Verdict:
         from graft.scripts.drill.failpoints import POINTS
@@ -423,23 +438,16 @@ class BadMessages(Fault):
 
     name = "bad-messages"
     limit = "every good task once, every bad message kept, 0 restarts, 0 reconnects"
-    GARBAGE: ClassVar[tuple[bytes, ...]] = (
-        b"\xff\xfe", b"", b"{}", b"[1]", b'{"body": null, "headers": {}, "properties": {}}',
-        b'{"body": "*", "content-type": "application/json", "content-encoding": "utf-8", "headers": {"task": '
-        b'"drill.work", "id": "x"}, "properties": {"delivery_tag": "t", "body_encoding": "base64", "delivery_info": '
-        b'{"exchange": "", "routing_key": "default"}}}',
-        b'{"body": "W10=", "content-type": "application/x-python-serialize", "content-encoding": "binary", "headers": '
-        b'{"task": "drill.work", "id": "x"}, "properties": {"delivery_tag": "t", "body_encoding": "base64", '
-        b'"delivery_info": {"exchange": "", "routing_key": "default"}}}',
-    )  # fmt: skip
+    # A signature would be missing from all of them; here each is to be refused for what else is wrong with it.
+    stage: ClassVar[Mapping[str, Any]] = {"environ": {"GRAFT_UNSIGNED_MESSAGES": "accept"}}
 
     def inject(self, stage: Stage) -> None:
-        wanted = max(10, self.tasks // 20)
+        wanted = max(len(GARBAGE), self.tasks // 20)
         with stage.connect() as client:
             for number in range(wanted):
-                client.lpush("default", self.GARBAGE[number % len(self.GARBAGE)])
-                if number % 10 == 0:
-                    client.publish("/0.celery.pidbox", "[1]")
+                client.lpush("default", GARBAGE[number % len(GARBAGE)])
+                if number % 4 == 0:
+                    client.publish("/0.celery.pidbox", BROADCASTS[number // 4 % len(BROADCASTS)])
                 self.strikes += 1
                 time.sleep(0.05)
                 stage.look_for_ended()
@@ -458,13 +466,26 @@ class BadMessages(Fault):
         return super().passes(stage, count, verdict) and verdict.doubled == 0 and kept and not self.reconnects
 
 
+class BadMessagesThreads(BadMessages):
+    """The same for workers of threads."""
+
+    name = "bad-messages-threads"
+    lanes = ("cpu",)
+    stage: ClassVar[Mapping[str, Any]] = {**BadMessages.stage, "pool": "threads"}
+    lanes = ("cpu",)
+
+
+class BadMessagesSolo(BadMessages):
+    """The same for workers that run one task at a time, in their main process."""
+
+    name = "bad-messages-solo"
+    lanes = ("cpu",)
+    stage: ClassVar[Mapping[str, Any]] = {**BadMessages.stage, "pool": "solo"}
+    lanes = ("cpu",)
+    load: ClassVar[Mapping[str, Any]] = {"long_share": 0, "rate": 50.0}
+
+
 def _refusals(stage: Stage) -> list[float]:
     """How long each refused send took to be refused."""
     lines = stage.ledger.read_text(errors="replace").splitlines()
     return [float(line.split(" ")[1].rpartition(":")[2]) for line in lines if line.startswith("refused ")]
-
-
-FAULTS: tuple[type[Fault], ...] = (
-    ChildKill, WorkerKill, Poison, PoisonWorker, RedisKill, ConnectionsCut, HalfOpen, LongTasks, ResultsDown, Chords,
-    Full, Rolling, BadMessages,
-)  # fmt: skip

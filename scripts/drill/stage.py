@@ -15,6 +15,7 @@ from typing import Any, Literal
 import psutil
 import redis
 
+from graft.config.queues import Lane
 from graft.scripts.drill.ledger import Count, read
 from graft.scripts.guard import Child
 from graft.scripts.local_stack import LocalStack
@@ -33,6 +34,7 @@ class Stage(LocalStack):
 
     Args:
         kind: whose code runs.
+        lane: which kind of worker runs it, where it is ours: prefork, or one event loop.
         workers: how many, of *concurrency* pool processes each.
         results_apart: a second Redis for the results.
         environ: more variables for all its processes.
@@ -40,8 +42,9 @@ class Stage(LocalStack):
     """
 
     def __init__(
-        self, kind: Kind, *, workers: int = 2, concurrency: int = 2, pool: str = "prefork", results_apart: bool = False,
-        environ: Mapping[str, str] | None = None, worker_environ: Mapping[str, str] | None = None,
+        self, kind: Kind, *, lane: Lane = "cpu", workers: int = 2, concurrency: int = 2, pool: str = "prefork",
+        results_apart: bool = False, environ: Mapping[str, str] | None = None,
+        worker_environ: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         foreign = ("CELERY_", "GRAFT_", "DRILL_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
@@ -52,6 +55,9 @@ class Stage(LocalStack):
             **({"DRILL_STOCK": "1"} if kind == "stock" else {}),
             **(environ or {}),
         }
+        if lane == "io" and kind == "ours":
+            own |= {"CELERY_CUSTOM_WORKER_POOL": "graft.workers.aio_pool:TaskPool", "DRILL_LANE": "io"}
+            pool = "custom"
         super().__init__({}, environ={**inherited, **own})
         self.kind = kind
         self.pool = pool

@@ -22,7 +22,8 @@ def test_redbeat_takes_its_address_and_lock_from_us():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # It warns where it has to guess.
         found = RedBeatConfig(app_with(broker_url="redis://:x@example:6390/3"))
-    assert found.redis_url == "redis://:x@example:6390/3"
+    assert found.redis_url == "redis://example:6390/3"
+    assert found.redbeat_redis_options["password"] == "x"
     assert found.lock_key == redbeat.LOCK
     assert found.lock_timeout == redbeat.LOCK_TIMEOUT
 

@@ -7,14 +7,17 @@ import sys
 from collections import Counter
 from types import SimpleNamespace
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.scripts.drill import stage
+from graft.scripts.drill.catalogue import FAULTS
 from graft.scripts.drill.cli import chosen, lines_of, markdown_of
-from graft.scripts.drill.faults import FAULTS, BadMessages, ChildKill, WorkerKill
+from graft.scripts.drill.faults import BadMessages, ChildKill, Rolling, WorkerKill
 from graft.scripts.drill.ledger import Count, read
+from graft.scripts.drill.soak import Soak, grows
 
 labels = st.sampled_from([f"t{number}" for number in range(6)])
 events = st.lists(st.tuples(st.sampled_from(["sent", "start", "end", "unsure"]), labels), max_size=40)
@@ -38,9 +41,23 @@ def test_the_time_to_the_first_run_counts_from_the_end_of_the_fault():
 
 
 def test_every_fault_of_the_promises_is_there_and_says_what_is_promised():
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 13
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 17
     assert all(fault.limit and fault.__doc__ for fault in FAULTS)
     assert chosen(["worker-kill"]) == [WorkerKill]
+    assert chosen([]) == [fault for fault in FAULTS if fault is not Soak]
+    assert chosen(["soak"], "io") == [Soak]
+    assert ChildKill not in chosen([], "io")
+    assert {WorkerKill, BadMessages, Rolling} <= set(chosen([], "io"))
+    with pytest.raises(click.UsageError, match="child-kill is no fault of the io lane"):
+        chosen(["child-kill"], "io")
+
+
+def test_growth_is_told_from_noise():
+    times = [float(second) for second in range(60)]
+    assert grows(times, [100.0 + second for second in times])
+    assert not grows(times, [100.0 + second % 7 for second in times])
+    assert not grows(times, [1000.0 - second for second in times])
+    assert not grows([1.0, 2.0], [1.0, 100.0])
 
 
 @pytest.mark.parametrize("scale", [0.001, 0.05, 1.0])
@@ -59,6 +76,16 @@ def test_ours_passes(redis_stack, fault):
     assert verdict.passed, verdict
     assert verdict.strikes
     assert verdict.sent >= 60
+
+
+@pytest.mark.redis
+@pytest.mark.worker
+@pytest.mark.parametrize("fault", [WorkerKill, BadMessages], ids=lambda fault: fault.name)
+def test_ours_passes_on_the_io_lane(redis_stack, fault):
+    verdict = fault(0.002, "io").play("ours")
+    assert verdict.passed, verdict
+    assert verdict.strikes
+    assert verdict.fault == f"{fault.name}, io lane"
 
 
 @pytest.mark.redis

@@ -10,22 +10,25 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kombu.transport.virtual import Message
 
-from graft.config.messages import BadMessage, checked, decode
+from graft.config import signatures
+from graft.config.messages import BadMessage, checked
+from graft.config.settings import settings as graft_settings
 from graft.tasks import codec
 from graft.tasks.envelope import Envelope, Report
 from graft.tasks.errors import EnvelopeError
-from graft.workers.quarantine import Refusal, refusal
+from tests.workers.fuzz_target import GOOD, LIMIT, PLACE, Mutants, Reader
 
 # FUZZ_EXAMPLES=200000 pytest tests/workers/test_fuzz.py gives each of the five tests so many: a million in all.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
-LIMIT = 1 << 16
+# FUZZ_INPUTS=1000000 pytest tests/workers/test_fuzz.py -k storm -s sends a million through one reader, in minutes.
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "3000"))
+SEED = int(os.environ.get("FUZZ_SEED", "1"))
 
 fuzzed = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
 )
-pytestmark = pytest.mark.timeout(0 if EXAMPLES > 1000 else 180)
+pytestmark = pytest.mark.timeout(0 if EXAMPLES > 1000 or INPUTS > 10_000 else 180)
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 values = st.recursive(
@@ -33,20 +36,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=10,
 )
-
-GOOD: dict[str, Any] = {
-    "body": base64.b64encode(json.dumps([["x"], {}, {"chord": None}]).encode()).decode(),
-    "content-type": "application/json",
-    "content-encoding": "utf-8",
-    "headers": {
-        "task": "sample.note", "id": "some-id", "lang": "py", "eta": None, "expires": None, "timelimit": [None, None],
-        "retries": 0, "stamps": {}, "stamped_headers": [], "compression": None,
-    },
-    "properties": {
-        "delivery_tag": "tag", "body_encoding": "base64", "priority": 0, "correlation_id": "some-id",
-        "delivery_info": {"exchange": "", "routing_key": "default"},
-    },
-}  # fmt: skip
 
 
 def paths(tree: Any, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -78,32 +67,12 @@ mutants = st.builds(
 )
 
 
-def reads(raw: bytes) -> None:
-    """Read *raw* as a worker does, up to where Celery takes over."""
-    try:
-        message = decode(raw, LIMIT)
-    except BadMessage:
-        return
-    json.dumps(message)  # It can be put back.
-    try:
-        delivered = Message(message, channel=Channel(), accept={"application/json"})
-    except (ValueError, TypeError):  # The transport quarantines these (Channel._take).
-        return
-    verdict = refusal(delivered)
-    assert verdict is None or isinstance(verdict, Refusal)
-    if verdict is None:
-        headers = message["headers"]
-        assert isinstance(headers["task"], str)
-        assert 0 < len(headers["id"]) <= 255
-        _args, _kwargs, embed = delivered.payload
-        assert embed is None or isinstance(embed, dict)
+READER = Reader()
 
 
-class Channel:
-    """What a message asks of the channel that it came by."""
-
-    def decode_body(self, body: Any, encoding: str | None = None) -> Any:
-        return base64.b64decode(body) if encoding == "base64" else body
+def reads(raw: bytes) -> str:
+    """Read *raw* as a worker does, up to its pool."""
+    return READER.read(raw)
 
 
 @fuzzed
@@ -146,9 +115,31 @@ def test_no_text_passes_for_an_envelope_or_a_report(text):
             opens(text, "id")
 
 
+def signed(message: dict[str, Any]) -> bytes:
+    copy = json.loads(json.dumps(message))
+    signatures.sign(copy, PLACE, graft_settings().signing_keys)
+    return json.dumps(copy).encode()
+
+
 def test_the_message_that_the_others_are_made_from_is_good():
-    assert decode(json.dumps(GOOD).encode(), LIMIT) == GOOD
-    assert refusal(Message(decode(json.dumps(GOOD).encode(), LIMIT), channel=Channel(), accept=None)) is None
+    assert reads(signed(GOOD)) == "run"
+    assert reads(json.dumps(GOOD).encode()) == "bad_signature"
+
+
+def test_a_storm_of_nearly_good_messages_ends_nobody():
+    """Each is read from a queue and heard on the control channel; an error that a worker would not survive fails."""
+    reader = Reader()
+    for number, raw in zip(range(INPUTS), Mutants(SEED), strict=False):
+        try:
+            reader.read(raw)
+            reader.hear(raw)
+        except BaseException as error:
+            raise AssertionError(f"input {number} of seed {SEED}: {raw!r}") from error
+    print(f"{INPUTS} inputs of seed {SEED}: {dict(reader.seen.most_common())}")
+    # The storm reaches what it is to reach.
+    reached = {"run", "bad_signature", "malformed_json", "malformed_envelope", "malformed_body", "too_large",
+               "malformed_headers", "undeliverable", "dropped", "refused", "answered", "obeyed"}  # fmt: skip
+    assert reached <= reader.seen.keys(), reached - reader.seen.keys()
 
 
 @fuzzed

@@ -1,0 +1,164 @@
+"""Redis users for the roles of a deployment, each with what its part of the work needs and no more.
+
+    python -m graft.config.acl DIRECTORY        # users.acl for Redis, and addresses.env with a password for each role
+    CELERY_BROKER_URL=redis://$REDIS_WORKER@HOST:6379/0 celery -A graft worker
+
+Written for the queues of ``config/queues.py``; ``--queue NAME`` adds those that you declare yourself. Redis 7 tells
+reading a key from writing it; for Redis 6.2 (``--redis 6.2``) keys are the same and the distinction is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from graft.config.queues import names
+
+Version = tuple[int, ...]
+SEVEN: Final = (7, 0)  # From here on a key can be readable only, and a user can have a second set of rules.
+
+BINDINGS: Final = "_kombu.binding*"
+PIDBOX: Final = "*.celery.pidbox*"  # Where commands wait for one worker, and answers for who asked.
+EVENTS: Final = "celeryev.*"  # The queue of one who hears events, workers that gossip among them.
+RESULTS: Final = ("celery-task-meta-*", "celery-taskset-meta-*", "chord-unlock-*")
+TAKEN: Final = ("unacked", "unacked_index", "unacked_mutex")
+# What callers and workers tell each other, beside the messages.
+SHARED: Final = tuple(
+    f"graft:{name}"
+    for name in (
+        "batch:*", "batches", "body:*", "call:*", "calls:*", "cancel:*", "chord:*", "chords", "compat:*", "figures",
+        "figures:*", "function:*", "outcome:*", "pace:*", "poc:*", "pool:*", "shared:*",
+    )
+)  # fmt: skip
+
+HEARS: Final = ("+subscribe", "+psubscribe", "+unsubscribe", "+punsubscribe", "+pubsub")
+# Every role may ask these, which tell whether the server is fit, and whose we are; some of them pass for dangerous.
+HARMLESS: Final = ("+info", "+time", "+select", "+acl|whoami", "+client|setname", "+client|id")
+
+
+def _commands(*allowed: str, refused: Sequence[str] = ()) -> list[str]:
+    """Messages are taken, counted and settled by scripts, so every role runs them, on its own keys."""
+    everywhere = ("+@connection", "+@transaction", "+eval", "+evalsha", "+script|load", "+script|exists")
+    return [*everywhere, *allowed, "-@dangerous", "-@admin", *HARMLESS, *refused]
+
+
+@dataclass(frozen=True)
+class Role:
+    """Commands, keys to write and keys to read only. ``also`` are rules of their own, from Redis 7 on."""
+
+    purpose: str
+    commands: Sequence[str]
+    writes: Sequence[str]
+    reads: Sequence[str] = ()
+    channels: Sequence[str] = ()
+    also: Sequence[str] = ()
+
+    def rules(self, version: Version) -> list[str]:
+        """The rules as Redis of *version* reads them."""
+        only = "%R~" if version >= SEVEN else "~"
+        keys = [f"~{key}" for key in self.writes] + [f"{only}{key}" for key in self.reads]
+        also = self.also if version >= SEVEN else ()
+        return [
+            "resetkeys",
+            "resetchannels",
+            *keys,
+            *(f"&{name}" for name in self.channels),
+            "-@all",
+            *self.commands,
+            *also,
+        ]
+
+
+def lists(queues: Iterable[str]) -> list[str]:
+    """The patterns of the keys of *queues*: a list for each priority, and one of signs for those who wait."""
+    return [pattern for queue in queues for pattern in (queue, f"{queue}??[0-9]", f"{queue}??sign")]
+
+
+def roles(queues: Iterable[str]) -> dict[str, Role]:
+    """The users of a deployment that has *queues*."""
+    waiting = lists(queues)
+    # Nothing moves to a place that other rules apply to.
+    moves = ("-move", "-copy", "-rename", "-renamenx", "-randomkey")
+    data = ("+@read", "+@write", *HEARS)
+    caller = _commands(*data, refused=(*moves, "-scan", "-dbsize"))
+    sending = (*waiting, BINDINGS, *SHARED, *RESULTS)
+    looks_up = (*TAKEN, "graft:workers", "graft:worker:*", "graft:paused", "graft:health", "graft:run:*")
+    # Whoever hears events notes where kombu is to send them.
+    listening = f"(+sadd +srem +llen +del ~{BINDINGS} ~{EVENTS})"
+    return {
+        "worker": Role(
+            "runs tasks, keeps the record of what it took, and everything the deployment knows of itself",
+            _commands(*data, "+publish", refused=moves),
+            (*waiting, BINDINGS, PIDBOX, EVENTS, *TAKEN, *RESULTS, "graft:*"), (), ("*",),
+        ),
+        "producer": Role(
+            "sends work and waits for its answers; may command no worker", caller, sending, looks_up, ("*",)
+        ),
+        "operator": Role(
+            "a producer that commands workers too (inspect, control, resize); they obey only signed commands",
+            (*caller, "+publish"), (*sending, PIDBOX, EVENTS, *TAKEN), looks_up, ("*",),
+        ),
+        "beat": Role(
+            "sends what is due; keeps its schedule and lock",
+            _commands(*data, refused=(*moves, "-scan")),
+            (*waiting, BINDINGS, "graft:redbeat:*", "graft:beats"), (), ("*",),
+        ),
+        "viewer": Role(
+            "top, health, doctor, report, exporter, Flower without inspect: reads everything, writes nothing",
+            _commands("+@read", *HEARS), (), ("*",), ("*",), (listening,),
+        ),
+        "janitor": Role(
+            "clears away what Celery leaves behind",
+            _commands("+@read", "+expire", "+srem", "+zadd", "+zrem", "+hset", "+hdel"),
+            (BINDINGS, PIDBOX, "unacked_index", "celery-task*-meta-*", "graft:janitor:*", "graft:dead-letters*"),
+            ("unacked", "graft:workers", "graft:worker:*"),
+        ),
+    }  # fmt: skip
+
+
+def users(passwords: Mapping[str, str], queues: Iterable[str] = (), version: Version = SEVEN) -> list[str]:
+    """The lines of an ACL file: a user for each role, ``admin`` who may do everything, and nobody without a name."""
+    found = roles([*names(), *queues])
+    lines = [f"user {name} on {_hashed(passwords[name])} {' '.join(found[name].rules(version))}" for name in found]
+    return [f"user admin on {_hashed(passwords['admin'])} allkeys allchannels +@all", "user default off", *lines]
+
+
+def _hashed(password: str) -> str:
+    return f"#{hashlib.sha256(password.encode()).hexdigest()}"
+
+
+def write(folder: Path, queues: Iterable[str] = (), version: Version = SEVEN) -> dict[str, str]:
+    """Make a password for each role, write both files into *folder* for this user alone, and return the passwords."""
+    passwords = {name: secrets.token_hex(24) for name in ("admin", *roles(()))}
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(folder / "users.acl", users(passwords, queues, version))
+    _write(folder / "addresses.env", [f"REDIS_{name.upper()}={name}:{word}" for name, word in passwords.items()])
+    return passwords
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m graft.config.acl", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("directory", type=Path, help="where users.acl and addresses.env are written, mode 600")
+    parser.add_argument("--queue", action="append", default=[], help="a queue of your own; may be repeated")
+    parser.add_argument("--redis", default="7.0", help="the server's version (default 7.0)")
+    asked = parser.parse_args(arguments)
+    write(asked.directory, asked.queue, tuple(int(part) for part in asked.redis.split(".")))
+    for name, role in roles(()).items():
+        print(f"{name:9} {role.purpose}")
+    print(f"redis-server --aclfile {asked.directory / 'users.acl'}; the names and passwords are in addresses.env")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
