@@ -15,7 +15,7 @@ import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelManagedConnection
 
 from graft.config.settings import Settings, settings
 
@@ -43,6 +43,20 @@ def connect(config: Settings | None = None, *, socket_timeout: float | None = 10
     return redis.Redis.from_url(url, **options)
 
 
+class _MasterConnection(SentinelManagedConnection):
+    """Asks Sentinel for every attempt to connect.
+
+    redis-py 8.1 asks only where a connection leaves its pool: a command that is tried again goes to the address of
+    the master that was, until it gives up.
+    """
+
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        if retry_socket_connect:
+            self.connect()  # type: ignore[no-untyped-call]  # It comes by here again, with the address of now.
+        else:
+            super().connect_check_health(check_health, retry_socket_connect)
+
+
 def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
     """A client of the server that Sentinel calls the master, asked again for every new connection."""
     parts = [urlsplit(url) for url in urls.split(";")]
@@ -51,7 +65,12 @@ def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
     asking = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")}
     sentinel: Any = Sentinel  # redis-py's own types stop here.
     return sentinel(sentinels, sentinel_kwargs=asking).master_for(
-        name, username=first.username, password=first.password, db=int(first.path.strip("/") or 0), **options
+        name,
+        username=first.username,
+        password=first.password,
+        db=int(first.path.strip("/") or 0),
+        connection_class=_MasterConnection,
+        **options,
     )
 
 

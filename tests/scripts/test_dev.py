@@ -181,7 +181,7 @@ def test_a_stack_that_cannot_start_gives_125_and_keeps_its_logs(sandbox: Sandbox
     ("environ", "complaint"),
     [
         ({"GRAFT_SOFT_TIME_LIMIT": "9999"}, "soft_time_limit=9999 s must be below hard_time_limit"),
-        ({"CELERY_BROKER_URL": "amqp://somewhere"}, "CELERY_BROKER_URL=amqp://somewhere/ is not Redis"),
+        ({"CELERY_BROKER_URL": "amqp://somewhere"}, "CELERY_BROKER_URL=amqp://somewhere is not Redis"),
         ({"GRAFT_SIGNING_KEY": "short", "CELERY_BROKER_URL": "redis://x"}, "at least 16 are needed"),
     ],
 )
