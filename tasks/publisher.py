@@ -23,6 +23,7 @@ from kombu.serialization import dumps as serialize
 from graft.config.celery_app import app
 from graft.config.redis_client import connect
 from graft.config.settings import settings
+from graft.config.transport import Channel
 from graft.tasks import bodies, functions, progress
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.feeder import Feeder, Parcel
@@ -169,8 +170,9 @@ class Publisher:
         for parcel in parcels:
             if parcel.body is not None:
                 bodies.store(parcel.id, parcel.body, self._answers())
-        if not _is_observed():
-            self._producer.channel.push((parcel.queue, _rendered(parcel, self._producer.channel)) for parcel in parcels)
+        channel = self._producer.channel
+        if isinstance(channel, Channel) and not _is_observed():
+            channel.push((parcel.queue, _rendered(parcel, channel)) for parcel in parcels)
             return
         with self._producer.batch() as batch:
             for parcel in parcels:
