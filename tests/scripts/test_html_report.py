@@ -66,7 +66,15 @@ def test_the_page_shows_what_happened_and_needs_nothing_else(watched, tmp_path):
         "targets": [
             {"promise": "quick", "sense": "at least", "limit": 2, "unit": "x", "measured": 3.5, "verdict": "reached"}
         ],
-        "results": [{"workload": "noop", "title": "no-ops", "contender_title": "ours", "seconds": [0.1, 0.2, 0.3]}],
+        "results": [
+            {
+                "workload": "noop",
+                "title": "no-ops",
+                "contender_title": "ours",
+                "seconds": [0.1, 0.2, 0.3],
+                "scaled_seconds": {"least": 0.1, "median": 0.2, "p90": 0.3},
+            }
+        ],
     }
     bench.write_text(json.dumps(run))
     out = tmp_path / "report.html"
