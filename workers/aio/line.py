@@ -106,7 +106,7 @@ class Line:
                 if time.monotonic() >= deadline:
                     raise
                 error = lost
-            logger.warning("results cannot be stored, trying again: %s", error or "no answer in time")
+            logger.warning("results cannot be stored, trying again: %s: %s", type(error).__name__, error)
             await asyncio.sleep(wait)
             wait = min(wait * 2, SLOWEST)
 
