@@ -12,11 +12,10 @@ from typing import Any
 
 import psutil
 import redis
-from celery import bootsteps
 from celery.worker import state
 
-from graft.config.redis_client import connect
 from graft.tasks.cluster import BEAT_EVERY, WorkerBeat, beat, farewell
+from graft.workers.bootsteps import PeriodicStep
 
 logger = logging.getLogger(__name__)
 
@@ -40,26 +39,20 @@ def processes(pool: Any) -> int:
     return len(listed) if listed else int(pool.num_processes)
 
 
-class Heartbeat(bootsteps.StartStopStep):
+class Heartbeat(PeriodicStep):
     """Beats while the consumer is connected; the first beat says that it also hears control commands."""
 
     requires = ("celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.control:Control")
+    client_name = "graft-heartbeat"
+    every = patience = BEAT_EVERY
+    ticks_at_once = True
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        self._timer: Any = None
-        self._client: redis.Redis | None = None
         self._is_silent = False
 
-    def start(self, consumer: Any) -> None:
-        self._client = connect(client_name="graft-heartbeat", socket_timeout=BEAT_EVERY)
-        self._beat(consumer)
-        self._timer = consumer.timer.call_repeatedly(BEAT_EVERY, self._beat, (consumer,), priority=10)
-
     def stop(self, consumer: Any) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._end_ticks()  # The client is still to take leave.
 
     def shutdown(self, consumer: Any) -> None:
         self.stop(consumer)
@@ -71,7 +64,7 @@ class Heartbeat(bootsteps.StartStopStep):
             self._client.close()
             self._client = None
 
-    def _beat(self, consumer: Any) -> None:
+    def tick(self, consumer: Any) -> None:
         if self._client is None:
             return
         try:

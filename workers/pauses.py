@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Any
 
 import redis
-from celery import bootsteps
 
-from graft.config.redis_client import connect
 from graft.tasks import queue_control
+from graft.workers.bootsteps import PeriodicStep
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 1.0
 
-
-class Pauses(bootsteps.StartStopStep):
+class Pauses(PeriodicStep):
     """Looks every second; resumes only what it has paused itself, so that ``-Q`` and ``cancel_consumer`` stay true."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    client_name = "graft-pauses"
+    every = patience = 1.0
+    ticks_at_once = True
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        self._timer: Any = None
-        self._client: Any = None
         self._mine: set[str] = set()
 
-    def start(self, consumer: Any) -> None:
-        self._client = connect(client_name="graft-pauses", socket_timeout=LOOK_EVERY)
-        self._look(consumer)
-        self._timer = consumer.timer.call_repeatedly(LOOK_EVERY, self._look, (consumer,), priority=10)
-
-    def stop(self, consumer: Any) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._client is not None:
-            self._client.close()
-
-    shutdown = stop
-
-    def _look(self, consumer: Any) -> None:
+    def tick(self, consumer: Any) -> None:
         try:
             paused = queue_control.paused(self._client)
         except (redis.RedisError, OSError) as error:

@@ -20,9 +20,9 @@ from typing import Any, Final
 import billiard.pool
 import psutil
 import redis
-from celery import bootsteps, signals
+from celery import signals
 
-from graft.config.redis_client import connect, shared
+from graft.config.redis_client import shared
 from graft.config.settings import settings
 from graft.tasks.health import periodic, plain_work, ticks
 from graft.tasks.health.measure import clock
@@ -31,6 +31,7 @@ from graft.tasks.leaks.findings import RECYCLE
 from graft.tasks.leaks.samples import Sample
 from graft.tasks.leaks.tracing import Tracer
 from graft.workers import async_runner, probe_process
+from graft.workers.bootsteps import PeriodicStep
 
 logger = logging.getLogger(__name__)
 
@@ -102,32 +103,22 @@ class Observer:
             self._collect_after = began + 1000 * (time.monotonic() - began)
 
 
-class Probe(bootsteps.StartStopStep):
+class Probe(PeriodicStep):
     """Looks at the worker's main process."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    client_name = "graft-probe"
+    patience = 2.0
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        self._timer: Any = None
-        self._client: Any = None
+        self.every = settings().leaks_every
         self._observer: Observer | None = None
 
     def start(self, consumer: Any) -> None:
-        self._client = connect(client_name="graft-probe", socket_timeout=2.0)
         self._observer = self._observer or Observer(consumer.hostname, "main", partial(_loop_of, consumer.pool))
-        self._timer = consumer.timer.call_repeatedly(settings().leaks_every, self._look, (consumer,), priority=10)
+        super().start(consumer)
 
-    def stop(self, consumer: Any) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._client is not None:
-            self._client.close()
-
-    shutdown = stop
-
-    def _look(self, consumer: Any) -> None:
+    def tick(self, consumer: Any) -> None:
         assert self._observer is not None
         try:
             self._observer.look(self._client)
