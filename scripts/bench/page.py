@@ -14,7 +14,7 @@ from graft.scripts.bench.machine import Machine
 from graft.scripts.bench.plots import THEMES, draw
 from graft.scripts.bench.report import SCALED, figures
 from graft.scripts.bench.run import Outcome
-from graft.scripts.bench.targets import verdicts
+from graft.scripts.bench.targets import examined
 
 STYLE: Final = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1f2430; --faint: #d9dde5; --good: #00694b; --bad: #b3261e; }
@@ -38,7 +38,7 @@ def page(outcome: Outcome, machine: Machine) -> str:
     parts = ["<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
              f"<title>celery-graft bench, {escape(machine.at)}</title><style>{STYLE}</style>",
              "<h1>celery-graft bench</h1>", *(f"<p>{escape(line)}</p>" for line in machine.lines),
-             "<h2>What is promised</h2>", _targets(outcome), "<h2>Plots</h2>", *_pictures(outcome),
+             *_targets(outcome), "<h2>Plots</h2>", *_pictures(outcome),
              "<h2>Figures</h2>"]  # fmt: skip
     for _, group in groupby(outcome.series, key=lambda series: series.workload.name):
         series = list(group)
@@ -84,15 +84,16 @@ def _pictures(outcome: Outcome) -> list[str]:
     ]
 
 
-def _targets(outcome: Outcome) -> str:
+def _targets(outcome: Outcome) -> list[str]:
     rows = []
-    for verdict in verdicts(outcome):
-        if verdict.found is None:
-            continue
+    for verdict in examined(outcome):
         target = verdict.target
         look = "good" if verdict.is_reached else "bad"
         rows.append(
             f"<tr><td>{escape(target.promise)}<td>{target.sense} {target.limit:,g} {escape(target.unit)}"
             f"<td>{escape(verdict.measured)}<td class={look}>{escape(verdict.words)}"
         )
-    return f"<table><tr><th>figure<th>promised<th>measured<th>{''.join(rows)}</table>"
+    if not rows:
+        return []
+    head = "<tr><th>figure<th>promised<th>measured<th>"
+    return ["<h2>What is promised</h2>", f"<table>{head}{''.join(rows)}</table>"]

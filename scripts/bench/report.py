@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -13,21 +14,22 @@ from graft.scripts.bench.contenders import CONTENDERS
 from graft.scripts.bench.machine import Machine
 from graft.scripts.bench.measuring import Series, quantile
 from graft.scripts.bench.run import Outcome
-from graft.scripts.bench.targets import MIB, percent_busy, verdicts
+from graft.scripts.bench.targets import MIB, Verdict, examined, percent_busy, verdicts
 
 SCALED = "≈: ran fewer items, the time is scaled to all of them"
 KEPT_TIMES = 2_000  # Of each series of single calls, in the JSON file.
 
 
 def show(outcome: Outcome, machine: Machine, console: Console) -> None:
-    """Print the machine, one table for each workload, and what was promised."""
+    """Print the machine, one table for each workload, and what was promised of them, if anything was."""
     for line in machine.lines:
         console.print(line, markup=False)
     for _, group in groupby(outcome.series, key=lambda series: series.workload.name):
         console.print()
         console.print(table_of(list(group), outcome))
-    console.print()
-    console.print(targets_table(outcome))
+    if promised := examined(outcome):
+        console.print()
+        console.print(targets_table(promised))
     for name, why in outcome.absent.items():
         console.print(f"{name} did not take part: {why}", markup=False)
 
@@ -83,20 +85,18 @@ def cells(series: Series, ours: Series | None, cores: int) -> dict[str, str]:
     return row
 
 
-def targets_table(outcome: Outcome) -> Table:
-    """Every promise that this run could examine, and whether it is kept."""
+def targets_table(promised: Sequence[Verdict]) -> Table:
+    """Promises, and whether they are kept."""
     table = Table(title="what is promised", title_justify="left")
     table.add_column("figure")
     table.add_column("promised", justify="right")
     table.add_column("measured", justify="right")
     table.add_column("")
-    for verdict in verdicts(outcome):
-        if verdict.found is None:
-            continue
+    for verdict in promised:
         target = verdict.target
         style = "green" if verdict.is_reached else "red"
-        promised = f"{target.sense} {target.limit:,g} {target.unit}"
-        table.add_row(target.promise, promised, verdict.measured, f"[{style}]{verdict.words}[/]")
+        limit = f"{target.sense} {target.limit:,g} {target.unit}"
+        table.add_row(target.promise, limit, verdict.measured, f"[{style}]{verdict.words}[/]")
     return table
 
 
@@ -105,11 +105,11 @@ def as_markdown(outcome: Outcome, machine: Machine) -> str:
     parts = [*machine.lines, ""]
     promised = [
         [target.promise, f"{target.sense} {target.limit:,g} {target.unit}", verdict.measured, verdict.words]
-        for verdict in verdicts(outcome)
-        if verdict.found is not None
+        for verdict in examined(outcome)
         for target in (verdict.target,)
     ]
-    parts += [*_markdown_table(["figure", "promised", "measured", ""], promised), ""]
+    if promised:
+        parts += [*_markdown_table(["figure", "promised", "measured", ""], promised), ""]
     for _, each in groupby(outcome.series, key=lambda series: series.workload.name):
         group = list(each)
         workload = group[0].workload

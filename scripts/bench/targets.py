@@ -73,6 +73,11 @@ def verdicts(outcome: Outcome) -> list[Verdict]:
     return [Verdict(target, target.number(outcome)) for target in TARGETS]
 
 
+def examined(outcome: Outcome) -> list[Verdict]:
+    """Of the promises those that the run has a figure for, which may be none."""
+    return [verdict for verdict in verdicts(outcome) if verdict.found is not None]
+
+
 # ---- numbers of a run ------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import pytest
 from graft.scripts.bench.machine import Machine
 from graft.scripts.bench.run import Outcome, Plan
 from graft.scripts.bench.workloads import catalogue
-from tests.scripts.test_bench_report import full
+from tests.scripts.test_bench_report import full, unpromised
 
 pytest.importorskip("matplotlib", reason="plots need matplotlib: pip install 'celery-graft[bench]'")
 
@@ -25,6 +25,14 @@ def test_the_page_needs_nothing_else_and_shows_every_workload() -> None:
     assert all(f"<h3>{workload.name}: " in text for workload in catalogue(cores=2))
     assert "<td class=bad" in text
     assert "missed by a factor" in text
+
+
+def test_a_run_of_which_nothing_is_promised_has_no_table_of_promises() -> None:
+    assert "What is promised" in page(full(), Machine.here("7.0", 0.0))
+    text = page(unpromised(), Machine.here("7.0", 0.0))
+    assert "<h3>hardening: " in text
+    assert "What is promised" not in text
+    assert "<th>promised" not in text
 
 
 def test_every_plot_is_a_picture_for_each_theme(tmp_path: Path) -> None:

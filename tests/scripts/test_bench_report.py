@@ -13,6 +13,8 @@ from graft.scripts.bench.report import as_json, as_markdown, show
 from graft.scripts.bench.run import Outcome, Plan
 from graft.scripts.bench.workloads import catalogue
 
+MACHINE = Machine.here("7.0", 0.0)
+
 
 def full() -> Outcome:
     """A run in which two contenders took part in everything, and a third failed."""
@@ -28,8 +30,16 @@ def full() -> Outcome:
     return Outcome(Plan(catalogue(), ["graft", "celery", "loop"]), found)
 
 
+def unpromised() -> Outcome:
+    """A run of one workload of which nothing is promised."""
+    found = full()
+    found.series = [series for series in found.series if series.workload.name == "hardening"]
+    assert found.series
+    return found
+
+
 def test_tables_for_a_document_have_every_workload_and_promise() -> None:
-    text = as_markdown(full(), Machine.here("7.0", 0.0))
+    text = as_markdown(full(), MACHINE)
     assert all(f"**{workload.name}**: " in text for workload in catalogue(cores=2))
     assert "| no-op batch against a stock Celery group | at least 300 × | 10 × | missed by a factor of 30.00 |" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -38,15 +48,30 @@ def test_tables_for_a_document_have_every_workload_and_promise() -> None:
 
 def test_the_terminal_shows_the_quickest_first_and_who_failed() -> None:
     console = Console(record=True, width=200, file=StringIO())
-    show(full(), Machine.here("7.0", 0.0), console)
+    show(full(), MACHINE, console)
     text = console.export_text()
     table = text.split("noop: 20,000 no-op items")[1]
     assert table.index("celery-graft") < table.index("stock Celery, prefork") < table.index("failed")
     assert "missed by a factor of 30.00" in text
 
 
+def test_a_run_of_which_nothing_is_promised_has_no_table_of_promises() -> None:
+    console = Console(record=True, width=200, file=StringIO())
+    show(full(), MACHINE, console)
+    assert "what is promised" in console.export_text()
+    show(unpromised(), MACHINE, console)
+    text = console.export_text()
+    assert "hardening: " in text
+    assert "what is promised" not in text
+    assert "\n\n\n" not in text  # Nor the room for it.
+    promises = "| figure | promised | measured |"
+    assert promises in as_markdown(full(), MACHINE)
+    assert promises not in as_markdown(unpromised(), MACHINE)
+    assert "**hardening**: " in as_markdown(unpromised(), MACHINE)
+
+
 def test_json_has_every_series_and_every_promise() -> None:
-    run = json.loads(as_json(full(), Machine.here("7.0", 0.0)))
+    run = json.loads(as_json(full(), MACHINE))
     assert len(run["results"]) == 3 * len(catalogue(cores=2))
     assert sum(bool(each["failure"]) for each in run["results"]) == len(catalogue(cores=2))
     assert {"reached", "not measured"} < {each["verdict"] for each in run["targets"]}
