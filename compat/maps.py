@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -34,7 +35,7 @@ class MapCall(Batch):
         """
         self._wait(lambda: self._can_tell(position), timeout)
         with self._changed:
-            outcome = self._arrived.pop(position, None)
+            outcome = self._take(position, keep=False)
             if outcome is None:
                 raise self._fatal or LookupError(f"the outcome of item {position} has been taken")
             return outcome
@@ -46,10 +47,14 @@ class MapCall(Batch):
             error = self._fatal or self._first_error
             if error is not None:
                 raise error
-            return [self._arrived.pop(position).value for position in range(self.total)]
+            return [self._results.pop(position) for position in range(self.total)]
 
     def note_outcomes(self, outcomes: list[Outcome], retries: int = 0) -> None:
         super().note_outcomes(outcomes, retries)
+        self._tell()
+
+    def note_values(self, positions: Sequence[int], values: Sequence[Any], retries: int = 0) -> None:
+        super().note_values(positions, values, retries)
         self._tell()
 
     def fail(self, error: BaseException) -> None:

@@ -10,15 +10,18 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from graft.tasks import tracing
 from graft.tasks.envelope import Outcome
 from graft.tasks.errors import ResultTimeout, TaskQueueError
 from graft.tasks.invoke import in_worker
+
+AT_ONCE: Final = 1000  # Values that a reader takes in one go.
+_ABSENT: Final = object()
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Batch:
         self._total = total
         self._changed = threading.Condition()
         self._wakers: set[Callable[[], None]] = set()
-        self._arrived: dict[int, Outcome] = {}
+        # Apart, and bare: a stream of a million would spend half its time on making outcomes of them.
+        self._results: dict[int, Any] = {}
+        self._errors: dict[int, BaseException] = {}
         self._order: deque[int] = deque()
         self._keeps = total is not None  # Outcomes of a stream are dropped once they have been read.
         self._first_error: BaseException | None = None
@@ -100,9 +105,9 @@ class Batch:
         self._refuse_second_reader()
         index = 0
         try:
-            while (outcome := self._in_order(index, self._wait)) is not None:
-                index += 1
-                yield outcome.unwrap()
+            while run := self._in_order(index, self._wait):
+                index += len(run)
+                yield from run
         finally:
             self._note_left()
 
@@ -112,11 +117,12 @@ class Batch:
         try:
             while True:
                 await self._wait_async(partial(self._can_tell, index))
-                outcome = self._in_order(index, None)
-                if outcome is None:
+                run = self._in_order(index, None)
+                if not run:
                     return
-                index += 1
-                yield outcome.unwrap()
+                index += len(run)
+                for value in run:
+                    yield value
         finally:
             self._note_left()
 
@@ -184,7 +190,7 @@ class Batch:
         return self._is_over or (self._first_error is not None and not self.reduced)
 
     def _can_tell(self, index: int) -> bool:
-        return index in self._arrived or self._is_over
+        return self._is_kept(index) or self._is_over
 
     def _refuse_in_tasks(self) -> None:
         if in_worker() and not self.done():
@@ -243,30 +249,38 @@ class Batch:
             if self._first_error is not None:
                 raise self._first_error
             self._refuse_second_reader()
-            return [self._arrived[index].value for index in range(self._total or 0)]
+            return [self._results[index] for index in range(self._total or 0)]
 
-    def _in_order(self, index: int, wait: Callable[[Callable[[], bool], None], None] | None) -> Outcome | None:
+    def _in_order(self, index: int, wait: Callable[[Callable[[], bool], None], None] | None) -> list[Any]:
+        """The values that have arrived from *index* on, or the error raised that has; nothing after the last item."""
         if self.reduced:
             raise TypeError("a reduced batch has one value: collect it or await it")
         if wait:
             wait(lambda: self._can_tell(index), None)
         with self._changed:
-            outcome = self._take(index)
-            if outcome is None and self._fatal is not None:
-                raise self._fatal
-            while self._order and self._order[0] not in self._arrived:
-                self._order.popleft()
-        self._note_taken(outcome)
-        return outcome
+            run = []
+            take = self._results.get if self._keeps else self._results.pop
+            for position in range(index, index + AT_ONCE):
+                value = take(position, _ABSENT)
+                if value is _ABSENT:
+                    break
+                run.append(value)
+            error = None if run else self._errors.get(index, self._fatal)
+            if len(self._order) > 2 * len(self._results) + AT_ONCE:
+                self._order = deque(filter(self._is_kept, self._order))
+        self._note_taken(len(run))
+        if error is not None:
+            raise error
+        return run
 
     def _next_arrived(self) -> Outcome | None:
         with self._changed:
             outcome = None
             while self._order and outcome is None:
-                outcome = self._take(self._order.popleft())
+                outcome = self._take(self._order.popleft(), keep=self._keeps)
             if outcome is None and self._fatal is not None:
                 raise self._fatal
-        self._note_taken(outcome)
+        self._note_taken(outcome is not None)
         return outcome
 
     def _refuse_second_reader(self) -> None:
@@ -278,12 +292,18 @@ class Batch:
         if not self._keeps:
             self.cancel()
 
-    def _take(self, index: int) -> Outcome | None:
-        return self._arrived.get(index) if self._keeps else self._arrived.pop(index, None)
+    def _is_kept(self, index: int) -> bool:
+        return index in self._results or index in self._errors
 
-    def _note_taken(self, outcome: Outcome | None) -> None:
-        if outcome is not None:
-            self._taken += 1
+    def _take(self, index: int, *, keep: bool) -> Outcome | None:
+        if index in self._results:
+            return Outcome(index, self._results[index] if keep else self._results.pop(index))
+        error = self._errors.get(index) if keep else self._errors.pop(index, None)
+        return None if error is None else Outcome(index, error=error)
+
+    def _note_taken(self, number: int) -> None:
+        if number:
+            self._taken += number
             if self._consumed:
                 self._consumed()
 
@@ -317,13 +337,24 @@ class Batch:
         """Outcomes of one envelope; a second answer to the same item changes nothing."""
         with self._changed:
             for outcome in outcomes:
-                self._done += 1
-                if outcome.error is not None:
+                if outcome.error is None:
+                    self._results[outcome.index] = outcome.value
+                else:
+                    self._errors[outcome.index] = outcome.error
                     self._failed += 1
                     if self._first_error is None:
                         self._first_error = outcome.error
-                self._arrived[outcome.index] = outcome
                 self._order.append(outcome.index)
+            self._done += len(outcomes)
+            self._retries += retries
+            self._notify()
+
+    def note_values(self, positions: Sequence[int], values: Sequence[Any], retries: int = 0) -> None:
+        """The same for items of which none has failed."""
+        with self._changed:
+            self._results.update(zip(positions, values, strict=True))
+            self._order.extend(positions)
+            self._done += len(positions)
             self._retries += retries
             self._notify()
 

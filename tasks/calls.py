@@ -29,6 +29,7 @@ class CallSource:
 
     encoded = True
     eager = True
+    ahead: int | None = None
     error: BaseException | None = None
 
     def __init__(self) -> None:
@@ -106,6 +107,9 @@ class Line(Batch):
         for future, outcome in answered:
             if future is not None:
                 future.answer(outcome)
+
+    def note_values(self, positions: Sequence[int], values: Sequence[Any], retries: int = 0) -> None:
+        self.note_outcomes(list(map(Outcome, positions, values)))
 
     def fail(self, error: BaseException) -> None:
         with self._lock:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from graft.config.celery_app import app
@@ -25,7 +25,7 @@ from graft.tasks.errors import CancelledBatchError, EnvelopeLostError, TaskQueue
 from graft.tasks.ids import new_id
 from graft.tasks.policy import ONCE, RetryPolicy
 from graft.tasks.results import failure_of
-from graft.tasks.sizing import Pace, Run, Sizing
+from graft.tasks.sizing import Pace, Room, Run, Sizing
 from graft.tasks.source import Source
 from graft.tasks.telling import PART, told
 
@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 FLIGHT_BYTES: Final = 16 << 20  # Well below the 32 MiB at which Redis drops a subscriber that cannot follow.
 SENT_AT_MOST: Final = 3  # Times that an envelope which got lost is sent in all.
-UNREAD_ITEMS: Final = 20_000  # How far a stream runs ahead of a reader that takes results one by one.
+AHEAD: Final = Room(40_000, 16 << 20)  # How far the input of a stream is read before it is sent.
+UNREAD: Final = Room(60_000, 64 << 20)  # How far a stream runs ahead of a reader that takes results one by one.
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,10 @@ class Feeder:
         self._flying = 0
         self._next = 0
         self._envelopes = 0
+        self._each = 0.0  # Bytes that an item took in the envelope cut last.
         self._backlog: deque[tuple[int, Any]] = deque()  # Taken from the source, and not sent yet.
         self._function: WireFunction | None = None
-        self._pace: Pace | None = None
+        self._pace = Pace()
         self._copies: dict[str, tuple[Parcel, int]] = {}  # What is in flight, and how often it was sent.
         self._lost: list[Parcel] = []
         self._cancelling = False
@@ -122,6 +124,8 @@ class Feeder:
     def cut(self, client: Any) -> list[Parcel]:
         """The envelopes that may leave now. Blocks for a round trip the first time (function, pace)."""
         self._offer_function(client)
+        if self.source.ahead is not None and self._envelopes:
+            self.source.ahead = max(AHEAD.taken_by(self._seen), 2 * (self.order.batch_size or 0))
         lanes = 1
         if not self._is_drained() and (self.order.in_flight is None or self._has_room()):
             lanes = self._lanes(client)
@@ -173,6 +177,7 @@ class Feeder:
         if self.source.remaining is not None:  # A stream may be endless, and has no record as a group.
             self.sent_ids.append(envelope.id)
         self._envelopes += 1
+        self._each = len(sealed) / len(envelope.items)
         parcel = Parcel(
             envelope.id,
             RUN_ENVELOPE,
@@ -202,14 +207,22 @@ class Feeder:
         ref = self.order.function
         return ref.name if ref.how == "import" else f"{ref.name}:{len(ref.payload)}"
 
+    @property
+    def _seen(self) -> Pace:
+        """The pace, heeding at once that the items of this batch are larger than those of others."""
+        return replace(self._pace, size=max(self._pace.size, self._each))
+
     def _next_size(self, lanes: int) -> int:
         if self.order.batch_size is not None:
             return self.order.batch_size
-        assert self._pace is not None
         together = lanes if self._wide or self.order.concurrency == 1 else self.order.in_flight
         remaining = self.source.remaining
         if remaining is None:
-            return self.sizing.next_size(self._pace, None, together or lanes)
+            size = self.sizing.next_size(self._pace, None, together or lanes)
+            if self.source.ahead is None:
+                return size
+            # While one is filled, those before it run; and what may wait for its reader is enough for all lanes.
+            return max(1, min(size, self.source.ahead // 4, UNREAD.taken_by(self._seen) // _fill_of(lanes)))
         unfinished = 0.0
         if self.order.in_flight and self.order.concurrency > 1:
             each = self._pace.seconds / self.order.concurrency
@@ -218,13 +231,13 @@ class Feeder:
         return self.sizing.next_size(self._pace, remaining + len(self._backlog), together or lanes, unfinished)
 
     def _has_room(self, lanes: int = 1) -> bool:
-        limit = self.order.in_flight or 2 * lanes + 2
+        limit = self.order.in_flight or _fill_of(lanes)
         if self._wide and self.order.widened:
-            limit = min(self.order.widened, 2 * lanes + 2)
+            limit = min(self.order.widened, _fill_of(lanes))
         return (
             len(self._flights) < limit
             and self._flying < FLIGHT_BYTES
-            and (self.source.remaining is not None or self.batch.unread < UNREAD_ITEMS)
+            and (self.source.remaining is not None or self.batch.unread < UNREAD.taken_by(self._seen))
         )
 
     def _is_drained(self) -> bool:
@@ -298,7 +311,7 @@ class Feeder:
         return self._finished
 
     def remember_pace(self, client: Any) -> None:
-        if self._pace is not None:
+        if self._pace.items:
             figures.save_pace(self.pace_key, self._pace, client)
 
     # ---- on the subscriber's thread ---------------------------------------------------------------------------------
@@ -367,14 +380,16 @@ class Feeder:
         share = len(report.positions) / len(flight.positions)
         ran = _Flight(report.positions, int(flight.size * share))
         self.learn(ran, report.busy, report.elapsed, max(ran.size, report.size))
-        outcomes = [outcome for outcome in report.outcomes() if outcome.index not in flight.told]
-        self.batch.note_outcomes(outcomes, report.retries)
+        if report.packed or flight.told:
+            outcomes = [outcome for outcome in report.outcomes() if outcome.index not in flight.told]
+            self.batch.note_outcomes(outcomes, report.retries)
+        else:
+            self.batch.note_values(report.positions, report.values, report.retries)
         return report.given
 
     def learn(self, flight: _Flight, busy: float, elapsed: float, size: int) -> None:
-        if self._pace is not None:
-            run = Run(len(flight.positions), busy, elapsed, self.order.concurrency)
-            self._pace = self._pace.updated(run, size)
+        run = Run(len(flight.positions), busy, elapsed, self.order.concurrency)
+        self._pace = self._pace.updated(run, size)
 
     def lost(self, positions: Sequence[int], error: BaseException) -> None:
         """An envelope failed as a whole: every item in it has this error."""
@@ -403,5 +418,11 @@ class Feeder:
             self.lost(unsent, CancelledBatchError("cancelled before it was sent"))
 
 
+def _fill_of(lanes: int) -> int:
+    """Envelopes that keep so many lanes busy: one that runs and one that waits for each, and two on their way."""
+    return 2 * lanes + 2
+
+
 def _length(items: Sequence[Any]) -> int:
-    return sum(len(item) for item in items if isinstance(item, str | bytes))
+    kinds = {str, bytes}.intersection(map(type, items))
+    return sum(len(item) for item in items if type(item) in kinds) if kinds else 0

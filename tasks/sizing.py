@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 FIRST_ITEMS = 8
+UNKNOWN_ITEMS = 100  # Of a stream that may wait before anything is known of their size.
 GROWTH = 8
 WAITS = 0.5
 PATIENT = 10  # Times as long as others an envelope may take whose items wait: it keeps no process from other work.
@@ -56,6 +57,20 @@ class Pace:
             keep * self.size + (1 - keep) * seen.size,
             keep * self.waiting + (1 - keep) * seen.waiting,
         )
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much of a stream may wait at one place: *items*, fewer where they would take more than *size* bytes."""
+
+    items: int
+    size: int
+
+    def taken_by(self, pace: Pace) -> int:
+        """Items with this pace that there is room for, at least 1; not many while their size is not known."""
+        if not pace.items:
+            return min(self.items, UNKNOWN_ITEMS)
+        return max(1, min(self.items, int(self.size / max(pace.size, 1.0))))
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-READ_AHEAD = 10_000
-
 
 class Source(Protocol):
     """Items in order. ``remaining`` is None while the end is not known.
 
     ``encoded``: it holds pickles of the items. ``eager``: what is there leaves at once, however little it is.
+    ``ahead`` is how many items it may read before they are taken; None where it reads nothing by itself.
     """
+
+    ahead: int | None
 
     def take(self, size: int) -> Sequence[Any]: ...
     def close(self) -> None: ...
@@ -36,6 +37,7 @@ class ListSource:
     """A sequence, cut into slices. ``encoded`` says that it holds pickles of the items rather than the items."""
 
     eager = True
+    ahead: int | None = None
     error: BaseException | None = None
 
     def __init__(self, items: Sequence[Any], *, encoded: bool = False) -> None:
@@ -70,8 +72,9 @@ class IterSource:
     encoded = False
     eager = False
 
-    def __init__(self, items: Iterable[Any], on_ready: Callable[[], None]) -> None:
+    def __init__(self, items: Iterable[Any], on_ready: Callable[[], None], ahead: int) -> None:
         self.error: BaseException | None = None
+        self.ahead: int | None = ahead
         self._iterator = iter(items)
         self._on_ready = on_ready
         self._waiting: deque[Any] = deque()
@@ -83,16 +86,15 @@ class IterSource:
         self._thread.start()
 
     def _read(self) -> None:
+        waiting = self._waiting
         try:
             for item in self._iterator:
-                with self._changed:
-                    while len(self._waiting) >= READ_AHEAD and not self._ended:
-                        self._changed.wait()
-                    if self._ended:
-                        return
-                    self._waiting.append(item)
-                    first = len(self._waiting) == 1
-                if first:
+                if len(waiting) >= (self.ahead or 0):
+                    self._wait_for_room()
+                if self._ended:
+                    return
+                waiting.append(item)  # Atomic, and the lock would cost as much as the rest.
+                if len(waiting) == 1:  # Where it is none any more, somebody has looked since.
                     self._on_ready()
         except BaseException as error:  # The iterator is the caller's code; its error ends its own batch.
             self.error = error
@@ -100,6 +102,11 @@ class IterSource:
             with self._changed:
                 self._ended = True
             self._on_ready()
+
+    def _wait_for_room(self) -> None:
+        with self._changed:
+            while len(self._waiting) >= (self.ahead or 0) and not self._ended:
+                self._changed.wait()
 
     def take(self, size: int) -> Sequence[Any]:
         with self._changed:

@@ -13,6 +13,7 @@ from graft.tasks.ids import new_id
 from graft.tasks.policy import RetryPolicy, as_policy
 from graft.tasks.publisher import publisher
 from graft.tasks.reduction import ReducingFeeder
+from graft.tasks.sizing import UNKNOWN_ITEMS
 from graft.tasks.source import IterSource, ListSource
 
 ASYNC_CONCURRENCY = 100
@@ -87,7 +88,7 @@ def send(order: Order, source: ListSource) -> Batch:
 def stream(order: Order, items: Iterable[Any]) -> Batch:
     """Send what an iterator gives, for as long as it gives."""
     batch = Batch(new_id(), None)
-    source = IterSource(items, lambda: publisher().wake(feeder))
+    source = IterSource(items, lambda: publisher().wake(feeder), UNKNOWN_ITEMS)
     feeder = Feeder(batch, source, order, publisher().wake)
     batch.attach(feeder.cancel, lambda: publisher().wake(feeder))
     source.start()

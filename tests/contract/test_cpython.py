@@ -102,6 +102,6 @@ def test_executor(where: str, name: str) -> None:
 @pytest.mark.parametrize("name", POOL_TESTS)
 def test_pool(name: str) -> None:
     home = pytest.importorskip("test._test_multiprocessing", reason="this Python comes without its tests")
-    # To that test a pool of threads is one whose running calls cannot be stopped, like ours: it sleeps a second, not 300.
+    # To that test, running calls of threads cannot be stopped, like ours: they sleep a second there, not 300.
     kind = "threads" if name == "test_terminate" else "processes"
     run(home._TestPool, name, Pool=staticmethod(Pool), TYPE=kind)

@@ -175,6 +175,27 @@ def test_an_endless_input_is_read_only_as_far_as_it_is_used(stack):
     assert seen < 200_000
 
 
+def test_of_large_items_fewer_are_read_ahead(stack):
+    seen = 0
+
+    def endless():
+        nonlocal seen
+        for number in itertools.count(1):
+            seen = number
+            yield bytes(500_000)
+
+    def has_stopped():
+        before = seen
+        time.sleep(1.0)
+        return seen == before
+
+    results = iter(graft.submit(samples.identity, endless()))
+    assert [len(next(results)) for _ in range(50)] == [500_000] * 50
+    wait_until(has_stopped, WAIT, "the stream to wait for its reader")
+    results.close()
+    assert seen < 400  # 200 MB; as many small items as are read ahead would be 50 GB.
+
+
 def test_a_generator_that_raises_ends_its_own_batch(stack):
     def broken():
         yield from range(10)

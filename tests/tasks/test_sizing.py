@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.tasks.sizing import FIRST_ITEMS, PATIENT, Pace, Run, Sizing
+from graft.tasks.sizing import FIRST_ITEMS, PATIENT, UNKNOWN_ITEMS, Pace, Room, Run, Sizing
 
 sizings = st.builds(
     Sizing,
@@ -45,6 +45,14 @@ def test_every_item_is_sent_and_the_tail_gets_smaller(pace, total, lanes):
         remaining -= sizes[-1]
     assert sum(sizes) == total
     assert sizes == sorted(sizes, reverse=True)
+
+
+@given(items=st.integers(1, 10**6), size=st.integers(1, 1 << 26), pace=paces)
+def test_a_stream_waits_within_its_items_and_bytes(items, size, pace):
+    taken = Room(items, size).taken_by(pace)
+    assert 1 <= taken <= items
+    assert taken == 1 or not pace.items or taken * pace.size <= size
+    assert pace.items or taken <= UNKNOWN_ITEMS
 
 
 def test_an_envelope_holds_about_the_work_that_was_asked_for():
