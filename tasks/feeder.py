@@ -6,22 +6,22 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from graft.config.celery_app import app
 from graft.config.settings import settings
 from graft.tasks import bodies, codec, deliveries, figures, functions
-from graft.tasks.batch import RUN_ENVELOPE, open_report
+from graft.tasks.answers import open_report
+from graft.tasks.batch import RUN_ENVELOPE
 from graft.tasks.batches import Batch
 from graft.tasks.callables import FunctionRef
 from graft.tasks.cluster import slots
 from graft.tasks.envelope import Envelope, Given, Outcome, WireFunction
 from graft.tasks.errors import CancelledBatchError, EnvelopeLostError, TaskQueueError
+from graft.tasks.flights import Flight, Flights, Parcel
 from graft.tasks.ids import new_id
 from graft.tasks.policy import ONCE, RetryPolicy
 from graft.tasks.results import failure_of
@@ -32,7 +32,6 @@ from graft.tasks.telling import PART, told
 logger = logging.getLogger(__name__)
 
 FLIGHT_BYTES: Final = 16 << 20  # Well below the 32 MiB at which Redis drops a subscriber that cannot follow.
-SENT_AT_MOST: Final = 3  # Times that an envelope which got lost is sent in all.
 AHEAD: Final = Room(40_000, 16 << 20)  # How far the input of a stream is read before it is sent.
 UNREAD: Final = Room(60_000, 64 << 20)  # How far a stream runs ahead of a reader that takes results one by one.
 
@@ -58,39 +57,6 @@ class Order:
     unpack: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """One message, ready to be published."""
-
-    id: str
-    task: str
-    args: tuple[str, ...]
-    queue: str
-    priority: int
-    label: str
-    group: str
-    index: int
-    chord: Mapping[str, Any] | None
-    feeder: Feeder
-    body: bytes | None = None  # What is stored beside the message.
-
-
-@dataclass(slots=True)
-class _Flight:
-    positions: Sequence[int]
-    size: int
-    began: float = field(default_factory=time.monotonic)
-    told: set[int] = field(default_factory=set)  # Positions whose outcomes have come before the report.
-
-    @property
-    def untold(self) -> Sequence[int]:
-        return [position for position in self.positions if position not in self.told] if self.told else self.positions
-
-    def unfinished(self, each: float) -> float:
-        """Items that have not run yet, when one ends every *each* seconds."""
-        return max(0.0, len(self.positions) - (time.monotonic() - self.began) / max(each, 1e-7))
-
-
 class Feeder:
     """The sending side of one batch."""
 
@@ -103,17 +69,13 @@ class Feeder:
             settings().envelope_seconds, settings().envelope_items, settings().envelope_limit, order.concurrency
         )
         self._wake = wake
-        self._lock = threading.Lock()
-        self._flights: dict[str, _Flight] = {}
-        self._flying = 0
+        self._flights = Flights()
         self._next = 0
         self._envelopes = 0
         self._each = 0.0  # Bytes that an item took in the envelope cut last.
         self._backlog: deque[tuple[int, Any]] = deque()  # Taken from the source, and not sent yet.
         self._function: WireFunction | None = None
         self._pace = Pace()
-        self._copies: dict[str, tuple[Parcel, int]] = {}  # What is in flight, and how often it was sent.
-        self._lost: list[Parcel] = []
         self._cancelling = False
         self._finished = False
         self._wide = False
@@ -150,8 +112,7 @@ class Feeder:
 
     def cut_again(self, client: Any) -> list[Parcel]:
         """The envelopes that got lost, to be sent once more under their own ids."""
-        with self._lock:
-            lost, self._lost = self._lost, []
+        lost = self._flights.take_lost()
         if lost:
             functions.forget_stored()
             self._offer_function(client)
@@ -191,10 +152,7 @@ class Feeder:
             self,
             sealed if argument == bodies.BESIDE else None,
         )
-        with self._lock:
-            self._flights[envelope.id] = _Flight(envelope.positions, len(sealed))
-            self._flying += len(sealed)
-            self._copies[envelope.id] = (parcel, 1)
+        self._flights.leave(parcel, envelope.positions, len(sealed))
         return parcel
 
     @property
@@ -226,8 +184,7 @@ class Feeder:
         unfinished = 0.0
         if self.order.in_flight and self.order.concurrency > 1:
             each = self._pace.seconds / self.order.concurrency
-            with self._lock:
-                unfinished = sum(flight.unfinished(each) for flight in self._flights.values())
+            unfinished = self._flights.unfinished(each)
         return self.sizing.next_size(self._pace, remaining + len(self._backlog), together or lanes, unfinished)
 
     def _has_room(self, lanes: int = 1) -> bool:
@@ -236,7 +193,7 @@ class Feeder:
             limit = min(self.order.widened, _fill_of(lanes))
         return (
             len(self._flights) < limit
-            and self._flying < FLIGHT_BYTES
+            and self._flights.size < FLIGHT_BYTES
             and (self.source.remaining is not None or self.batch.unread < UNREAD.taken_by(self._seen))
         )
 
@@ -311,8 +268,7 @@ class Feeder:
         return self._finished
 
     def remember_pace(self, client: Any) -> None:
-        if self._pace.items:
-            figures.save_pace(self.pace_key, self._pace, client)
+        figures.save_pace(self.pace_key, self._pace, client)
 
     # ---- on the subscriber's thread ---------------------------------------------------------------------------------
 
@@ -323,14 +279,13 @@ class Feeder:
             return ()
         failed = None if isinstance(answer, BaseException) or answer["status"] == "SUCCESS" else failure_of(answer)
         error = answer if isinstance(answer, EnvelopeLostError) else failed
-        if isinstance(error, EnvelopeLostError) and self._sends_again(envelope_id):
+        if isinstance(error, EnvelopeLostError) and self._flights.lose(envelope_id):
+            logger.warning("envelope %s got lost in Redis and is sent again", envelope_id)
+            self._wake(self)
             return ()
-        with self._lock:
-            self._copies.pop(envelope_id, None)
-            flight = self._flights.pop(envelope_id, None)
-            if flight is None:
-                return ()
-            self._flying -= flight.size
+        flight = self._flights.land(envelope_id)
+        if flight is None:
+            return ()
         given: Sequence[Given] = ()
         if error is not None:
             self.lost(flight.untold, error)
@@ -339,8 +294,7 @@ class Feeder:
         else:
             given = self._take_report(envelope_id, str(answer["result"]), flight, client)
         if given:
-            with self._lock:
-                self._flights.update((part, _Flight(positions, 0)) for part, positions in given)
+            self._flights.divide(given)
         if not self._finished:
             self._wake(self)
         return [part for part, _ in given]
@@ -358,19 +312,7 @@ class Feeder:
         flight.told.update(outcome.index for outcome in outcomes)
         self.batch.note_outcomes(outcomes)
 
-    def _sends_again(self, envelope_id: str) -> bool:
-        """Have a lost envelope sent again, unless that was in vain before. It may have run: that is "at least once"."""
-        with self._lock:
-            parcel, sent = self._copies.get(envelope_id, (None, 0))
-            if parcel is None or sent >= SENT_AT_MOST or parcel.chord is not None:
-                return False  # Of a chord more is lost than this part: how many of the others are done.
-            self._copies[envelope_id] = (parcel, sent + 1)
-            self._lost.append(parcel)
-        logger.warning("envelope %s got lost in Redis and is sent again", envelope_id)
-        self._wake(self)
-        return True
-
-    def _take_report(self, envelope_id: str, text: str, flight: _Flight, client: Any) -> Sequence[Given]:
+    def _take_report(self, envelope_id: str, text: str, flight: Flight, client: Any) -> Sequence[Given]:
         try:
             report = open_report(text, envelope_id, client)
         except Exception as error:
@@ -378,8 +320,8 @@ class Feeder:
             return ()
         self._wide = self.order.widened is not None and not report.awaited
         share = len(report.positions) / len(flight.positions)
-        ran = _Flight(report.positions, int(flight.size * share))
-        self.learn(ran, report.busy, report.elapsed, max(ran.size, report.size))
+        size = max(int(flight.size * share), report.size)
+        self.learn(len(report.positions), report.busy, report.elapsed, size)
         if report.packed or flight.told:
             outcomes = [outcome for outcome in report.outcomes() if outcome.index not in flight.told]
             self.batch.note_outcomes(outcomes, report.retries)
@@ -387,8 +329,8 @@ class Feeder:
             self.batch.note_values(report.positions, report.values, report.retries)
         return report.given
 
-    def learn(self, flight: _Flight, busy: float, elapsed: float, size: int) -> None:
-        run = Run(len(flight.positions), busy, elapsed, self.order.concurrency)
+    def learn(self, items: int, busy: float, elapsed: float, size: int) -> None:
+        run = Run(items, busy, elapsed, self.order.concurrency)
         self._pace = self._pace.updated(run, size)
 
     def lost(self, positions: Sequence[int], error: BaseException) -> None:

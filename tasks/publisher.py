@@ -26,7 +26,8 @@ from graft.config.settings import settings
 from graft.config.transport import Channel
 from graft.tasks import bodies, functions, progress
 from graft.tasks.errors import BrokerUnavailable
-from graft.tasks.feeder import Feeder, Parcel
+from graft.tasks.feeder import Feeder
+from graft.tasks.flights import Parcel
 from graft.tasks.maintenance import SENT_AT
 from graft.tasks.results import inbox, unavailable
 

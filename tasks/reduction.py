@@ -13,12 +13,14 @@ from typing import Any
 from graft.config.celery_app import app
 from graft.config.redis_client import shared
 from graft.tasks import figures, functions, watchdog, whereabouts
-from graft.tasks.batch import OUTCOME, Claim, open_report, reduce_batch
+from graft.tasks.answers import OUTCOME, Claim, open_report
+from graft.tasks.batch import reduce_batch
 from graft.tasks.batches import Batch
 from graft.tasks.callables import FunctionRef
 from graft.tasks.envelope import Envelope, Given, Outcome
 from graft.tasks.errors import CancelledBatchError, EnvelopeLostError
-from graft.tasks.feeder import Feeder, Order, Parcel, _Flight
+from graft.tasks.feeder import Feeder, Order
+from graft.tasks.flights import Flight, Parcel
 from graft.tasks.ids import new_id
 from graft.tasks.results import failure_of, inbox
 from graft.tasks.source import ListSource
@@ -101,9 +103,9 @@ class ReducingFeeder(Feeder):
 
     # ---- on the subscriber's thread ---------------------------------------------------------------------------------
 
-    def _take_report(self, envelope_id: str, text: str, flight: _Flight, client: Any) -> Sequence[Given]:
+    def _take_report(self, envelope_id: str, text: str, flight: Flight, client: Any) -> Sequence[Given]:
         claim = Claim.parse(text)
-        self.learn(flight, claim.busy, claim.elapsed, flight.size)
+        self.learn(len(flight.positions), claim.busy, claim.elapsed, flight.size)
         self.batch.note_counted(len(flight.positions), claim.failed, claim.retries)
         if self.is_finished and not self._flights:
             inbox().is_sent(self._body_id)  # The last part has sent it, or died before it could.
