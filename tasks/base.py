@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Task
 from celery.exceptions import Ignore, Reject, TaskPredicate
 
 from graft.config.settings import settings
-from graft.tasks import deadletters, invoke
+from graft.tasks import deadletters, invoke, suspects
 from graft.tasks.deliveries import Runs
 from graft.tasks.errors import PoisonedError
 from graft.tasks.policy import ONCE, RetryPolicy
@@ -31,6 +33,23 @@ class ReliableTask(Task):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.request.called_directly:
             return self.run(*args, **kwargs)
+        with self.among_suspects():
+            return self._run_counted(args, kwargs)
+
+    @contextmanager
+    def among_suspects(self) -> Iterator[None]:
+        """Whoever must run alone is let in here, or goes back to its queue."""
+        try:
+            yield
+        except suspects.NotAloneError as error:
+            invoke.pause(suspects.WAIT)
+            raise Reject(error, requeue=True) from error
+        except BaseException:
+            suspects.leave(self.request.id)
+            raise
+        suspects.leave(self.request.id)
+
+    def _run_counted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         record = Runs(self.request.id, self.request.retries)
         delivery, _ = invoke.aside(record.begin, self.request.id, (0,))
         if delivery.cancelled:

@@ -43,7 +43,8 @@ class EnvelopeTask(ReliableTask):
     def __call__(self, *args: Any, **kwargs: Any) -> str:
         """Run the task; what goes wrong with the envelope itself is buried and told to the caller."""
         try:
-            return str(self.run(*args, **kwargs))
+            with self.among_suspects():
+                return str(self.run(*args, **kwargs))
         except TaskPredicate:
             raise
         except (redis.ConnectionError, redis.TimeoutError) as error:

@@ -4,17 +4,23 @@ The first run is unwatched and costs one round trip. When an envelope comes back
 died with it: from then on each item is noted before it runs and its outcome is kept after it, so the killer is known
 by name and its neighbours run once more at most.
 
+Before the run that would be the last it waits until no other such runs beside it (suspects.py).
+
 A worker that is told to stop takes its processes down itself. It says so first (:func:`pardon`), and nobody is blamed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from graft.config.redis_client import shared
+from graft.config.settings import settings
+from graft.tasks import suspects
 from graft.tasks.envelope import Given
 
 RUN_KEY: Final = "graft:run:"
@@ -59,12 +65,16 @@ class Runs:
         self.client = client or shared()
 
     def begin(self, batch: str, positions: Sequence[int]) -> tuple[Delivery, dict[int, tuple[bool, bytes]]]:
-        """Count this run; the delivery, and the outcomes that earlier watched runs have kept."""
-        with self.client.pipeline(transaction=False) as pipe:
-            pipe.hincrby(self.key, "runs", 1)
-            pipe.expire(self.key, TTL)
-            pipe.exists(CANCEL_KEY + batch)
-            run, _, cancelled = pipe.execute()
+        """Count this run; the delivery, and the outcomes that earlier watched runs have kept.
+
+        Raises:
+            NotAloneError: one more death would be its last, and another of that kind runs in this worker; not counted.
+        """
+        count = partial(self.client.eval, _BEGIN, 2, self.key, CANCEL_KEY + batch, TTL)
+        run, cancelled = count(max(1, settings().run_limit - 1))
+        if not run:
+            suspects.enter(self.name[0])
+            run, cancelled = count(math.inf)
         if run == 1:
             return Delivery(run, bool(cancelled)), {}
         return self._watched(int(run), bool(cancelled), positions)
@@ -125,6 +135,15 @@ class Runs:
         """Drop the record, on the caller's pipeline."""
         pipe.delete(self.key, self.done_key)
 
+
+# Counts one more run of what has died less than ARGV[2] times; for anything else it answers 0 and counts nothing.
+_BEGIN: Final = """
+local known = redis.call('HMGET', KEYS[1], 'runs', 'pardons')
+if (tonumber(known[1]) or 0) - (tonumber(known[2]) or 0) >= tonumber(ARGV[2]) then return {0, 0} end
+local run = redis.call('HINCRBY', KEYS[1], 'runs', 1)
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return {run, redis.call('EXISTS', KEYS[2])}
+"""
 
 # A run that its worker ends on purpose is no death, and no item's fault. One that has ended meanwhile has no record.
 _PARDON: Final = """

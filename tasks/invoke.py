@@ -88,6 +88,14 @@ def aside(func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:
     return func(*args) if _aside is None else _aside(func, *args, computes=computes)
 
 
+def pause(seconds: float) -> None:
+    """Wait, without holding up an event loop that this may be running on."""
+    if _aside is None:
+        time.sleep(seconds)
+    else:
+        wait_for(asyncio.sleep(seconds))
+
+
 class Watch(Protocol):
     """What wants to know, from one item to the next."""
 

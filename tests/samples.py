@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
 
 class Unpicklable(Exception):
     """Holds a lock, which no pickle can carry."""
@@ -162,6 +164,16 @@ def exit_process(code: int) -> NoReturn:
 def kill_process(code: int) -> NoReturn:
     """End the process without any clean-up, as a crash in a C extension does."""
     os._exit(code)
+
+
+def kill_worker(seconds: float) -> None:
+    """End the worker and all its processes after so long, as a machine that runs out of memory does."""
+    time.sleep(seconds)
+    worker = psutil.Process(os.getppid())
+    neighbours = worker.children()
+    worker.kill()
+    for process in sorted(neighbours, key=lambda process: process.pid == os.getpid()):
+        process.kill()
 
 
 def kill_process_if(x_and_bad: tuple[int, int]) -> int:

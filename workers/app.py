@@ -12,7 +12,7 @@ from celery.signals import worker_init, worker_process_init
 
 from graft.config.celery_app import app
 from graft.config.redis_client import be_patient
-from graft.tasks import invoke, tracing
+from graft.tasks import invoke, suspects, tracing
 from graft.workers import accounting, async_tasks, control, drain, probe_beat
 from graft.workers.async_runner import runner
 from graft.workers.bootsteps import PoolUpkeep, SigningKey
@@ -42,8 +42,9 @@ OUTAGE_PATIENCE = 120.0
 
 
 @worker_init.connect
-def _run_async_tasks(**_: Any) -> None:
-    async_tasks.prepare(app)  # Before tracers are built, and before pool processes are forked.
+def _prepare_to_fork(**_: Any) -> None:
+    async_tasks.prepare(app)  # Before tracers are built, too.
+    suspects.prepare()
 
 
 @worker_init.connect

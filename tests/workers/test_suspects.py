@@ -1,0 +1,67 @@
+"""What dies with the killer of a whole worker, each time again, is not taken for a killer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from graft.tasks import suspects
+from graft.tasks.suspects import NotAloneError
+from tests.stack import ROOT
+
+PROGRAM = """
+import graft
+from graft.tasks.errors import PoisonedError
+from tests import samples
+
+poison = graft.submit(samples.kill_worker, [1.5])
+neighbour = graft.submit(samples.sleep, [3.0])
+print(neighbour.collect(120))
+try:
+    poison.collect(120)
+except PoisonedError as error:
+    print("poisoned")
+"""
+
+
+def test_a_neighbour_of_what_kills_its_worker_runs_in_the_end(fresh_stack):
+    stack = fresh_stack(cpu=2)
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], env=stack.env, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    deaths = 0
+    try:
+        while program.poll() is None:
+            if stack.workers[0].status is not None:
+                deaths += 1
+                stack.heal({"cpu": 2})
+            time.sleep(0.1)
+    finally:
+        program.kill()
+        output, _ = program.communicate()
+    assert output == "[3.0]\npoisoned\n"
+    assert deaths == 3
+    with stack.connect() as client:
+        assert client.zcard("graft:dead-letters:by-time") == 1
+
+
+@pytest.fixture
+def place():
+    suspects.prepare()
+    yield
+    suspects.leave("first")
+
+
+def test_a_second_suspect_is_kept_out_of_the_process(place):
+    suspects.enter("first")
+    with pytest.raises(NotAloneError, match="first"):
+        suspects.enter("second")
+    suspects.leave("second")  # It was never in.
+    with pytest.raises(NotAloneError):
+        suspects.enter("second")
+    suspects.leave("first")
+    suspects.enter("second")
+    suspects.leave("second")
