@@ -36,7 +36,7 @@ def chosen(only: Sequence[str], lane: Lane = "cpu") -> list[type[Fault]]:
 
 
 def lasts(faults: Sequence[type[Fault]], scale: float, stock: bool) -> str:
-    """How long playing *faults* takes about; stock takes longer where it loses what then is waited for."""
+    """How long playing *faults* takes about; stock takes as long again, and ends where it loses or repeats too much."""
     seconds = sum(fault(scale).estimate for fault in faults)
     return f"{seconds * (2.5 if stock else 1.0) / 60:.0f} minutes"
 

@@ -78,8 +78,11 @@ class Fault:
 
     @property
     def estimate(self) -> float:
-        """Seconds that it takes about, of which most pass while the load is sent at up to a hundred tasks a second."""
-        return 20.0 + max(self.lasts, int(self.load.get("count", self.tasks)) / 100.0)
+        """Seconds that it takes about, of which most pass while the workers catch up with the load."""
+        slots = int(self.stage.get("workers", 2)) * int(self.stage.get("concurrency", 2))
+        long = float(self.load.get("long_share", 0.1))
+        each = (1 - long) * float(self.load.get("seconds", 0.02)) + long
+        return 20.0 + max(self.lasts, int(self.load.get("count", self.tasks)) * each / slots)
 
     def play(self, kind: Kind) -> Verdict:
         """Run the fault on a stage of its own."""
