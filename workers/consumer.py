@@ -24,7 +24,7 @@ from kombu.utils.json import dumps
 from graft.config.transport import Channel, require
 from graft.workers.accounting import tell_caller
 from graft.workers.quarantine import forgery, refusal
-from graft.workers.shutdown import pardon_active
+from graft.workers.shutdown import between_turns, pardon_active
 
 logger = logging.getLogger(__name__)
 asynpool: Any = celery.concurrency.asynpool
@@ -44,11 +44,15 @@ warnings.filterwarnings("ignore", message="\nIn Celery 5.1 we introduced", categ
 class HardenedConsumer(Consumer):
     """Celery's consumer, except when the connection is lost or a message makes no sense."""
 
+    loop: Callable[..., None]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._kept: dict[str, Any] = {}
         self._extra_prefetch = 0
         self._is_reconnecting = False
         super().__init__(*args, **kwargs)
+        if self.hub:
+            self.loop = between_turns(self.loop, self.hub, lambda: _finish_writing(self.pool))
         # Adopted messages count against the prefetch as it is; Celery's reduction would count them twice.
         self.app.conf.worker_enable_prefetch_count_reduction = False
 

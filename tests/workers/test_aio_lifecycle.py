@@ -48,7 +48,7 @@ def ended(worker: Any) -> bool:
 def test_a_worker_that_is_asked_to_stop_finishes_what_runs(fresh_stack):
     stack = fresh_stack(cpu=0, io=50)
     worker = stack.worker
-    send(stack, 40, 1.5)
+    send(stack, 40, 4.0)
     wait_until(lambda: busy(stack, 40), WAIT, "all tasks to run")
     worker.signal(signal.SIGTERM)
     wait_until(lambda: ended(worker), WAIT, "the worker to end")
@@ -93,7 +93,7 @@ def test_what_a_killed_worker_ran_is_run_by_another(fresh_stack):
 
 def test_results_outlast_an_outage_of_redis(fresh_stack):
     stack = fresh_stack(cpu=0, io=50)
-    send(stack, 20, 1.5)
+    send(stack, 20, 4.0)
     wait_until(lambda: busy(stack, 20), WAIT, "all tasks to run")
     with stack.connect() as client:
         client.save()
@@ -104,7 +104,7 @@ def test_results_outlast_an_outage_of_redis(fresh_stack):
 
 def test_results_outlast_a_redis_that_is_full(fresh_stack):
     stack = fresh_stack(cpu=0, io=50)
-    send(stack, 20, 1.0)
+    send(stack, 20, 4.0)
     wait_until(lambda: busy(stack, 20), WAIT, "all tasks to run")
     with stack.connect() as client:
         client.config_set("maxmemory", 1)

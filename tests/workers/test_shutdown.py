@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import graft
 from tests import samples
-from tests.stack import wait_until
+from tests.stack import run_python, wait_until
 
 WAIT = 90.0
 
@@ -57,6 +59,28 @@ def test_an_item_outlives_more_restarts_than_it_may_kill_processes(fresh_stack, 
         answer, _ = client.communicate(timeout=120)
     assert answer == "1\n"
     assert len(lines(ledger)) == 3
+
+
+def test_a_cold_stop_does_not_wait_for_a_process_that_waits_for_the_rest_of_its_task(fresh_stack):
+    """The message is larger than a pipe, so that half of it is on its way when the signal comes."""
+    stack = fresh_stack(cpu=1, GRAFT_VISIBILITY_TIMEOUT="60")
+    worker = stack.worker
+    (process,) = psutil.Process(worker.pid).children()
+    process.suspend()
+    sent = run_python(
+        stack,
+        "from tests.workers.aio_samples import pause\n"
+        "pause.apply_async(('x' * 1_000_000, 0.0), queue='default', task_id='large')",
+    )
+    assert sent.stderr == ""
+    with stack.connect() as client:
+        wait_until(lambda: client.hlen("unacked") == 1, what="the task to be taken")
+        time.sleep(1.0)  # For as much of it as goes into the pipe.
+        worker._child.signal(signal.SIGQUIT)
+        time.sleep(1.0)
+        process.resume()
+        wait_until(lambda: gone(worker), timeout=60, what="the worker to end")
+        assert client.llen("default") == 1 or client.exists("celery-task-meta-large")
 
 
 def test_a_warm_stop_finishes_what_runs_and_gives_the_rest_back(stack, tmp_path):
