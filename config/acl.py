@@ -29,6 +29,12 @@ PIDBOX: Final = "*.celery.pidbox*"  # Where commands wait for one worker, and an
 EVENTS: Final = "celeryev.*"  # The queue of one who hears events, workers that gossip among them.
 RESULTS: Final = ("celery-task-meta-*", "celery-taskset-meta-*", "chord-unlock-*")
 TAKEN: Final = ("unacked", "unacked_index", "unacked_mutex")
+# Second sets of rules. Redis 7 takes every script for a writer of the keys that it is given, and judges what it then
+# does command by command, so these let nobody write.
+SEARCHES: Final = "(+eval +evalsha ~unacked)"  # For an answer that is overdue, among what workers hold.
+SEARCHES_ALL: Final = "(+eval +evalsha ~*)"
+ASKS: Final = "(+hexists %R~graft:dead-letters)"  # Whether a call is buried, and nothing of what its letter holds.
+LISTS: Final = "(+zrange +lindex %R~graft:leaks:*)"  # The processes that can be asked to trace their allocations.
 # What callers and workers tell each other, beside the messages.
 SHARED: Final = tuple(
     f"graft:{name}"
@@ -37,6 +43,8 @@ SHARED: Final = tuple(
         "figures:*", "function:*", "outcome:*", "pace:*", "poc:*", "pool:*", "shared:*",
     )
 )  # fmt: skip
+
+PLACES: Final = "resource_pool:*"  # Of compat/celery_migration_poc, whose names are known to its callers.
 
 HEARS: Final = ("+subscribe", "+psubscribe", "+unsubscribe", "+punsubscribe", "+pubsub")
 # Every role may ask these, which tell whether the server is fit, and whose we are; some of them pass for dangerous.
@@ -88,7 +96,7 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
     moves = ("-move", "-copy", "-rename", "-renamenx", "-randomkey")
     data = ("+@read", "+@write", *HEARS)
     caller = _commands(*data, refused=(*moves, "-scan", "-dbsize"))
-    sending = (*waiting, BINDINGS, *SHARED, *RESULTS)
+    sending = (*waiting, BINDINGS, *SHARED, *RESULTS, PLACES)
     looks_up = (*TAKEN, "graft:workers", "graft:worker:*", "graft:paused", "graft:health", "graft:run:*")
     # Whoever hears events notes where kombu is to send them.
     listening = f"(+sadd +srem +llen +del ~{BINDINGS} ~{EVENTS})"
@@ -96,14 +104,16 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
         "worker": Role(
             "runs tasks, keeps the record of what it took, and everything the deployment knows of itself",
             _commands(*data, "+publish", refused=moves),
-            (*waiting, BINDINGS, PIDBOX, EVENTS, *TAKEN, *RESULTS, "graft:*"), (), ("*",),
+            (*waiting, BINDINGS, PIDBOX, EVENTS, *TAKEN, *RESULTS, PLACES, "graft:*"), (), ("*",),
         ),
         "producer": Role(
-            "sends work and waits for its answers; may command no worker", caller, sending, looks_up, ("*",)
+            "sends work and waits for its answers; may command no worker",
+            caller, sending, looks_up, ("*",), (SEARCHES, ASKS),
         ),
         "operator": Role(
-            "a producer that commands workers too (inspect, control, resize); they obey only signed commands",
-            (*caller, "+publish"), (*sending, PIDBOX, EVENTS, *TAKEN), looks_up, ("*",),
+            "a producer that commands workers too (inspect, control, resize, leaks --trace); all signed",
+            (*caller, "+publish"), (*sending, PIDBOX, EVENTS, *TAKEN, "graft:leaks:trace*"),
+            looks_up, ("*",), (ASKS, LISTS),
         ),
         "beat": Role(
             "sends what is due; keeps its schedule and lock",
@@ -112,7 +122,7 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
         ),
         "viewer": Role(
             "top, health, doctor, report, exporter, Flower without inspect: reads everything, writes nothing",
-            _commands("+@read", *HEARS), (), ("*",), ("*",), (listening,),
+            _commands("+@read", *HEARS), (), ("*",), ("*",), (listening, SEARCHES_ALL),
         ),
         "janitor": Role(
             "clears away what Celery leaves behind",

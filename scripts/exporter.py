@@ -56,7 +56,7 @@ def _everything(client: Any) -> Iterator[Metric]:
     now = measure.clock(client)
     alive, beats = measure.workers(client, now)
     with closing(measure.broker()) as queue_side:
-        queues = measure.queues(queue_side, client, beats, now)
+        queues = measure.queues(queue_side, client, beats, now, remember=False)
         held = int(queue_side.hlen("unacked"))
     yield from _queues(queues, held)
     yield from _workers(beats, {worker.name: worker.silent for worker in alive})

@@ -18,7 +18,8 @@ import redis as redis_py
 
 from graft.config.queues import Lane
 from graft.scripts.redis_server import StackError
-from tests.stack import CALLER, Stack, clean_environ, with_users
+from tests import roles
+from tests.stack import Stack, clean_environ
 
 LANES: dict[Lane, int] = {"cpu": 2, "io": 50}
 LONGEST_FIRST = {"workers": 0, "scripts": 1, "tasks": 2}
@@ -35,10 +36,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     environ = clean_environ(os.environ)
     os.environ.clear()
     os.environ.update(environ)
-    if CALLER:
+    if roles.DEFAULT:
         folder = tempfile.TemporaryDirectory(prefix="celery-graft-acl-")
         session.config.add_cleanup(folder.cleanup)
-        with_users(Path(folder.name))
+        roles.introduce(Path(folder.name))
     server = Stack({}, environ)
     try:
         server.start()
@@ -57,6 +58,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKERS:
                 item.add_marker(MARKERS[fixture])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # Before any fixture, since those do their part of a test in the same role.
+    marker = item.get_closest_marker("acl_role")
+    roles.play(marker.args[0] if marker else roles.DEFAULT)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 import time
@@ -14,24 +12,19 @@ from typing import Any
 
 import redis as redis_py
 
-from graft.config import acl, redis_client
+from graft.config import redis_client
 from graft.config.queues import Lane
 from graft.config.settings import Settings
-from graft.scripts import redis_server
 from graft.scripts.local_stack import LocalStack
-from graft.scripts.services import Worker
+from graft.scripts.services import GRACE, Service, Worker
+from tests import roles
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 
 # Of the machine that the tests run on: none of its deployments may be touched or change what is tested.
 FOREIGN = ("CELERY_", "GRAFT_", "FLOWER_")
-ADDRESSES = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
 SETTINGS = {"GRAFT_VISIBILITY_TIMEOUT": "4"}  # What a lost worker held is delivered again after 4 s.
-
-# GRAFT_TEST_ACL=operator pytest …: workers are Redis's user "worker", what the tests do as callers is done as the user
-# named. Only what tests look up and break themselves is done as an administrator.
-CALLER = os.environ.get("GRAFT_TEST_ACL", "")
 
 
 def clean_environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -48,53 +41,40 @@ def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str
         time.sleep(0.02)
 
 
-def version_of(program: str | Path) -> tuple[int, ...]:
-    """Which Redis *program* is."""
-    told = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"v=(\d+)\.(\d+)", told)
-    assert found, told
-    return tuple(map(int, found.groups()))
-
-
-def with_users(folder: Path) -> None:
-    """Have the private servers of this process know the users of every role, with their names as passwords."""
-    lines = acl.users({name: name for name in ("admin", *acl.roles(()))}, (), version_of(redis_server.find(os.environ)))
-    everybody = "user default on nopass allkeys allchannels +@all"
-    path = folder / "users.acl"
-    path.write_text("\n".join([everybody, *(line for line in lines if "user default" not in line)]) + "\n")
-    redis_server.CONFIGURATION += f'aclfile "{path}"\n'
-
-
 class Stack(LocalStack):
     """A stack whose workers import ``tests.samples``, and that can be hurt and healed."""
 
-    def __init__(self, lanes: Mapping[Lane, int], environ: Mapping[str, str]) -> None:
-        super().__init__(lanes, pythonpath=[ROOT, EXAMPLES], environ=environ)
-
-    def url_of(self, role: str) -> str:
-        """The address of the private Redis for the user *role*; its name is its password."""
-        assert self.redis is not None
-        return f"redis://{role}:{role}@127.0.0.1:{self.redis.port}/0"
+    def __init__(self, lanes: Mapping[Lane, int], environ: Mapping[str, str], **services: bool) -> None:
+        super().__init__(lanes, pythonpath=[ROOT, EXAMPLES], environ=environ, **services)
 
     def start(self) -> None:
         super().start()
-        if CALLER and self.redis:
-            self.env |= dict.fromkeys(ADDRESSES, self.url_of(CALLER))
+        roles.enter(self)
+
+    def stop(self, grace: float = GRACE) -> None:
+        roles.leave(self)
+        super().stop(grace)
 
     def connect(self) -> redis_py.Redis:
         """A client of the stack's Redis that may do everything."""
-        if not CALLER or self.redis is None:
+        if not roles.DEFAULT or self.redis is None:
             return super().connect()
-        client: redis_py.Redis = redis_client.connect(
-            Settings(broker_url=self.redis.url, result_backend=self.redis.url)
-        )
+        own = Settings(broker_url=self.redis.url, result_backend=self.redis.url)
+        client: redis_py.Redis = redis_client.connect(own)
         return client
 
     def add_worker(self, lane: Lane, concurrency: int, **options: Any) -> Worker:
         """One more worker, which also knows the tasks in ``tests/workers/aio_samples.py``."""
-        if CALLER and self.redis:
-            options["env"] = {**dict.fromkeys(ADDRESSES, self.url_of("worker")), **(options.get("env") or {})}
+        options["env"] = {**roles.addresses(self, "worker"), **(options.get("env") or {})}
         return super().add_worker(lane, concurrency, **{"include": ("tests.workers.aio_samples",), **options})
+
+    def env_of(self, role: str) -> dict[str, str]:
+        """The environment of a process that the test itself starts, and that is *role* to Redis."""
+        return {**self.env, **roles.addresses(self, role)}
+
+    def _start_service(self, name: str, arguments: list[str], env: Mapping[str, str] | None = None) -> Service:
+        role = {"flower": "operator"}.get(name, name)
+        return super()._start_service(name, arguments, {**roles.addresses(self, role), **(env or {})})
 
     @property
     def worker(self) -> Worker:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Final
+
+from redis.exceptions import NoPermissionError
 
 from graft.config.queues import QUEUES
 from graft.config.redis_client import connect, shared
@@ -91,8 +93,23 @@ def workers(client: Any, now: float) -> tuple[tuple[Worker, ...], list[WorkerBea
     return tuple(found), beats
 
 
-def queues(queue_side: Any, client: Any, beats: Iterable[WorkerBeat], now: float) -> tuple[Queue, ...]:
-    """The queues in use: somebody reads them, or something waits in them."""
+@contextmanager
+def _noting(client: Any) -> Iterator[Any]:
+    """A pipeline for what later looks compare with. Whoever may only read (config/acl.py: viewer) may look as well."""
+    with client.pipeline() as pipe:
+        yield pipe
+        with suppress(NoPermissionError):
+            pipe.execute()
+
+
+def queues(
+    queue_side: Any, client: Any, beats: Iterable[WorkerBeat], now: float, *, remember: bool = True
+) -> tuple[Queue, ...]:
+    """The queues in use: somebody reads them, or something waits in them.
+
+    Without *remember* nothing is written: since when a message without a date has waited is what the last look says
+    that did remember. For who looks every few seconds, and would be refused as often.
+    """
     beats = list(beats)
     with queue_side.pipeline(transaction=False) as pipe:
         for queue in QUEUES:
@@ -134,13 +151,17 @@ def queues(queue_side: Any, client: Any, beats: Iterable[WorkerBeat], now: float
                 queue.name in paused,
             )
         )
-    with client.pipeline() as pipe:
+    if remember:
+        _note_heads(heads, client)
+    return tuple(found)
+
+
+def _note_heads(heads: dict[str, tuple[str, float]], client: Any) -> None:
+    with _noting(client) as pipe:
         pipe.delete(SEEN)
         if heads:
             pipe.hset(SEEN, mapping={key: json.dumps(head) for key, head in heads.items()})
             pipe.expire(SEEN, 86400)
-        pipe.execute()
-    return tuple(found)
 
 
 def _identity(raw: bytes) -> tuple[str, float | None]:
@@ -163,13 +184,12 @@ def held(queue_side: Any, client: Any, now: float) -> Held:
         count, indexed, tags = pipe.execute()
     current = dict(tags)
     known = client.zrange(HELD, 0, -1, withscores=True)
-    with client.pipeline() as pipe:
+    with _noting(client) as pipe:
         if gone := [tag for tag, _ in known if tag not in current]:
             pipe.zrem(HELD, *gone)
         if current:
             pipe.zadd(HELD, dict.fromkeys(current, now), nx=True)
             pipe.expire(HELD, 7 * 86400)
-        pipe.execute()
     return Held(
         count,
         max((now - score for score in current.values()), default=0.0),
@@ -238,10 +258,9 @@ def _remember(client: Any, key: str, totals: dict[str, int], now: float) -> dict
     kept = [json.loads(text) for text in client.lrange(key, 0, -1)]
     window = settings().health_window
     inside = [entry for entry in kept if now - entry["at"] <= window]
-    with client.pipeline() as pipe:
+    with _noting(client) as pipe:
         pipe.lpush(key, json.dumps({"at": now, "totals": totals}))
         pipe.ltrim(key, 0, len(inside) + 1)
         pipe.expire(key, 86400)
-        pipe.execute()
     before: dict[str, int] = (kept[min(len(inside), len(kept) - 1)] if kept else {"totals": totals})["totals"]
     return before

@@ -6,6 +6,7 @@ import pytest
 
 from graft.config.celery_app import app
 from graft.tasks.depths import lists
+from tests.people import held
 
 
 @pytest.mark.parametrize(
@@ -15,10 +16,8 @@ from graft.tasks.depths import lists
 )
 def test_unset_is_the_middle(redis_stack, redis, options, place):
     redis.delete(*lists("heavy"))
-    app.control.cancel_consumer("heavy", reply=True, timeout=1)
-    try:
+    with held("heavy"):
         app.send_task("a.task.nobody.knows", queue="heavy", ignore_result=True, **options)
-        assert {key: redis.llen(key) for key in lists("heavy") if redis.exists(key)} == {place: 1}
-    finally:
+        found = {key: redis.llen(key) for key in lists("heavy") if redis.exists(key)}
         redis.delete(*lists("heavy"))
-        app.control.add_consumer("heavy", reply=True, timeout=1)
+    assert found == {place: 1}

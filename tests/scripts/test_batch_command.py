@@ -22,6 +22,8 @@ from graft.tasks.errors import CancelledBatchError
 from tests import samples
 from tests.stack import run_python, wait_until
 
+pytestmark = pytest.mark.acl_role("admin")
+
 WAIT = 60.0
 QUEUE = "low"
 

@@ -215,6 +215,7 @@ def test_a_worker_that_dies_under_the_command_is_reported_and_the_exit_code_kept
     assert len(sandbox.files()) == 1
 
 
+@pytest.mark.acl_role("worker")
 def test_an_external_broker_is_used_and_left_alone(sandbox: Sandbox, redis_stack: Stack) -> None:
     done = sandbox.run("sh", "-c", "echo $CELERY_BROKER_URL $CELERY_RESULT_BACKEND", **redis_stack.variables)
     assert done.stdout.split() == [redis_stack.redis_url] * 2

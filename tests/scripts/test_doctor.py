@@ -150,13 +150,13 @@ def doctor(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.Com
 
 def test_a_live_deployment_is_examined_and_its_faults_decide_the_exit_code(fresh_stack, tmp_path):
     stack = fresh_stack(cpu=1, GRAFT_VISIBILITY_TIMEOUT="60")
-    fine = doctor(tmp_path, stack.env)
+    fine = doctor(tmp_path, stack.env_of("viewer"))
     assert fine.returncode == 0, fine.stdout
     with stack.connect() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
     (tmp_path / ".env").write_text("GRAFT_SIGNING_KEY=0123456789abcdef\n")
     os.chmod(tmp_path / ".env", 0o644)
-    bad = doctor(tmp_path, {**stack.env, "APP": "elsewhere"}, "--json")
+    bad = doctor(tmp_path, {**stack.env_of("viewer"), "APP": "elsewhere"}, "--json")
     assert bad.returncode == 2
     problems = {problem["check"]: problem for problem in json.loads(bad.stdout)}
     assert {"broker eviction", "secret file", "environment"} <= set(problems)

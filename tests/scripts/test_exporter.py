@@ -25,7 +25,9 @@ def exported() -> Iterator[tuple[Stack, int]]:
     """A stack, and the port of its exporter."""
     port = free_port()
     with Stack({"cpu": 2}, clean_environ(os.environ)) as stack:
-        process = subprocess.Popen([*EXPORTER, f"--port={port}"], env=stack.env, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*EXPORTER, f"--port={port}"], env=stack.env_of("viewer"), stderr=subprocess.PIPE, text=True
+        )
         try:
             assert process.stderr is not None
             assert "/metrics" in process.stderr.readline()
@@ -51,12 +53,19 @@ def samples(port: int) -> dict[tuple[str, str], float]:
 
 def test_the_figure_for_scalers_is_one_line_of_json(exported):
     stack, _ = exported
-    done = subprocess.run([*EXPORTER, "--json"], env=stack.env, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [*EXPORTER, "--json"], env=stack.env_of("viewer"), capture_output=True, text=True, timeout=60, check=True
+    )
     found = json.loads(done.stdout)
     assert found["cpu"]["slots"] == 2
     assert {"cpu", "all"} <= set(found) <= {"cpu", "io", "all"}
     done = subprocess.run(
-        [*EXPORTER, "--json", "--lane", "cpu"], env=stack.env, capture_output=True, text=True, timeout=60, check=True
+        [*EXPORTER, "--json", "--lane", "cpu"],
+        env=stack.env_of("viewer"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert json.loads(done.stdout)["lane"] == "cpu"
 

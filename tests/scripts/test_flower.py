@@ -18,15 +18,15 @@ import pytest
 
 from graft.scripts.local_stack import LocalStack
 from graft.scripts.redis_server import free_port
-from tests.stack import ROOT, clean_environ, run_python, wait_until
+from tests.stack import Stack, clean_environ, run_python, wait_until
 
 pytestmark = pytest.mark.worker
 
 
 @pytest.fixture(scope="module")
-def watched() -> Iterator[LocalStack]:
+def watched() -> Iterator[Stack]:
     """A stack with Flower."""
-    with LocalStack({"cpu": 1}, pythonpath=[ROOT], environ=clean_environ(os.environ), flower=True) as stack:
+    with Stack({"cpu": 1}, clean_environ(os.environ), flower=True) as stack:
         yield stack
 
 

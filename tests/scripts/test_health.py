@@ -83,7 +83,10 @@ def deployment(redis_stack: Stack, receiver: Receiver) -> Iterator[Stack]:
 def beating(stack: Stack, folder: Path) -> Iterator[None]:
     """A real Beat for as long as the block lasts."""
     argv = [sys.executable, "-m", "celery", "-A", "graft", "beat", "-s", str(folder / "schedule"), "--pidfile="]
-    with open(folder / "beat.log", "w") as log, subprocess.Popen(argv, env=stack.env, stdout=log, stderr=log) as beat:
+    with (
+        open(folder / "beat.log", "w") as log,
+        subprocess.Popen(argv, env=stack.env_of("beat"), stdout=log, stderr=log) as beat,
+    ):
         try:
             yield
         finally:
@@ -111,7 +114,7 @@ def verdict(deployment: Stack) -> Iterator[Callable[[str], str]]:
 
 def health(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "celery", "-A", "graft", "health", *arguments]
-    return subprocess.run(argv, env=stack.env, capture_output=True, text=True, timeout=WAIT, check=False)
+    return subprocess.run(argv, env=stack.env_of("viewer"), capture_output=True, text=True, timeout=WAIT, check=False)
 
 
 def test_a_real_beat_finds_a_healthy_deployment_healthy_and_sends_echoes_through_every_queue(

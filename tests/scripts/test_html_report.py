@@ -43,16 +43,16 @@ class Page(HTMLParser):
 
 
 def report(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*REPORT, *arguments], env=stack.env, capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(
+        [*REPORT, *arguments], env=stack.env_of("viewer"), capture_output=True, text=True, timeout=90, check=False
+    )
 
 
 @pytest.fixture
 def watched(redis_stack) -> Stack:
     """A stack that Beat looks at every second."""
     quick = {"GRAFT_HEALTH_EVERY": "1", "GRAFT_LEAKS_EVERY": "1"}
-    stack = Stack({"cpu": 1}, {**clean_environ(os.environ), **quick})
-    stack._wants_beat = True
-    with stack:
+    with Stack({"cpu": 1}, {**clean_environ(os.environ), **quick}, beat=True) as stack:
         yield stack
 
 

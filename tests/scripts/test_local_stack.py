@@ -177,6 +177,7 @@ def test_a_stack_outlives_the_thread_that_started_it(sandbox: Sandbox) -> None:
     sandbox.check_clean(0)
 
 
+@pytest.mark.acl_role("worker")
 def test_an_external_broker_is_used_and_left_alone(sandbox: Sandbox, redis_stack: Stack) -> None:
     environ = {
         **sandbox.env,

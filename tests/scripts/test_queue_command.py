@@ -29,6 +29,8 @@ from graft.tasks.poc import app
 from tests import samples
 from tests.stack import run_python, wait_until
 
+pytestmark = pytest.mark.acl_role("admin")
+
 WAIT = 60.0
 QUEUE = "heavy"
 made: list[str] = []

@@ -110,7 +110,13 @@ def test_one_look_is_one_line_for_pipes():
 def test_without_a_terminal_it_prints_lines(stack):
     argv = [sys.executable, "-m", "celery", "-A", "graft", "top", "--interval", "0.2", "--count", "2"]
     done = subprocess.run(
-        argv, env=stack.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=WAIT, check=False
+        argv,
+        env=stack.env_of("viewer"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
@@ -143,6 +149,7 @@ def read(terminal: int) -> str:
     return shown.decode("utf-8", "replace")
 
 
+@pytest.mark.acl_role("admin")
 def test_keys_pause_peek_and_resume_a_queue_and_the_terminal_is_given_back(stack, redis):
     text = ""
 
@@ -174,6 +181,7 @@ def test_keys_pause_peek_and_resume_a_queue_and_the_terminal_is_given_back(stack
         redis.delete("heavy")
 
 
+@pytest.mark.acl_role("admin")
 def test_workers_take_nothing_from_a_paused_queue_until_it_is_resumed(stack, redis):
     def readers() -> int:
         return next(line.readers for line in look().queues if line.name == "low")

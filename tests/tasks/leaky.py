@@ -46,7 +46,7 @@ def connections(_: int) -> int:
 def keys(number: int) -> int:
     """Writes ten keys without an expiry."""
     for part in range(10):
-        shared().set(f"basket:{number}:{part}", "x")
+        shared().set(f"test:basket:{number}:{part}", "x")
     return number
 
 

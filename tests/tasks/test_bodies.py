@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import graft
-from graft.config.celery_app import app
-from graft.tasks import bodies, deadletters
+from graft.tasks import bodies
 from graft.tasks.errors import TaskQueueError
 from tests import samples
+from tests.people import held, letters
 from tests.stack import run_python, wait_until
 
 WAIT = 60.0
@@ -20,8 +20,7 @@ LARGE = 200 << 10
 
 
 def test_a_large_item_leaves_the_queue_small_and_nothing_behind(stack, redis):
-    app.control.cancel_consumer("heavy", reply=True, timeout=2)
-    try:
+    with held("heavy"):
         batch = graft.submit(samples.identity, [os.urandom(LARGE)], queue="heavy", batch_size=1)
         wait_until(lambda: redis.llen("heavy\x06\x165") == 1, what="the message")
         message = json.loads(redis.lindex("heavy\x06\x165", 0))
@@ -29,8 +28,6 @@ def test_a_large_item_leaves_the_queue_small_and_nothing_behind(stack, redis):
         (key,) = redis.scan_iter(bodies.BODY + "*")
         assert redis.strlen(key) > LARGE
         assert redis.ttl(key) > 0
-    finally:
-        app.control.add_consumer("heavy", reply=True, timeout=2)
     assert len(batch.collect(WAIT)[0]) == LARGE
     wait_until(lambda: not redis.exists(key), what="the body to be dropped")
 
@@ -58,17 +55,14 @@ def test_retries_of_large_items_keep_what_is_left(stack, tmp_path):
 
 
 def test_a_body_that_is_gone_is_told_to_the_caller_and_buried(stack, redis):
-    before = {letter.id for letter in deadletters.newest()}
-    app.control.cancel_consumer("heavy", reply=True, timeout=2)
-    try:
+    before = {letter.id for letter in letters()}
+    with held("heavy"):
         batch = graft.submit(samples.identity, [os.urandom(LARGE)], queue="heavy", batch_size=1)
         wait_until(lambda: redis.llen("heavy\x06\x165") == 1, what="the message")
         redis.delete(*redis.scan_iter(bodies.BODY + "*"))
-    finally:
-        app.control.add_consumer("heavy", reply=True, timeout=2)
     with pytest.raises(TaskQueueError, match="is gone from Redis"):
         batch.collect(WAIT)
-    (letter,) = [letter for letter in deadletters.newest() if letter.id not in before]
+    (letter,) = [letter for letter in letters() if letter.id not in before]
     assert letter.reason == "bad_envelope"
 
 

@@ -8,6 +8,8 @@ from graft.tasks import deliveries
 from graft.tasks.deliveries import Delivery, Runs
 from graft.tasks.ids import new_id
 
+pytestmark = pytest.mark.acl_role("worker")
+
 
 @pytest.fixture
 def runs(redis):

@@ -157,6 +157,7 @@ def clean(redis):
     return redis
 
 
+@pytest.mark.acl_role("worker")
 def test_two_looks_never_overlap_and_the_second_is_counted(clean):
     with record.alone(clean) as first:
         assert first
@@ -181,7 +182,7 @@ def test_history_and_changes_are_kept_and_bounded(clean, monkeypatch):
 
 def test_a_message_without_a_date_ages_from_when_it_was_first_seen(redis_stack):
     # A database of its own: workers of other tests read the queues of the usual one.
-    with redis_py.Redis.from_url(redis_stack.redis_url.removesuffix("/0") + "/15") as client:
+    with redis_py.Redis.from_url(redis_stack.redis.url.removesuffix("/0") + "/15") as client:
         client.flushdb()
         client.lpush("heavy", '{"headers": {"id": "one"}}')
         now = measure.clock(client)

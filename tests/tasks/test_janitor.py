@@ -13,6 +13,8 @@ from graft.tasks import janitor
 from graft.tasks.ids import new_id
 from tests.workers.redis_server import wait_until
 
+pytestmark = pytest.mark.acl_role("janitor")
+
 PIDBOX = "_kombu.binding.celery.pidbox"
 
 

@@ -188,7 +188,7 @@ def test_a_family_of_keys_that_grows_is_named():
 
 def test_keys_that_expire_and_queues_are_no_leak(redis_stack):
     # A database of its own: workers of other tests read the queues of the usual one.
-    with redis_py.Redis.from_url(redis_stack.redis_url.removesuffix("/0") + "/15", client_name="graft-tests") as redis:
+    with redis_py.Redis.from_url(redis_stack.redis.url.removesuffix("/0") + "/15", client_name="graft-tests") as redis:
         redis.flushdb()
         for number in range(30):
             redis.set(f"leaktest:{number}", 1, ex=60)

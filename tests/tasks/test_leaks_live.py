@@ -43,7 +43,7 @@ def deployment(**environ: str) -> Iterator[Stack]:
     with Stack({"cpu": 2}, {**clean_environ(os.environ), **settings}) as made:
         argv = [sys.executable, "-m", "celery", "-A", "graft", "beat", "-s", str(made.directory / "s"), "--pidfile="]
         log = open(made.directory / "beat.log", "w")  # noqa: SIM115 - closed below
-        with log, subprocess.Popen(argv, env=made.env, stdout=log, stderr=log) as beat:
+        with log, subprocess.Popen(argv, env=made.env_of("beat"), stdout=log, stderr=log) as beat:
             try:
                 yield made
             finally:
@@ -85,7 +85,7 @@ def test_an_idle_deployment_stays_clean(watched):
         ("files", "files", "spool-"),
         ("threads", "threads", "forgotten-*"),
         ("connections", "connections forgotten", "oldest"),
-        ("keys", "keys basket:*", "basket:"),
+        ("keys", "keys test:basket:*", "basket:"),
     ],
 )
 def test_a_planted_leak_is_found_and_named_within_bounded_ticks(watched, leak, measure, evidence):
@@ -118,16 +118,18 @@ def test_the_command_says_what_leaks_and_traces_it(watched):
         wait_until(named, WAIT, "the leak")
         assert ticks(client) - began <= TICKS
         leaks = [sys.executable, "-m", "celery", "-A", "graft", "leaks"]
-        told = subprocess.run(leaks, env=watched.env, capture_output=True, text=True, check=False)
+        told = subprocess.run(leaks, env=watched.env_of("viewer"), capture_output=True, text=True, check=False)
         assert told.returncode in (1, 2)
         assert "tests.tasks.leaky:memory" in told.stdout
         pid = named()[0].process.split("/")[-2]
         argv = [*leaks, "--trace", pid, "--seconds", "4"]
-        traced = subprocess.run(argv, env=watched.env, capture_output=True, text=True, check=False)
+        traced = subprocess.run(argv, env=watched.env_of("operator"), capture_output=True, text=True, check=False)
         assert "leaky.py" in traced.stdout, traced.stderr
         assert "bytearray" in traced.stdout
         assert tracing.answer("nobody", client) is None
-        shown = json.loads(subprocess.run([*leaks, "--json"], env=watched.env, capture_output=True, check=False).stdout)
+        shown = json.loads(
+            subprocess.run([*leaks, "--json"], env=watched.env_of("viewer"), capture_output=True, check=False).stdout
+        )
         assert keyspace.SERIES.startswith("graft:leaks")
         assert {"findings", "processes", "redis"} == set(shown)
 

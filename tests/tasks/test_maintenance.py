@@ -9,6 +9,8 @@ from graft.config.settings import settings
 from graft.tasks import deadletters
 from graft.tasks.maintenance import SENT_AT, SEPARATOR, lift_waiting_messages, prune_dead_letters
 
+pytestmark = pytest.mark.acl_role("worker")
+
 
 def message(name: str, age: float | None) -> str:
     headers = {"id": name} if age is None else {"id": name, SENT_AT: time.time() - age}

@@ -19,6 +19,7 @@ from graft.tasks.errors import CancelledBatchError, ItemTimeoutError, ResultTime
 from graft.tasks.figures import read as read_figures
 from graft.tasks.policy import RetryPolicy
 from tests import samples
+from tests.people import held
 from tests.stack import wait_until
 
 WAIT = 60.0
@@ -335,16 +336,13 @@ def test_messages_leave_quickly_and_look_as_if_kombu_had_sent_them(stack, redis)
         seen_by.append("before")
 
     seen_by: list[str] = []
-    app.control.cancel_consumer("heavy", reply=True, timeout=2)
-    try:
+    with held("heavy"):
         quick = sent()
         signals.before_task_publish.connect(seen)
         try:
             slow = sent()
         finally:
             signals.before_task_publish.disconnect(seen)
-    finally:
-        app.control.add_consumer("heavy", reply=True, timeout=2)
     assert seen_by == ["before"]
     assert quick == slow
 
@@ -352,8 +350,7 @@ def test_messages_leave_quickly_and_look_as_if_kombu_had_sent_them(stack, redis)
 def test_messages_are_celerys_own(stack, redis, monkeypatch):
     """What lies in the queue is a protocol 2 message that stock tools read; only its argument is sealed."""
     redis.delete("heavy")
-    app.control.cancel_consumer("heavy", reply=True, timeout=2)
-    try:
+    with held("heavy"):
         batch = graft.submit(samples.square, range(3), queue="heavy", batch_size=3)
         wait_until(lambda: redis.llen("heavy\x06\x165") == 1, what="the message")
         message = json.loads(redis.lindex("heavy\x06\x165", 0))
@@ -361,6 +358,4 @@ def test_messages_are_celerys_own(stack, redis, monkeypatch):
         assert message["headers"]["task"] == "graft.batch"
         assert message["headers"]["group"] == batch.id
         assert message["headers"]["argsrepr"] == "(tests.samples:square, 3 items from 0)"
-    finally:
-        app.control.add_consumer("heavy", reply=True, timeout=2)
     assert batch.collect(WAIT) == [0, 1, 4]

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 import graft
 from graft.config.celery_app import app
-from graft.tasks import deadletters, overdue, results, watchdog, whereabouts
+from graft.tasks import overdue, results, watchdog, whereabouts
 from graft.tasks.errors import EnvelopeLostError
 from graft.tasks.ids import new_id
 from graft.tasks.watchdog import State
 from tests import samples
+from tests.people import held, letters
 from tests.stack import wait_until
 
 WAIT = 60.0
@@ -62,19 +63,16 @@ def test_a_body_that_is_somewhere_is_never_sent_again(size, parts, claim, uncoun
 
 
 def test_messages_are_found_on_their_queue_and_with_their_worker(stack, redis):
-    app.control.cancel_consumer("heavy", reply=True, timeout=2)
-    try:
+    with held("heavy"):
         waiting = graft.submit(samples.square, range(250), queue="heavy", batch_size=1, in_flight=250)
         running = graft.submit(samples.sleep, [3.0])
         wait_until(lambda: redis.llen("heavy\x06\x165") == 250, what="the messages")
         wait_until(lambda: redis.hlen("unacked") >= 1, what="a worker to take one")
-        (held, *_), *_ = [json.loads(record) for record in redis.hvals("unacked")]
+        (taken, *_), *_ = [json.loads(record) for record in redis.hvals("unacked")]
         sent = [json.loads(raw)["headers"]["id"] for raw in redis.lrange("heavy\x06\x165", 0, -1)]
-        sent.append(held["headers"]["id"])
+        sent.append(taken["headers"]["id"])
         with whereabouts.broker() as broker:
             assert whereabouts.missing([*sent, "nowhere"], broker) == {"nowhere"}
-    finally:
-        app.control.add_consumer("heavy", reply=True, timeout=2)
     assert waiting.collect(WAIT) == [x * x for x in range(250)]
     running.collect(WAIT)
 
@@ -126,24 +124,18 @@ def impatient(monkeypatch):
 
 
 def test_a_purged_queue_is_refilled_by_its_caller(stack, redis, impatient):
-    app.control.cancel_consumer("heavy", reply=True, timeout=2)
-    try:
+    with held("heavy"):
         batch = graft.submit(samples.square, range(3), queue="heavy", batch_size=1)
         wait_until(lambda: redis.llen("heavy\x06\x165") == 3, what="the messages")
         redis.delete("heavy\x06\x165")
         wait_until(lambda: redis.llen("heavy\x06\x165") == 3, what="the messages again")
-    finally:
-        app.control.add_consumer("heavy", reply=True, timeout=2)
     assert batch.collect(WAIT) == [0, 1, 4]
 
 
 def test_what_is_lost_again_and_again_is_said_to_be_lost(stack, redis, impatient):
-    app.control.cancel_consumer("heavy", reply=True, timeout=2)
-    try:
+    with held("heavy"):
         batch = graft.submit(samples.square, [3], queue="heavy")
         wait_until(lambda: redis.delete("heavy\x06\x165") == 0 and batch.done(), timeout=WAIT, what="the verdict")
-    finally:
-        app.control.add_consumer("heavy", reply=True, timeout=2)
     with pytest.raises(EnvelopeLostError, match="is on no queue and with no worker"):
         batch.collect(WAIT)
 
@@ -169,7 +161,7 @@ def test_a_chord_whose_process_dies_at_the_worst_moment_is_completed_once(fresh_
     stack = fresh_stack(cpu=0)
     env = {**stack.env, "TEST_FAILPOINT": point, "TEST_LEDGER": str(tmp_path / "ledger")}
     argv = [sys.executable, "-m", "celery", "-A", "tests.failpoints", "worker", "-c", "2", "-l", "WARNING"]
-    stack.guard.start(argv, env, log=stack.directory / "failing.log")
+    stack.guard.start(argv, env | stack.env_of("worker"), log=stack.directory / "failing.log")
     code = "from tests.failpoints import run_chord; run_chord()"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=150)
     assert done.stdout == "6\n", done.stderr
@@ -178,24 +170,23 @@ def test_a_chord_whose_process_dies_at_the_worst_moment_is_completed_once(fresh_
     assert lines.count("body") == 1
 
 
+@pytest.mark.acl_role("worker")
 def test_a_chord_that_lost_a_part_fails_with_a_letter(stack, redis, quick):
-    app.control.cancel_consumer("heavy", reply=True, timeout=2)
-    try:
+    with held("heavy"):
         part = app.signature("process_item", args=({"id": 1, "type": "x", "data": {}},), queue="heavy")
         body = app.signature("graft.maintenance.prune_dead_letters", ignore_result=False, immutable=True)
         result = chord([part, part.clone()], body).apply_async()
         wait_until(lambda: redis.llen("heavy\x06\x165") == 2, what="the parts")
         redis.delete("heavy\x06\x165")
         look_until(lambda: result.state == "FAILURE")
-    finally:
-        app.control.add_consumer("heavy", reply=True, timeout=2)
     with pytest.raises(ChordError, match="is lost"):
         result.get(timeout=WAIT)
-    assert result.id in {letter.id for letter in deadletters.newest() if letter.reason == "lost"}
+    assert result.id in {letter.id for letter in letters() if letter.reason == "lost"}
     assert not redis.exists(watchdog.CHORD + result.parent.id)
     result.forget()
 
 
+@pytest.mark.acl_role("worker")
 def test_a_record_that_was_not_written_here_is_dropped(redis):
     forged = new_id()
     redis.hset(watchdog.CHORD + forged, mapping={"body": "forged", "part:0": "some"})
@@ -204,6 +195,7 @@ def test_a_record_that_was_not_written_here_is_dropped(redis):
     assert not redis.exists(watchdog.CHORD + forged)
 
 
+@pytest.mark.acl_role("worker")
 def test_the_record_of_a_finished_chord_is_dropped(stack, redis, quick):
     batch = graft.submit(samples.square, range(10), batch_size=2, reduce=samples.total)
     assert batch.collect(WAIT) == 285

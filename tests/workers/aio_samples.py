@@ -247,7 +247,7 @@ async def behind_the_gate(item: str) -> str:
     await asyncio.sleep(0.25 if item == "slow" else 0)
     if item == "fail":
         raise ValueError(item)
-    if item.startswith("gate:"):
+    if item.startswith("test:gate:"):
         await asyncio.to_thread(shared().incr, f"{item}:reached")
         while not await asyncio.to_thread(shared().exists, item):  # noqa: ASYNC110 - opened by another process.
             await asyncio.sleep(0.05)

@@ -10,17 +10,17 @@ import pytest
 from graft.config.celery_app import app
 from graft.tasks import deadletters
 from graft.tasks.ids import new_id
+from tests.people import held, letters
 from tests.stack import wait_until
 
 ITEM = {"id": 1, "type": "simple", "data": 1}
 
 
 @pytest.fixture
-def held():
+def heavy():
     """The queue ``heavy`` keeps its messages while the block lasts, and gives them back afterwards."""
-    app.control.cancel_consumer("heavy", reply=True, timeout=2)
-    yield "heavy"
-    app.control.add_consumer("heavy", reply=True, timeout=2)
+    with held("heavy") as queue:
+        yield queue
 
 
 def state(task_id: str) -> str:
@@ -37,7 +37,7 @@ def letter_of(task_id: str, reason: str) -> deadletters.DeadLetter:
     found: list[deadletters.DeadLetter] = []
 
     def is_there() -> bool:
-        found[:] = [one for one in deadletters.newest() if one.id == task_id]
+        found[:] = [one for one in letters() if one.id == task_id]
         return bool(found)
 
     wait_until(is_there, what="the letter")
@@ -46,7 +46,8 @@ def letter_of(task_id: str, reason: str) -> deadletters.DeadLetter:
     return found[0]
 
 
-def test_a_message_that_came_too_late_leaves_a_letter(stack, held, redis):
+@pytest.mark.acl_role("operator")
+def test_a_message_that_came_too_late_leaves_a_letter(stack, heavy, redis):
     task_id = send(expires=0.5)
     wait_until(lambda: redis.llen("heavy\x06\x165") == 1, what="the message")
     time.sleep(0.6)  # Nothing but the clock can make it late.
@@ -55,14 +56,16 @@ def test_a_message_that_came_too_late_leaves_a_letter(stack, held, redis):
     wait_until(lambda: state(task_id) == "REVOKED", what="the state")
 
 
-def test_a_revoked_message_leaves_a_letter(stack, held):
+@pytest.mark.acl_role("operator")
+def test_a_revoked_message_leaves_a_letter(stack, heavy):
     task_id = send()
     app.control.revoke(task_id, reply=True, timeout=2)
     app.control.add_consumer("heavy", reply=True, timeout=2)
     assert "somebody revoked it" in letter_of(task_id, "revoked").error
 
 
-def test_a_cancelled_task_stays_cancelled_although_its_workers_were_killed(stack, held):
+@pytest.mark.acl_role("operator")
+def test_a_cancelled_task_stays_cancelled_although_its_workers_were_killed(stack, heavy):
     task_id = send()
     app.control.broadcast("graft_cancel", arguments={"task_id": task_id}, reply=True, timeout=2)
     for worker in tuple(stack.workers):

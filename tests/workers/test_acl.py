@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import redis as redis_py
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from graft.config import acl
 from graft.scripts.local_stack import LocalStack
 from graft.scripts.redis_server import find, free_port
-from tests.stack import ROOT, clean_environ, run_python, version_of, wait_until
+from graft.tasks.health import measure
+from tests.roles import version_of
+from tests.stack import ROOT, clean_environ, run_python, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]
 
@@ -26,6 +28,7 @@ PRODUCER = """
 from celery import chord, group
 import graft
 from graft.compat.executor import CeleryExecutor
+from graft.tasks import whereabouts
 from tests import samples
 from tests.workers.aio_samples import add, total
 
@@ -38,8 +41,12 @@ print(add.delay(1, 2).get(timeout=60), group(add.s(n, 1) for n in range(3)).appl
 print(chord([add.s(1, 1), add.s(2, 2)], total.s()).apply_async().get(timeout=60))
 cancelled = graft.submit(samples.sleep, [0.01] * 200, batch_size=1)
 cancelled.cancel()
+with whereabouts.broker() as broker:  # As for an answer that is overdue.
+    print(whereabouts.missing(["nowhere"], broker))
 """
-DONE = "True 20\n14\n25 [36, 49]\n3 [1, 2, 3]\n6\n"
+DONE = "True 20\n14\n25 [36, 49]\n3 [1, 2, 3]\n6\n{'nowhere'}\n"
+LOOK = "from graft.tasks.health import periodic; print(periodic.look().state)"
+FATE = "from graft.tasks import fate; print(fate.of('nobody'))"
 JANITOR = "from graft.tasks import janitor, maintenance; print(janitor.tidy(), maintenance.prune_dead_letters())"
 
 
@@ -145,7 +152,7 @@ def test_every_role_does_its_part_and_is_refused_nothing_of_it(deployment, deplo
             celery(deployed, deployment, "viewer", *command)
             for command in (
                 ("health", "--all"), ("top", "--plain", "--count", "1"), ("doctor", "--json"),
-                ("dead-letters", "list"), ("exporter", "--json"), ("leaks",),
+                ("dead-letters", "list"), ("queue", "list"), ("batch", "list"), ("exporter", "--json"), ("leaks",),
                 ("report", "--out", str(deployment.folder / "page.html")),
             )
         ]  # fmt: skip
@@ -160,9 +167,10 @@ def test_every_role_does_its_part_and_is_refused_nothing_of_it(deployment, deplo
         commanded = celery(deployed, deployment, "operator", "inspect", "ping", "--timeout", "10")
         assert "pong" in commanded.stdout, commanded.stderr
     # What the server's own settings are is not theirs to know; redis-py tells its version, which older servers refuse.
-    assert deployment.refusals() <= {
-        (role, command) for role in acl.roles(()) for command in ("config", "client", "client|setinfo")
-    }
+    asked = {(role, command) for role in acl.roles(()) for command in ("config", "client", "client|setinfo")}
+    # Where Beat is late a viewer looks for itself, and cannot note what later looks compare with.
+    noted = {("viewer", key) for key in (measure.SEEN, measure.HELD, measure.PILES, measure.WORK)}
+    assert deployment.refusals() <= asked | noted
 
 
 REFUSED = [
@@ -204,13 +212,32 @@ def test_no_role_may_do_what_is_not_its_part(deployment):
         assert "permission" in found or "executing the script can't" in found, f"{role}: {text}: {found}"
 
 
-def test_what_only_redis_7_can_tell_apart(deployment):
+def test_what_only_redis_7_can_tell_apart(deployment, deployed):
     if version_of(deployment.program) < acl.SEVEN:
         pytest.skip("keys cannot be readable only on this server")
+    for role in ("producer", "operator", "viewer"):
+        told = run_python(deployed, FATE, WAIT, env=deployment.environ(role))
+        assert told.stdout == "unknown\n", told.stderr
+    process = str(deployed.workers[0].pid)
+    traced = celery(deployed, deployment, "operator", "leaks", "--trace", process, "--seconds", "1")
+    assert "where it was allocated" in traced.stdout, traced.stderr
     for role in ("producer", "janitor"):
         for text in ("HDEL unacked x", "DEL graft:worker:x", "SADD graft:workers x", "SET graft:health x"):
             with deployment.client(role) as client, pytest.raises(NoPermissionError):
                 client.execute_command(*text.split())
+    for role, text in (
+        ("producer", "EVAL return(redis.call('HDEL',KEYS[1],'x')) 1 unacked"),
+        ("producer", "HGETALL graft:dead-letters"),
+        ("viewer", "EVAL return(redis.call('DEL',KEYS[1])) 1 default"), ("producer", "SET graft:leaks:trace:x 1"),
+        ("operator", "SET graft:leaks:findings x"), ("operator", "HVALS graft:dead-letters"),
+    ):  # fmt: skip
+        with deployment.client(role) as client, pytest.raises(ResponseError, match=r"permission|can't"):
+            client.execute_command(*text.split())
+
+
+def test_a_viewer_can_look_at_a_deployment_that_nobody_has_looked_at(deployment, deployed):
+    told = run_python(deployed, LOOK, WAIT, env=deployment.environ("viewer"))
+    assert told.stdout.strip() in ("ok", "degraded", "failing"), told.stderr
 
 
 def test_nobody_comes_in_without_a_name(deployment):

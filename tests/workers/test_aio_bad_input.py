@@ -10,6 +10,7 @@ from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from graft.config.celery_app import app
 from graft.tasks import cluster
 from graft.tasks.submit import submit
+from tests.roles import acting_as
 from tests.stack import wait_until
 from tests.workers import aio_samples as tasks
 
@@ -28,6 +29,7 @@ def send(task: Any, *args: Any, **options: Any) -> Any:
     return task.apply_async(args, queue="io", **options)
 
 
+@acting_as("operator")
 def pool_of(worker: Any) -> dict[str, Any]:
     answers: dict[str, Any] = {}
 

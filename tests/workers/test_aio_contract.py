@@ -15,6 +15,7 @@ from celery.result import AsyncResult
 
 from graft.config.celery_app import app
 from graft.tasks import cluster
+from tests.roles import acting_as
 from tests.stack import wait_until
 from tests.workers import aio_samples as tasks
 
@@ -64,6 +65,7 @@ def test_an_error_comes_back_with_its_traceback(lane):
     assert "in fail" in result.traceback
 
 
+@pytest.mark.acl_role("worker")
 def test_nothing_takes_the_place_of_a_success(lane):
     """As after a run whose message came back although its result was stored."""
     task_id = str(uuid.uuid4())
@@ -74,6 +76,7 @@ def test_nothing_takes_the_place_of_a_success(lane):
     assert AsyncResult(task_id, app=app).get(timeout=WAIT) == "the first"
 
 
+@pytest.mark.acl_role("worker")
 def test_a_failure_gives_way_to_a_success(lane):
     task_id = str(uuid.uuid4())
     app.backend.store_result(task_id, ValueError("the first"), "FAILURE")
@@ -169,6 +172,7 @@ def test_limits_may_come_with_the_message(lane):
         lane.get(tasks.pause, 1, 60, soft_time_limit=0.2, time_limit=60)
 
 
+@pytest.mark.acl_role("operator")
 def test_a_running_task_is_terminated(lane):
     result = lane.send(tasks.started, 60)
     wait_until(lambda: result.state == "STARTED", WAIT, "the task to start")
@@ -178,6 +182,7 @@ def test_a_running_task_is_terminated(lane):
     wait_until(lambda: not active(result.id), WAIT, "the task to be gone")
 
 
+@pytest.mark.acl_role("operator")
 def test_a_revoked_task_does_not_begin(lane):
     result = lane.send(tasks.tell_it, "revoked", countdown=1)
     app.control.revoke(result.id)
@@ -197,6 +202,7 @@ def test_a_countdown_is_waited_for(lane):
     assert time.time() - began >= 1
 
 
+@pytest.mark.acl_role("operator")
 def test_what_runs_is_shown(lane):
     result = lane.send(tasks.started, 60)
     wait_until(lambda: active(result.id), WAIT, "inspect active to show the task")
@@ -207,6 +213,7 @@ def test_what_runs_is_shown(lane):
     wait_until(lambda: result.state == "REVOKED", WAIT, "the task to be terminated")
 
 
+@acting_as("operator")
 def active(task_id: str) -> Any:
     """What the workers say of a running task; None when none runs it."""
     answers = app.control.inspect(timeout=1).active() or {}
@@ -235,6 +242,7 @@ def test_handlers_and_signals_come_in_celerys_order(lane, end, calls):
     assert told == calls
 
 
+@pytest.mark.acl_role("operator")
 def test_events_tell_the_life_of_a_task(lane):
     events: dict[str, list[str]] = {}
     living = len(cluster.workers())

@@ -21,7 +21,7 @@ WAIT = 60.0
 @pytest.fixture
 def gate(stack: Any) -> Any:
     """The name of a gate; calls it holds up go on at the end of the test at the latest."""
-    name = f"gate:{uuid.uuid4()}"
+    name = f"test:gate:{uuid.uuid4()}"
     yield name
     open_(name)
 

@@ -6,6 +6,8 @@ import re
 import signal
 from typing import Any
 
+import pytest
+
 from tests.stack import Stack, run_python, wait_until
 
 WAIT = 60.0
@@ -142,6 +144,7 @@ print(pool()["max-concurrency"])
 """
 
 
+@pytest.mark.acl_role("operator")
 def test_a_pool_runs_as_many_tasks_at_once_as_its_size_says(fresh_stack):
     done = run_python(fresh_stack(cpu=0, io=4), AT_ONCE)
     assert (done.stdout, done.stderr) == ("2 0 0\n9\n", "")
@@ -158,6 +161,7 @@ print(time.time() - began >= 0.9)
 """
 
 
+@pytest.mark.acl_role("operator")
 def test_rate_limits_hold(fresh_stack):
     done = run_python(fresh_stack(cpu=0, io=20), RATE)
     assert (done.stdout, done.stderr) == ("True\n", "")
@@ -191,6 +195,7 @@ print(max(0, memory_after(1500) - before) < 2 << 20)
 """
 
 
+@pytest.mark.acl_role("operator")
 def test_memory_stays_where_it_is(fresh_stack):
     done = run_python(fresh_stack(cpu=0, io=100), MEMORY, 120)
     assert (done.stdout, done.stderr) == ("True\n", "")

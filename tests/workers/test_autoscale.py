@@ -19,7 +19,7 @@ def test_it_grows_with_the_queue_and_shrinks_without_and_logs_the_numbers(fresh_
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", "graft", "worker", "-n", "scaled@here", *ARGUMENTS],
-            env={**stack.env, "GRAFT_SCALE_IDLE": "2"}, stdout=file, stderr=file,
+            env={**stack.env_of("worker"), "GRAFT_SCALE_IDLE": "2"}, stdout=file, stderr=file,
         )  # fmt: skip
     try:
         with stack.connect() as client:

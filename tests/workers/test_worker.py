@@ -6,17 +6,21 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import graft
 from graft.compat import bridge
 from graft.config.celery_app import app
 from graft.tasks import cluster
 from graft.tasks.errors import TaskQueueError
 from tests import samples
+from tests.roles import acting_as
 from tests.stack import run_python, wait_until
 
 WAIT = 60.0
 
 
+@acting_as("operator")
 def stats_of(name: str) -> dict[str, Any]:
     """What the worker says of itself; asked again until it answers."""
     answers: list[dict[str, Any]] = []
@@ -29,6 +33,7 @@ def stats_of(name: str) -> dict[str, Any]:
     return dict(answers[-1][name])
 
 
+@acting_as("operator")
 def resize(name: str, size: int) -> dict[str, Any]:
     """Ask the worker for another size until it answers: it hears nothing before it has subscribed."""
     replies: list[dict[str, Any]] = []
@@ -68,6 +73,7 @@ def test_a_pool_is_brought_to_an_exact_size_up_and_down(stack):
             assert stats_of(worker.name)["prefetch_count"] == size
 
 
+@pytest.mark.acl_role("operator")
 def test_sizes_asked_for_in_quick_succession_do_not_add_up(stack):
     with stack.another_worker("cpu", 1) as worker:
         stats_of(worker.name)  # It answers, so it hears what follows.
@@ -100,6 +106,7 @@ print(len(set(graft.submit(held, range(12), batch_size=1).collect(60))))
 """
 
 
+@pytest.mark.acl_role("operator")
 def test_a_message_that_waits_for_its_time_takes_no_place_from_a_resized_pool(fresh_stack):
     done = run_python(fresh_stack(cpu=2), RESIZE_BESIDE_A_WAITING_MESSAGE)
     assert (done.stdout, done.stderr) == ("3\n", "")

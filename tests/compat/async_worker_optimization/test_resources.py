@@ -186,6 +186,7 @@ def grown(worker, size):
     return pids()
 
 
+@pytest.mark.acl_role("operator")
 def test_a_group_obeys_the_latest_wish_only(worker):
     group = WorkerGroup(group_of(worker))
     group.want(3, 3, idle_timeout=0.0)
@@ -209,6 +210,7 @@ def test_a_group_that_does_not_answer_says_so_and_is_asked_again(redis, caplog):
         assert len(told) == asked
 
 
+@pytest.mark.acl_role("operator")
 def test_giving_up_the_wait_stops_nobody_else_from_waiting(worker):
     async def main():
         pool = ResourcePool("waited for", 2, 4, idle_timeout=3600.0)

@@ -233,6 +233,7 @@ LEVELS = [  # Up, up again, down, far up, and what counts as MEDIUM.
 ]
 
 
+@pytest.mark.acl_role("operator")
 def test_a_load_level_is_reached_exactly_up_and_down(worker, optimizer):
     for level, processes, prefetch in LEVELS:
         answer = optimizer.dynamic_load_balancing(level, worker_group=worker.name.partition("@")[0])

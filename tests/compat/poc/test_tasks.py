@@ -58,6 +58,7 @@ def test_every_task_is_routed_to_a_queue_that_is_read(name):
     assert queue in names("cpu")
 
 
+@pytest.mark.acl_role("operator")
 def test_beat_names_tasks_that_exist(stack):
     entries = {name: app.conf.beat_schedule[name] for name in ("cleanup-old-results", "collect-metrics")}
     (registered,) = app.control.inspect([stack.worker.name], timeout=10, limit=1).registered().values()

@@ -111,6 +111,7 @@ def test_a_dynamic_pool_looks_by_itself(stack, tmp_path):
         wait_until(lambda: pool.current_workers == 1)
 
 
+@pytest.mark.acl_role("operator")
 def test_a_bound_pool_resizes_real_workers(stack, tmp_path):
     gate = tmp_path / "gate"
     name = next(worker.name for worker in stack.workers if worker.lane == "cpu")
