@@ -96,9 +96,13 @@ def _name(task: asyncio.Task[Any]) -> str:
     return str(getattr(coroutine, "__qualname__", coroutine))
 
 
+# The name of a temporary file ends in eight letters, digits and underscores.
+_RANDOM: Final = re.compile(r"(?:(?<=tmp)|(?<=[-_.])(?=[a-z_]*\d))[a-z0-9_]{8}(?=$| )|[0-9a-f]{8,}|\d+")
+
+
 def _alike(name: str) -> str:
     """*name* with its numbers and random parts replaced, so that those of one kind are counted together."""
-    return re.sub(r"[0-9a-f]{8,}|\d+|(?<=tmp)\w{8}$", "*", name)
+    return _RANDOM.sub("*", name)
 
 
 def most(counts: Counter[str] | Iterable[str]) -> list[list[Any]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
+
+from redis.exceptions import NoPermissionError
 
 from graft.config.settings import settings
 from graft.tasks.health.measured import Redis
@@ -24,7 +27,8 @@ def look(client: Any, role: str, memory: Any) -> Redis:
     info: Mapping[str, Any] = client.info()
     evicted = int(info.get("evicted_keys", 0))
     last = memory.hget(EVICTED, role)
-    memory.hset(EVICTED, role, evicted)
+    with suppress(NoPermissionError):  # Whoever may only read (config/acl.py: viewer) may look as well.
+        memory.hset(EVICTED, role, evicted)
     return read(role, info, max(0, evicted - int(last or 0)))
 
 

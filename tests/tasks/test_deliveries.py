@@ -4,18 +4,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.tasks import deliveries
+from graft.tasks import deliveries, suspects
 from graft.tasks.deliveries import Delivery, Runs
 from graft.tasks.ids import new_id
 
 pytestmark = pytest.mark.acl_role("worker")
 
 
+class RunsThatDie(Runs):
+    """Each run has ended with its process before the next begins."""
+
+    def begin(self, *args, **kwargs):
+        try:
+            return super().begin(*args, **kwargs)
+        finally:
+            suspects.leave(self.name[0])
+
+
 @pytest.fixture
 def runs(redis):
-    made = Runs(new_id(), 0)
+    made = RunsThatDie(new_id(), 0)
     yield made
     redis.delete(made.key, made.done_key)
+
+
+def test_a_run_that_may_be_the_last_is_not_counted_while_another_suspect_runs(redis):
+    one, other = Runs(new_id(), 0), Runs(new_id(), 0)
+    try:
+        for run in (1, 2):
+            assert one.begin("batch", [7])[0].run == other.begin("batch", [7])[0].run == run
+        assert one.begin("batch", [7])[0].run == 3
+        with pytest.raises(suspects.NotAloneError):
+            other.begin("batch", [7])
+        suspects.leave(one.name[0])
+        assert other.begin("batch", [7])[0].run == 3
+    finally:
+        suspects.leave(other.name[0])
+        redis.delete(one.key, other.key)
 
 
 def test_the_first_run_is_unwatched(runs):
