@@ -115,13 +115,14 @@ def test_the_command_says_what_leaks_and_traces_it(watched):
             found = [one for one in findings.read(client) if (one.measure, one.verdict) == ("memory", "leaking")]
             return [one for one in found if one.names[:1] == ("tests.tasks.leaky:memory",)]
 
-        wait_until(named, WAIT, "the leak")
+        seen: list[Finding] = []
+        wait_until(lambda: seen.extend(named()) or seen, WAIT, "the leak")
         assert ticks(client) - began <= TICKS
         leaks = [sys.executable, "-m", "celery", "-A", "graft", "leaks"]
         told = subprocess.run(leaks, env=watched.env_of("viewer"), capture_output=True, text=True, check=False)
         assert told.returncode in (1, 2)
         assert "tests.tasks.leaky:memory" in told.stdout
-        pid = named()[0].process.split("/")[-2]
+        pid = seen[0].process.split("/")[-2]
         argv = [*leaks, "--trace", pid, "--seconds", "4"]
         traced = subprocess.run(argv, env=watched.env_of("operator"), capture_output=True, text=True, check=False)
         assert "leaky.py" in traced.stdout, traced.stderr
