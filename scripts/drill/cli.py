@@ -36,9 +36,9 @@ def chosen(only: Sequence[str], lane: Lane = "cpu") -> list[type[Fault]]:
 
 
 def lasts(faults: Sequence[type[Fault]], scale: float, stock: bool) -> str:
-    """How long playing *faults* takes about; stock takes as long again, and ends where it loses or repeats too much."""
+    """How long playing *faults* takes about; stock takes about as long again."""
     seconds = sum(fault(scale).estimate for fault in faults)
-    return f"{seconds * (2.5 if stock else 1.0) / 60:.0f} minutes"
+    return f"{seconds * (2.0 if stock else 1.0) / 60:.0f} minutes"
 
 
 def lines_of(verdicts: Sequence[Verdict]) -> list[str]:

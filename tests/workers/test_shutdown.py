@@ -77,7 +77,7 @@ def test_a_cold_stop_does_not_wait_for_a_process_that_waits_for_the_rest_of_its_
         wait_until(lambda: client.hlen("unacked") == 1, what="the task to be taken")
         time.sleep(1.0)  # For as much of it as goes into the pipe.
         worker._child.signal(signal.SIGQUIT)
-        time.sleep(1.0)
+        time.sleep(1.0)  # For the shutdown to find the process still waiting; nothing tells of that.
         process.resume()
         wait_until(lambda: gone(worker), timeout=60, what="the worker to end")
         assert client.llen("default") == 1 or client.exists("celery-task-meta-large")
