@@ -167,8 +167,9 @@ class Feeder:
 
     @property
     def _seen(self) -> Pace:
-        """The pace, heeding at once that the items of this batch are larger than those of others."""
-        return replace(self._pace, size=max(self._pace.size, self._each))
+        """The pace, heeding at once how large the items of this batch are that have left."""
+        items = max(self._pace.items, self._envelopes)
+        return replace(self._pace, items=items, size=max(self._pace.size, self._each))
 
     def _next_size(self, lanes: int) -> int:
         if self.order.batch_size is not None:

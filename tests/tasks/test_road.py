@@ -176,6 +176,13 @@ def test_an_endless_input_is_read_only_as_far_as_it_is_used(stack):
     assert seen < 200_000
 
 
+def test_a_stream_has_as_many_in_flight_as_was_asked_before_anything_is_known_of_it(stack):
+    with held("heavy"):
+        batch = graft.submit(lambda x: -x, iter(range(1000)), queue="heavy", batch_size=1, in_flight=300)
+        wait_until(lambda: batch.progress().sent == 300, WAIT, "all that may be in flight")
+    assert batch.collect(WAIT) == [-x for x in range(1000)]
+
+
 def test_of_large_items_fewer_are_read_ahead(stack):
     seen = 0
 
