@@ -166,7 +166,7 @@ class LocalStack:
         name = f"{lane}{self._workers_made}@{socket.gethostname()}-{self._token}"
         reads = queues.names(None if every_queue else lane)
         argv = ["worker", "-n", name, "-P", POOLS[lane], "-c", str(concurrency), "-Q", ",".join(reads)]
-        argv += ["--without-gossip", "--without-mingle", *(f"--include={module}" for module in include)]
+        argv += ["--without-gossip", "--without-mingle", *([f"--include={','.join(include)}"] if include else [])]
         log, child = self._start(f"worker-{lane}{self._workers_made}", argv, env or {})
         worker = Worker(name, lane, log, child)
         self.workers.append(worker)

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-import celery.concurrency.asynpool
 from celery import signals
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
@@ -23,19 +22,17 @@ from kombu.utils.json import dumps
 
 from graft.config.transport import Channel, require
 from graft.workers.accounting import tell_caller
+from graft.workers.pool_pipes import finish_writing, settle
 from graft.workers.quarantine import forgery, refusal
 from graft.workers.shutdown import between_turns, pardon_active
 
 logger = logging.getLogger(__name__)
-asynpool: Any = celery.concurrency.asynpool
 
 SLOWEST_RECONNECT: Final = 3.0  # Celery waits up to 30 s between two attempts.
 
 require(Consumer, "on_connection_error_after_connected", "on_connection_error_before_connected", "on_close", "on_ready")
 require(Consumer, "connect", "ensure_connected", "create_task_handler", "on_unknown_task", "connection_for_read")
 require(Consumer, "cancel_active_requests")
-require(asynpool.AsynPool, "_flush_writer", "_active_writers", "_cache")
-require(asynpool, "_get_job_writer")
 
 # Celery announces on every loss of a connection that a later version will cancel running tasks; ours are kept.
 warnings.filterwarnings("ignore", message="\nIn Celery 5.1 we introduced", category=CPendingDeprecationWarning)
@@ -52,7 +49,7 @@ class HardenedConsumer(Consumer):
         self._is_reconnecting = False
         super().__init__(*args, **kwargs)
         if self.hub:
-            self.loop = between_turns(self.loop, self.hub, lambda: _finish_writing(self.pool))
+            self.loop = between_turns(self.loop, self.hub, lambda: settle(self.pool, self.hub))
         # Adopted messages count against the prefetch as it is; Celery's reduction would count them twice.
         self.app.conf.worker_enable_prefetch_count_reduction = False
 
@@ -76,10 +73,11 @@ class HardenedConsumer(Consumer):
     def on_close(self) -> None:
         """Drop what waits here, as Celery does, unless it is only the connection that closed."""
         if not self._is_reconnecting:
+            settle(self.pool, self.hub)
             super().on_close()
             return
         self._is_reconnecting = False
-        _finish_writing(self.pool)
+        finish_writing(self.pool)
 
     def connect(self) -> Any:
         connection = self.connection_for_read(heartbeat=self.amqheartbeat)
@@ -142,14 +140,3 @@ def _keep(message: Any, reason: str, detail: str) -> None:
     if isinstance(message.channel, Channel):
         queue = str(message.delivery_info.get("routing_key"))
         message.channel.quarantine(dumps(message._raw).encode(), queue, reason, detail)
-
-
-def _finish_writing(pool: Any) -> None:
-    """Send the rest of the tasks that were half way down a pipe when the event loop forgot about it."""
-    inner = getattr(pool, "_pool", None)
-    if not isinstance(inner, asynpool.AsynPool):
-        return
-    for job in tuple(inner._cache.values()):
-        writer = asynpool._get_job_writer(job)
-        if writer is not None and writer in inner._active_writers:
-            inner._flush_writer(job._write_to, writer)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import psutil
@@ -414,8 +415,9 @@ class Rolling(Fault):
     """Workers are replaced one after the other: by SIGTERM, by SIGQUIT, and by SIGTERM to the whole process group."""
 
     name = "rolling-restarts"
-    limit = "0 lost, doubled at most 2 x concurrency each"
+    limit = "0 lost, doubled at most 2 x concurrency each, each ends within 30 s"
     full_strikes = 10
+    slowest = 0.0
 
     @property
     def lasts(self) -> float:
@@ -425,15 +427,19 @@ class Rolling(Fault):
         ways = [(signal.SIGTERM, False), (signal.SIGQUIT, False), (signal.SIGTERM, True)]
         for number in range(max(3, self.times())):
             worker = stage.workers.pop(0)
-            stage.add_drill_worker()
+            newcomer = stage.add_drill_worker()
+            stage.until(partial(stage.is_ready, newcomer))
             way, group = ways[number % len(ways)]
+            began = time.monotonic()
             if not stage.signal_worker(worker, way, group=group).wait(30):
-                self.told.append(f"{worker.name} did not end within 30 s")
                 worker.kill()
+            self.slowest = max(self.slowest, time.monotonic() - began)
             self.strikes += 1
+        self.told.append(f"the slowest end took {self.slowest:.1f} s")
 
     def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        return super().passes(stage, count, verdict) and verdict.doubled <= 4 * self.strikes
+        passed = super().passes(stage, count, verdict)
+        return passed and verdict.doubled <= 4 * self.strikes and self.slowest < 30
 
 
 class BadMessages(Fault):

@@ -98,8 +98,13 @@ class Stage(LocalStack):
 
     def wait_ready(self, timeout: float = 60.0, services: Any = None) -> None:
         """Wait until every worker has said that it is ready, and a task has been there and back."""
-        self.until(lambda: all("ready." in worker.log.read_text(errors="replace") for worker in self.workers), timeout)
+        self.until(lambda: all(self.is_ready(worker) for worker in self.workers), timeout)
         self.canary(timeout)
+
+    @staticmethod
+    def is_ready(worker: Worker) -> bool:
+        """Whether it has said so."""
+        return "ready." in worker.log.read_text(errors="replace")
 
     def canary(self, timeout: float = 60.0) -> bool:
         """Send one small task; whether it ended in time."""

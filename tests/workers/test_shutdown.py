@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 import graft
+from graft.tasks.depths import lists
 from tests import samples
 from tests.stack import run_python, wait_until
 
@@ -80,7 +81,7 @@ def test_a_cold_stop_does_not_wait_for_a_process_that_waits_for_the_rest_of_its_
         time.sleep(1.0)  # For the shutdown to find the process still waiting; nothing tells of that.
         process.resume()
         wait_until(lambda: gone(worker), timeout=60, what="the worker to end")
-        assert client.llen("default") == 1 or client.exists("celery-task-meta-large")
+        assert client.exists(*lists("default"), "celery-task-meta-large") == 1
 
 
 def test_a_warm_stop_finishes_what_runs_and_gives_the_rest_back(stack, tmp_path):
@@ -110,3 +111,19 @@ def test_rolling_restarts_under_load_lose_nothing(fresh_stack, tmp_path):
         answer, _ = client.communicate(timeout=120)
     assert answer == "600\n"
     assert 600 <= len(lines(ledger)) <= 600 + restarts * 2 * 2 * 2  # Two envelopes of two items a process at most.
+
+
+def test_a_task_that_was_just_handed_to_a_process_is_waited_for(fresh_stack):
+    """Celery gives its message back, though the process runs it, and then waits 30 s for that process."""
+    stack = fresh_stack(cpu=0)
+    samples_here = "tests.workers.aio_samples"
+    worker = stack.add_worker("cpu", 1, include=(samples_here, "tests.workers.stop_while_writing"))
+    sent = run_python(
+        stack, f"from {samples_here} import pause; pause.apply_async((1, 0.5), queue='default', task_id='handed')"
+    )
+    assert sent.stderr == ""
+    wait_until(lambda: gone(worker), timeout=90, what="the worker to end")
+    stack.workers.remove(worker)
+    with stack.connect() as client:
+        assert client.exists("celery-task-meta-handed")
+        assert not client.exists(*lists("default"), "unacked")

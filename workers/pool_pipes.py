@@ -1,0 +1,59 @@
+"""What is in the pipes between a worker and its pool processes when the event loop that serves them stops.
+
+Celery 5.7 forgets a task that it has written and not yet heard of. A process runs it all the same, its message goes
+back and runs again, and a stop waits 30 s for that process, which waits for its result to be read.
+"""
+
+from __future__ import annotations
+
+import time
+from inspect import isgenerator
+from typing import Any, Final
+
+import celery.concurrency.asynpool
+
+from graft.config.transport import require
+
+asynpool: Any = celery.concurrency.asynpool
+
+PATIENCE: Final = 5.0  # Seconds for idle processes to say that they have begun.
+
+require(asynpool.AsynPool, "_flush_writer", "_active_writers", "_cache")
+require(asynpool, "_get_job_writer", "_select")
+
+
+def settle(pool: Any, hub: Any) -> None:
+    """Have every task that went to a process known as running, or as done."""
+    finish_writing(pool)
+    inner = getattr(pool, "_pool", None)
+    if not isinstance(inner, asynpool.AsynPool):
+        return
+    deadline = time.monotonic() + PATIENCE
+    while (pipes := _unheard(inner) & hub.readers.keys()) and time.monotonic() < deadline:
+        readable, _, _ = asynpool._select(pipes, timeout=0.1)
+        for pipe in readable & hub.readers.keys():
+            read, arguments = hub.readers[pipe]
+            if not isgenerator(read):
+                read(*arguments)
+                continue
+            try:
+                next(read, None)  # The rest of a message.
+            except (OSError, EOFError):
+                hub.remove_reader(pipe)
+
+
+def finish_writing(pool: Any) -> None:
+    """Send the rest of the tasks that were half way down a pipe when the event loop forgot about it."""
+    inner = getattr(pool, "_pool", None)
+    if not isinstance(inner, asynpool.AsynPool):
+        return
+    for job in tuple(inner._cache.values()):
+        writer = asynpool._get_job_writer(job)
+        if writer is not None and writer in inner._active_writers:
+            inner._flush_writer(job._write_to, writer)
+
+
+def _unheard(inner: Any) -> set[int]:
+    """The pipes of living processes that were sent a task and have not said that they run it."""
+    sent = [job._write_to for job in tuple(inner._cache.values()) if job._write_to and not job._accepted]
+    return {process.outqR_fd for process in sent if process._is_alive()}
