@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any, Final
 
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.tasks import suspects
 from graft.tasks.envelope import Given
 
@@ -71,7 +70,7 @@ class Runs:
             NotAloneError: one more death would be its last, and another of that kind runs in this worker; not counted.
         """
         count = partial(self.client.eval, _BEGIN, 2, self.key, CANCEL_KEY + batch, TTL)
-        run, cancelled = count(max(1, settings().run_limit - 1))
+        run, cancelled = count(suspects.deaths())
         if not run:
             suspects.enter(self.name[0])
             run, cancelled = count(math.inf)

@@ -18,6 +18,7 @@ import redis
 from graft.config.redis_client import shared
 from graft.config.settings import settings
 from graft.tasks import pool_scripts as scripts
+from graft.tasks import suspects
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.ids import new_id
 from graft.tasks.results import unavailable
@@ -67,21 +68,30 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a holder does next: run ``taken``, wait for more (``idle``), or leave and send ``tickets``."""
+    """What a holder does next: run ``taken``, wait for more (``idle``), or leave and send ``tickets``.
 
-    what: Literal["task", "idle", "done", "lost", "gone"]
+    ``suspect``: the next task is one that has to run alone, and has not been taken.
+    """
+
+    what: Literal["task", "suspect", "idle", "done", "lost", "gone"]
     taken: Taken | None = None
     tickets: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who takes tasks: one run of one ticket, or one thread of a client."""
+    """Who takes tasks: one run of one ticket, or one thread of a client.
+
+    ``suspects`` says what becomes of a task that one more death would have given up, where it is next: it is taken,
+    told of, or skipped. A ticket that ``has_returned`` has outlived a process: it gives back and takes nothing.
+    """
 
     owner: str
     ticket: str
     token: str
     lingers: bool = False
+    suspects: Literal["take", "tell", "skip"] = "take"
+    has_returned: bool = False
 
     @property
     def mark(self) -> str:
@@ -283,7 +293,10 @@ class RedisLedger:
 
     def _holder(self, holder: Holder) -> tuple[object, ...]:
         lease = settings().visibility_timeout
-        return holder.owner, holder.ticket, holder.token, lease, new_id(), int(holder.lingers)
+        return (
+            holder.owner, holder.ticket, holder.token, lease, new_id(), int(holder.lingers), holder.suspects,
+            suspects.deaths(), int(holder.has_returned),
+        )  # fmt: skip
 
     def _run(self, script: str, *arguments: Any, target: str | None = None) -> Any:
         keys = self.keys if target is None else [*self.keys, target]

@@ -17,7 +17,11 @@ from __future__ import annotations
 
 from typing import Final
 
-PRELUDE: Final = """
+from graft.tasks.deliveries import RUN_KEY
+
+PRELUDE: Final = (
+    f"local run_key = '{RUN_KEY}'"
+    + """
 redis.replicate_commands()
 local meta, waiting, tasks, running, held = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local tickets, idle, clients, results, bell = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
@@ -30,14 +34,15 @@ local slots = (state == 'running' or state == 'closing') and limit or 0
 
 local function text(number) return string.format('%.6f', number) end
 
--- The task in *slot* goes back to its old place: its holder is gone.
+-- The task in *slot* goes back to its old place: its holder is gone. What a worker has ended on purpose did not die.
 local function give_back(slot)
-  local member = string.match(redis.call('HGET', held, slot) or '', '^%S+ %S+ (.+)$')
+  local ticket, member = string.match(redis.call('HGET', held, slot) or '', '^%S+ (%S+) (.+)$')
   redis.call('ZREM', running, slot)
   redis.call('HDEL', held, slot)
   local kept = member and redis.call('HGET', tasks, member)
   if not kept then return end
-  redis.call('HINCRBY', tasks, 'lost:' .. member, 1)
+  local is_pardoned = redis.call('HEXISTS', run_key .. ticket .. ':0', 'pardons') == 1
+  if not is_pardoned then redis.call('HINCRBY', tasks, 'lost:' .. member, 1) end
   redis.call('ZADD', waiting, string.match(kept, '^%S+'), member)
   if #member == 16 then redis.call('HINCRBY', meta, 'remote', 1) end
 end
@@ -61,19 +66,25 @@ local function abandon(member)
 end
 
 -- The best waiting task that *owner* can run, if a slot is left for it beside the better ones that others must run.
-local function take(owner, slot, mark, lease)
+-- What has died *deaths* times is a suspect: taken like any other ('take'), not taken but told of ('tell'), or left for
+-- later ('skip') with a slot of its own, as what others must run.
+local function take(owner, slot, mark, lease, suspects, deaths)
   local busy = redis.call('ZCARD', running)
   local free = slots - busy
   if free < 1 then return nil end
-  local member = redis.call('ZRANGE', waiting, 0, 0)[1]
-  if member and string.sub(member, 17) ~= owner then
-    local first
-    for _, other in ipairs(redis.call('ZRANGE', waiting, 1, free - 1)) do
-      if string.sub(other, 17) == owner then first = other break end
+  local function look(first, last)
+    for _, other in ipairs(redis.call('ZRANGE', waiting, first, last)) do
+      if string.sub(other, 17) == owner then
+        if suspects == 'take' then return other end
+        local is_suspect = tonumber(redis.call('HGET', tasks, 'lost:' .. other) or 0) >= deaths
+        if suspects == 'tell' or not is_suspect then return other, is_suspect end
+      end
     end
-    member = first
   end
+  local member, is_suspect = look(0, 0)
+  if not member and free > 1 then member, is_suspect = look(1, free - 1) end
   if not member then return nil end
+  if is_suspect then return {'suspect'} end
   if not slot or tonumber(slot) >= slots then
     slot = nil
     for number = 0, slots - 1 do
@@ -87,7 +98,7 @@ local function take(owner, slot, mark, lease)
   redis.call('HSET', held, slot, mark .. ' ' .. member)
   if busy + 1 > tonumber(known[5] or 0) then redis.call('HSET', meta, 'peak', busy + 1) end
   local found = redis.call('HMGET', tasks, member, 'lost:' .. member)
-  return {slot, member, found[1], found[2] or '0'}
+  return {'task', {slot, member, found[1], found[2] or '0'}}
 end
 
 -- Tickets to send now, so that every slot that could run something has a worker coming. One that does not arrive is
@@ -121,6 +132,7 @@ local function reserved(but)
   return sum
 end
 """
+)
 
 # ARGV: a new generation, kind, workers, capacity, limit.
 OPEN: Final = (
@@ -195,7 +207,8 @@ return {state, wanted(ARGV[5])}
 """
 )
 
-# ARGV: generation, owner, ticket, token, lease, base of new tickets, whether to wait for more.
+# ARGV: generation, owner, ticket, token, lease, base of new tickets, whether to wait for more, what becomes of a
+# suspect, the deaths that make one, whether this ticket's message came back.
 BEGIN: Final = (
     PRELUDE
     + """
@@ -204,15 +217,17 @@ redis.call('ZREM', tickets, ARGV[3])
 redis.call('SREM', idle, ARGV[3])
 redis.call('HDEL', meta, 'patience')
 reap()
+local has_returned = ARGV[10] == '1'
 local mine = redis.call('HGETALL', held)
 for at = 1, #mine, 2 do
   if string.match(mine[at + 1], '^%S+ (%S+)') == ARGV[3] then
-    give_back(mine[at])  -- This ticket's message came back: the process that held it is gone.
-    return {'done', wanted(ARGV[6])}
+    give_back(mine[at])  -- The process that held it is gone.
+    has_returned = true
   end
 end
-local found = take(ARGV[2], nil, ARGV[4] .. ' ' .. ARGV[3], tonumber(ARGV[5]))
-if found then return {'task', found} end
+if has_returned then return {'done', wanted(ARGV[6])} end  -- Its own deaths are counted, too: it risks no more.
+local found = take(ARGV[2], nil, ARGV[4] .. ' ' .. ARGV[3], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]))
+if found then return found end
 if ARGV[7] == '1' and state == 'running' then
   redis.call('ZADD', tickets, text(now), ARGV[3])
   redis.call('SADD', idle, ARGV[3])
@@ -222,26 +237,26 @@ return {'done', wanted(ARGV[6])}
 """
 )
 
-# ARGV: generation, owner, ticket, token, lease, base of new tickets, whether to wait for more, slot, member, whether
-# the task failed, seconds it took, what to push, seconds to keep that, whether to take another. KEYS[11]: where to push
+# ARGV: as for BEGIN, then slot, member, whether the task failed, seconds it took, what to push, seconds to keep that,
+# whether to take another. KEYS[11]: where to push.
 STEP: Final = (
     PRELUDE
     + """
 local mark = ARGV[4] .. ' ' .. ARGV[3]
-if not is_mine or redis.call('HGET', held, ARGV[8]) ~= mark .. ' ' .. ARGV[9] then return {'lost'} end
-redis.call('HDEL', held, ARGV[8])
-redis.call('ZREM', running, ARGV[8])
-redis.call('HDEL', tasks, ARGV[9], 'lost:' .. ARGV[9])
+if not is_mine or redis.call('HGET', held, ARGV[11]) ~= mark .. ' ' .. ARGV[12] then return {'lost'} end
+redis.call('HDEL', held, ARGV[11])
+redis.call('ZREM', running, ARGV[11])
+redis.call('HDEL', tasks, ARGV[12], 'lost:' .. ARGV[12])
 redis.call('HINCRBY', meta, 'completed', 1)
-if ARGV[10] == '1' then redis.call('HINCRBY', meta, 'failed', 1) end
-redis.call('HINCRBYFLOAT', meta, 'busy', ARGV[11])
-if ARGV[12] ~= '' then
-  redis.call('RPUSH', KEYS[11], ARGV[12])
-  redis.call('EXPIRE', KEYS[11], ARGV[13])
+if ARGV[13] == '1' then redis.call('HINCRBY', meta, 'failed', 1) end
+redis.call('HINCRBYFLOAT', meta, 'busy', ARGV[14])
+if ARGV[15] ~= '' then
+  redis.call('RPUSH', KEYS[11], ARGV[15])
+  redis.call('EXPIRE', KEYS[11], ARGV[16])
 end
-if ARGV[14] == '1' then
-  local found = take(ARGV[2], ARGV[8], mark, tonumber(ARGV[5]))
-  if found then return {'task', found} end
+if ARGV[17] == '1' then
+  local found = take(ARGV[2], ARGV[11], mark, tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]))
+  if found then return found end
   if ARGV[7] == '1' and state == 'running' then
     redis.call('ZADD', tickets, text(now), ARGV[3])
     redis.call('SADD', idle, ARGV[3])

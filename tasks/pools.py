@@ -10,7 +10,7 @@ import logging
 import pickle
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ from graft.config.celery_app import app
 from graft.config.queues import broker_priority
 from graft.config.redis_client import shared
 from graft.config.settings import settings
-from graft.tasks import codec, functions, keeper
+from graft.tasks import codec, functions, keeper, suspects
 from graft.tasks.batch import RUN_ENVELOPE
 from graft.tasks.envelope import Envelope, WireFunction, error_frame, value_frame
 from graft.tasks.errors import PoisonedError
@@ -122,8 +122,10 @@ class _Visit:
 
     def __init__(self, ledger: RedisLedger, ticket: str) -> None:
         self.ledger = ledger
-        self.holder = Holder("", ticket, uuid4().hex, lingers=True)
-        self.worker = str(current_task.request.hostname) if current_task else "?"
+        self.holder = Holder("", ticket, uuid4().hex, lingers=True, suspects="tell")
+        request = current_task.request if current_task else None
+        self.worker = str(request.hostname) if request else "?"
+        self.has_returned = bool(request and (request.delivery_info or {}).get("redelivered"))
         self.held: Taken | None = None
         self.count = 0
 
@@ -144,7 +146,7 @@ class _Visit:
 
     def work(self) -> Turn:
         end = time.monotonic() + TURN
-        turn = self.ledger.begin(self.holder)
+        turn = self.ledger.begin(replace(self.holder, has_returned=self.has_returned))
         while True:
             if turn.what == "task" and turn.taken is not None:
                 self.held = turn.taken
@@ -152,6 +154,9 @@ class _Visit:
                 self.held = None
                 self.count += 1
                 turn = self.ledger.step(self.holder, done, more=time.monotonic() < end)
+                suspects.leave(self.holder.ticket)  # Not before it is recorded as finished.
+            elif turn.what == "suspect":
+                turn = self.alone()
             elif turn.what == "idle":
                 turn = self.linger(end)
             else:
@@ -164,10 +169,26 @@ class _Visit:
             if wait > 0.002:  # Redis 6.2 takes less than a millisecond for "without end".
                 shared().blpop(self.ledger.bell_key, timeout=wait)
             stays = time.monotonic() < leave
-            holder = self.holder if stays else Holder("", self.holder.ticket, self.holder.token)
-            turn = self.ledger.begin(holder)
+            turn = self.ledger.begin(replace(self.holder, lingers=stays))
             if turn.what != "idle":
                 return turn
+
+    def alone(self) -> Turn:
+        """Next is what one more death would have given up: take it if no other suspect runs in this worker.
+
+        Else take what may run before it; where nothing may, leave. Tickets that are sent then may go elsewhere.
+        """
+        try:
+            suspects.enter(self.holder.ticket)
+        except suspects.NotAloneError:
+            turn = self.ledger.begin(replace(self.holder, suspects="skip", lingers=False))
+            if turn.what == "done":
+                time.sleep(suspects.WAIT)
+            return turn
+        turn = self.ledger.begin(replace(self.holder, suspects="take"))
+        if turn.taken is None or turn.taken.losses < suspects.deaths():  # Somebody else was faster.
+            suspects.leave(self.holder.ticket)
+        return turn
 
     def done(self, taken: Taken) -> Done:
         outcome = self.outcome(taken)

@@ -12,11 +12,18 @@ import tempfile
 import threading
 from typing import Final
 
+from graft.config.settings import settings
+
 WAIT: Final = 0.5  # Seconds before a suspect that finds another one running goes back to its queue.
 
 
 class NotAloneError(Exception):
     """Another suspect runs in this worker. The run has not been counted, and may begin later."""
+
+
+def deaths() -> int:
+    """How many deaths make a suspect: all but the last."""
+    return max(1, settings().run_limit - 1)
 
 
 _lock = threading.Lock()
