@@ -9,9 +9,9 @@ from kombu.serialization import prepare_accept_content
 from kombu.transport.virtual import Message
 
 from graft.config.celery_app import app
+from graft.config.channel import MESSAGE_LIMIT
 from graft.config.messages import BadMessage, decode
 from graft.config.settings import settings
-from graft.config.transport import MESSAGE_LIMIT
 from graft.workers.quarantine import forgery, refusal
 
 

@@ -21,9 +21,9 @@ from kombu.exceptions import KombuError, OperationalError
 from kombu.serialization import dumps as serialize
 
 from graft.config.celery_app import app
+from graft.config.channel import Channel
 from graft.config.redis_client import connect
 from graft.config.settings import settings
-from graft.config.transport import Channel
 from graft.tasks import bodies, functions, progress
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.feeder import Feeder

@@ -1,6 +1,6 @@
 """Where a message is: waiting on a queue, held by a worker, or nowhere.
 
-A living message is always in one of the first two places: it is taken and recorded in one step (config/transport.py),
+A living message is always in one of the first two places: it is taken and recorded in one step (config/channel.py),
 a retry is sent before its original is acknowledged, and a result is stored before that too. So an id that has no result
 and is in neither place is lost: Redis came back without its data, a failover dropped the last writes, or somebody
 emptied the queue.

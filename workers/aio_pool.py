@@ -20,8 +20,8 @@ from celery import signals
 from celery.concurrency.base import BasePool
 from kombu.asynchronous import get_event_loop
 
+from graft.config.channel import Channel
 from graft.config.settings import settings
-from graft.config.transport import Channel
 from graft.tasks import invoke
 from graft.workers import async_tasks
 from graft.workers.aio import backend

@@ -20,7 +20,8 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 from kombu.utils.json import dumps
 
-from graft.config.transport import Channel, require
+from graft.config.channel import Channel
+from graft.config.versions import require
 from graft.workers.accounting import tell_caller
 from graft.workers.pool_pipes import finish_writing, settle
 from graft.workers.quarantine import forgery, refusal

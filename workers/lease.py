@@ -14,7 +14,7 @@ from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as Prefork
 from redis.exceptions import RedisError
 
-from graft.config.transport import Channel
+from graft.config.channel import Channel
 from graft.tasks.batch import RUN_ENVELOPE
 
 logger = logging.getLogger(__name__)

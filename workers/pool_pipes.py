@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import celery.concurrency.asynpool
 
-from graft.config.transport import require
+from graft.config.versions import require
 
 asynpool: Any = celery.concurrency.asynpool
 

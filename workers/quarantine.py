@@ -1,6 +1,6 @@
 """Decides which task messages this worker will not run; the hardened consumer keeps those in the quarantine.
 
-The transport has looked at the envelope already (config/transport.py). Here are the rules for what only a worker reads:
+The transport has looked at the envelope already (config/channel.py). Here are the rules for what only a worker reads:
 each stands for something that ends, blocks or confuses a worker of Celery 5.7.
 """
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
 
+from graft.config.channel import QUARANTINE_COUNTS_KEY, QUARANTINE_KEY
 from graft.config.queues import QUEUES
 from graft.config.redis_client import connect, shared
 from graft.config.settings import settings
-from graft.config.transport import QUARANTINE_COUNTS_KEY, QUARANTINE_KEY
 from graft.tasks import deadletters, figures, queue_control
 from graft.tasks.cluster import BEAT, BEAT_TTL, NAMES, WorkerBeat
 from graft.tasks.deadletter_choice import causes

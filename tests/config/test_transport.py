@@ -18,7 +18,9 @@ from kombu import Connection, Consumer, Queue
 from kombu.compression import compress
 from kombu.transport import redis as stock
 
-from graft.config import transport
+from graft.config import channel, transport
+from graft.config.channel import QUARANTINE_BYTES, QUARANTINE_COUNTS_KEY, QUARANTINE_KEY, Channel
+from graft.config.versions import UnknownVersionError
 from tests.workers.redis_server import ROOT, RedisServer, Worker, wait_until
 
 PIDBOX = "/0.celery.pidbox"
@@ -62,7 +64,7 @@ def bomb() -> dict[str, Any]:
 
 
 def quarantined(client: redis.Redis) -> list[dict[str, Any]]:
-    return [json.loads(entry) for entry in client.lrange(transport.QUARANTINE_KEY, 0, -1)]
+    return [json.loads(entry) for entry in client.lrange(QUARANTINE_KEY, 0, -1)]
 
 
 FAR = (datetime.now(UTC) + timedelta(days=31)).isoformat()
@@ -121,7 +123,7 @@ def test_bad_messages_are_kept_with_a_reason_and_disturb_nobody(server, pool):
         kept = [entry for entry in quarantined(server.client) if entry["queue"] == "default"]
         assert sorted(entry["reason"] for entry in kept) == sorted(reason for reason, _ in BAD_MESSAGES.values())
         assert {base64.b64decode(entry["raw"]) for entry in kept} >= {b"\xff\xfe", b"", b"[1]", b"{}"}
-        assert int(server.client.hget(transport.QUARANTINE_COUNTS_KEY, "missing_id") or 0) == 2
+        assert int(server.client.hget(QUARANTINE_COUNTS_KEY, "missing_id") or 0) == 2
 
 
 @pytest.mark.redis
@@ -139,13 +141,13 @@ def test_negative_control_stock_celery_ends_at_one_bad_message(server, bad):
 
 @pytest.mark.redis
 def test_the_quarantine_is_bounded(connection, server, monkeypatch):
-    monkeypatch.setattr(transport, "QUARANTINE_LENGTH", 3)
+    monkeypatch.setattr(channel, "QUARANTINE_LENGTH", 3)
     for size in range(5):
         connection.default_channel.quarantine(b"x" * (size << 20), "q", "malformed_json", "")
     kept = quarantined(server.client)
     assert [entry["bytes"] >> 20 for entry in kept] == [4, 3, 2]
-    assert len(base64.b64decode(kept[0]["raw"])) == transport.QUARANTINE_BYTES
-    assert server.client.hgetall(transport.QUARANTINE_COUNTS_KEY) == {b"malformed_json": b"5"}
+    assert len(base64.b64decode(kept[0]["raw"])) == QUARANTINE_BYTES
+    assert server.client.hgetall(QUARANTINE_COUNTS_KEY) == {b"malformed_json": b"5"}
 
 
 def received_by(connection: Connection, *names: str, no_ack: bool = False) -> list[Any]:
@@ -331,7 +333,7 @@ def test_a_record_that_cannot_be_restored_is_kept_and_holds_nobody_up(connection
 def test_a_unix_socket_is_spoken_to(server, scheme):
     transport.register()
     with Connection(transport.transport_url(f"{scheme}{server.socket}?db=3")) as connection:
-        assert isinstance(connection.default_channel, transport.Channel)
+        assert isinstance(connection.default_channel, Channel)
         connection.Producer().publish({}, routing_key="q")
     with redis.Redis(port=server.port, db=3) as client:
         assert client.llen("q") == 1
@@ -350,7 +352,7 @@ def test_tls_is_spoken_and_certificates_are_verified(server, tmp_path):
     url = transport.transport_url(f"rediss://localhost:{server.port}/0")
     transport.register()
     with Connection(f"{url}?ssl_ca_certs={certificate}") as trusting:
-        assert isinstance(trusting.default_channel, transport.Channel)
+        assert isinstance(trusting.default_channel, Channel)
     with Connection(url) as doubting, pytest.raises(redis.ConnectionError, match="certificate verify failed"):
         doubting.transport.create_channel(doubting.transport)
 
@@ -388,7 +390,7 @@ def test_an_unknown_version_of_kombu_is_refused_with_a_way_out(monkeypatch):
     transport.register()
     monkeypatch.delattr(stock.Channel, "_brpop_read")
     message = r"_brpop_read.* kombu 5\.7\.0 is not known to us; install celery=="
-    with pytest.raises(transport.UnknownVersionError, match=message):
+    with pytest.raises(UnknownVersionError, match=message):
         transport.register()
 
 

@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import graft
+from graft.config.channel import QUARANTINE_KEY
 from graft.config.queues import names
-from graft.config.transport import QUARANTINE_KEY
 from graft.scripts.batches_command import command as batches_command
 from graft.scripts.dead_letters import command as dead_letters_command
 from graft.scripts.queues_command import command

@@ -12,6 +12,7 @@ import pytest
 from kombu import Connection, Queue
 
 from graft.config import transport
+from graft.config.channel import Channel
 from graft.workers.lease import LeaseRenewal
 from tests.workers.redis_server import RedisServer, Worker, wait_until
 
@@ -31,14 +32,14 @@ def connections() -> Iterator[ExitStack]:
         yield stack
 
 
-def sweeper(connections: ExitStack, url: str, vt: float) -> transport.Channel:
+def sweeper(connections: ExitStack, url: str, vt: float) -> Channel:
     """A channel that looks for abandoned messages, as every other worker does."""
     options = {"visibility_timeout": vt, "priority_steps": list(range(10))}
     connection = Connection(transport.transport_url(url), transport_options=options)
     return connections.enter_context(connection).default_channel
 
 
-def sweep(channel: transport.Channel) -> None:
+def sweep(channel: Channel) -> None:
     channel.qos.restore_visible(num=100, interval=1)
 
 
@@ -50,7 +51,7 @@ def test_tasks_and_waiting_tasks_of_three_visibility_timeouts_run_once_in_every_
         worker.wait_until_ready()
         worker.send("later", countdown=3)
         worker.send("long", seconds=3)
-    sweepers = [sweeper(connections, worker.environment["CELERY_BROKER_URL"], 1) for worker in workers]
+    sweepers = [sweeper(connections, worker.env_of("worker")["CELERY_BROKER_URL"], 1) for worker in workers]
 
     def all_have_ended() -> bool:
         for channel in sweepers:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from celery import Celery, states
 from celery.backends.redis import RedisBackend
 
-from graft.config.transport import require
+from graft.config.versions import require
 from graft.workers.aio import driver
 from graft.workers.aio.floor import Floor
 from graft.workers.aio.line import Line
