@@ -277,9 +277,9 @@ class HalfOpen(Fault):
         self.strikes += 1
 
     def finally_(self, stage: Stage) -> None:
-        waits = _refusals(stage)
-        self.slowest = max(waits, default=0.0)
-        self.told.append(f"{len(waits)} sends refused, the slowest after {self.slowest:.1f} s")
+        refused = _waits(stage, "refused")
+        self.slowest = max([*refused, *_waits(stage, "slow")], default=0.0)
+        self.told.append(f"{len(refused)} sends refused, the slowest send took {self.slowest:.1f} s")
 
     def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
         quick = verdict.seconds is not None and verdict.seconds <= 25
@@ -404,10 +404,10 @@ class Full(Fault):
             client.config_set("maxmemory", 1)
             time.sleep(self.lasts)
             client.config_set("maxmemory", 0)
-        self.strikes += len(_refusals(stage)) > 0
+        self.strikes += len(_waits(stage, "refused")) > 0
 
     def finally_(self, stage: Stage) -> None:
-        refused = _refusals(stage)
+        refused = _waits(stage, "refused")
         self.told.append(f"{len(refused)} sends refused, the slowest after {max(refused, default=0.0):.1f} s")
 
 
@@ -494,7 +494,7 @@ class BadMessagesSolo(BadMessages):
     load: ClassVar[Mapping[str, Any]] = {"long_share": 0, "rate": 50.0}
 
 
-def _refusals(stage: Stage) -> list[float]:
-    """How long each refused send took to be refused."""
+def _waits(stage: Stage, kind: str) -> list[float]:
+    """How long each send took that was ``refused``, or that succeeded and was ``slow``."""
     lines = stage.ledger.read_text(errors="replace").splitlines()
-    return [float(line.split(" ")[1].rpartition(":")[2]) for line in lines if line.startswith("refused ")]
+    return [float(line.split(" ")[1].rpartition(":")[2]) for line in lines if line.startswith(f"{kind} ")]

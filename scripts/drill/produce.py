@@ -13,6 +13,8 @@ from typing import Any
 from graft.scripts.drill import app as drill
 from graft.scripts.drill.ledger import note
 
+SLOW = 1.0  # Seconds after which a send that succeeds is written down as one that kept its caller waiting.
+
 
 def produce(
     count: int, rate: float = 100.0, seconds: float = 0.02, long_share: float = 0.1, long: float = 1.0,
@@ -48,6 +50,8 @@ def _send(task: Any, label: str, arguments: tuple[Any, ...], options: dict[str, 
             time.sleep(0.2)
         else:
             note("sent", tried)
+            if (took := time.monotonic() - began) > SLOW:
+                note("slow", f"{took:.1f}")
             return
 
 
