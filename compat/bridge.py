@@ -138,7 +138,7 @@ async def _place(func: Callable[..., Any], items: Sequence[Any], place: Place | 
 
 async def _decide(func: Callable[..., Any], items: Sequence[Any], place: Place | None) -> Placement:
     placement = place_function(func, place)
-    if placement.where == "caller" or codec.all_atoms(items):
+    if placement.where == "caller" or codec.plain_size(items) is not None:
         return placement
     try:
         if len(items) > THREAD_FROM:

@@ -209,7 +209,7 @@ class Switchboard:
     def map(self, route: Route, items: Sequence[Any], *, unpack: bool) -> MapCall:
         """Call for every item, or for every ``(args, kwargs)`` pair if *unpack*; returns at once."""
         frames: Sequence[bytes] | None = None
-        if route.order is not None and (unpack or not codec.all_atoms(items)):
+        if route.order is not None and (unpack or codec.plain_size(items) is None):
             try:
                 limit = settings().item_limit
                 frames = [codec.dump_item(item, limit, f"item {index}") for index, item in enumerate(items)]

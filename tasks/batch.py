@@ -301,9 +301,8 @@ class _Run:
         figures = ran.busy, ran.elapsed, envelope.reruns, ran.awaited, self.given
         if not self.frames and not ran.errors and len(ran.values) == len(envelope.items):
             values = [ran.values[place] for place in range(len(envelope.items))]
-            if codec.all_atoms(values) and not any(
-                isinstance(value, str | bytes) and len(value) > self.item_limit for value in values
-            ):
+            plain = codec.plain_size(values, codec.CONTAINERS)
+            if plain is not None and plain <= self.item_limit:
                 return Report(envelope.positions, values, False, *figures)
         frames = dict(sorted({**self.frames, **self.encode(ran)}.items()))
         return Report(list(frames), list(frames.values()), True, *figures)

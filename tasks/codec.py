@@ -15,6 +15,7 @@ from binascii import Error as Base64Error
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 
 from graft.config.settings import settings
@@ -33,6 +34,11 @@ TRACEBACK_LIMIT: Final = 32 << 10
 # Values of exactly these types pickle and unpickle everywhere, so a list of them travels as one pickle. Anything else
 # is pickled item by item: one that cannot be opened must not cost its neighbours.
 ATOMS: Final = frozenset({int, float, bool, str, bytes, complex, type(None)})
+TEXTS: Final = frozenset({str, bytes})
+TUPLES: Final = frozenset({tuple})
+CONTAINERS: Final = frozenset({tuple, list, dict})
+PARTS: Final = 32  # Of one value, on average: beyond, a pickle of its own costs little beside what is in it.
+PART_BYTES: Final = 9  # A float.
 
 
 @lru_cache(maxsize=64)  # Most purposes name one envelope; a few are met again and again.
@@ -221,6 +227,27 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[s
     return error
 
 
-def all_atoms(values: Sequence[Any]) -> bool:
-    """Whether *values* may travel as one pickle."""
-    return ATOMS.issuperset(map(type, values))
+def plain_size(values: Sequence[Any], containers: frozenset[type] = TUPLES) -> int | None:
+    """About how many bytes *values* take, if they may travel as one pickle: atoms, and *containers* of such.
+
+    None for all others; also where one list or dict occurs twice, which would be one and the same for the reader too.
+    """
+    size, room, layer = 0, PARTS * len(values), values
+    changeable: list[int] = []
+    while True:
+        kinds = set(map(type, layer))
+        texts, boxed = kinds & TEXTS, kinds - ATOMS
+        if texts:
+            size += sum(len(value) for value in layer if type(value) in texts)
+        if not boxed:
+            return size
+        if not boxed <= containers:
+            return None
+        boxes = [value for value in layer if type(value) in boxed]
+        changeable += (id(box) for box in boxes if type(box) is not tuple)
+        parts = sum(map(len, boxes))
+        room -= parts
+        if room < 0 or len(set(changeable)) < len(changeable):
+            return None
+        size += PART_BYTES * parts
+        layer = [*chain.from_iterable(boxes), *chain.from_iterable(box.values() for box in boxes if type(box) is dict)]

@@ -207,7 +207,8 @@ class Feeder:
             items = self.source.take(size)
             positions = range(self._next, self._next + len(items))
             self._next += len(items)
-            if not self.source.encoded and codec.all_atoms(items) and _length(items) <= settings().item_limit:
+            plain = None if self.source.encoded else codec.plain_size(items)
+            if plain is not None and plain <= settings().item_limit:
                 return self._envelope(positions, items, packed=False)
             self._backlog.extend(zip(positions, items, strict=True))
         return self._pack(size)
@@ -364,8 +365,3 @@ class Feeder:
 def _fill_of(lanes: int) -> int:
     """Envelopes that keep so many lanes busy: one that runs and one that waits for each, and two on their way."""
     return 2 * lanes + 2
-
-
-def _length(items: Sequence[Any]) -> int:
-    kinds = {str, bytes}.intersection(map(type, items))
-    return sum(len(item) for item in items if type(item) in kinds) if kinds else 0

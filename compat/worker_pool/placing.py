@@ -91,7 +91,7 @@ def _reason(ref: FunctionRef) -> str:
 
 def _sealed(work: Work, function: WireFunction) -> str:
     items, packed = work.items, False
-    if not codec.all_atoms(items):
+    if codec.plain_size(items) is None:
         limit = settings().item_limit
         items = [codec.dump_item(item, limit, f"item {place}") for place, item in enumerate(items)]
         packed = True

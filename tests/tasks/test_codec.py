@@ -218,10 +218,22 @@ def test_an_endless_traceback_is_cut():
 
 
 def test_a_list_of_plain_values_travels_as_one_pickle():
-    assert codec.all_atoms([1, "a", None, 2.5, b"x", True])
-    assert not codec.all_atoms([1, (2,)])
+    assert codec.plain_size([1, "a", None, 2.5, b"xy", True]) == 3
+    assert codec.plain_size([(1, "ab"), ((), (2.5,))]) is not None
 
     class Number(int):
         pass
 
-    assert not codec.all_atoms([Number(3)])
+    assert codec.plain_size([Number(3)]) is None
+    assert codec.plain_size([(1, Number(3))]) is None
+    assert codec.plain_size([tuple(range(1000)), 1]) is None  # Better off with a pickle of its own.
+
+
+def test_lists_and_dicts_travel_as_one_pickle_unless_two_would_become_one():
+    first: list[int] = [1]
+    assert codec.plain_size([first]) is None
+    assert codec.plain_size([first, [1], {"a": [2]}], codec.CONTAINERS) is not None
+    assert codec.plain_size([first, first], codec.CONTAINERS) is None
+    assert codec.plain_size([(first,), {"a": first}], codec.CONTAINERS) is None
+    first.append(first)  # type: ignore[arg-type]
+    assert codec.plain_size([first], codec.CONTAINERS) is None
