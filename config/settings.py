@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     item_limit: int = Field(4 << 20, ge=1024, description="Bytes of one pickled item or result.")
     envelope_limit: int = Field(1 << 20, ge=1024, description="Bytes of pickled items in one envelope.")
     envelope_items: int = Field(20_000, ge=1, description="Items in one envelope.")
-    envelope_seconds: float = Field(0.2, gt=0, description="Work that one envelope should hold when sizes are learnt.")
+    envelope_seconds: float = Field(0.5, gt=0, description="Work that one envelope should hold when sizes are learnt.")
     pubsub_limit: int = Field(
         256 << 10, ge=1024, description="Larger outcomes are fetched by key, not announced whole."
     )

@@ -11,7 +11,7 @@ GROWTH = 8
 WAITS = 0.5
 PATIENT = 10  # Times as long as others an envelope may take whose items wait: it keeps no process from other work.
 SHORTEST = 0.01  # Seconds: a shorter envelope costs its worker a large part of what its items do.
-TAIL = 1.5  # What is left is divided by so many times the lanes, again and again, towards the end.
+TAIL = 1.2  # What is left is divided by so many times the lanes, again and again, towards the end.
 ITEM_COST = 1.5e-6  # Seconds that an item costs its worker beside the call itself.
 
 
