@@ -46,15 +46,19 @@ SHARED: Final = tuple(
 
 PLACES: Final = "resource_pool:*"  # Of compat/celery_migration_poc, whose names are known to its callers.
 
+CONNECTIONS: Final = "+client|list"  # The look for leaks counts them by name.
 HEARS: Final = ("+subscribe", "+psubscribe", "+unsubscribe", "+punsubscribe", "+pubsub")
 # Every role may ask these, which tell whether the server is fit, and whose we are; some of them pass for dangerous.
 HARMLESS: Final = ("+info", "+time", "+select", "+acl|whoami", "+client|setname", "+client|id")
 
 
-def _commands(*allowed: str, refused: Sequence[str] = ()) -> list[str]:
-    """Messages are taken, counted and settled by scripts, so every role runs them, on its own keys."""
+def _commands(*allowed: str, refused: Sequence[str] = (), although: Sequence[str] = ()) -> list[str]:
+    """Messages are taken, counted and settled by scripts, so every role runs them, on its own keys.
+
+    *although* Redis counts them among the dangerous ones, these are needed.
+    """
     everywhere = ("+@connection", "+@transaction", "+eval", "+evalsha", "+script|load", "+script|exists")
-    return [*everywhere, *allowed, "-@dangerous", "-@admin", *HARMLESS, *refused]
+    return [*everywhere, *allowed, "-@dangerous", "-@admin", *HARMLESS, *although, *refused]
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
     return {
         "worker": Role(
             "runs tasks, keeps the record of what it took, and everything the deployment knows of itself",
-            _commands(*data, "+publish", refused=moves),
+            _commands(*data, "+publish", refused=moves, although=(CONNECTIONS,)),
             (*waiting, BINDINGS, PIDBOX, EVENTS, *TAKEN, *RESULTS, PLACES, "graft:*"), (), ("*",),
         ),
         "producer": Role(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis as redis_py
 
@@ -25,6 +26,9 @@ LANES: dict[Lane, int] = {"cpu": 2, "io": 50}
 LONGEST_FIRST = {"workers": 0, "scripts": 1, "tasks": 2}
 MARKERS = {"redis": "redis", "stack": "worker", "fresh_stack": "worker"}
 SERVER: pytest.StashKey[Stack | StackError] = pytest.StashKey()
+
+hypothesis.settings.register_profile("graft", deadline=None)  # However long an example takes on a busy machine.
+hypothesis.settings.load_profile("graft")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -71,6 +71,16 @@ def addresses(stack: LocalStack, user: str) -> dict[str, str]:
     return dict.fromkeys(ADDRESSES, f"redis://{user}:{user}@127.0.0.1:{stack.redis.port}/0")
 
 
+def options() -> list[str]:
+    """For the command line of a server that a test starts itself, and that knows everybody too."""
+    return ["--aclfile", str(_file)] if _file else []
+
+
+def login(user: str) -> str:
+    """What *user* has before the host in the address of such a server; nothing where there are no users."""
+    return f"{user}:{user}@" if _file else ""
+
+
 def play(role: str) -> None:
     """From now on callers are *role*, on every server."""
     global _playing

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
+from graft.compat.worker_pool import force
 from graft.compat.worker_pool.data import PoolMetrics, Task
 from graft.compat.worker_pool.engine import Engine, poll, wait_until
 from graft.compat.worker_pool.errors import (
@@ -165,7 +166,8 @@ class WorkerPool(Parallel):
     def advanced_shutdown(self, timeout: float = 30.0, force_timeout: float = 5.0) -> None:
         """The same; what is not finished after *timeout* seconds is stopped by force.
 
-        Processes that run a task of the pool are ended then. A thread of the caller cannot be.
+        Processes that run a task of the pool are ended then. A thread of the caller cannot be, and where Redis does
+        not let this user command workers they are waited for instead, with a warning.
 
         Raises:
             ForceShutdownTimeoutError: something still ran *force_timeout* seconds later.
@@ -174,9 +176,8 @@ class WorkerPool(Parallel):
         if self._drain(timeout):
             return
         engine = self._engine
-        running = engine.drop()
-        _terminate(running)
-        stopped = wait_until(lambda: not (engine.crew.is_running or _still_run(running)), force_timeout)
+        still_run = force.end(engine.drop())
+        stopped = wait_until(lambda: not (engine.crew.is_running or still_run()), force_timeout)
         engine.finish()
         if not stopped:
             raise ForceShutdownTimeoutError
@@ -263,18 +264,3 @@ def _refuse_on_a_loop(call: str, instead: str) -> None:
     except RuntimeError:
         return
     raise RuntimeError(f"{call} waits, and would stop the running event loop; use {instead}, or a thread")
-
-
-def _terminate(tickets: list[str]) -> None:
-    from graft.config.celery_app import app
-
-    if tickets:
-        app.control.revoke(tickets, terminate=True, signal="SIGKILL")
-
-
-def _still_run(tickets: list[str]) -> bool:
-    """Whether a worker says so: what was ended by force cannot, and its lease would only run out later."""
-    from graft.config.celery_app import app
-
-    active = app.control.inspect(timeout=0.5).active() if tickets else None
-    return any(request["id"] in tickets for requests in (active or {}).values() for request in requests)

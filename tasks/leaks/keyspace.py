@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any, Final
+
+from redis.exceptions import NoPermissionError
 
 from graft.config.queues import names
 from graft.tasks.leaks.judge import Measure
+
+logger = logging.getLogger(__name__)
 
 SERIES: Final = "graft:leaks:redis"
 LENGTH: Final = 240
@@ -99,7 +105,13 @@ def _expiries(client: Any, keys: list[bytes]) -> Iterable[tuple[str, int]]:
         with client.pipeline(transaction=False) as pipe:
             for key in page:
                 pipe.pttl(key)
-            yield from zip((key.decode("utf-8", "replace") for key in page), pipe.execute(), strict=True)
+            told = pipe.execute(raise_on_error=False)
+        for key, expiry in zip(page, told, strict=True):
+            if isinstance(expiry, NoPermissionError):
+                continue  # Of somebody else, whose keys are not for this user to judge.
+            if isinstance(expiry, Exception):
+                raise expiry
+            yield key.decode("utf-8", "replace"), expiry
 
 
 def _elements(client: Any, persistent: Mapping[str, list[str]]) -> dict[str, int]:
@@ -131,13 +143,25 @@ def _bindings(client: Any, persistent: Mapping[str, list[str]]) -> dict[str, flo
 
 
 def _clients(client: Any) -> tuple[dict[str, int], dict[str, float]]:
+    """How many connections have each name, and the age of the oldest in seconds; none where we may not ask."""
+    try:
+        listed = client.client_list()
+    except NoPermissionError:
+        _say_that_connections_are_hidden()
+        return {}, {}
     counts: Counter[str] = Counter()
     oldest: dict[str, float] = {}
-    for one in client.client_list():
+    for one in listed:
         name = family(one.get("name") or "") or "without a name"
         counts[name] += 1
         oldest[name] = max(oldest.get(name, 0.0), float(one.get("age", 0)))
     return dict(counts), oldest
+
+
+@cache
+def _say_that_connections_are_hidden() -> None:
+    """Once in the life of a process."""
+    logger.warning("connections are not looked at: Redis lets this user not list them; ACL SETUSER ... +client|list")
 
 
 def keep(sample: RedisSample, client: Any) -> None:

@@ -193,7 +193,7 @@ def test_an_item_that_kills_its_process_runs_thrice_and_costs_only_itself(worker
             os._exit(3)
         return x
 
-    before = {letter.id for letter in deadletters.newest()}
+    before = {letter.id for letter in letters()}
     batch = graft.submit(work, range(10), batch_size=10)
     assert outcomes_of(batch) == {**{x: x for x in range(10)}, 5: PoisonedError}
     runs = ledger.read_text().split()
@@ -219,7 +219,7 @@ def test_a_lone_item_that_kills_its_process_runs_exactly_as_often_as_allowed(wor
 def test_items_given_up_after_their_retries_are_kept_with_the_whole_envelope(workers_survive):
     from graft.tasks.envelope import Envelope
 
-    before = {letter.id for letter in deadletters.newest()}
+    before = {letter.id for letter in letters()}
     batch = graft.submit(samples.raise_value_error_if_odd, range(4), batch_size=4, retry=1)
     assert outcomes_of(batch) == {0: 0, 1: ValueError, 2: 2, 3: ValueError}
     (letter,) = [letter for letter in letters() if letter.id not in before]

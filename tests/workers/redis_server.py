@@ -18,6 +18,7 @@ from typing import Any, Self
 import redis
 
 from graft.scripts.redis_server import find
+from tests import roles
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,7 +64,7 @@ class RedisServer:
             "--unixsocket",
             str(self.socket),
         ]
-        command += ["--appendonly", "yes", "--appendfsync", "always"]
+        command += ["--appendonly", "yes", "--appendfsync", "always", *roles.options()]
         self._process = process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with redis.Redis(unix_socket_path=str(self.socket)) as client:
             wait_until(lambda: process.poll() is not None or client.ping(), "Redis answers")
@@ -93,12 +94,11 @@ class Worker:
         unsigned: str = "accept",
     ) -> None:  # fmt: skip
         self.name = f"{'stock' if stock else 'graft'}-{pool}-{db}"
+        self.server, self.db, self.stock = server, db, stock
         self.ledger = server.folder / f"{self.name}.ledger"
         self.log = server.folder / f"{self.name}.log"
         self.environment = {
             **os.environ,
-            "CELERY_BROKER_URL": f"redis://127.0.0.1:{server.port}/{db}",
-            "CELERY_RESULT_BACKEND": f"redis://127.0.0.1:{server.port}/{db}",
             "GRAFT_VISIBILITY_TIMEOUT": str(vt),
             "SAMPLE_LEDGER": str(self.ledger),
             # What is wrong with a message besides its signature is what these tests are about, unless they say so.
@@ -109,12 +109,18 @@ class Worker:
         self.queue = redis.Redis(port=server.port, db=db, socket_timeout=5)
         self._options = ["-P", pool, "-c", "2", "-Q", "default", "-n", f"{self.name}@test", "-l", "info"]
 
+    def env_of(self, user: str) -> dict[str, str]:
+        """The environment of a process that is *user* to Redis; Celery as it comes has no rules to keep to."""
+        login = roles.login("admin" if self.stock else user)
+        address = f"redis://{login}127.0.0.1:{self.server.port}/{self.db}"
+        return {**self.environment, **dict.fromkeys(roles.ADDRESSES, address)}
+
     def __enter__(self) -> Self:
         self.ledger.touch()
         app = [sys.executable, "-m", "celery", "-A", "tests.workers.sample_app"]
         command = [*app, "worker", *self._options, "--without-gossip", "--without-mingle"]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env_of("worker"), stdout=log, stderr=log)
         return self
 
     def wait_until_ready(self) -> None:
@@ -136,7 +142,7 @@ class Worker:
     def answers_to_its_name(self) -> bool:
         command = [sys.executable, "-m", "celery", "-A", "tests.workers.sample_app", "inspect", "ping", "-t", "10"]
         ping = [*command, "-d", f"{self.name}@test"]
-        return subprocess.run(ping, cwd=ROOT, env=self.environment, stdout=subprocess.DEVNULL).returncode == 0
+        return subprocess.run(ping, cwd=ROOT, env=self.env_of("operator"), stdout=subprocess.DEVNULL).returncode == 0
 
     def said(self, text: str) -> int:
         return self.log.read_text(errors="replace").count(text)
@@ -149,7 +155,7 @@ class Worker:
             "for label in labels: note.apply_async((label, seconds), **options)"
         )
         argument = json.dumps([labels, seconds, options])
-        subprocess.run([sys.executable, "-c", code, argument], cwd=ROOT, env=self.environment, check=True)
+        subprocess.run([sys.executable, "-c", code, argument], cwd=ROOT, env=self.env_of("caller"), check=True)
 
     def events(self) -> Counter[tuple[str, str]]:
         """How often each task started and ended: ``{("start", label): 1, …}``."""

@@ -18,12 +18,14 @@ from graft.config import acl
 from graft.scripts.local_stack import LocalStack
 from graft.scripts.redis_server import find, free_port
 from graft.tasks.health import measure
+from graft.tasks.leaks import keyspace
 from tests.roles import version_of
 from tests.stack import ROOT, clean_environ, run_python, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]
 
 WAIT = 90.0
+FOREIGN = "of:another:program"
 PRODUCER = """
 from celery import chord, group
 import graft
@@ -47,6 +49,19 @@ with whereabouts.broker() as broker:  # As for an answer that is overdue.
 DONE = "True 20\n14\n25 [36, 49]\n3 [1, 2, 3]\n6\n{'nowhere'}\n"
 LOOK = "from graft.tasks.health import periodic; print(periodic.look().state)"
 FATE = "from graft.tasks import fate; print(fate.of('nobody'))"
+FORCED = """
+import time
+from functools import partial
+from graft.compat.worker_pool import Task, WorkerPool
+from tests import samples
+
+pool = WorkerPool(1, 10)
+pool.start()
+pool.submit_task(Task(1, partial(samples.sleep, 3.0)))
+while not pool.statistics()["running"]:
+    time.sleep(0.01)
+print(pool.advanced_shutdown(0.05, 60.0), pool.statistics()["abandoned"])
+"""
 JANITOR = "from graft.tasks import janitor, maintenance; print(janitor.tidy(), maintenance.prune_dead_letters())"
 
 
@@ -86,7 +101,7 @@ class Deployment:
         rows = [
             entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True)) for entry in entries
         ]
-        return {(_text(row, "username"), _text(row, "object").split("|")[0]) for row in rows}
+        return {(_text(row, "username"), _text(row, "object")) for row in rows}
 
 
 def _text(row: dict[str | bytes, bytes], name: str) -> str:
@@ -145,9 +160,12 @@ def deployed(deployment: Deployment) -> Iterator[LocalStack]:
 
 def test_every_role_does_its_part_and_is_refused_nothing_of_it(deployment, deployed):
     with deployment.client("admin") as client:
+        client.set(FOREIGN, 1)
         done = run_python(deployed, PRODUCER, WAIT, env=deployment.environ("producer"))
         assert done.stdout == DONE, done.stderr
         wait_until(lambda: client.exists("graft:health"), WAIT, "a health check that Beat sent")
+        wait_until(lambda: keyspace.series(client), WAIT, "a look for leaks that Beat sent")
+        assert [name for name in keyspace.series(client)[-1].values if name.startswith("connections ")]
         shown = [
             celery(deployed, deployment, "viewer", *command)
             for command in (
@@ -166,20 +184,23 @@ def test_every_role_does_its_part_and_is_refused_nothing_of_it(deployment, deplo
         assert client.ttl("celery-task-meta-unbounded") > 0
         commanded = celery(deployed, deployment, "operator", "inspect", "ping", "--timeout", "10")
         assert "pong" in commanded.stdout, commanded.stderr
+    coarse = () if version_of(deployment.program) >= acl.SEVEN else ("config", "client")
     # What the server's own settings are is not theirs to know; redis-py tells its version, which older servers refuse.
-    asked = {(role, command) for role in acl.roles(()) for command in ("config", "client", "client|setinfo")}
+    asked = {(role, command) for role in acl.roles(()) for command in ("config|get", "client|setinfo", *coarse)}
     # Where Beat is late a viewer looks for itself, and cannot note what later looks compare with.
     noted = {("viewer", key) for key in (measure.SEEN, measure.HELD, measure.PILES, measure.WORK)}
-    assert deployment.refusals() <= asked | noted
+    # The look for leaks leaves out what it may not look at.
+    assert deployment.refusals() <= asked | noted | {("worker", FOREIGN)}
 
 
 REFUSED = [
     *((role, command) for role in acl.roles(()) for command in (
         "FLUSHALL", "FLUSHDB", "CONFIG GET requirepass", "CONFIG SET maxmemory 1", "SHUTDOWN NOSAVE", "KEYS *",
-        "ACL LIST", "ACL SETUSER x on", "MONITOR", "CLIENT KILL TYPE normal", "CLIENT LIST",
+        "ACL LIST", "ACL SETUSER x on", "MONITOR", "CLIENT KILL TYPE normal", "CLIENT NO-EVICT on",
         "REPLICAOF NO ONE", "SWAPDB 0 1", "MODULE LIST", "SCRIPT KILL", "SCRIPT FLUSH", "SET elsewhere 1",
         "EVAL return(redis.call('SET','elsewhere','1')) 0",
     )),
+    *((role, "CLIENT LIST") for role in acl.roles(()) if role != "worker"),
     *(("producer", command) for command in (
         "PUBLISH /0.celery.pidbox x", "DEL graft:dead-letters", "LPUSH graft:quarantine x",
         "GET elsewhere", "SCAN 0", "RENAME default other", "SET graft:redbeat:lock x", "HSET graft:janitor:cursor x 1",
@@ -233,6 +254,12 @@ def test_what_only_redis_7_can_tell_apart(deployment, deployed):
     ):  # fmt: skip
         with deployment.client(role) as client, pytest.raises(ResponseError, match=r"permission|can't"):
             client.execute_command(*text.split())
+
+
+def test_a_producers_pool_waits_for_what_it_may_not_end_by_force(deployment, deployed):
+    told = run_python(deployed, FORCED, WAIT, env=deployment.environ("producer"))
+    assert told.stdout == "None 0\n", told.stderr
+    assert "what the pool still runs (tasks: 1) is not ended by force" in told.stderr
 
 
 def test_a_viewer_can_look_at_a_deployment_that_nobody_has_looked_at(deployment, deployed):

@@ -86,7 +86,7 @@ def test_a_cold_shutdown_gives_everything_back(fresh_stack):
 
 def test_what_a_killed_worker_ran_is_run_by_another(fresh_stack):
     stack = fresh_stack(cpu=0, io=50)
-    send(stack, 10, 2.0)
+    send(stack, 10, 4.0)
     wait_until(lambda: busy(stack, 10), WAIT, "all tasks to run")
     stack.worker.kill()
     with stack.another_worker("io", 50):

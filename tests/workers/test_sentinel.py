@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis as redis_py
 
+from graft.config.queues import Lane
 from graft.scripts.redis_server import find, free_port
-from tests.stack import run_python, wait_until
+from tests import roles
+from tests.stack import Stack, run_python, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]
 
@@ -49,6 +51,9 @@ class Watched:
             wait_until(lambda: len(sentinel.sentinel_slaves(MASTER)) == 1, what="Sentinel to see the replica")
             wait_until(lambda: master.wait(1, 100) == 1, what="the replica to follow")
 
+    def url(self, user: str) -> str:
+        return f"sentinel://{roles.login(user)}127.0.0.1:{self.ports['sentinel']}"
+
     def client(self, name: str) -> redis_py.Redis:
         return redis_py.Redis(port=self.ports[name], socket_timeout=5)
 
@@ -60,7 +65,8 @@ class Watched:
         folder = self.folder / name
         folder.mkdir()
         port = str(self.ports[name])
-        self._run(name, [self.program, "--port", port, "--dir", str(folder), "--appendonly", "yes", *options])
+        command = [self.program, "--port", port, "--dir", str(folder), "--appendonly", "yes", *options]
+        self._run(name, command + roles.options())
 
     def _run(self, name: str, command: list[str]) -> None:
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -87,6 +93,14 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
             servers.kill(name)
 
 
+def behind(watched: Watched, fresh_stack: Callable[..., Stack], lane: Lane, concurrency: int, **environ: str) -> Stack:
+    """A worker of the servers that *watched* has, and the environment of its callers."""
+    stack = fresh_stack(cpu=0, CELERY_BROKER_URL=watched.url("caller"), GRAFT_SENTINEL_MASTER=MASTER, **environ)
+    stack.add_worker(lane, concurrency, env=dict.fromkeys(roles.ADDRESSES, watched.url("worker")))
+    stack.wait_ready()
+    return stack
+
+
 CLIENT = """
 import sys, time
 import graft
@@ -101,8 +115,7 @@ print(batch.collect(120) == list(range(60)), flush=True)
 
 
 def test_a_failover_loses_no_item_and_no_worker(watched, fresh_stack):
-    url = f"sentinel://127.0.0.1:{watched.ports['sentinel']}"
-    stack = fresh_stack(cpu=2, CELERY_BROKER_URL=url, GRAFT_SENTINEL_MASTER=MASTER, GRAFT_LOST_AFTER="5")
+    stack = behind(watched, fresh_stack, "cpu", 2, GRAFT_LOST_AFTER="5")
     pid = stack.worker.pid
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT], env=stack.env, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
@@ -127,8 +140,7 @@ print([tasks.pause.apply_async((number, 0.1), queue="io").get(timeout=60) for nu
 
 
 def test_async_tasks_store_their_results_behind_sentinel(watched, fresh_stack):
-    url = f"sentinel://127.0.0.1:{watched.ports['sentinel']}"
-    stack = fresh_stack(cpu=0, io=10, CELERY_BROKER_URL=url, GRAFT_SENTINEL_MASTER=MASTER)
+    stack = behind(watched, fresh_stack, "io", 10)
     done = run_python(stack, ASYNC_CLIENT)
     assert done.stdout == "[0, 1, 2]\n", done.stderr
 

@@ -257,6 +257,7 @@ asyncio.run(asyncio.wait_for(main(), 60))
 """
 
 
+@pytest.mark.acl_role("operator")
 def test_a_bound_pool_sizes_real_workers(fresh_stack):
     finished = run_python(fresh_stack(cpu=2), SIZING)
     assert finished.stdout.split() == ["2", "LOW"], finished.stderr

@@ -246,6 +246,7 @@ def test_a_load_level_is_reached_exactly_up_and_down(worker, optimizer):
 SIZED = {2: LoadLevel.LOW, 4: LoadLevel.MEDIUM, 8: LoadLevel.HIGH, 16: LoadLevel.CRITICAL}
 
 
+@pytest.mark.acl_role("operator")
 def test_a_load_level_waits_for_processes_that_are_busy(fresh_stack):
     finished = run_python(fresh_stack(cpu=4), BUSY)
     assert finished.stdout.split() == ["2", "2"], finished.stderr
@@ -272,6 +273,7 @@ def test_a_group_without_workers_is_an_error(stack, optimizer):
         optimizer.dynamic_load_balancing(LoadLevel.LOW, worker_group="gpu")
 
 
+@pytest.mark.acl_role("operator")
 def test_metrics_name_the_live_workers(stack, optimizer):
     sent = named.send("process_item", [{"id": 1}])
     named.wait([sent], WAIT)
@@ -282,6 +284,7 @@ def test_metrics_name_the_live_workers(stack, optimizer):
     wait_until(lambda: not any(optimizer.get_worker_metrics()["queue_lengths"].values()))
 
 
+@pytest.mark.acl_role("operator")
 def test_the_demo_runs_to_its_end(stack, capsys):
     celery_migration_poc.demo_celery_usage()
     shown = capsys.readouterr().out
