@@ -17,7 +17,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from queue import Empty
 from typing import Any, Final
@@ -31,7 +31,7 @@ from graft.config import signatures
 from graft.config.messages import BadMessage, checked, decode
 from graft.config.settings import settings
 from graft.config.settling import LOST, OWED, QoS, stock
-from graft.config.taking import TAKE, Asked
+from graft.config.taking import Asked, Look
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Channel(stock.Channel):
         self.owed = OWED[address.hostname, address.port, address.virtual_host]
         self.recorded = ""
         self.acked: list[str] = []  # Redis is told of them with the next look, or soon.
-        self._keys: dict[tuple[str, ...], list[str]] = {}
+        self._looks: dict[tuple[str, ...], Look] = {}
         super().__init__(connection, **kwargs)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
@@ -90,22 +90,20 @@ class Channel(stock.Channel):
             record, index = self._prefixed([self.unacked_key, self.unacked_index_key])
             commands += [("HDEL", record, *settled), ("ZREM", index, *settled)]
         self._asked = Asked(tuple(uuid() for _ in range(max(1, most))), tuple(queues), settled)
-        keys = self._keys_of(self._asked.queues)
-        names = [json.dumps(queue) for queue in queues]
-        commands.append(
-            ("EVAL", TAKE, len(keys), *keys, time.time(), len(queues), *names, int(self._waits), *self._asked.tags)
-        )
+        look = self._look_at(self._asked.queues)
         # Redis runs the second in the instant in which the first ends: no round trip comes in between.
-        connection.send_packed_command(connection.pack_commands(commands))
+        waiting = connection.pack_commands(commands) if commands else []
+        packed = look.packed(time.time(), int(self._waits), *self._asked.tags)
+        connection.send_packed_command([b"".join([*waiting, packed])])
 
-    def _keys_of(self, queues: tuple[str, ...]) -> list[str]:
-        """What TAKE is given to look at *queues*, in their order: they take turns, so there are as many as queues."""
-        keys = self._keys.get(queues)
-        if keys is None:
+    def _look_at(self, queues: tuple[str, ...]) -> Look:
+        """How to look at *queues*, in their order: they take turns, so there are as many looks as queues."""
+        look = self._looks.get(queues)
+        if look is None:
             lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
             keys = self._prefixed([self.unacked_key, self.unacked_index_key, *map(self._sign, queues), *lists])
-            self._keys[queues] = keys
-        return keys
+            look = self._looks[queues] = Look(keys, queues)
+        return look
 
     def _prefixed(self, keys: Iterable[str]) -> list[str]:
         return [self.global_keyprefix + key for key in keys]
@@ -231,22 +229,35 @@ class Channel(stock.Channel):
     def push(self, messages: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Put *messages* on the queues named with them, in one round trip, as :meth:`basic_publish` does one by one."""
         signs: Counter[str] = Counter()
-        with (self._pusher or self._new_pusher()).pipeline(transaction=False) as pipe:
-            for queue, message in messages:
-                self._refuse_too_large(message)
-                self._inplace_augment_message(message, "", queue)
-                key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
-                pipe.execute_command("LPUSH", *self._prefixed([key]), dumps(message))
-                signs[queue] += 1
-            for queue, count in signs.items():
-                (sign,) = self._prefixed([self._sign(queue)])
-                pipe.execute_command("LPUSH", sign, *[1] * count)
-                pipe.execute_command("PEXPIRE", sign, SIGN_MS)
-            pipe.execute()
+        commands: list[tuple[Any, ...]] = []
+        for queue, message in messages:
+            self._refuse_too_large(message)
+            self._inplace_augment_message(message, "", queue)
+            key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+            commands.append(("LPUSH", *self._prefixed([key]), dumps(message)))
+            signs[queue] += 1
+        for queue, count in signs.items():
+            (sign,) = self._prefixed([self._sign(queue)])
+            commands += [("LPUSH", sign, *[1] * count), ("PEXPIRE", sign, SIGN_MS)]
+        self._tell(commands)
 
-    def _new_pusher(self) -> Any:
-        self._pusher = redis.Redis(connection_pool=self.pool)
-        return self._pusher
+    def _tell(self, commands: Sequence[tuple[Any, ...]]) -> None:
+        """One round trip on a connection kept for it: redis-py's pipeline takes as long again as all the rest."""
+        if self._pusher is None:
+            self._pusher = self.pool.get_connection()
+        connection, refused = self._pusher, []
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            for _ in commands:
+                try:
+                    connection.read_response()
+                except redis.ResponseError as error:  # The other replies are on their way all the same.
+                    refused.append(error)
+        except BaseException:
+            connection.disconnect()
+            raise
+        if refused:
+            raise refused[0]
 
     def _refuse_too_large(self, message: dict[str, Any]) -> None:
         size = len(message["body"]) * 4 // 3

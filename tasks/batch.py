@@ -140,8 +140,7 @@ class _Run:
                 text = codec.as_text(sealed)
             announce(pipe, self.request, text)
             settle(pipe, self.request)
-            self.record.forget(pipe)
-            pipe.delete(bodies.BODY + self.envelope.id)
+            self.record.forget(pipe, bodies.BODY + self.envelope.id)
             figures.add(pipe, self.envelope.function.name, len(ran.values) + len(ran.errors), ran.busy, len(ran.errors))
             pipe.execute()
         return text

@@ -130,9 +130,9 @@ class Runs:
             self.forget(pipe)
             pipe.execute()
 
-    def forget(self, pipe: Any) -> None:
-        """Drop the record, on the caller's pipeline."""
-        pipe.delete(self.key, self.done_key)
+    def forget(self, pipe: Any, *others: str) -> None:
+        """Drop the record, and *others*, on the caller's pipeline."""
+        pipe.delete(self.key, self.done_key, *others)
 
 
 # Counts one more run of what has died less than ARGV[2] times; for anything else it answers 0 and counts nothing.

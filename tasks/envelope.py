@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from graft.tasks import codec
@@ -145,7 +145,8 @@ class Report:
         version, *values = pickle.loads(codec.unseal(f"outcome:{task_id}", text))
         if version != VERSION:
             raise EnvelopeError(f"outcome version {version} is not known to this process, which reads {VERSION}")
-        return replace(cls(*values), size=len(text))
+        positions, outcomes, packed, busy, elapsed, retries, awaited, given = values
+        return cls(positions, outcomes, packed, busy, elapsed, retries, awaited, given, len(text))
 
     def outcomes(self) -> Iterator[Outcome]:
         """The outcomes by position; one that cannot be opened here is an error of its own."""

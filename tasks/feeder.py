@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from graft.config.celery_app import app
@@ -169,7 +169,7 @@ class Feeder:
     def _seen(self) -> Pace:
         """The pace, heeding at once how large the items of this batch are that have left."""
         items = max(self._pace.items, self._envelopes)
-        return replace(self._pace, items=items, size=max(self._pace.size, self._each))
+        return Pace(items, self._pace.seconds, max(self._pace.size, self._each), self._pace.waiting)
 
     def _next_size(self, lanes: int) -> int:
         if self.order.batch_size is not None:

@@ -12,7 +12,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import redis
@@ -213,6 +214,21 @@ def save_group(batch_id: str, envelope_ids: list[str], client: Any) -> None:
     client.set(key, app.backend.encode(record), ex=int(settings().result_ttl))
 
 
+class _Terms(NamedTuple):
+    """What Celery's configuration says of every message."""
+
+    serializer: str
+    delivery_mode: Any
+    announces: bool
+
+
+@cache
+def _terms() -> _Terms:
+    """Read once: each look into the configuration costs as much as rendering half a message."""
+    conf = app.conf
+    return _Terms(conf.task_serializer, conf.task_default_delivery_mode, bool(conf.task_send_sent_event))
+
+
 def _message(parcel: Parcel) -> Any:
     return app.amqp.as_task_v2(
         parcel.id,
@@ -225,21 +241,22 @@ def _message(parcel: Parcel) -> Any:
         chord=parcel.chord,
         argsrepr=f"({parcel.label})",
         kwargsrepr="{}",
-        create_sent_event=app.conf.task_send_sent_event,
+        create_sent_event=_terms().announces,
     )
 
 
 def _is_observed() -> bool:
     """Whether somebody wants to see each message, or to change it, before it leaves."""
     watched = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
-    return bool(app.conf.task_send_sent_event) or any(signal.receivers for signal in watched)
+    return _terms().announces or any(signal.receivers for signal in watched)
 
 
 def _rendered(parcel: Parcel, channel: Any) -> dict[str, Any]:
     """The message as Celery and kombu would send it, without what they do around each."""
     headers, properties, body, _ = _message(parcel)
-    content_type, encoding, payload = serialize(body, serializer=app.conf.task_serializer)
-    properties["delivery_mode"] = app.conf.task_default_delivery_mode
+    terms = _terms()
+    content_type, encoding, payload = serialize(body, serializer=terms.serializer)
+    properties["delivery_mode"] = terms.delivery_mode
     headers[SENT_AT] = time.time()
     message: dict[str, Any] = channel.prepare_message(
         payload, priority=parcel.priority, content_type=content_type, content_encoding=encoding, headers=headers,

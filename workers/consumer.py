@@ -23,7 +23,7 @@ from kombu.utils.json import dumps
 from graft.config.channel import Channel
 from graft.config.versions import require
 from graft.workers.accounting import tell_caller
-from graft.workers.pool_pipes import finish_writing, settle
+from graft.workers.pool_pipes import finish_writing, hand_over, settle
 from graft.workers.quarantine import forgery, refusal
 from graft.workers.shutdown import between_turns, pardon_active
 
@@ -116,6 +116,8 @@ class HardenedConsumer(Consumer):
             refused = forgery(message) or refusal(message)
             if refused is None:
                 handle(message)
+                if self.hub:
+                    self.hub.call_soon(hand_over, self.pool, self.hub)
             else:
                 _keep(message, *refused)
                 tell_caller(message, refused)

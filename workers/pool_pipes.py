@@ -11,6 +11,7 @@ from inspect import isgenerator
 from typing import Any, Final
 
 import celery.concurrency.asynpool
+import kombu.asynchronous.hub
 
 from graft.config.versions import require
 
@@ -18,7 +19,9 @@ asynpool: Any = celery.concurrency.asynpool
 
 PATIENCE: Final = 5.0  # Seconds for idle processes to say that they have begun.
 
-require(asynpool.AsynPool, "_flush_writer", "_active_writers", "_cache")
+require(asynpool.AsynPool, "_flush_writer", "_active_writers", "_cache", "outbound_buffer")
+require(asynpool.AsynPool, "_all_inqueues", "_busy_workers", "_active_writes")
+require(kombu.asynchronous.hub.Hub, "consolidate_callback", "call_soon")
 require(asynpool, "_get_job_writer", "_select")
 
 
@@ -51,6 +54,18 @@ def finish_writing(pool: Any) -> None:
         writer = asynpool._get_job_writer(job)
         if writer is not None and writer in inner._active_writers:
             inner._flush_writer(job._write_to, writer)
+
+
+def hand_over(pool: Any, hub: Any) -> None:
+    """Write what waits here to processes that have nothing to do.
+
+    Celery does so too, a turn of its loop later: after the next message has been asked for, and every pipe polled.
+    """
+    inner = getattr(pool, "_pool", None)
+    if isinstance(inner, asynpool.AsynPool) and inner.outbound_buffer:
+        idle = inner._all_inqueues - inner._busy_workers - inner._active_writes
+        if idle:
+            hub.consolidate_callback(list(idle))
 
 
 def _unheard(inner: Any) -> set[int]:
