@@ -170,6 +170,7 @@ def test_no_secret_leaves_the_environment(tmp_path):
             with events.open("wb") as file:
                 listener = subprocess.Popen(dump, env=stack.env, stdout=file, stderr=file, stdin=subprocess.DEVNULL)
             try:
+                wait_until(lambda: b"debug@canary" in events.read_bytes(), WAIT, "the listener to hear of the worker")
                 client = redis_py.Redis.from_url(url)
                 told = run_python(stack, TROUBLE, WAIT)
                 assert "no 2" in told.stdout, told.stderr
