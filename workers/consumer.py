@@ -23,7 +23,7 @@ from kombu.utils.json import dumps
 from graft.config.channel import Channel
 from graft.config.versions import require
 from graft.workers.accounting import tell_caller
-from graft.workers.pool_pipes import finish_writing, hand_over, settle
+from graft.workers.pool_pipes import finish_writing, hand_over, settle, spare_the_leaving
 from graft.workers.quarantine import forgery, refusal
 from graft.workers.shutdown import between_turns, pardon_active
 
@@ -96,6 +96,7 @@ class HardenedConsumer(Consumer):
         return super().ensure_connected(conn)
 
     def on_ready(self) -> None:
+        spare_the_leaving(self.pool)
         if self._kept:
             channel = self.task_consumer.channel
             channel.adopt(self._kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 
 from tests.stack import run_python
@@ -24,3 +25,22 @@ def test_items_are_counted_and_not_envelopes(fresh_stack):
     # Each ends with the envelope that reaches the limit; only the last may have run fewer.
     assert sorted(ran.values(), reverse=True)[:3] == [LIMIT] * 3
     assert len(ran) == 4
+
+
+ONE_BY_ONE = """
+import graft
+from tests.samples import process_id
+print(len({graft.submit(process_id, [0]).collect(60)[0] for _ in range(15)}))
+"""
+
+
+def test_no_task_is_written_to_a_process_that_has_done_its_last(fresh_stack, tmp_path):
+    """Celery takes it for idle; the task would lie in its pipe until the process is gone and that is noticed."""
+    stack = fresh_stack(cpu=0)
+    ledger = tmp_path / "ledger"
+    env = {**stack.env_of("worker"), "TEST_LEDGER": str(ledger)}
+    argv = [sys.executable, "-m", "celery", "-A", "graft", "worker", "-c", "2", "--max-tasks-per-child", "3"]
+    stack.guard.start([*argv, "-I", "tests.workers.slow_to_leave"], env, log=stack.directory / "leaving.log")
+    done = run_python(stack, ONE_BY_ONE, 120)
+    assert int(done.stdout) >= 5, done.stderr
+    assert not ledger.exists()
