@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import re
 import threading
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+
+from graft.tasks.leaks import tracked
 
 STRIDE: Final = 20_000  # Objects of which the type is looked at.
 MOST: Final = 5
@@ -69,9 +70,9 @@ def threads() -> list[list[Any]]:
 
 def objects() -> tuple[int, list[list[Any]]]:
     """How many objects the garbage collector tracks, and the most frequent types among a sample of them."""
-    found = gc.get_objects()
+    found = tracked.types()
     step = max(1, len(found) // STRIDE)
-    types = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in found[::step])
+    types = Counter(f"{one.__module__}.{one.__qualname__}" for one in found[::step])
     return len(found), [[name, count * step] for name, count in types.most_common(MOST)]
 
 

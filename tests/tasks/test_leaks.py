@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +13,7 @@ import redis as redis_py
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.tasks.leaks import findings, keyspace, loans
+from graft.tasks.leaks import findings, keyspace, loans, tracked
 from graft.tasks.leaks.blame import suspects
 from graft.tasks.leaks.judge import ENOUGH, PROCESS, SURE, Measure, trend
 from graft.tasks.leaks.keyspace import RedisSample, family
@@ -223,3 +225,25 @@ def test_a_connection_that_is_held_too_long_is_named(monkeypatch):
     sample = Sample(at=1.0, worker="w", pid=1, born=0.0, role="pool", held=[["the nightly import", 700.0]])
     (found,) = findings.of_process([sample], hold=300)
     assert (found.verdict, found.names) == ("leaking", ("the nightly import",))
+
+
+def test_counting_what_is_tracked_leaves_tuples_in_the_making_alone():
+    """With gc.get_objects() in Python, ``tuple`` raises SystemError at once."""
+    done = threading.Event()
+
+    def slowly():
+        for number in range(20):
+            time.sleep(0)
+            yield number
+
+    def count():
+        while not done.is_set():
+            assert tracked.types()
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        assert {len(tuple(slowly())) for _ in range(20)} == {20}
+    finally:
+        done.set()
+        counter.join()
