@@ -91,8 +91,8 @@ def _reason(ref: FunctionRef) -> str:
 
 def _sealed(work: Work, function: WireFunction) -> str:
     items, packed = work.items, False
-    if codec.plain_size(items) is None:
-        limit = settings().item_limit
+    limit, plain = settings().item_limit, codec.plain_size(items)
+    if plain is None or plain > limit:
         items = [codec.dump_item(item, limit, f"item {place}") for place, item in enumerate(items)]
         packed = True
     return Job(work.key, function, items, packed, work.unpack, work.single, work.timeout).seal()
