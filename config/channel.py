@@ -253,7 +253,7 @@ class Channel(stock.Channel):
                     connection.read_response()
                 except redis.ResponseError as error:  # The other replies are on their way all the same.
                     refused.append(error)
-        except BaseException:
+        except BaseException:  # Also an interrupt: what was not read would be taken for the next one's reply.
             connection.disconnect()
             raise
         if refused:

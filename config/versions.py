@@ -22,6 +22,6 @@ def require(owner: type | ModuleType, *names: str) -> None:
     if missing:
         raise UnknownVersionError(
             f"{owner!r} has no {', '.join(missing)}: celery {celery.__version__} with kombu {kombu.__version__} is not "
-            "known to us; install celery==5.7.0 kombu==5.7.0 redis==8.1.0, or teach "
-            "the module that asks for it the new version"
+            "known to us; install celery==5.7.0 kombu==5.7.0 redis==8.1.0, or teach the module that asks for it the "
+            "new version"
         )

@@ -279,6 +279,26 @@ def test_an_acknowledgement_without_redis_is_owed_and_paid_through_the_next_chan
 
 
 @pytest.mark.redis
+def test_what_is_sent_together_goes_on_after_a_refusal_and_after_a_cut(connection, server):
+    sender = connection.default_channel
+
+    def push(count: int) -> None:
+        sender.push([("q", sender.prepare_message("{}")) for _ in range(count)])
+
+    server.client.config_set("maxmemory", 1)
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        push(3)
+    server.client.config_set("maxmemory", 0)
+    push(2)
+    assert server.client.llen("q") == 2
+    server.client.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(redis.ConnectionError):
+        push(1)
+    push(1)
+    assert server.client.llen("q") == 3
+
+
+@pytest.mark.redis
 def test_closing_without_redis_closes_everything(connection, server):
     connection.Producer().publish({}, routing_key="q")
     messages = received_by(connection, "q")
