@@ -104,6 +104,24 @@ class Stack(LocalStack):
         self.wait_ready()
 
 
+def run_among_deaths(stack: Stack, code: str, lanes: Mapping[Lane, int]) -> tuple[str, int]:
+    """Run a program beside a supervisor, who starts the worker again when it has died: what it printed, and deaths."""
+    deaths = 0
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=stack.env, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as program:
+        try:
+            while program.poll() is None:
+                if stack.workers[0].status is not None:
+                    deaths += 1
+                    stack.heal(lanes)
+                time.sleep(0.1)
+        finally:
+            program.kill()
+            output, _ = program.communicate()
+    return output, deaths
+
+
 def run_python(
     stack: LocalStack, code: str | Path, timeout: float = 60.0, *arguments: str, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

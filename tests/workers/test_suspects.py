@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-
 import pytest
 
 from graft.tasks import suspects
 from graft.tasks.suspects import NotAloneError
-from tests.stack import ROOT
+from tests.stack import run_among_deaths
 
 PROGRAM = """
 import graft
@@ -29,19 +25,7 @@ except PoisonedError as error:
 
 def test_a_neighbour_of_what_kills_its_worker_runs_in_the_end(fresh_stack):
     stack = fresh_stack(cpu=2)
-    program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], env=stack.env, cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    deaths = 0
-    try:
-        while program.poll() is None:
-            if stack.workers[0].status is not None:
-                deaths += 1
-                stack.heal({"cpu": 2})
-            time.sleep(0.1)
-    finally:
-        program.kill()
-        output, _ = program.communicate()
+    output, deaths = run_among_deaths(stack, PROGRAM, {"cpu": 2})
     assert output == "[3.0]\npoisoned\n"
     assert deaths == 3
     with stack.connect() as client:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-
 import pytest
 
 from graft.tasks.deliveries import Runs, pardon
 from graft.tasks.ids import new_id
 from graft.tasks.pool_ledger import PARTS, TO_NOBODY, Entry, Holder, Limits, RedisLedger
-from tests.stack import ROOT
+from tests.stack import run_among_deaths
 
 PROGRAM = """
 from functools import partial
@@ -35,19 +31,7 @@ pool.graceful_shutdown(30)
 
 def test_neighbours_of_a_task_that_kills_its_worker_run_in_the_end(fresh_stack):
     stack = fresh_stack(cpu=3)
-    program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], env=stack.env, cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    deaths = 0
-    try:
-        while program.poll() is None:
-            if stack.workers[0].status is not None:
-                deaths += 1
-                stack.heal({"cpu": 3})
-            time.sleep(0.1)
-    finally:
-        program.kill()
-        output, _ = program.communicate()
+    output, deaths = run_among_deaths(stack, PROGRAM, {"cpu": 3})
     assert output == "killer: PoisonedError, neighbour: 2.0, next 0: 0.1, next 1: 0.1\n[2.0]\n"
     assert deaths == 3
     with stack.connect() as client:
