@@ -20,7 +20,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
 from graft.compat import redirect
-from graft.compat.report import calls
+from graft.compat.call_report import calls
 
 PROGRAM: Final = "python -m graft.compat"
 EXAMPLES: Final = """\

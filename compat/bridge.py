@@ -1,8 +1,8 @@
 """The one compat module that talks to the road: where a callable runs and why, and the waiting.
 
 Facades call :func:`map_async` and :func:`call_async` and know nothing of Celery. Every call is counted with the place
-it ran in and the reason (report.py); what stays with the caller runs on the caller's own event loop, with the bounds
-that the old module had.
+it ran in and the reason (call_report.py); what stays with the caller runs on the caller's own event loop, with the
+bounds that the old module had.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import redis
 
-from graft.compat.report import CallRecord, calls
+from graft.compat.call_report import CallRecord, calls
 from graft.config.redis_client import shared
 from graft.config.settings import settings
 from graft.tasks import codec
-from graft.tasks.callables import FunctionRef, refer
+from graft.tasks.callables.importable import name_of
+from graft.tasks.callables.references import FunctionRef, refer
 from graft.tasks.errors import ItemTimeoutError, TaskQueueError, UnpicklableError, UnreferenceableError
-from graft.tasks.importable import name_of
-from graft.tasks.invoke import in_worker
 from graft.tasks.policy import RetryPolicy, as_policy
+from graft.tasks.running.item_runner import in_worker
 
 if TYPE_CHECKING:
-    from graft.tasks.batches import Batch
+    from graft.tasks.batch import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -208,8 +208,8 @@ def _send(
     unpack: bool = False,
 ) -> Batch:
     from graft.config.queues import broker_priority
-    from graft.tasks.feeder import Order
-    from graft.tasks.source import ListSource
+    from graft.tasks.sending.batch_sender import Order
+    from graft.tasks.sending.sources import ListSource
     from graft.tasks.submit import send
 
     assert placement.function is not None
@@ -332,12 +332,12 @@ def function_figures(name: str | None = None) -> dict[str, dict[str, float]]:
 
     With *name* (``module:qualname``) only for that one.
     """
-    from graft.tasks import figures
+    from graft.tasks.monitoring import function_stats
 
     if is_local():
         return {}
     try:
-        known = figures.read(name)
+        known = function_stats.read(name)
     except (redis.RedisError, OSError) as error:
         _warn_once(f"the figures of {settings().broker_name} cannot be read", error)
         return {}
@@ -360,7 +360,7 @@ def worker_figures() -> list[dict[str, Any]]:
 
     ``id``, ``load`` (running and waiting messages by capacity) and ``capacity`` (pool processes).
     """
-    from graft.tasks.cluster import workers
+    from graft.tasks.monitoring.worker_registry import workers
 
     return [
         {
@@ -374,7 +374,7 @@ def worker_figures() -> list[dict[str, Any]]:
 
 def worker_memory() -> dict[str, int]:
     """Resident bytes of each live worker with its pool processes, by node name; {} without a broker."""
-    from graft.tasks.cluster import workers
+    from graft.tasks.monitoring.worker_registry import workers
 
     if is_local():
         return {}
@@ -397,7 +397,7 @@ def resize_workers(group: str, processes: int, prefetch: int | None = None, time
         TaskQueueError: no worker of that group is alive, or none answered within *timeout* seconds.
     """
     from graft.config.celery_app import app
-    from graft.tasks.cluster import workers
+    from graft.tasks.monitoring.worker_registry import workers
 
     names = [worker.name for worker in workers() if worker.name.partition("@")[0] == group]
     if not names:

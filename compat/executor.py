@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any, Final, ParamSpec, TypeVar
 
 from graft.compat.bridge import Place
-from graft.compat.calls import Route, Switchboard
+from graft.compat.dispatcher import Route, Switchboard
 from graft.compat.futures import BrokenClusterError
-from graft.compat.maps import MapCall
+from graft.compat.map_call import MapCall
 from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, ResultTimeout
 from graft.tasks.policy import RetryPolicy
 

@@ -1,4 +1,4 @@
-"""What a caller of calls.py holds for one call: a standard future, and the standard error of a broken executor."""
+"""What a caller of dispatcher.py holds for one call: a standard future, and the standard error of a broken executor."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from concurrent.futures._base import CANCELLED
 from contextlib import suppress
 from typing import Any
 
-from graft.tasks.call_future import Call
 from graft.tasks.errors import BrokerUnavailable
+from graft.tasks.sending.call_future import Call
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from joblib import parallel_config, register_parallel_backend  # type: ignore[im
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase  # type: ignore[import-untyped]
 
 from graft.compat.bridge import is_local, place_function
-from graft.compat.calls import Switchboard
-from graft.tasks.callables import FunctionRef, resolve
-from graft.tasks.invoke import in_worker
+from graft.compat.dispatcher import Switchboard
+from graft.tasks.callables.references import FunctionRef, resolve
+from graft.tasks.running.item_runner import in_worker
 
 CALL: Final = "joblib.Parallel"
 # What joblib tells every backend, for memory maps and processes that there are none of here.
@@ -105,8 +105,8 @@ def run_calls(functions: Sequence[FunctionRef], arguments: Sequence[Arguments]) 
 def _slots() -> int:
     if is_local():
         return os.cpu_count() or 1
-    from graft.tasks.cluster import slots
-    from graft.tasks.results import unavailable
+    from graft.tasks.monitoring.worker_registry import slots
+    from graft.tasks.results.subscriber import unavailable
 
     try:
         return slots("batch") or os.cpu_count() or 1  # Without a worker calls wait for one, rather than stay here.

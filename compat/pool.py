@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from graft.compat.bridge import Place
-from graft.compat.calls import Switchboard
+from graft.compat.dispatcher import Switchboard
 from graft.compat.pool_initializer import run_initialised
 from graft.compat.pool_iterators import WINDOW, Feed, IMapIterator
 from graft.compat.pool_results import AsyncResult, Callback, terminated

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from celery import Celery
 
-from graft.config.amqp import Amqp
 from graft.config.celeryconfig import options
 from graft.config.settings import settings
 from graft.config.transport import register
+from graft.config.transport.amqp import Amqp
 
 register()
 

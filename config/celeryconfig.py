@@ -7,8 +7,8 @@ from typing import Any
 from kombu.entity import Queue
 
 from graft.config import redbeat
+from graft.config.beat_schedule import BEAT_SCHEDULE, checks
 from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS, QUEUES
-from graft.config.schedule import BEAT_SCHEDULE, checks
 from graft.config.settings import Settings
 from graft.config.transport import transport_url
 
@@ -95,7 +95,8 @@ def options(config: Settings) -> dict[str, Any]:
         # Processes.
         # Messages, each of which may hold many items; items are counted by GRAFT_ITEMS_PER_CHILD.
         "worker_max_tasks_per_child": 1000,
-        # KiB that nothing has: what the pool compares with it is how a process is replaced (workers/probe.py).
+        # KiB that nothing has: what the pool compares with it is how a process is replaced
+        # (workers/bootsteps/leak_sampler.py).
         "worker_max_memory_per_child": 1 << 40 if config.leaks_recycle or config.items_per_child else None,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graft.tasks.batches import Batch
+    from graft.tasks.batch import Batch
     from graft.tasks.submit import submit
 
 __version__ = "0.1.0"
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return submit
     if name == "Batch":
-        from graft.tasks.batches import Batch
+        from graft.tasks.batch import Batch
 
         return Batch
     raise AttributeError(f"module 'graft' has no attribute {name!r}")

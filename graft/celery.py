@@ -15,8 +15,8 @@ from graft.workers.app import app
 redirect.install(*filter(None, settings().replace.split(",")))
 
 if "celery.bin.celery" in sys.modules:  # The command line asks.
-    from graft.scripts import commands
+    from graft.scripts import command_table
 
-    commands.adopt()
+    command_table.prepare_flower()
 
 __all__ = ["app"]

@@ -27,10 +27,10 @@ from typing import Any, Final
 from rich.table import Table
 
 from graft.config.queues import Lane
-from graft.scripts.comparison_ways import WORK, compute
 from graft.scripts.console import complain, messages, say, show
-from graft.scripts.local_stack import LocalStack, default_lanes
-from graft.scripts.redis_server import StackError, last_lines
+from graft.scripts.old_program.comparison_ways import WORK, compute
+from graft.scripts.stack.local_stack import LocalStack, default_lanes
+from graft.scripts.stack.redis_server import StackError, last_lines
 
 WAYS: Final = ("old", "celery", "ray", "hybrid")
 SIZES: Final = {"small": 83, "medium": 400, "large": 1_000}
@@ -40,7 +40,7 @@ CLAIMED: Final = {  # Seconds, and megabytes.
     "large": {"old": 30.0, "celery": 25.0, "ray": 10.0, "hybrid": 10.0},
     "memory": {"old": 500.0, "celery": 300.0, "ray": 800.0, "hybrid": 400.0},
 }
-MEASURE: Final = "from graft.scripts.comparison_ways import main; main()"  # Imported, as workers import it.
+MEASURE: Final = "from graft.scripts.old_program.comparison_ways import main; main()"  # Imported, as workers import it.
 LOOK_EVERY: Final = 0.05
 MEGABYTE: Final = 1_000_000
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.queues import Lane
-from graft.scripts.local_stack import LANE_LIMITS, default_lanes
+from graft.scripts.stack.local_stack import LANE_LIMITS, default_lanes
 
 output = Console(soft_wrap=True, highlight=False, emoji=False)
 messages = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)

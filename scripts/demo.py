@@ -3,7 +3,7 @@
     demo ─┬─ LocalStack: Redis, one worker with a process per core, Flower
           ├─ python -m graft.compat --mode local   stdlib_index.py     the program as it always ran
           ├─ python -m graft.compat --mode cluster stdlib_index.py     the program on the workers
-          └─ python -m graft.scripts.stdlib_chord                      its map and reduce through the new API
+          └─ python -m graft.scripts.old_program.stdlib_chord            its map and reduce through the new API
 
 Each is a process of its own, so that none warms anything up for the next. The table goes to stdout, all else to stderr.
 """
@@ -27,13 +27,13 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from graft.scripts import background
 from graft.scripts.console import complain, messages, output, say
-from graft.scripts.local_stack import LocalStack, default_lanes
-from graft.scripts.redis_server import StackError, last_lines
-from graft.scripts.stdlib_survey import count_of_files
+from graft.scripts.old_program.stdlib_survey import count_of_files
+from graft.scripts.stack import background
+from graft.scripts.stack.local_stack import LocalStack, default_lanes
+from graft.scripts.stack.redis_server import StackError, last_lines
 
-PROGRAM = Path(__file__).resolve().parent / "stdlib_index.py"
+PROGRAM = Path(__file__).resolve().parent / "old_program" / "stdlib_index.py"
 PATIENCE = 100.0  # Seconds that one run may take; it is ended then.
 LOOK_EVERY = 0.05
 PROGRESS = re.compile(r"^(\d+) of (\d+) files\n", re.MULTILINE)
@@ -85,7 +85,9 @@ def run_program(mode: str, stack: LocalStack, folder: Path, files: int | None, s
 def run_chord(stack: LocalStack, folder: Path, files: int | None, step: Step) -> Run:
     """The program's own map and reduce functions, through ``graft.submit(…, reduce=…)``."""
     out = folder / "chord.json"
-    whole = run_python(["-m", "graft.scripts.stdlib_chord", "--out", str(out), *_limit(files)], stack, "chord", step)
+    whole = run_python(
+        ["-m", "graft.scripts.old_program.stdlib_chord", "--out", str(out), *_limit(files)], stack, "chord", step
+    )
     found = json.loads(out.read_text())
     return Run(
         {"words": found["words"]},

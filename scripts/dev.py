@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from graft.config.queues import Lane
-from graft.scripts import background
 from graft.scripts.console import add_stack_arguments, complain, lanes_of
-from graft.scripts.local_stack import LocalStack
-from graft.scripts.redis_server import StackError
+from graft.scripts.stack import background
+from graft.scripts.stack.local_stack import LocalStack
+from graft.scripts.stack.redis_server import StackError
 
 STACK_FAILED = 125  # As `env`, `timeout` and `docker run` have it: the tool failed, not the command.
 CANNOT_EXECUTE = 126

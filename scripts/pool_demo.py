@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from graft.compat.worker_pool import Result, Task, WorkerPool
 from graft.scripts.console import complain, say
-from graft.scripts.local_stack import LocalStack
-from graft.scripts.redis_server import StackError
+from graft.scripts.stack.local_stack import LocalStack
+from graft.scripts.stack.redis_server import StackError
 
 WORKERS = 5
 TASKS = 1000

@@ -24,7 +24,7 @@ PATIENCE: Final = 5.0
 def worker(name: str) -> str:
     """What is wrong with the worker *name*, or nothing."""
     from graft.config.redis_client import connect
-    from graft.tasks.cluster import BEAT
+    from graft.tasks.monitoring.worker_registry import BEAT
 
     node = f"{name}@{socket.gethostname()}"
     try:

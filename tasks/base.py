@@ -11,10 +11,12 @@ from celery import Task
 from celery.exceptions import Ignore, Reject, TaskPredicate
 
 from graft.config.settings import settings
-from graft.tasks import deadletters, invoke, suspects
-from graft.tasks.deliveries import Runs
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.delivery import poison_isolation
+from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.errors import PoisonedError
 from graft.tasks.policy import ONCE, RetryPolicy
+from graft.tasks.running import item_runner
 
 
 class ReliableTask(Task):
@@ -41,19 +43,19 @@ class ReliableTask(Task):
         """Whoever must run alone is let in here, or goes back to its queue."""
         try:
             yield
-        except suspects.NotAloneError as error:
-            invoke.pause(suspects.WAIT)
+        except poison_isolation.NotAloneError as error:
+            item_runner.pause(poison_isolation.WAIT)
             raise Reject(error, requeue=True) from error
         except BaseException:
-            suspects.leave(self.request.id)
+            poison_isolation.leave(self.request.id)
             raise
-        suspects.leave(self.request.id)
+        poison_isolation.leave(self.request.id)
 
     def _run_counted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         record = Runs(self.request.id, self.request.retries)
-        delivery, _ = invoke.aside(record.begin, self.request.id, (0,))
+        delivery, _ = item_runner.aside(record.begin, self.request.id, (0,))
         if delivery.cancelled:
-            invoke.aside(self._note_cancelled)
+            item_runner.aside(self._note_cancelled)
             raise Ignore("cancelled before it ran")
         run = self.request.retries + 1
         try:
@@ -66,12 +68,12 @@ class ReliableTask(Task):
             wait = self.policy.wait_after(run, error)
             if wait is None:
                 # First: whoever reads FAILURE must find the letter.
-                reason: deadletters.Reason = "poisoned" if isinstance(error, PoisonedError) else "retries_exhausted"
-                invoke.aside(self.bury, error, reason, run)
+                reason: dead_letters.Reason = "poisoned" if isinstance(error, PoisonedError) else "retries_exhausted"
+                item_runner.aside(self.bury, error, reason, run)
                 raise
             self.again(countdown=wait, exc=error)
         else:
-            invoke.aside(record.close)
+            item_runner.aside(record.close)
             return result
 
     def _note_cancelled(self) -> None:
@@ -85,10 +87,10 @@ class ReliableTask(Task):
             # Celery would drop the message here (5.7, Task.retry); unacknowledged, it comes back by itself.
             raise Reject(refused.reason, requeue=True) from refused
 
-    def bury(self, error: BaseException, reason: deadletters.Reason, runs: int) -> None:
+    def bury(self, error: BaseException, reason: dead_letters.Reason, runs: int) -> None:
         """Keep this message as a dead letter."""
-        deadletters.bury(
-            deadletters.DeadLetter.make(
+        dead_letters.bury(
+            dead_letters.DeadLetter.make(
                 id=self.request.id,
                 task=self.name,
                 queue=(self.request.delivery_info or {}).get("routing_key", ""),
@@ -98,6 +100,6 @@ class ReliableTask(Task):
                 traceback="".join(traceback.format_exception(error)),
                 runs=runs,
                 items=1,
-                envelope=deadletters.message_text(self.request.args, self.request.kwargs),
+                envelope=dead_letters.message_text(self.request.args, self.request.kwargs),
             )
         )

@@ -1,341 +1,388 @@
-"""The tasks on the worker's side of the road: run an envelope; reduce a batch."""
+"""What a caller holds while its items run: outcomes in, values out, for threads and event loops alike.
+
+Answers arrive on the subscriber's thread (subscriber.py). Every waiting caller is woken from there: a thread through a
+condition, a coroutine through its own loop, so a batch may be awaited under any loop, or several.
+"""
 
 from __future__ import annotations
 
-import logging
-import traceback
-from collections.abc import Sequence
-from dataclasses import replace
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-import redis
-from celery.exceptions import Reject, TaskPredicate, TimeLimitExceeded
+from graft.tasks.envelope import Outcome
+from graft.tasks.errors import ResultTimeout, TaskQueueError
+from graft.tasks.monitoring import otel
+from graft.tasks.running.item_runner import in_worker
 
-from graft.config.celery_app import app
-from graft.config.settings import settings
-from graft.tasks import bodies, codec, deadletters, deliveries, figures, functions, giving, invoke, telling
-from graft.tasks.answers import CLAIM, OUTCOME, Claim, announce, fetch_claims, settle
-from graft.tasks.base import ReliableTask
-from graft.tasks.deliveries import Delivery, Runs
-from graft.tasks.envelope import Envelope, Report, error_frame, value_frame
-from graft.tasks.errors import (
-    CancelledBatchError,
-    EnvelopeError,
-    EnvelopeLostError,
-    NotYet,
-    PoisonedError,
-    SignatureError,
-    UnreferenceableError,
-)
-
-logger = logging.getLogger(__name__)
-
-RUN_ENVELOPE: Final = "graft.batch"
-REDUCE: Final = "graft.reduce"
+AT_ONCE: Final = 1000  # Values that a reader takes in one go.
+_ABSENT: Final = object()
 
 
-class EnvelopeTask(ReliableTask):
-    """Opens the envelope, answers for every item in it, and buries what nobody will answer for."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch has come. ``total`` is None for an input whose end has not been reached."""
 
-    abstract = True
-    resultrepr_maxsize = 64  # The result is sealed text; events and logs need no more of it.
+    total: int | None
+    sent: int
+    done: int
+    failed: int
+    envelopes: int
+    retries: int
+    seconds: float
 
-    def __call__(self, *args: Any, **kwargs: Any) -> str:
-        """Run the task; what goes wrong with the envelope itself is buried and told to the caller."""
+
+class Batch:
+    """The results of one ``submit``: collect them, iterate over them, or await them.
+
+    ``batch.collect()`` and ``await batch`` give the list of values in the order of the items (of a reduced batch: the
+    reducer's result). ``for value in batch`` and ``async for value in batch`` give them in the same order as soon as
+    they can; :meth:`as_completed` gives outcomes in the order in which they arrive. The first failing item's own error
+    is raised, its remote traceback as the cause; the other items run on.
+    """
+
+    is_told = True  # To others, while it runs (progress.py).
+
+    def __init__(self, batch_id: str, total: int | None, *, reduced: bool = False) -> None:
+        self.id = batch_id
+        otel.note_caller(batch_id)
+        self.reduced = reduced
+        self._total = total
+        self._changed = threading.Condition()
+        self._wakers: set[Callable[[], None]] = set()
+        # Apart, and bare: a stream of a million would spend half its time on making outcomes of them.
+        self._results: dict[int, Any] = {}
+        self._errors: dict[int, BaseException] = {}
+        self._order: deque[int] = deque()
+        self._keeps = total is not None  # Outcomes of a stream are dropped once they have been read.
+        self._first_error: BaseException | None = None
+        self._fatal: BaseException | None = None
+        self._answer: Outcome | None = None
+        self._cancel: Callable[[], None] | None = None
+        self._consumed: Callable[[], None] | None = None
+        self._sent = self._done = self._failed = self._envelopes = self._retries = 0
+        self._taken = 0
+        self._began = time.monotonic()
+        self._ended: float | None = None
+        self._unbounded = False
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.id}: {self._done} of {self._total if self._total is not None else '?'} done>"
+
+    # ---- for callers ----------------------------------------------------------------------------------------------
+
+    def collect(self, timeout: float | None = None) -> Any:
+        """Wait for all values, in the order of the items.
+
+        Raises:
+            ResultTimeout: not all had arrived after *timeout* seconds; the batch goes on and can be collected later.
+            BrokerUnavailable: the broker could not be reached.
+            Exception: the first failing item's own error, as soon as it is known.
+        """
+        self._drain_freely()
+        self._wait(lambda: self._is_settled, timeout)
+        return self._values()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._collect_async().__await__()
+
+    async def _collect_async(self) -> Any:
+        self._drain_freely()
+        await self._wait_async(lambda: self._is_settled)
+        return self._values()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Values in the order of the items; an item's error is raised in its place.
+
+        The values of a stream are dropped once they have been read, so it is read once; leaving the loop cancels what
+        has not begun.
+        """
+        self._refuse_second_reader()
+        index = 0
         try:
-            with self.among_suspects():
-                return str(self.run(*args, **kwargs))
-        except TaskPredicate:
-            raise
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            # Ours: what an item raises is that item's outcome. The envelope has not been answered, so it comes back.
-            raise Reject(error, requeue=True) from error
-        except EnvelopeLostError:  # What it needs is its caller's to send again.
-            raise
-        except EnvelopeError as error:
-            invoke.aside(self.bury, error, _reason(error), self.request.retries + 1)
-            raise
+            while run := self._in_order(index, self._wait):
+                index += len(run)
+                yield from run
+        finally:
+            self._note_left()
 
-    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Bury what a hard time limit ended: its process is gone, so the worker itself calls this (Celery 5.7)."""
-        if isinstance(exc, TimeLimitExceeded):
-            envelope = Envelope.open(bodies.fetch(str(args[-1]), task_id), task_id)
-            deadletters.bury(
-                deadletters.DeadLetter.make(
-                    id=task_id,
-                    task=self.name,
-                    queue="",
-                    reason="time_limit",
-                    function=envelope.function.name,
-                    error=exc,
-                    traceback="",
-                    runs=envelope.retries + 1,
-                    items=len(envelope.items),
-                    envelope=envelope.seal(),
-                )
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        self._refuse_second_reader()
+        index = 0
+        try:
+            while True:
+                await self._wait_async(partial(self._can_tell, index))
+                run = self._in_order(index, None)
+                if not run:
+                    return
+                index += len(run)
+                for value in run:
+                    yield value
+        finally:
+            self._note_left()
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[Outcome]:
+        """Outcomes as they arrive, errors included as values; *timeout* bounds the wait for the next one."""
+        self._refuse_second_reader()
+        try:
+            while True:
+                self._wait(lambda: bool(self._order) or self._is_over, timeout)
+                outcome = self._next_arrived()
+                if outcome is None:
+                    return
+                yield outcome
+        finally:
+            self._note_left()
+
+    async def as_completed_async(self) -> AsyncIterator[Outcome]:
+        """The same for a coroutine."""
+        self._refuse_second_reader()
+        try:
+            while True:
+                await self._wait_async(lambda: bool(self._order) or self._is_over)
+                outcome = self._next_arrived()
+                if outcome is None:
+                    return
+                yield outcome
+        finally:
+            self._note_left()
+
+    def progress(self) -> Progress:
+        """How far the batch has come, without a round trip."""
+        with self._changed:
+            return Progress(
+                self._total,
+                self._sent,
+                self._done,
+                self._failed,
+                self._envelopes,
+                self._retries,
+                (self._ended or time.monotonic()) - self._began,
             )
 
+    def done(self) -> bool:
+        """Whether every item has its outcome, or the batch has failed as a whole."""
+        with self._changed:
+            return self._is_over
 
-def _reason(error: EnvelopeError) -> deadletters.Reason:
-    if isinstance(error, SignatureError):
-        return "bad_signature"
-    return "unreferenceable" if isinstance(error, UnreferenceableError) else "bad_envelope"
+    def cancel(self) -> None:
+        """Keep what has not begun from running. What runs is finished; cancelled items end in CancelledBatchError."""
+        if self._cancel is not None and not self.done():
+            self._cancel()
 
+    # ---- waiting --------------------------------------------------------------------------------------------------
 
-@app.task(name=RUN_ENVELOPE, base=EnvelopeTask, bind=True, runs_on_loop=True)
-def run_envelope(self: EnvelopeTask, wire: str) -> str:
-    """Run the envelope in *wire*; the sealed report, or a claim on it.
+    @property
+    def _is_over(self) -> bool:
+        if self._fatal is not None:
+            return True
+        if self.reduced:
+            return self._answer is not None
+        return self._total is not None and self._done >= self._total
 
-    In the io lane this runs on the event loop: what waits for Redis steps aside (:func:`invoke.aside`).
-    """
-    run, func = invoke.aside(_begin, self, wire)
-    return str(run.answer(func))
+    @property
+    def _is_settled(self) -> bool:
+        return self._is_over or (self._first_error is not None and not self.reduced)
 
+    def _can_tell(self, index: int) -> bool:
+        return self._is_kept(index) or self._is_over
 
-def _begin(task: EnvelopeTask, wire: str) -> tuple[_Run, Any]:
-    envelope = Envelope.open(bodies.fetch(wire, task.request.id), task.request.id)
-    func = functions.load(envelope.function)
-    record = Runs(envelope.id, envelope.retries)
-    delivery, kept = record.begin(envelope.batch, envelope.positions)
-    frames = {**envelope.carried, **kept}
-    return _Run(task, envelope, record, delivery, frames), func
+    def _refuse_in_tasks(self) -> None:
+        if in_worker() and not self.done():
+            raise RuntimeError(
+                "a task must not wait for a batch: with every worker waiting, none is left to run it; let reduce= be "
+                "called when the batch is done, or submit from outside"
+            )
 
+    def _wait(self, ready: Callable[[], bool], timeout: float | None) -> None:
+        self._refuse_in_tasks()
+        with self._changed:
+            if not self._changed.wait_for(ready, timeout):
+                raise ResultTimeout(
+                    f"{self._done} of {self._total if self._total is not None else 'an unknown number of'} results had "
+                    f"arrived after {timeout:g} s; the batch goes on: collect it later, or cancel() it"
+                )
 
-class _Run:
-    """One run of one envelope."""
+    async def _wait_async(self, ready: Callable[[], bool]) -> None:
+        self._refuse_in_tasks()
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
 
-    def __init__(
-        self,
-        task: EnvelopeTask,
-        envelope: Envelope,
-        record: Runs,
-        delivery: Delivery,
-        frames: dict[int, tuple[bool, bytes]],
-    ) -> None:
-        self.task = task
-        self.request = task.request
-        self.envelope = envelope
-        self.record = record
-        self.delivery = delivery
-        self.frames = frames
-        self.item_limit = settings().item_limit
-        self.given = (*envelope.given, *delivery.given)
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(woken.set)
+            except RuntimeError:
+                pass  # The loop was closed while its coroutine waited: nobody is left to wake.
 
-    def answer(self, func: Any) -> str:
-        """The sealed report, once every item has an outcome or has been sent to run again."""
-        return str(invoke.aside(self.finish, self.run(func)))
-
-    def finish(self, ran: invoke.Ran) -> str:
-        """Send what may run again back, and tell the rest."""
-        self.send_back(ran)
-        report = self.report(ran)
-        with self.record.client.pipeline(transaction=False) as pipe:
-            sealed = report.sealed(self.envelope.id)
-            if self.envelope.claim or len(sealed) > settings().pubsub_limit:
-                # Kept under a key of its own: pub/sub drops a subscriber whose pending output grows too large.
-                pipe.set(OUTCOME + self.envelope.id, sealed, ex=int(settings().result_ttl))
-                failed = report.packed and sum(not succeeded for succeeded, _ in report.values)
-                text = str(Claim(self.envelope.id, int(failed), report.retries, report.busy, report.elapsed))
-            else:
-                text = codec.as_text(sealed)
-            announce(pipe, self.request, text)
-            settle(pipe, self.request)
-            self.record.forget(pipe, bodies.BODY + self.envelope.id)
-            figures.add(pipe, self.envelope.function.name, len(ran.values) + len(ran.errors), ran.busy, len(ran.errors))
-            pipe.execute()
-        return text
-
-    def run(self, func: Any) -> invoke.Ran:
-        envelope, delivery = self.envelope, self.delivery
-        elsewhere = {position for _, positions in self.given for position in positions}
-        places = [
-            place
-            for place, position in enumerate(envelope.positions)
-            if position not in self.frames and position not in elsewhere
-        ]
-        if delivery.cancelled:
-            return invoke.Ran(errors={place: CancelledBatchError("cancelled before it ran") for place in places})
-        if not delivery.is_watched:
-            give = self.give if envelope.shared else None
-            tell = None if envelope.claim or self.request.ignore_result else telling.Teller(envelope)
-            return invoke.run_items(envelope, func, places, is_cancelled=self.is_cancelled, give=give, tell=tell)
-        limit = settings().run_limit
-        dead = [place for place in places if delivery.is_dead(envelope.positions[place], limit)]
-        for place in dead:
-            invoke.aside(self.bury_poison, place)
-        ran = invoke.run_items(
-            envelope,
-            func,
-            [place for place in places if place not in dead],
-            is_cancelled=self.is_cancelled,
-            watch=self,
-        )
-        # Their outcomes are in self.frames already, encoded when they were kept.
-        return replace(ran, values={}, errors={})
-
-    def is_cancelled(self) -> bool:
-        return deliveries.is_cancelled(self.envelope.batch)
-
-    def give(self, places: list[int]) -> bool:
-        """Have others run the items at *places*; whether they will. Called on another thread, while the run goes on."""
-        given = giving.give(self.envelope, places, RUN_ENVELOPE, self.request)
-        if not given:
-            return False
-        self.given += given
+        with self._changed:
+            self._wakers.add(wake)
         try:
-            self.record.gave(self.given)
-        except redis.RedisError as error:  # Should this run end with its process, they run here once more.
-            logger.warning("what envelope %s gave away could not be recorded: %r", self.envelope.id, error)
+            while True:
+                woken.clear()
+                with self._changed:
+                    if ready():
+                        return
+                await woken.wait()
+        finally:
+            with self._changed:
+                self._wakers.discard(wake)
+
+    def _drain_freely(self) -> None:
+        """All values will be kept for one list, so nothing has to be held back for a slow reader."""
+        with self._changed:
+            self._unbounded = True
+        if self._consumed:
+            self._consumed()
+
+    def _values(self) -> Any:
+        with self._changed:
+            if self._fatal is not None:
+                raise self._fatal
+            if self.reduced:
+                assert self._answer is not None
+                return self._answer.unwrap()
+            if self._first_error is not None:
+                raise self._first_error
+            self._refuse_second_reader()
+            return [self._results[index] for index in range(self._total or 0)]
+
+    def _in_order(self, index: int, wait: Callable[[Callable[[], bool], None], None] | None) -> list[Any]:
+        """The values that have arrived from *index* on, or the error raised that has; nothing after the last item."""
+        if self.reduced:
+            raise TypeError("a reduced batch has one value: collect it or await it")
+        if wait:
+            wait(lambda: self._can_tell(index), None)
+        with self._changed:
+            run = []
+            take = self._results.get if self._keeps else self._results.pop
+            for position in range(index, index + AT_ONCE):
+                value = take(position, _ABSENT)
+                if value is _ABSENT:
+                    break
+                run.append(value)
+            error = None if run else self._errors.get(index, self._fatal)
+            if len(self._order) > 2 * len(self._results) + AT_ONCE:
+                self._order = deque(filter(self._is_kept, self._order))
+        self._note_taken(len(run))
+        if error is not None:
+            raise error
+        return run
+
+    def _next_arrived(self) -> Outcome | None:
+        with self._changed:
+            outcome = None
+            while self._order and outcome is None:
+                outcome = self._take(self._order.popleft(), keep=self._keeps)
+            if outcome is None and self._fatal is not None:
+                raise self._fatal
+        self._note_taken(outcome is not None)
+        return outcome
+
+    def _refuse_second_reader(self) -> None:
+        if not self._keeps and self._taken:
+            raise TaskQueueError(f"{self._taken} results of this stream have been read and dropped; it is read once")
+
+    def _note_left(self) -> None:
+        """A reader has gone: nobody else will read a stream to its end."""
+        if not self._keeps:
+            self.cancel()
+
+    def _is_kept(self, index: int) -> bool:
+        return index in self._results or index in self._errors
+
+    def _take(self, index: int, *, keep: bool) -> Outcome | None:
+        if index in self._results:
+            return Outcome(index, self._results[index] if keep else self._results.pop(index))
+        error = self._errors.get(index) if keep else self._errors.pop(index, None)
+        return None if error is None else Outcome(index, error=error)
+
+    def _note_taken(self, number: int) -> None:
+        if number:
+            self._taken += number
+            if self._consumed:
+                self._consumed()
+
+    # ---- for the road ---------------------------------------------------------------------------------------------
+
+    @property
+    def unread(self) -> int:
+        """Outcomes due to a reader that takes them one by one: sent and not yet taken."""
+        return 0 if self._unbounded else self._sent - self._taken
+
+    def attach(self, cancel: Callable[[], None], consumed: Callable[[], None]) -> None:
+        """Tell the batch how to stop its feeder, and whom to tell that a reader has taken something."""
+        self._cancel, self._consumed = cancel, consumed
+
+    def begin(self, position: int) -> bool:
+        """Whether the item at *position*, which is about to leave, is still wanted."""
         return True
 
-    def starting(self, place: int) -> None:
-        self.record.starting(self.envelope.positions[place])
+    def note_sent(self, items: int, envelopes: int = 1) -> None:
+        with self._changed:
+            self._sent += items
+            self._envelopes += envelopes
 
-    def finished(self, place: int, value: Any, error: BaseException | None) -> None:
-        position = self.envelope.positions[place]
-        frame = error_frame(error, skip_frames=2) if error else value_frame(value, position, self.item_limit)
-        self.frames[position] = frame
-        self.record.finished(position, frame)
+    def note_total(self, total: int) -> None:
+        """The end of the input is known."""
+        with self._changed:
+            self._total = total
+            self._notify()
 
-    def bury_poison(self, place: int) -> None:
-        """The item at *place* has used up its runs: its letter first, then its outcome."""
-        position = self.envelope.positions[place]
-        kills = max(self.delivery.kills(position), 1)
-        times = "a worker process" if kills == 1 else f"{kills} worker processes"
-        error = PoisonedError(
-            f"item {position} of {self.envelope.function.name} was running when {times} died; it is not run again, and "
-            f"is kept as dead letter {self.envelope.id}:{position}"
-        )
-        self.bury_items([place], error, "poisoned", kills, suffix=f":{position}")
-        self.record.mark_poisoned()
-        frame = error_frame(error)
-        self.frames[position] = frame
-        self.record.finished(position, frame)
+    def note_outcomes(self, outcomes: list[Outcome], retries: int = 0) -> None:
+        """Outcomes of one envelope; a second answer to the same item changes nothing."""
+        with self._changed:
+            for outcome in outcomes:
+                if outcome.error is None:
+                    self._results[outcome.index] = outcome.value
+                else:
+                    self._errors[outcome.index] = outcome.error
+                    self._failed += 1
+                    if self._first_error is None:
+                        self._first_error = outcome.error
+                self._order.append(outcome.index)
+            self._done += len(outcomes)
+            self._retries += retries
+            self._notify()
 
-    def send_back(self, ran: invoke.Ran) -> None:
-        """Send what may run again back to the queue; raises Celery's Retry when there is any."""
-        envelope = self.envelope
-        run = envelope.retries + 1
-        waits = {
-            place: wait
-            for place, error in ran.errors.items()
-            if not isinstance(error, CancelledBatchError)
-            and (wait := envelope.policy.wait_after(run, error)) is not None
-        }
-        # Whoever waits for its turn under a limit (tasks/limited.py) has not run: it is no error and no retry.
-        failed = {place for place, error in ran.errors.items() if not isinstance(error, NotYet)}
-        again = sorted([*waits, *ran.left])
-        if not again:
-            if envelope.policy.runs > 1 and ran.errors:
-                self.bury_exhausted(ran)
-            return
-        kept = replace(
-            ran,
-            values={place: value for place, value in ran.values.items() if place not in waits},
-            errors={place: error for place, error in ran.errors.items() if place not in waits},
-        )
-        rest = replace(
-            envelope,
-            positions=[envelope.positions[place] for place in again],
-            items=[envelope.items[place] for place in again],
-            retries=run,
-            reruns=envelope.reruns + len(failed.intersection(waits)),
-            carried={**self.frames, **self.encode(kept)},
-            given=self.given,
-        )
-        with self.record.client.pipeline(transaction=False) as pipe:
-            self.record.forget(pipe)
-            again_failed = len(failed.intersection(waits))
-            items = len(ran.values) + len(failed)
-            figures.add(pipe, envelope.function.name, items, ran.busy, len(failed), again_failed)
-            pipe.execute()
-        error = next(iter(ran.errors.values()), None)
-        argument = bodies.store(rest.id, rest.sealed())
-        label = f"({envelope.function.name}, {len(again)} items from {rest.positions[0]})"
-        self.task.again(args=(argument,), argsrepr=label, countdown=max(waits.values(), default=0.0), exc=error)
+    def note_values(self, positions: Sequence[int], values: Sequence[Any], retries: int = 0) -> None:
+        """The same for items of which none has failed."""
+        with self._changed:
+            self._results.update(zip(positions, values, strict=True))
+            self._order.extend(positions)
+            self._done += len(positions)
+            self._retries += retries
+            self._notify()
 
-    def bury_exhausted(self, ran: invoke.Ran) -> None:
-        failed = [place for place, error in ran.errors.items() if not isinstance(error, CancelledBatchError)]
-        if failed:
-            self.bury_items(failed, ran.errors[failed[0]], "retries_exhausted", self.envelope.retries + 1)
+    def note_counted(self, items: int, failed: int, retries: int) -> None:
+        """Items of a reduced batch are done; their values stay on the workers."""
+        with self._changed:
+            self._done += items
+            self._failed += failed
+            self._retries += retries
+            self._notify()
 
-    def bury_items(
-        self, places: Sequence[int], error: BaseException, reason: deadletters.Reason, runs: int, suffix: str = ""
-    ) -> None:
-        envelope = self.envelope
-        left = replace(
-            envelope,
-            positions=[envelope.positions[place] for place in places],
-            items=[envelope.items[place] for place in places],
-            carried={},
-        )
-        deadletters.bury(
-            deadletters.DeadLetter.make(
-                id=envelope.id + suffix,
-                task=RUN_ENVELOPE,
-                queue=(self.task.request.delivery_info or {}).get("routing_key", ""),
-                reason=reason,
-                function=envelope.function.name,
-                error=error,
-                traceback="".join(traceback.format_exception(error)),
-                runs=runs,
-                items=len(places),
-                envelope=left.seal(),
-            )
-        )
+    def note_answer(self, outcome: Outcome) -> None:
+        """The answer to a reduced batch; of several the first, which the others follow from."""
+        with self._changed:
+            if self._answer is None:
+                self._answer = outcome
+                self._notify()
 
-    def encode(self, ran: invoke.Ran) -> dict[int, tuple[bool, bytes]]:
-        """Outcomes as they travel, by position."""
-        positions = self.envelope.positions
-        frames = {
-            positions[place]: value_frame(value, positions[place], self.item_limit)
-            for place, value in ran.values.items()
-        }
-        # Two frames are ours: the loop over the items, and the call itself.
-        frames.update((positions[place], error_frame(error, skip_frames=1)) for place, error in ran.errors.items())
-        return frames
+    def fail(self, error: BaseException) -> None:
+        """The batch as a whole cannot go on."""
+        with self._changed:
+            if not self._is_over:
+                self._fatal = error if isinstance(error, Exception) else TaskQueueError(repr(error))
+                self._notify()
 
-    def report(self, ran: invoke.Ran) -> Report:
-        envelope = self.envelope
-        figures = ran.busy, ran.elapsed, envelope.reruns, ran.awaited, self.given
-        if not self.frames and not ran.errors and len(ran.values) == len(envelope.items):
-            values = [ran.values[place] for place in range(len(envelope.items))]
-            plain = codec.plain_size(values, codec.CONTAINERS)
-            if plain is not None and plain <= self.item_limit:
-                return Report(envelope.positions, values, False, *figures)
-        frames = dict(sorted({**self.frames, **self.encode(ran)}.items()))
-        return Report(list(frames), list(frames.values()), True, *figures)
-
-
-@app.task(name=REDUCE, base=EnvelopeTask, bind=True)
-def reduce_batch(self: EnvelopeTask, claims: list[str], wire: str) -> str:
-    """The body of a batch's chord: apply the reducer to all its values; the first failed item is the answer instead."""
-    envelope = Envelope.open(bodies.fetch(wire, self.request.id), self.request.id)
-    record = Runs(envelope.id, envelope.retries)
-    delivery, _ = record.begin(envelope.batch, (0,))
-    if delivery.is_dead(0, settings().run_limit):
-        error = PoisonedError(f"reducing with {envelope.function.name} took {delivery.run - 1} worker processes")
-        self.bury(error, "poisoned", delivery.run)
-        return Report([0], [error_frame(error)], True, 0.0, 0.0, 0).seal(envelope.id)
-    outcomes = sorted(fetch_claims(claims), key=lambda outcome: outcome.index)
-    if [outcome.index for outcome in outcomes] != list(range(len(envelope.positions))):
-        raise EnvelopeError(f"{len(outcomes)} of {len(envelope.positions)} outcomes arrived to be reduced")
-    failed = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
-    if failed is not None:
-        frame = error_frame(failed)
-    else:
-        values = [outcome.value for outcome in outcomes]
-        single = replace(envelope, positions=[0], items=[values], packed=False, claim=False)
-        ran = invoke.run_items(single, functions.load(envelope.function), [0], is_cancelled=lambda: False)
-        error_ = ran.errors.get(0)
-        # A reduced value may be as large as all that went into it.
-        limit = settings().item_limit * 64
-        frame = error_frame(error_, skip_frames=1) if error_ else value_frame(ran.values[0], 0, limit)
-    sealed = Report([0], [frame], True, 0.0, 0.0, 0).sealed(envelope.id)
-    text = str(Claim(envelope.id)) if len(sealed) > settings().pubsub_limit else codec.as_text(sealed)
-    with record.client.pipeline(transaction=False) as pipe:
-        record.forget(pipe)
-        if text.startswith(CLAIM):
-            pipe.set(OUTCOME + envelope.id, sealed, ex=int(settings().result_ttl))
-        pipe.execute()
-    return text
+    def _notify(self) -> None:
+        if self._is_over and self._ended is None:
+            self._ended = time.monotonic()
+        self._changed.notify_all()
+        for wake in self._wakers:
+            wake()

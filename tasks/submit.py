@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from graft.config.queues import broker_priority, names
-from graft.tasks.batches import Batch
-from graft.tasks.callables import FunctionRef, refer
-from graft.tasks.feeder import Feeder, Order
+from graft.tasks.batch import Batch
+from graft.tasks.callables.references import FunctionRef, refer
 from graft.tasks.ids import new_id
 from graft.tasks.policy import RetryPolicy, as_policy
-from graft.tasks.publisher import publisher
-from graft.tasks.reduction import ReducingFeeder
-from graft.tasks.sizing import UNKNOWN_ITEMS
-from graft.tasks.source import IterSource, ListSource
+from graft.tasks.sending.batch_sender import Feeder, Order
+from graft.tasks.sending.chords import ReducingFeeder
+from graft.tasks.sending.publisher import publisher
+from graft.tasks.sending.sizing import UNKNOWN_ITEMS
+from graft.tasks.sending.sources import IterSource, ListSource
 
 ASYNC_CONCURRENCY = 100
 

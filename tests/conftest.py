@@ -18,7 +18,7 @@ import pytest
 import redis as redis_py
 
 from graft.config.queues import Lane
-from graft.scripts.redis_server import StackError
+from graft.scripts.stack.redis_server import StackError
 from tests import roles
 from tests.stack import Stack, clean_environ
 

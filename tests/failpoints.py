@@ -77,13 +77,13 @@ def body(values: list[int]) -> int:
 
 def run_chord() -> None:
     """Run a chord, look after it as Beat would have it done, and print what it came to."""
-    from graft.tasks import watchdog
+    from graft.tasks.delivery import chord_recovery
 
-    watchdog.PATIENCE = 0.0
+    chord_recovery.PATIENCE = 0.0
     result = chord([part.s(number) for number in (1, 2, 3)], body.s()).apply_async()
     deadline = time.monotonic() + 120
     while not result.ready() and time.monotonic() < deadline:
-        watchdog.finish_chords()
+        chord_recovery.finish_chords()
         time.sleep(0.2)
     print(result.get(timeout=5))
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from graft.config.celery_app import app
-from graft.tasks import deadletters
-from graft.tasks.deadletters import DeadLetter
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.dead_letters.store import DeadLetter
 from tests.roles import acting_as
 
 
@@ -26,4 +26,4 @@ def held(queue: str) -> Iterator[str]:
 def letters() -> list[DeadLetter]:
     """The dead letters, newest first, as a viewer sees them."""
     with acting_as("viewer"):
-        return deadletters.newest()
+        return dead_letters.newest()

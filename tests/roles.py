@@ -23,8 +23,8 @@ from typing import Final
 
 from graft.config import acl
 from graft.config.queues import names
-from graft.scripts import redis_server
-from graft.scripts.local_stack import LocalStack
+from graft.scripts.stack import redis_server
+from graft.scripts.stack.local_stack import LocalStack
 
 DEFAULT: Final = os.environ.get("GRAFT_TEST_ACL", "")
 ADDRESSES: Final = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")

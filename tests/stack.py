@@ -15,8 +15,8 @@ import redis as redis_py
 from graft.config import redis_client
 from graft.config.queues import Lane
 from graft.config.settings import Settings
-from graft.scripts.local_stack import LocalStack
-from graft.scripts.services import GRACE, Service, Worker
+from graft.scripts.stack.local_stack import LocalStack
+from graft.scripts.stack.services import GRACE, Service, Worker
 from tests import roles
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,9 +64,9 @@ class Stack(LocalStack):
         return client
 
     def add_worker(self, lane: Lane, concurrency: int, **options: Any) -> Worker:
-        """One more worker, which also knows the tasks in ``tests/workers/aio_samples.py``."""
+        """One more worker, which also knows the tasks in ``tests/workers/aio/samples.py``."""
         options["env"] = {**roles.addresses(self, "worker"), **(options.get("env") or {})}
-        return super().add_worker(lane, concurrency, **{"include": ("tests.workers.aio_samples",), **options})
+        return super().add_worker(lane, concurrency, **{"include": ("tests.workers.aio.samples",), **options})
 
     def env_of(self, role: str) -> dict[str, str]:
         """The environment of a process that the test itself starts, and that is *role* to Redis."""

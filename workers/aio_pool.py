@@ -20,14 +20,14 @@ from celery import signals
 from celery.concurrency.base import BasePool
 from kombu.asynchronous import get_event_loop
 
-from graft.config.channel import Channel
 from graft.config.settings import settings
-from graft.tasks import invoke
+from graft.config.transport.channel import Channel
+from graft.tasks.running import item_runner
 from graft.workers import async_tasks
-from graft.workers.aio import backend
-from graft.workers.aio.floor import Floor
+from graft.workers.aio import backend_patch
 from graft.workers.aio.job import GRACE, Job
-from graft.workers.aio.watch import Watch
+from graft.workers.aio.loop_monitor import Watch
+from graft.workers.aio.loop_thread import Floor
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +59,12 @@ class TaskPool(BasePool):
         signals.worker_process_init.send(sender=None)  # This is the process that runs tasks.
         self.floor = floor = Floor(self.limit, settings().io_threads, self._wake)
         self.floor.start()
-        invoke.use_runner(lambda: floor, aside=floor.aside)
+        item_runner.use_runner(lambda: floor, aside=floor.aside)
         ready = threading.Event()
 
         def attach() -> None:
             try:
-                backend.attach(self.app, floor, OUTAGE_PATIENCE)
+                backend_patch.attach(self.app, floor, OUTAGE_PATIENCE)
             finally:
                 ready.set()
 

@@ -12,17 +12,19 @@ from celery.signals import worker_init, worker_process_init
 
 from graft.config.celery_app import app
 from graft.config.redis_client import be_patient
-from graft.tasks import invoke, suspects, tracing
-from graft.workers import accounting, async_tasks, control, drain, probe_beat
+from graft.tasks.delivery import poison_isolation
+from graft.tasks.monitoring import otel
+from graft.tasks.running import item_runner
+from graft.workers import async_tasks, beat_ticks, control, refused_tasks, shutdown_deadline
 from graft.workers.async_runner import runner
-from graft.workers.bootsteps import PoolUpkeep, SigningKey
-from graft.workers.fitness import RedisFitness
-from graft.workers.heartbeat import Heartbeat
-from graft.workers.lease import LeaseRenewal
-from graft.workers.metrics import Metrics
-from graft.workers.pauses import Pauses
-from graft.workers.probe import Probe
-from graft.workers.probe_queues import Taken
+from graft.workers.bootsteps.heartbeat import Heartbeat
+from graft.workers.bootsteps.leak_sampler import Probe
+from graft.workers.bootsteps.lease_renewal import LeaseRenewal
+from graft.workers.bootsteps.metrics import Metrics
+from graft.workers.bootsteps.pool_upkeep import PoolUpkeep, SigningKey
+from graft.workers.bootsteps.queue_pause import Pauses
+from graft.workers.bootsteps.queue_throughput import Taken
+from graft.workers.bootsteps.redis_preflight import RedisFitness
 
 app.steps["worker"].add(SigningKey)
 app.steps["worker"].add(RedisFitness)
@@ -35,7 +37,7 @@ app.steps["consumer"].add(Taken)
 app.steps["consumer"].add(Metrics)
 
 # tasks.invoke asks for something that runs a coroutine; this is it.
-invoke.use_runner(runner)
+item_runner.use_runner(runner)
 
 
 OUTAGE_PATIENCE = 120.0
@@ -44,15 +46,15 @@ OUTAGE_PATIENCE = 120.0
 @worker_init.connect
 def _prepare_to_fork(**_: Any) -> None:
     async_tasks.prepare(app)  # Before tracers are built, too.
-    suspects.prepare()
+    poison_isolation.prepare()
 
 
 @worker_init.connect
 @worker_process_init.connect
 def _become_a_worker(**_: Any) -> None:
     be_patient(OUTAGE_PATIENCE)
-    invoke.enter_worker()
-    tracing.is_on()  # Before the first task, whose message it is to follow.
+    item_runner.enter_worker()
+    otel.is_on()  # Before the first task, whose message it is to follow.
 
 
 @worker_init.connect
@@ -81,4 +83,4 @@ def _let_go_of_the_parent(**_: Any) -> None:
     gc.freeze()
 
 
-__all__ = ["accounting", "app", "control", "drain", "probe_beat"]
+__all__ = ["app", "beat_ticks", "control", "refused_tasks", "shutdown_deadline"]

@@ -1,8 +1,8 @@
 """Gives a worker the size that the load asks for: ``celery -A graft worker --autoscale=8,2``.
 
 Celery's own autoscaler looks at what this one worker has fetched, which with a prefetch of one is never more than it
-runs. This one looks at what waits in Redis, by the rules of ``tasks/scaling.py``; each change is logged with its
-numbers.
+runs. This one looks at what waits in Redis, by the rules of ``monitoring/worker_load.py``; each change is logged
+with its numbers.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import redis
 from celery.worker import autoscale
 
 from graft.config.settings import settings
-from graft.tasks import scaling
-from graft.tasks.scaling import Rules, Scaler
+from graft.tasks.monitoring import worker_load
+from graft.tasks.monitoring.worker_load import Rules, Scaler
 from graft.workers.control import resize
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ LOOK_EVERY: Final = 1.0
 
 
 class Autoscaler(autoscale.Autoscaler):
-    """Obeys :class:`graft.tasks.scaling.Scaler`."""
+    """Obeys :class:`graft.tasks.monitoring.worker_load.Scaler`."""
 
     def __init__(self, pool: Any, max_concurrency: int, min_concurrency: int = 0, **kwargs: Any) -> None:
         super().__init__(pool, max_concurrency, max(1, min_concurrency), **kwargs)
@@ -44,7 +44,7 @@ class Autoscaler(autoscale.Autoscaler):
             return False
         self._looked = now
         try:
-            found = {load.lane: load for load in scaling.measure()}
+            found = {load.lane: load for load in worker_load.measure()}
         except (redis.RedisError, OSError) as error:
             logger.debug("the load cannot be read, the size stays: %s", error)
             return False
@@ -55,7 +55,7 @@ class Autoscaler(autoscale.Autoscaler):
         if self._is_new:  # Celery fetches for the largest size from the start, which keeps messages from idle workers.
             self._is_new = False
             resize(self.worker.consumer, size)
-        self.scaler, decision = self.scaler.decide(size, scaling.load_of(queues, found).per_slot, now)
+        self.scaler, decision = self.scaler.decide(size, worker_load.load_of(queues, found).per_slot, now)
         if decision.change == "stay":
             return False
         logger.info("autoscale %s: %s", self.worker.hostname, decision.reason)

@@ -20,11 +20,11 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 from kombu.utils.json import dumps
 
-from graft.config.channel import Channel
-from graft.config.versions import require
-from graft.workers.accounting import tell_caller
-from graft.workers.pool_pipes import finish_writing, hand_over, settle, spare_the_leaving
-from graft.workers.quarantine import forgery, refusal
+from graft.config.transport.channel import Channel
+from graft.config.transport.private_api import require
+from graft.config.transport.task_validation import forgery, refusal
+from graft.workers.prefork_patch import finish_writing, hand_over, settle, spare_the_leaving
+from graft.workers.refused_tasks import tell_caller
 from graft.workers.shutdown import between_turns, pardon_active
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from celery import signals
 from celery.worker import state
 
 from graft.config.redis_client import connect
-from graft.tasks import deliveries
+from graft.tasks.delivery import run_counter
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def pardon_active(**_: Any) -> None:
     _pardoned.update(runs)
     try:
         with connect(socket_timeout=2.0, client_name="graft-shutdown") as client:
-            deliveries.pardon(runs, client)
+            run_counter.pardon(runs, client)
     except (redis.RedisError, OSError) as error:
         logger.warning(
             "%d runs will count against their items, Redis could not be told otherwise: %r", len(runs), error

@@ -10,10 +10,10 @@ from enum import Enum
 from typing import Any, Literal
 
 from graft.compat import bridge
-from graft.compat.async_patterns import waiting
-from graft.tasks import helper_threads
-from graft.tasks.breaker import Circuit, Rules, SharedBreaker
+from graft.compat.async_patterns import polling
 from graft.tasks.errors import TaskQueueError
+from graft.tasks.running import blocking_threads
+from graft.tasks.shared.circuit_breaker import Circuit, Rules, SharedBreaker
 
 
 class CircuitState(Enum):
@@ -94,13 +94,13 @@ class CircuitBreaker:
                 f"{self._rules.timeout:g} s after the last failure"
             )
         try:
-            value = await waiting.awaited(operation())
+            value = await polling.awaited(operation())
         except Exception:
             await self._record("failed")
             raise
         except BaseException:
             if self._shared is not None:
-                waiting.soon(self._shared.record, "abandoned")
+                polling.soon(self._shared.record, "abandoned")
             else:
                 await self._record("abandoned")
             raise
@@ -109,14 +109,14 @@ class CircuitBreaker:
 
     async def _admit(self) -> bool:
         if self._shared is not None:
-            return await helper_threads.ask(self._shared.admit)
+            return await blocking_threads.ask(self._shared.admit)
         with self._lock:
             self._circuit, runs = self._rules.admit(self._circuit, time.monotonic())
         return runs
 
     async def _record(self, what: Literal["succeeded", "failed", "abandoned"]) -> None:
         if self._shared is not None:
-            await waiting.tell(self._shared.record, what)  # The operation's own outcome is what the caller is owed.
+            await polling.tell(self._shared.record, what)  # The operation's own outcome is what the caller is owed.
             return
         with self._lock:
             if what == "succeeded":

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
-from graft.compat.async_patterns.dynamic import FuturesUnordered
-from graft.compat.async_patterns.waiting import awaited
+from graft.compat.async_patterns.futures_unordered import FuturesUnordered
+from graft.compat.async_patterns.polling import awaited
 
 
 class _End(Exception):

@@ -12,11 +12,12 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from graft.compat import bridge
-from graft.compat.async_patterns import waiting
-from graft.tasks import helper_threads, keeper
+from graft.compat.async_patterns import polling
 from graft.tasks.ids import new_id
-from graft.tasks.shared_cache import LEASE, Found, SharedCache
-from graft.tasks.shared_state import seconds
+from graft.tasks.running import blocking_threads
+from graft.tasks.shared import lease_renewer
+from graft.tasks.shared.cache import LEASE, Found, SharedCache
+from graft.tasks.shared.lua import seconds
 
 _NONE: Final = object()
 
@@ -48,7 +49,7 @@ class AsyncCache:
     async def get(self, key: Hashable, default: Any = None) -> Any:
         """The value of *key*; *default* when there is none, or its age has reached ``ttl``."""
         if self._shared is not None:
-            found = await helper_threads.ask(self._shared.get, key)
+            found = await blocking_threads.ask(self._shared.get, key)
             return default if found is None else found.value
         with self._lock:
             value = self._fresh(key)
@@ -57,7 +58,7 @@ class AsyncCache:
     async def set(self, key: Hashable, value: Any) -> None:
         """Keep *value*; its age starts anew."""
         if self._shared is not None:
-            await helper_threads.ask(self._shared.set, key, value)
+            await blocking_threads.ask(self._shared.set, key, value)
         else:
             self._keep(key, value)
 
@@ -85,7 +86,7 @@ class AsyncCache:
 
     async def _compute(self, key: Hashable, factory: Callable[[], Any], working: Future[Any]) -> Any:
         try:
-            value = await waiting.awaited(factory())
+            value = await polling.awaited(factory())
         except BaseException as error:
             with self._lock:
                 del self._working[key]
@@ -129,23 +130,23 @@ async def _get_or_insert(shared: SharedCache, key: Any, factory: Callable[[], An
         waited_for = found.owner
         return None if found.what == "wait" else found
 
-    found = await waiting.poll(ask)
+    found = await polling.poll(ask)
     if found.what == "error":
         raise found.value
     if found.what == "value":
         return found.value
-    keeper.keep(ticket, lambda: shared.renew(key, ticket), shared.lease / 3)
+    lease_renewer.keep(ticket, lambda: shared.renew(key, ticket), shared.lease / 3)
     try:
-        value = await waiting.awaited(factory())
-        await helper_threads.ask(shared.finish, key, ticket, value)
+        value = await polling.awaited(factory())
+        await blocking_threads.ask(shared.finish, key, ticket, value)
     except Exception as error:
-        await waiting.tell(shared.fail, key, ticket, error)
+        await polling.tell(shared.fail, key, ticket, error)
         raise
     except BaseException:
-        waiting.soon(shared.give_up, key, ticket)
+        polling.soon(shared.give_up, key, ticket)
         raise
     finally:
-        keeper.drop(ticket)
+        lease_renewer.drop(ticket)
     return value
 
 

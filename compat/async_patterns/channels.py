@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from graft.compat import bridge
-from graft.compat.async_patterns.ends import END, ChannelClosedError, Ends, LocalEnds, SharedEnd
-from graft.tasks.shared_channel import LEASE, SharedChannel
-from graft.tasks.shared_state import at_least_one
+from graft.compat.async_patterns.channel_ends import END, ChannelClosedError, Ends, LocalEnds, SharedEnd
+from graft.tasks.shared.channel import LEASE, SharedChannel
+from graft.tasks.shared.lua import at_least_one
 
 
 class Sender:

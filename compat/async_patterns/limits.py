@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from graft.compat import bridge
-from graft.compat.async_patterns import waiting
-from graft.compat.async_patterns.turns import Turns
-from graft.tasks import keeper
+from graft.compat.async_patterns import polling
+from graft.compat.async_patterns.fair_semaphore import Turns
 from graft.tasks.ids import new_id
-from graft.tasks.semaphore import LEASE, SharedSemaphore
+from graft.tasks.shared import lease_renewer
+from graft.tasks.shared.semaphore import LEASE, SharedSemaphore
 
 PATIENCE = 10.0  # A waiter unheard of for so long has died.
 
@@ -39,11 +39,11 @@ class Permit:
         """Give it back; of a named limit, without waiting for Redis to hear of it."""
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
-            waiting.soon(give_back) if self._blocks else give_back()
+            polling.soon(give_back) if self._blocks else give_back()
 
     def __del__(self) -> None:
         if self._give_back is not None:
-            waiting.soon(self._give_back)  # On a thread: the collector may be at work under the very lock it takes.
+            polling.soon(self._give_back)  # On a thread: the collector may be at work under the very lock it takes.
 
     async def __aenter__(self) -> Permit:
         return self
@@ -57,7 +57,7 @@ class Permit:
         """The same, and Redis has heard of it."""
         if self._blocks and self._give_back is not None:
             give_back, self._give_back = self._give_back, None
-            await waiting.tell(give_back)
+            await polling.tell(give_back)
         self.release()
 
 
@@ -128,14 +128,14 @@ class _Limit(Generic[T]):
         assert shared is not None
         turn = _SharedTurn(shared, ticket)
         try:
-            number = await waiting.poll(turn.look, turn.pause)
+            number = await polling.poll(turn.look, turn.pause)
         except BaseException:
             turn.abandon()
             raise
-        keeper.keep(ticket, lambda: shared.renew(ticket), shared.lease / 3)
+        lease_renewer.keep(ticket, lambda: shared.renew(ticket), shared.lease / 3)
 
         def give_back() -> None:
-            keeper.drop(ticket)
+            lease_renewer.drop(ticket)
             shared.leave(ticket)
 
         return self._permit(number, give_back, blocks=True)
@@ -169,7 +169,7 @@ class _SharedTurn:
                 self._is_abandoned = True
                 self._shared.leave(self._ticket)
 
-        waiting.soon(leave)
+        polling.soon(leave)
 
 
 class Semaphore(_Limit[Permit]):

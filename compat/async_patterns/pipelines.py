@@ -7,11 +7,11 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
+from graft.compat.async_patterns.channel_ends import ChannelClosedError
 from graft.compat.async_patterns.channels import Receiver, Sender, channel
-from graft.compat.async_patterns.ends import ChannelClosedError
+from graft.compat.async_patterns.polling import awaited
 from graft.compat.async_patterns.streams import Source, Stream
-from graft.compat.async_patterns.waiting import awaited
-from graft.tasks.shared_state import at_least_one
+from graft.tasks.shared.lua import at_least_one
 
 logger = logging.getLogger("graft.compat.async_patterns")
 

@@ -6,11 +6,11 @@ import asyncio
 import time
 
 from graft.compat import bridge
-from graft.compat.async_patterns import waiting
-from graft.compat.async_patterns.turns import Turns
-from graft.tasks import helper_threads
+from graft.compat.async_patterns import polling
+from graft.compat.async_patterns.fair_semaphore import Turns
 from graft.tasks.ids import new_id
-from graft.tasks.ratelimit import Bucket, SharedRateLimiter
+from graft.tasks.running import blocking_threads
+from graft.tasks.shared.rate_limiter import Bucket, SharedRateLimiter
 
 
 class RateLimiter:
@@ -63,7 +63,7 @@ class RateLimiter:
 
     async def _acquire_shared(self, shared: SharedRateLimiter) -> None:
         ticket = new_id()
-        booked = asyncio.ensure_future(helper_threads.ask(shared.book, ticket))
+        booked = asyncio.ensure_future(blocking_threads.ask(shared.book, ticket))
         try:
             await asyncio.sleep(await asyncio.shield(booked))
         except asyncio.CancelledError:
@@ -73,4 +73,4 @@ class RateLimiter:
 
 def _cancel(shared: SharedRateLimiter, ticket: str, booked: asyncio.Future[float]) -> None:
     if not booked.cancelled() and booked.exception() is None:
-        waiting.soon(shared.cancel, ticket)
+        polling.soon(shared.cancel, ticket)

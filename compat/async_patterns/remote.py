@@ -8,13 +8,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from graft.compat import bridge
-from graft.compat.async_patterns import waiting
+from graft.compat.async_patterns import polling
 from graft.compat.async_patterns.limits import ConnectionPool, Semaphore
 from graft.compat.async_patterns.rates import RateLimiter
-from graft.tasks import limited
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.ids import new_id
 from graft.tasks.policy import RetryPolicy, as_policy
+from graft.tasks.shared import limited_calls
 
 Limit = Semaphore | ConnectionPool | RateLimiter
 
@@ -54,7 +54,7 @@ def on_workers(
     if limit.shared is None:
         return _limited_here(func, limit, retry, timeout, call)
     guard, policy = limit.shared, as_policy(retry)
-    runner = limited.run_async if inspect.iscoroutinefunction(func) else limited.run
+    runner = limited_calls.run_async if inspect.iscoroutinefunction(func) else limited_calls.run
 
     async def send(*args: Any) -> Any:
         ticket = new_id()
@@ -66,7 +66,7 @@ def on_workers(
                 policy,
                 *args,
                 call=call,
-                retry=limited.Patient.around(policy),
+                retry=limited_calls.Patient.around(policy),
                 timeout=timeout,
                 priority=priority,
                 place=place,
@@ -75,7 +75,7 @@ def on_workers(
         except BrokerUnavailable:
             raise
         except BaseException:
-            waiting.soon(limited.withdraw, guard, ticket)  # Nobody shall wait behind a call that was given up.
+            polling.soon(limited_calls.withdraw, guard, ticket)  # Nobody shall wait behind a call that was given up.
             raise
 
     return send
@@ -89,9 +89,9 @@ def _limited_here(
     async def run(*args: Any) -> Any:
         if isinstance(limit, RateLimiter):
             await limit.acquire()
-            return await waiting.awaited(func(*args))
+            return await polling.awaited(func(*args))
         async with limit.acquire():
-            return await waiting.awaited(func(*args))
+            return await polling.awaited(func(*args))
 
     async def send(*args: Any) -> Any:
         return await bridge.call_async(run, *args, call=call, retry=retry, timeout=timeout, place="local", shown=func)

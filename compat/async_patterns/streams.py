@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from typing import Any
 
 from graft.compat.async_patterns import buffering
-from graft.compat.async_patterns.waiting import awaited
-from graft.tasks.shared_state import at_least_one, seconds
+from graft.compat.async_patterns.polling import awaited
+from graft.tasks.shared.lua import at_least_one, seconds
 
 Source = Iterable[Any] | AsyncIterable[Any]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from graft.compat import bridge
+from graft.compat.async_patterns.polling import awaited
 from graft.compat.async_patterns.remote import Limit, on_workers
-from graft.compat.async_patterns.waiting import awaited
-from graft.tasks.shared_state import seconds
+from graft.tasks.shared.lua import seconds
 
 
 class RequestTimeoutError(TimeoutError):

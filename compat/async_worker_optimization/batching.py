@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from graft.compat import bridge
-from graft.compat.async_worker_optimization.answers import Answers, Handler, answered_async, answered_plain
-from graft.compat.async_worker_optimization.backlog import Backlog
+from graft.compat.async_worker_optimization.durable_items import Backlog
+from graft.compat.async_worker_optimization.handler_results import Answers, Handler, answered_async, answered_plain
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.policy import RetryPolicy
 

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
-from graft.compat.async_worker_optimization import records
-from graft.compat.async_worker_optimization.loans import Acquiring, Loan, Released, Turns, line_of
-from graft.tasks.leaks import loans as leak_loans
+from graft.compat.async_worker_optimization import redis_records
+from graft.compat.async_worker_optimization.connection_loans import Acquiring, Loan, Released, Turns, line_of
+from graft.tasks.leaks import borrowed_connections as leak_loans
 
-HEALTH: Final = f"{records.PREFIX}pool_health:"
+HEALTH: Final = f"{redis_records.PREFIX}pool_health:"
 
 logger = logging.getLogger("graft.compat.async_worker_optimization")
 
@@ -176,7 +176,7 @@ class ConnectionPoolOptimizer:
             "health_percentage": healthy / total * 100 if total else 0,
         }
         if record_as is not None:
-            records.keep(HEALTH + record_as, {**health, "measured_at": time.time()})
+            redis_records.keep(HEALTH + record_as, {**health, "measured_at": time.time()})
         return health
 
     monitor_health = monitor_pool_health
@@ -189,7 +189,7 @@ class ConnectionPoolOptimizer:
         Raises:
             BrokerUnavailable: Redis does not answer.
         """
-        return {field: float(value) for field, value in records.read(HEALTH + name).items()}
+        return {field: float(value) for field, value in redis_records.read(HEALTH + name).items()}
 
     def detect_leaks(self, pool: ConnectionPool | None = None, max_hold_seconds: float = 300.0) -> list[dict[str, Any]]:
         """Connections held for longer than *max_hold_seconds*, the longest first; of every pool made here unless told.

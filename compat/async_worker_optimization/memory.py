@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol
 import psutil
 
 from graft.compat import bridge
-from graft.compat.async_worker_optimization import records
-from graft.tasks.leaks import tracked
+from graft.compat.async_worker_optimization import redis_records
+from graft.tasks.leaks import gc_types
 
 LONG_LIST: Final = 10_000
 LONG_STRING: Final = 1_000_000
@@ -217,8 +217,8 @@ class _Usage:
     def now(cls) -> _Usage:
         traced = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else 0
         nobody: dict[str, int] = {}
-        workers = records.soon(bridge.worker_memory, nobody, within=LOOK_FOR)
-        return cls(len(tracked.types()), traced, workers)
+        workers = redis_records.soon(bridge.worker_memory, nobody, within=LOOK_FOR)
+        return cls(len(gc_types.types()), traced, workers)
 
     def growth(self, start: _Usage) -> list[dict[str, Any]]:
         """What has grown beyond its limit since *start*. A worker that was not there then has nothing to compare."""

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from graft.compat import bridge
-from graft.compat.async_worker_optimization import records
+from graft.compat.async_worker_optimization import redis_records
 from graft.compat.async_worker_optimization.data import WorkerMetrics
 from graft.compat.async_worker_optimization.pipeline import Pipeline
 from graft.compat.async_worker_optimization.placing import reference
@@ -233,7 +233,7 @@ class AsyncWorkerOptimizer:
 
 
 def _figures_soon(name: str | None = None) -> dict[str, dict[str, float]]:
-    return records.soon(functools.partial(bridge.function_figures, name), {}, within=LOOK_FOR)
+    return redis_records.soon(functools.partial(bridge.function_figures, name), {}, within=LOOK_FOR)
 
 
 def _cut(items: Any, batch_size: int) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from graft.compat import bridge
-from graft.tasks.callables import FunctionRef, refer
+from graft.tasks.callables.references import FunctionRef, refer
 from graft.tasks.errors import UnreferenceableError
 
 

@@ -7,11 +7,11 @@ import math
 import time
 from typing import Any, Final, NamedTuple
 
-from graft.compat.async_worker_optimization import records
+from graft.compat.async_worker_optimization import redis_records
 from graft.compat.async_worker_optimization.data import LoadLevel
-from graft.compat.async_worker_optimization.groups import WorkerGroup
+from graft.compat.async_worker_optimization.worker_group import WorkerGroup
 
-RECORD: Final = f"{records.PREFIX}resource_pool:"
+RECORD: Final = f"{redis_records.PREFIX}resource_pool:"
 
 
 class Size(NamedTuple):
@@ -127,7 +127,7 @@ class ResourcePool:
     def record(self) -> ResourcePool:
         """Keep this pool's figures in Redis from now on, in the background; :meth:`recorded` reads them back."""
         self._is_recorded = True
-        records.keep(
+        redis_records.keep(
             RECORD + self.name,
             {
                 "min_workers": self.min_workers,
@@ -150,7 +150,7 @@ class ResourcePool:
             KeyError: none was recorded, or 30 days have passed.
             BrokerUnavailable: Redis does not answer.
         """
-        kept: dict[str, Any] = records.read(RECORD + name)
+        kept: dict[str, Any] = redis_records.read(RECORD + name)
         if not kept:
             raise KeyError(name)
         pool = cls(

@@ -1,7 +1,7 @@
 """The mirror of ``celery_integration_framework``: functions as tasks of an app of one's own, on real workers.
 
-The workers are those of ``celery -A graft worker``; they run every call through ``tasks/single.py`` and need not know
-the framework's tasks.
+The workers are those of ``celery -A graft worker``; they run every call through ``tasks/running/call_task.py`` and need
+not know the framework's tasks.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from graft.compat.celery_integration_framework.data import TaskResult
-from graft.tasks import named
 from graft.tasks.errors import ResultTimeout
+from graft.tasks.sending import by_task_name
 
 if TYPE_CHECKING:
     from graft.compat.celery_integration_framework.client import FrameworkTask
@@ -57,7 +57,7 @@ class CeleryBatchProcessor:
         self.framework._submit(task, [batch], {}, queue, None, task_id)
         while not self._is_closed.is_set():
             try:
-                named.wait([task_id], LOOK_EVERY, self.framework.app)
+                by_task_name.wait([task_id], LOOK_EVERY, self.framework.app)
                 return
             except ResultTimeout:
                 continue

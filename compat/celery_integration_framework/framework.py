@@ -22,8 +22,10 @@ from graft.compat.celery_integration_framework.client import (
 from graft.compat.celery_integration_framework.data import TaskResult, TaskStatus, WorkerStatus
 from graft.config.redis_client import connect
 from graft.config.settings import Settings, settings, without_password
-from graft.tasks import call_records, named, single
 from graft.tasks.errors import BrokerUnavailable, ResultTimeout
+from graft.tasks.results import call_records
+from graft.tasks.running import call_task
+from graft.tasks.sending import by_task_name
 
 
 class CeleryIntegrationFramework:
@@ -146,15 +148,15 @@ class CeleryIntegrationFramework:
         found = self.tasks.get(task) if isinstance(task, str) else task
         if isinstance(found, FrameworkTask):
             return self.send(found, args, kwargs, **options)
-        name = named.find(task if isinstance(task, str) else task.name).name
+        name = by_task_name.find(task if isinstance(task, str) else task.name).name
         return self._publish(name, args, kwargs, options)
 
     def send(self, task: FrameworkTask, args: Sequence[Any], kwargs: Mapping[str, Any], **options: Any) -> str:
         """Send one call of *task*, *options* as ``apply_async`` has them; its id."""
-        wire = single.seal(task.func, args, kwargs)
+        wire = call_task.seal(task.func, args, kwargs)
         how = {"owner": self.app_name, "retry_limit": task.retry_limit, "retry_wait": task.retry_wait}
         defaults = {"queue": task.queue, "priority": task.step, "shadow": task.name, "argsrepr": repr(args)[:200]}
-        return self._publish(single.CALL, [wire], how, defaults | options)
+        return self._publish(call_task.CALL, [wire], how, defaults | options)
 
     def _publish(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]) -> str:
         if self._is_shut_down:
@@ -163,10 +165,10 @@ class CeleryIntegrationFramework:
         delay = options.get("countdown") or (max(0.0, eta.timestamp() - time.time()) if eta else 0.0)
         task_id = options.pop("task_id", None) or str(uuid4())
         try:
-            call_records.submitted(self._redis, task_id, delay, tells=name == single.CALL)
+            call_records.submitted(self._redis, task_id, delay, tells=name == call_task.CALL)
         except redis.RedisError as error:
             raise BrokerUnavailable(f"{self._backend_name} does not answer: {error}") from error
-        return named.send(name, args, kwargs, celery=self.app, task_id=task_id, **options)
+        return by_task_name.send(name, args, kwargs, celery=self.app, task_id=task_id, **options)
 
     def get_task_result(self, task_id: str) -> TaskResult:
         """How the task stands now; PENDING also where nothing is known of it."""
@@ -175,9 +177,9 @@ class CeleryIntegrationFramework:
         status = TaskStatus.__members__.get(meta["status"], TaskStatus.STARTED)
         result = meta["result"]
         if status is TaskStatus.SUCCESS and record.is_sealed:
-            result = single.value_of(task_id, result)
+            result = call_task.value_of(task_id, result)
         elif status is TaskStatus.FAILURE and record.error:
-            result = single.error_of(task_id, record.error)
+            result = call_task.error_of(task_id, record.error)
         elif status in (TaskStatus.PENDING, TaskStatus.STARTED):
             result = None
         return TaskResult(
@@ -198,7 +200,7 @@ class CeleryIntegrationFramework:
             RuntimeError: called inside a task.
         """
         try:
-            named.wait([task_id], timeout, self.app)
+            by_task_name.wait([task_id], timeout, self.app)
         except ResultTimeout:
             pass  # What it has come to is said below.
         return self.get_task_result(task_id)

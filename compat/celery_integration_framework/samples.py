@@ -7,7 +7,7 @@ from typing import Any
 
 from graft.compat.celery_integration_framework.client import FrameworkTask
 from graft.compat.celery_integration_framework.framework import CeleryIntegrationFramework
-from graft.tasks import poc_samples
+from graft.tasks.legacy import integration_framework
 
 
 def create_sample_tasks(framework: CeleryIntegrationFramework) -> dict[str, FrameworkTask]:
@@ -15,7 +15,7 @@ def create_sample_tasks(framework: CeleryIntegrationFramework) -> dict[str, Fram
 
     As tasks they are called ``<app_name>.data_processing`` and ``<app_name>.report_generation``.
     """
-    functions = (poc_samples.data_processing, poc_samples.report_generation)
+    functions = (integration_framework.data_processing, integration_framework.report_generation)
     return {func.__name__: framework.create_task(func) for func in functions}
 
 

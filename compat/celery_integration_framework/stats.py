@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from graft.compat.celery_integration_framework.data import WorkerMetrics, WorkerStatus
-from graft.tasks.call_records import Totals, totals
-from graft.tasks.cluster import WorkerBeat, workers
+from graft.tasks.monitoring.worker_registry import WorkerBeat, workers
+from graft.tasks.results.call_records import Totals, totals
 
 
 def of(app_name: str, client: Any) -> dict[str, Any]:

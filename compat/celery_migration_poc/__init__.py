@@ -1,7 +1,7 @@
 """The mirror of ``celery_migration_poc``: the same names and shapes, and what they promise happens.
 
-The tasks themselves live in ``tasks/poc.py``, where workers find them; ``celery_app`` is the deployment's app, so
-``process_item.delay({"id": 1})`` reaches the workers of ``celery -A graft worker``.
+The tasks themselves live in ``tasks/legacy/migration_poc.py``, where workers find them; ``celery_app`` is the
+deployment's app, so ``process_item.delay({"id": 1})`` reaches the workers of ``celery -A graft worker``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ from graft.compat.async_worker_optimization.data import LoadLevel, TaskItem, Wor
 from graft.compat.celery_migration_poc.demo import demo_celery_usage
 from graft.compat.celery_migration_poc.optimizer import AsyncWorkerOptimizationCompat, CeleryWorkerOptimizer
 from graft.config.celery_app import app as celery_app
-from graft.tasks.poc import batch_process, cleanup_old_results, collect_metrics, heavy_computation, process_item
+from graft.tasks.legacy.migration_poc import (
+    batch_process,
+    cleanup_old_results,
+    collect_metrics,
+    heavy_computation,
+    process_item,
+)
 
 __all__ = [
     "AsyncWorkerOptimizationCompat",

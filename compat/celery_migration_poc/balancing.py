@@ -8,8 +8,8 @@ from typing import Final
 from graft.compat import bridge
 from graft.compat.async_worker_optimization.resources import Size
 from graft.config.celery_app import app
-from graft.tasks.cluster import WorkerBeat, workers
 from graft.tasks.errors import TaskQueueError
+from graft.tasks.monitoring.worker_registry import WorkerBeat, workers
 
 RESIZABLE: Final = "prefork"  # The io lane's threads make no processes.
 LOOK_EVERY: Final = 0.1

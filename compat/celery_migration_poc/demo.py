@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from graft.compat.celery_migration_poc.optimizer import CeleryWorkerOptimizer
-from graft.tasks import named
+from graft.tasks.sending import by_task_name
 
 PATIENCE: Final = 60.0
 
@@ -19,12 +19,12 @@ def demo_celery_usage() -> None:
         BrokerUnavailable: the broker did not answer.
     """
     optimizer = CeleryWorkerOptimizer()
-    one = named.send("process_item", [{"id": "one"}])
-    print(f"one item   {named.collect([one], PATIENCE)[0]}")
+    one = by_task_name.send("process_item", [{"id": "one"}])
+    print(f"one item   {by_task_name.collect([one], PATIENCE)[0]}")
     results = asyncio.run(optimizer.optimize_batch_processing([{"id": number} for number in range(10)]))
     print(f"a batch    {len(results)} results, ids {[result['id'] for result in results]}")
     last = optimizer.setup_pipeline(["process_item", "heavy_computation"]).delay({"id": "chained"})
-    print(f"a chain    {named.collect([last.id], PATIENCE)[0]}")
+    print(f"a chain    {by_task_name.collect([last.id], PATIENCE)[0]}")
     metrics = optimizer.get_worker_metrics()
     print(f"workers    {', '.join(metrics['workers']) or 'none'}")
     print(f"waiting    {metrics['queue_lengths']}")

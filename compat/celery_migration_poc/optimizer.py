@@ -13,9 +13,11 @@ from graft.compat import bridge
 from graft.compat.async_worker_optimization import AsyncWorkerOptimizer
 from graft.compat.async_worker_optimization.data import LoadLevel
 from graft.compat.async_worker_optimization.resources import SIZES
-from graft.compat.celery_migration_poc import balancing, places
-from graft.tasks import depths, named, poc, poc_metrics
+from graft.compat.celery_migration_poc import balancing, resource_pool
+from graft.tasks.legacy import migration_poc, migration_poc_metrics
 from graft.tasks.policy import RetryPolicy
+from graft.tasks.queues import depth
+from graft.tasks.sending import by_task_name
 
 
 class CeleryWorkerOptimizer:
@@ -52,7 +54,7 @@ class CeleryWorkerOptimizer:
         is honoured; *priority* (larger goes first) and *retry* are new.
         """
         return await self._batches.optimize_batch_processing(
-            items, poc.process, batch_size, max_concurrent, priority=priority, retry=retry
+            items, migration_poc.process, batch_size, max_concurrent, priority=priority, retry=retry
         )
 
     def setup_pipeline(self, stages: Sequence[str]) -> Any:
@@ -63,7 +65,7 @@ class CeleryWorkerOptimizer:
         """
         if not stages:
             raise ValueError("stages is empty; a chain needs at least one task")
-        return chain(*(named.find(name).s() for name in stages))
+        return chain(*(by_task_name.find(name).s() for name in stages))
 
     def create_resource_pool(self, name: str, size: int = 10) -> None:
         """Keep *size* places under *name*, in the Redis hash ``resource_pool:<name>``.
@@ -73,7 +75,7 @@ class CeleryWorkerOptimizer:
         Raises:
             ValueError: *size* is no whole number of at least 1.
         """
-        places.make(self.redis_client, name, size)
+        resource_pool.make(self.redis_client, name, size)
 
     def take_place(self, name: str) -> bool:
         """Take a place of the pool, atomically; False when none is free.
@@ -81,7 +83,7 @@ class CeleryWorkerOptimizer:
         Raises:
             KeyError: there is no such pool.
         """
-        return places.take(self.redis_client, name)
+        return resource_pool.take(self.redis_client, name)
 
     def give_place_back(self, name: str) -> None:
         """Give a place back.
@@ -90,7 +92,7 @@ class CeleryWorkerOptimizer:
             KeyError: there is no such pool.
             ValueError: none was taken.
         """
-        places.give_back(self.redis_client, name)
+        resource_pool.give_back(self.redis_client, name)
 
     def get_worker_metrics(self) -> dict[str, Any]:
         """``workers`` and ``active_tasks`` by node name, ``queue_lengths`` by queue, ``timestamp``.
@@ -98,15 +100,15 @@ class CeleryWorkerOptimizer:
         The first two are {} without workers. A queue's length counts its waiting messages of all priorities; those that
         workers have fetched are :meth:`unacknowledged`.
         """
-        return poc_metrics.measure()
+        return migration_poc_metrics.measure()
 
     def unacknowledged(self) -> int:
         """Messages of all queues that workers have fetched and not yet finished."""
-        return depths.unacked()
+        return depth.unacked()
 
     def stored_metrics(self, limit: int = 60) -> list[dict[str, Any]]:
         """What ``collect_metrics`` has stored, newest first, for up to a day."""
-        return poc_metrics.kept(limit)
+        return migration_poc_metrics.kept(limit)
 
     def dynamic_load_balancing(
         self, load_level: Any, *, worker_group: str | None = None, timeout: float = 30.0
@@ -163,7 +165,7 @@ class AsyncWorkerOptimizationCompat(AsyncWorkerOptimizer):
         **options: Any,
     ) -> list[Any]:
         """As ``AsyncWorkerOptimizer.optimize_batch_processing``; None for *task_func* means ``process_item``."""
-        func = poc.process if task_func is None else task_func
+        func = migration_poc.process if task_func is None else task_func
         return await super().optimize_batch_processing(items, func, batch_size, max_concurrent, **options)
 
     def create_resource_pool(self, name: str, size: int = 10) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from graft.compat.celery_ray_hybrid_poc.optimizer import HybridWorkerOptimizer
-from graft.tasks import poc_jobs
+from graft.tasks.legacy import ray_hybrid_poc
 
 
 class PerformanceComparator:
@@ -42,7 +42,7 @@ class PerformanceComparator:
             return "celery"
 
         async def bulk() -> str:
-            await optimizer.optimize_with_ray(items, poc_jobs.stamp)
+            await optimizer.optimize_with_ray(items, ray_hybrid_poc.stamp)
             return "ray" if optimizer.ray_initialized else "celery"
 
         async def hybrid() -> str:

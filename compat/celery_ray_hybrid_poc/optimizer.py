@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from graft.compat import bridge
 from graft.compat.async_worker_optimization.placing import reference
 from graft.compat.celery_ray_hybrid_poc import ray_side
-from graft.tasks import named, poc_jobs
-from graft.tasks.invoke import in_worker
+from graft.tasks.legacy import ray_hybrid_poc
+from graft.tasks.running.item_runner import in_worker
+from graft.tasks.sending import by_task_name
 from graft.tasks.submit import submit
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ class HybridWorkerOptimizer:
             ResultTimeout: not all had ended after 300 s.
             Exception: the first failed task's own error.
         """
-        task = named.find(task_name)
+        task = by_task_name.find(task_name)
         if bridge.is_local():
             return [task(item) for item in items]
-        return named.collect([named.send(task_name, [item]) for item in items], PATIENCE)
+        return by_task_name.collect([by_task_name.send(task_name, [item]) for item in items], PATIENCE)
 
     async def hybrid_optimization(
         self,
@@ -99,14 +100,14 @@ class HybridWorkerOptimizer:
         Difference: the function changed with the number of items, and none at all was a ZeroDivisionError.
         """
         began = time.perf_counter()
-        items, func = list(items), func or poc_jobs.stamp
+        items, func = list(items), func or ray_hybrid_poc.stamp
         if len(items) < threshold:
             method, values = await self._one_by_one(items, func, priority)
         else:
             method, values = await self._in_bulk(items, func, priority)
         seconds = time.perf_counter() - began
-        figures = poc_jobs.figures(len(items), seconds)
-        return OptimizationResult(poc_jobs.new_job_id(), seconds, method, values, figures)
+        figures = ray_hybrid_poc.figures(len(items), seconds)
+        return OptimizationResult(ray_hybrid_poc.new_job_id(), seconds, method, values, figures)
 
     def create_adaptive_pipeline(self) -> AdaptivePipeline:
         from graft.compat.celery_ray_hybrid_poc.pipeline import AdaptivePipeline

@@ -19,7 +19,7 @@ from graft.compat.worker_pool.pool import WorkerPool
 from graft.compat.worker_pool.priority import PriorityTaskQueue, PriorityWorkerPool
 from graft.compat.worker_pool.processor import TaskProcessor
 from graft.compat.worker_pool.stream import ResultStream
-from graft.tasks.pool_ledger import PoolMismatchError
+from graft.tasks.pools.state import PoolMismatchError
 
 __all__ = [
     "DynamicWorkerPool",

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from graft.compat import bridge
 from graft.compat.worker_pool.data import Task
-from graft.compat.worker_pool.intake import send
 from graft.compat.worker_pool.pool import WorkerPool
 from graft.compat.worker_pool.processor import TaskProcessor
+from graft.compat.worker_pool.submission import send
 from graft.tasks.errors import TaskQueueError
 
 logger = logging.getLogger("graft.compat.worker_pool")

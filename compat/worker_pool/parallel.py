@@ -13,14 +13,14 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from graft.compat.worker_pool.crew import Local
-from graft.compat.worker_pool.engine import Answer, Engine, poll, wait_until_async
 from graft.compat.worker_pool.errors import JoinError, ParallelError, PoolClosedError, TaskFailed
-from graft.compat.worker_pool.placing import Work
+from graft.compat.worker_pool.local_threads import Local
+from graft.compat.worker_pool.placement import Work
+from graft.compat.worker_pool.pool_client import Answer, Engine, poll, wait_until_async
+from graft.tasks.callables.importable import import_name
 from graft.tasks.errors import BrokerUnavailable, EnvelopeError, PoisonedError
-from graft.tasks.importable import import_name
-from graft.tasks.pool_ledger import Entry
-from graft.tasks.pools import JobOutcome
+from graft.tasks.pools.state import Entry
+from graft.tasks.pools.worker import JobOutcome
 
 if TYPE_CHECKING:
     from graft.compat.worker_pool.pool import WorkerPool

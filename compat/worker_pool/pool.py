@@ -8,9 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
-from graft.compat.worker_pool import force
+from graft.compat.worker_pool import termination
 from graft.compat.worker_pool.data import PoolMetrics, Task
-from graft.compat.worker_pool.engine import Engine, poll, wait_until
 from graft.compat.worker_pool.errors import (
     ForceShutdownTimeoutError,
     QueueFullError,
@@ -18,11 +17,12 @@ from graft.compat.worker_pool.errors import (
     SubmitTimeoutError,
 )
 from graft.compat.worker_pool.parallel import Parallel
-from graft.compat.worker_pool.placing import Work
+from graft.compat.worker_pool.placement import Work
+from graft.compat.worker_pool.pool_client import Engine, poll, wait_until
 from graft.compat.worker_pool.processor import TaskProcessor
 from graft.compat.worker_pool.stream import ResultStream
-from graft.tasks.pool_ledger import Entry, Limits
-from graft.tasks.pools import identity
+from graft.tasks.pools.state import Entry, Limits
+from graft.tasks.pools.worker import identity
 
 
 class WorkerPool(Parallel):
@@ -176,7 +176,7 @@ class WorkerPool(Parallel):
         if self._drain(timeout):
             return
         engine = self._engine
-        still_run = force.end(engine.drop())
+        still_run = termination.end(engine.drop())
         stopped = wait_until(lambda: not (engine.crew.is_running or still_run()), force_timeout)
         engine.finish()
         if not stopped:

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from graft.compat.worker_pool.data import Result
-from graft.compat.worker_pool.engine import Engine
 from graft.compat.worker_pool.errors import PoolClosedError
+from graft.compat.worker_pool.pool_client import Engine
 
 LOOK_EVERY: Final = 0.1
 

@@ -24,9 +24,9 @@ from graft.scripts.bench.contenders import CONTENDERS
 from graft.scripts.bench.contenders.base import Contender, Place
 from graft.scripts.bench.measuring import tree
 from graft.scripts.bench.runner import ADDRESS, SECRET
-from graft.scripts.local_stack import LocalStack
-from graft.scripts.redis_server import last_lines
-from graft.scripts.services import Service
+from graft.scripts.stack.local_stack import LocalStack
+from graft.scripts.stack.redis_server import last_lines
+from graft.scripts.stack.services import Service
 
 DATABASES = 16
 FOREIGN = ("CELERY_", "GRAFT_", "FLOWER_")

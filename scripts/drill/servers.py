@@ -16,8 +16,8 @@ import redis
 from graft.scripts.drill.faults import Fault, HalfOpen, Verdict
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import Kind, Stage
-from graft.scripts.guard import Child
-from graft.scripts.redis_server import RedisServer, StackError, find, free_port
+from graft.scripts.stack.guard import Child
+from graft.scripts.stack.redis_server import RedisServer, StackError, find, free_port
 
 MASTER = "drill"
 SENTINELS = 3

@@ -15,7 +15,7 @@ import redis
 from graft.scripts.drill.faults import Fault, Verdict
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import Stage
-from graft.tasks.leaks.slope import theil_sen, thin
+from graft.tasks.leaks.theil_sen import theil_sen, thin
 
 HOURS: Final = 2.0
 RATE: Final = 20.0  # Tasks a second: two thirds of what two workers of two processes can do.

@@ -17,10 +17,10 @@ import redis
 
 from graft.config.queues import Lane
 from graft.scripts.drill.ledger import Count, read
-from graft.scripts.guard import Child
-from graft.scripts.local_stack import LocalStack
-from graft.scripts.redis_server import RedisServer, find
-from graft.scripts.services import Worker
+from graft.scripts.stack.guard import Child
+from graft.scripts.stack.local_stack import LocalStack
+from graft.scripts.stack.redis_server import RedisServer, find
+from graft.scripts.stack.services import Worker
 
 Kind = Literal["ours", "stock"]
 

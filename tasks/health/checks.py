@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from graft.tasks.health import measured, server_checks
+from graft.tasks.health import measurements, redis_checks
 from graft.tasks.health.limits import FAILING, Limits
-from graft.tasks.health.measured import Measured
+from graft.tasks.health.measurements import Measured
 from graft.tasks.health.verdicts import State, Verdict, grade, worst
 
 FEW_ITEMS: Final = 20  # Rates of fewer items than this say nothing.
@@ -27,7 +27,7 @@ def judge(found: Measured, limits: Limits) -> tuple[Verdict, ...]:
         letters(found.letters, limits),
         quarantine(found.quarantine),
         *rates(found.work, limits),
-        *(one for server in found.servers for one in server_checks.judge(server, limits)),
+        *(one for server in found.servers for one in redis_checks.judge(server, limits)),
         *lag(found, limits),
         *(growth(one) for one in found.growths),
         overlaps(found.overlaps),
@@ -73,7 +73,7 @@ def beat(silent: float | None, limits: Limits) -> Verdict:
     )  # fmt: skip
 
 
-def depth(queue: measured.Queue, limits: Limits) -> Verdict:
+def depth(queue: measurements.Queue, limits: Limits) -> Verdict:
     state = grade(queue.waiting, limits.depth, FAILING * limits.depth)
     remedy = "" if state == "ok" else "add workers, or slow the callers down (celery -A graft top shows both rates)"
     detail = f"{queue.waiting} messages wait"
@@ -87,7 +87,7 @@ def depth(queue: measured.Queue, limits: Limits) -> Verdict:
     return Verdict("depth", queue.name, state, detail, queue.waiting, limits.depth, "messages", remedy)
 
 
-def age(queue: measured.Queue, limits: Limits) -> Verdict:
+def age(queue: measurements.Queue, limits: Limits) -> Verdict:
     if queue.oldest is None:
         return Verdict("age", queue.name, "ok", "nothing waits", 0.0, limits.age, "s")
     state = grade(queue.oldest, limits.age, FAILING * limits.age)
@@ -98,7 +98,7 @@ def age(queue: measured.Queue, limits: Limits) -> Verdict:
     )  # fmt: skip
 
 
-def round_trip(queue: measured.Queue, limits: Limits) -> Iterator[Verdict]:
+def round_trip(queue: measurements.Queue, limits: Limits) -> Iterator[Verdict]:
     """An echo that stays away is only a failure where somebody had a hand free to answer it."""
     if queue.unanswered is not None and queue.unanswered > limits.round_trip and not queue.is_paused:
         is_full = queue.slots > 0 and queue.busy >= queue.slots
@@ -120,7 +120,7 @@ def round_trip(queue: measured.Queue, limits: Limits) -> Iterator[Verdict]:
         )  # fmt: skip
 
 
-def held(found: measured.Held, limits: Limits) -> Verdict:
+def held(found: measurements.Held, limits: Limits) -> Verdict:
     abandoned = 3 * limits.visibility_timeout
     too_long = limits.hard_time_limit + limits.visibility_timeout
     if found.unindexed:
@@ -141,7 +141,7 @@ def held(found: measured.Held, limits: Limits) -> Verdict:
     )  # fmt: skip
 
 
-def letters(found: measured.Pile, limits: Limits) -> Verdict:
+def letters(found: measurements.Pile, limits: Limits) -> Verdict:
     state = grade(found.recent, limits.dead_letters, max(100.0, FAILING * limits.dead_letters))
     detail = f"{found.total} are kept, {found.recent} of them new"
     if found.causes:
@@ -150,7 +150,7 @@ def letters(found: measured.Pile, limits: Limits) -> Verdict:
     return Verdict("dead letters", "", state, detail, found.recent, limits.dead_letters, "letters", remedy)
 
 
-def quarantine(found: measured.Pile) -> Verdict:
+def quarantine(found: measurements.Pile) -> Verdict:
     state: State = "degraded" if found.recent else "ok"
     detail = f"{found.total} are kept, {found.recent} of them new"
     if found.causes:
@@ -159,7 +159,7 @@ def quarantine(found: measured.Pile) -> Verdict:
     return Verdict("quarantine", "", state, detail, found.recent, 0.0, "messages", remedy)
 
 
-def rates(found: measured.Work, limits: Limits) -> Iterator[Verdict]:
+def rates(found: measurements.Work, limits: Limits) -> Iterator[Verdict]:
     for name, count, remedy in (
         (
             "errors",
@@ -190,7 +190,7 @@ def lag(found: Measured, limits: Limits) -> Iterator[Verdict]:
     )  # fmt: skip
 
 
-def growth(found: measured.Growth) -> Verdict:
+def growth(found: measurements.Growth) -> Verdict:
     state: State = "failing" if found.verdict == "leaking" else "degraded"
     return Verdict("leak", found.subject, state, found.detail, remedy=found.remedy)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from graft.tasks.health.measured import Growth
+from graft.tasks.health.measurements import Growth
 from graft.tasks.leaks import findings
-from graft.tasks.leaks.judge import SURE
+from graft.tasks.leaks.trend import SURE
 
 
 def growths(client: Any) -> tuple[Growth, ...]:

@@ -9,18 +9,20 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
 
-from graft.config.channel import QUARANTINE_COUNTS_KEY, QUARANTINE_KEY
 from graft.config.queues import QUEUES
 from graft.config.redis_client import connect, shared
 from graft.config.settings import settings
-from graft.tasks import deadletters, figures, queue_control
-from graft.tasks.cluster import BEAT, BEAT_TTL, NAMES, WorkerBeat
-from graft.tasks.deadletter_choice import causes
-from graft.tasks.depths import UNACKED, lists
-from graft.tasks.health import echoes, leak_verdicts, plain_work, servers, ticks
-from graft.tasks.health.measured import Held, Loop, Measured, Pile, Queue, Work, Worker
+from graft.config.transport.channel import QUARANTINE_COUNTS_KEY, QUARANTINE_KEY
+from graft.tasks.cleanup.periodic import SENT_AT
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.dead_letters.query import causes
+from graft.tasks.health import beat_ticks, canaries, leak_verdicts, redis_info, task_counts
+from graft.tasks.health.measurements import Held, Loop, Measured, Pile, Queue, Work, Worker
 from graft.tasks.leaks import samples
-from graft.tasks.maintenance import SENT_AT
+from graft.tasks.monitoring import function_stats
+from graft.tasks.monitoring.worker_registry import BEAT, BEAT_TTL, NAMES, WorkerBeat
+from graft.tasks.queues import pause
+from graft.tasks.queues.depth import UNACKED, lists
 
 SEEN: Final = "graft:health:seen"  # queue and step -> the message at its head, and when it was first seen there
 HELD: Final = "graft:health:held"  # delivery tag -> when it was first seen with a worker
@@ -53,13 +55,13 @@ def everything(overlaps: int = 0) -> Measured:
             queues=queues(queue_side, client, beats, now),
             workers=alive,
             held=held(queue_side, client, now),
-            servers=servers.all_of(client, queue_side),
+            servers=redis_info.all_of(client, queue_side),
             letters=letters(now),
             quarantine=quarantine(queue_side, client, now),
             work=work(client, now),
             loops=loops(client, beats),
             growths=leak_verdicts.growths(client),
-            beat=ticks.silence(client, now),
+            beat=beat_ticks.silence(client, now),
             overlaps=overlaps,
         )
 
@@ -118,8 +120,8 @@ def queues(
                 pipe.lindex(key, -1)
         replies = iter(pipe.execute())
     seen = {field.decode(): json.loads(text) for field, text in client.hgetall(SEEN).items()}
-    asked = echoes.read(client)
-    paused = queue_control.paused(client)
+    asked = canaries.read(client)
+    paused = pause.paused(client)
     heads: dict[str, tuple[str, float]] = {}
     found = []
     for queue in QUEUES:
@@ -215,10 +217,10 @@ def _longest(known: list[tuple[bytes, float]], queue_side: Any, now: float) -> f
 
 def letters(now: float) -> Pile:
     """Dead letters, and the causes of those that are new."""
-    recent = deadletters.ids(now - settings().health_window)
-    top = causes(deadletters.read(recent[-200:])) if recent else []
+    recent = dead_letters.ids(now - settings().health_window)
+    top = causes(dead_letters.read(recent[-200:])) if recent else []
     told = tuple(f"{cause.letters} x {cause.function}: {_short(cause.error)}" for cause in top[:3])
-    return Pile(deadletters.count(), len(recent), told)
+    return Pile(dead_letters.count(), len(recent), told)
 
 
 def _short(text: str) -> str:
@@ -241,8 +243,8 @@ def quarantine(queue_side: Any, client: Any, now: float) -> Pile:
 
 def work(client: Any, now: float) -> Work:
     """What has run since the look that is nearest to a window ago."""
-    known = figures.read().values()
-    plain = plain_work.read(client)
+    known = function_stats.read().values()
+    plain = task_counts.read(client)
     totals = {
         "items": sum(one.items for one in known) + plain["items"],
         "errors": sum(one.errors for one in known) + plain["errors"],

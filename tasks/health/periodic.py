@@ -10,7 +10,7 @@ from typing import Any
 from graft.config.celery_app import app
 from graft.config.redis_client import shared
 from graft.config.settings import settings
-from graft.tasks.health import echoes, measure, record, webhook
+from graft.tasks.health import canaries, measure, report_store, webhook
 from graft.tasks.health.checks import judge
 from graft.tasks.health.limits import Limits
 from graft.tasks.health.verdicts import Report, changes
@@ -22,7 +22,7 @@ def look(client: Any = None, before: Report | None = None) -> Report:
     """Measure and judge, without keeping anything but what later looks compare with."""
     client = client or shared()
     began = time.perf_counter()
-    runs, overlaps = record.totals(client)
+    runs, overlaps = report_store.totals(client)
     skipped = max(0, overlaps - before.overlaps) if before else 0
     found = measure.everything(skipped)
     return Report(
@@ -39,19 +39,19 @@ def look(client: Any = None, before: Report | None = None) -> Report:
 def check() -> str | None:
     """Take a look, keep it, and tell what changed; the overall state, or None while another look still runs."""
     client = shared()
-    with record.alone(client) as may_go_on:
+    with report_store.alone(client) as may_go_on:
         if not may_go_on:
             logger.warning("a health check was skipped: the one before still runs")
             return None
-        before = record.last(client)
+        before = report_store.last(client)
         report = look(client, before)
         found = changes(before.verdicts if before else (), report.verdicts)
-        record.keep(report, found, client)
+        report_store.keep(report, found, client)
         for change in found:
             level = logging.ERROR if change.after == "failing" else logging.WARNING
             logger.log(level, "health: %s", change)
         queues = [verdict.subject for verdict in report.verdicts if verdict.check == "depth"]
-        echoes.send(queues, client, report.at)
+        canaries.send(queues, client, report.at)
         webhook.post(report, found, client)
         webhook.deliver(report, client)
         return report.state

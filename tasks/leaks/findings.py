@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from graft.tasks.leaks import keyspace
-from graft.tasks.leaks.blame import Suspect, suspects
-from graft.tasks.leaks.judge import PROCESS, Measure, Trend, Verdict, trend
+from graft.tasks.leaks.attribution import Suspect, suspects
 from graft.tasks.leaks.keyspace import RedisSample
 from graft.tasks.leaks.samples import Sample
+from graft.tasks.leaks.trend import PROCESS, Measure, Trend, Verdict, trend
 
 FINDINGS: Final = "graft:leaks:findings"
 RECYCLE: Final = "graft:leaks:recycle"

@@ -14,7 +14,7 @@ from typing import Any, Final
 from redis.exceptions import NoPermissionError
 
 from graft.config.queues import names
-from graft.tasks.leaks.judge import Measure
+from graft.tasks.leaks.trend import Measure
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from graft.config.celery_app import app
 from graft.config.redis_client import shared
 from graft.config.settings import settings
-from graft.tasks.health import measure, record
+from graft.tasks.health import measure, report_store
 from graft.tasks.leaks import findings, keyspace, samples
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ COUNTS = "graft:leaks:counts"
 def check() -> int | None:
     """Judge every series, and keep what was found; how many findings, or None while another look still runs."""
     client = shared()
-    with record.alone(client, LOCK, COUNTS) as may_go_on:
+    with report_store.alone(client, LOCK, COUNTS) as may_go_on:
         if not may_go_on:
             return None
         config = settings()

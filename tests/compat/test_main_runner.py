@@ -318,7 +318,7 @@ def test_functions_of_the_program_travel_by_value(write):
         "program.py",
         """
         import atexit
-        from graft.tasks.callables import refer, resolve
+        from graft.tasks.callables.references import refer, resolve
         BASE = 40
         def add(x): return BASE + x
         def show():

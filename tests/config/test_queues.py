@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graft.config.beat_schedule import BEAT_SCHEDULE
 from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS, QUEUES, broker_priority, names
-from graft.config.schedule import BEAT_SCHEDULE
 
 numbers = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False)
 

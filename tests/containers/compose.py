@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from graft.scripts.redis_server import free_port
+from graft.scripts.stack.redis_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).resolve().parent / "programs"

@@ -14,7 +14,7 @@ from concurrent.futures import BrokenExecutor
 
 import pytest
 
-from graft.compat import report
+from graft.compat import call_report
 from graft.compat.executor import BrokenClusterError, CeleryExecutor
 from graft.compat.pool import Pool
 from graft.tasks.errors import (
@@ -42,9 +42,9 @@ def executor():
 
 @pytest.fixture
 def calls():
-    report.calls.clear()
-    yield report.calls
-    report.calls.clear()
+    call_report.calls.clear()
+    yield call_report.calls
+    call_report.calls.clear()
 
 
 # ---- where calls run -------------------------------------------------------------------------------------------------
@@ -597,7 +597,7 @@ def test_a_fork_in_the_middle_of_a_report_leaves_the_child_able_to_report(stack)
 import os, signal, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from graft.compat.executor import CeleryExecutor
-from graft.compat.report import calls
+from graft.compat.call_report import calls
 from tests import samples
 executor = CeleryExecutor()
 executor.submit(samples.square, 2).result()

@@ -11,8 +11,9 @@ import sys
 
 import pytest
 
-from graft.scripts import comparison, comparison_ways
+from graft.scripts import comparison
 from graft.scripts.comparison import Cell, ComparisonError, Plan
+from graft.scripts.old_program import comparison_ways
 from tests.scripts.sandbox import Sandbox
 from tests.stack import wait_until
 
@@ -56,7 +57,7 @@ def test_ctrl_c_ends_it_with_the_stack_it_started(stack, sandbox: Sandbox, tmp_p
         started = subprocess.Popen(
             [*COMMAND, *TINY, "--large", "100000"], env=sandbox.env, stdout=file, stderr=file, process_group=0
         )
-    wait_until(lambda: sandbox.find("graft.scripts.comparison_ways"), 60, "a way is measured")
+    wait_until(lambda: sandbox.find("graft.scripts.old_program.comparison_ways"), 60, "a way is measured")
     assert sandbox.find("worker") is not None
     os.killpg(started.pid, signal.SIGINT)
     assert started.wait(30) == 130

@@ -16,7 +16,7 @@ import pytest
 
 from graft.scripts import demo
 from graft.scripts.demo import Run
-from graft.scripts.redis_server import StackError
+from graft.scripts.stack.redis_server import StackError
 from tests.stack import Stack, clean_environ, wait_until
 
 LOCAL = Run({"words": [["self", 3]], "modules": [], "skipped": {}}, files=9, items=27, work=2.0, whole=3.0)

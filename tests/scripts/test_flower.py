@@ -16,8 +16,8 @@ from urllib.parse import urlencode
 import psutil
 import pytest
 
-from graft.scripts.local_stack import LocalStack
-from graft.scripts.redis_server import free_port
+from graft.scripts.stack.local_stack import LocalStack
+from graft.scripts.stack.redis_server import free_port
 from tests.stack import Stack, clean_environ, run_python, wait_until
 
 pytestmark = pytest.mark.worker

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import graft
-from graft.tasks import deadletters
+from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.errors import (
     PayloadTooLargeError,
     PoisonedError,
@@ -409,8 +409,8 @@ def test_an_envelope_over_the_deployments_limits_gives_back_what_it_has_not_begu
         "['ItemTimeoutError']",
     ], done.stderr
     with stack.connect() as client:  # The worker itself buries, after it has answered.
-        wait_until(lambda: client.hlen(deadletters.LETTERS), what="the letter")
-        (letter,) = map(json.loads, client.hvals(deadletters.LETTERS))
+        wait_until(lambda: client.hlen(dead_letters.LETTERS), what="the letter")
+        (letter,) = map(json.loads, client.hvals(dead_letters.LETTERS))
     assert (letter["reason"], letter["items"]) == ("time_limit", 1)
 
 

@@ -16,7 +16,7 @@ from celery.result import GroupResult
 import graft
 from graft.config.celery_app import app
 from graft.tasks.errors import CancelledBatchError, ItemTimeoutError, ResultTimeout
-from graft.tasks.figures import read as read_figures
+from graft.tasks.monitoring.function_stats import read as read_figures
 from graft.tasks.policy import RetryPolicy
 from tests import samples
 from tests.people import held

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import redis
 
-from graft.scripts.redis_server import find
+from graft.scripts.stack.redis_server import find
 from tests import roles
 
 ROOT = Path(__file__).resolve().parents[2]

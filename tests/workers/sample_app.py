@@ -8,8 +8,8 @@ import time
 from graft.config.celery_app import app
 from graft.config.settings import settings
 from graft.config.transport import transport_url
-from graft.workers.fitness import RedisFitness
-from graft.workers.lease import LeaseRenewal
+from graft.workers.bootsteps.lease_renewal import LeaseRenewal
+from graft.workers.bootsteps.redis_preflight import RedisFitness
 
 app.conf.include = ()
 if os.environ.get("SAMPLE_STOCK"):

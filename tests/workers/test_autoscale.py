@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from graft.tasks.cluster import workers
+from graft.tasks.monitoring.worker_registry import workers
 from tests.stack import run_python, wait_until
 
 ARGUMENTS = ["--autoscale=6,1", "--without-gossip", "--without-mingle", "-l", "INFO"]

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from graft.scripts.local_stack import LocalStack
-from graft.scripts.redis_server import find, free_port
+from graft.scripts.stack.local_stack import LocalStack
+from graft.scripts.stack.redis_server import find, free_port
 from tests.stack import ROOT, clean_environ, run_python, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.worker]
@@ -53,7 +53,7 @@ client.publish("/0.celery.pidbox", "[1]")
 COMMANDS = (
     ("report",), ("inspect", "conf", "--timeout", "10"), ("inspect", "stats", "--timeout", "10"),
     ("control", "graft_cancel", "some-id"), ("doctor", "--json"), ("dead-letters", "list"), ("exporter", "--json"),
-    ("report", "--out", "page.html"),
+    ("html-report", "--out", "page.html"),
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import graft
-from graft.tasks.depths import lists
+from graft.tasks.queues.depth import lists
 from tests import samples
 from tests.stack import run_python, wait_until
 
@@ -70,7 +70,7 @@ def test_a_cold_stop_does_not_wait_for_a_process_that_waits_for_the_rest_of_its_
     process.suspend()
     sent = run_python(
         stack,
-        "from tests.workers.aio_samples import pause\n"
+        "from tests.workers.aio.samples import pause\n"
         "pause.apply_async(('x' * 1_000_000, 0.0), queue='default', task_id='large')",
     )
     assert sent.stderr == ""
@@ -116,7 +116,7 @@ def test_rolling_restarts_under_load_lose_nothing(fresh_stack, tmp_path):
 def test_a_task_that_was_just_handed_to_a_process_is_waited_for(fresh_stack):
     """Celery gives its message back, though the process runs it, and then waits 30 s for that process."""
     stack = fresh_stack(cpu=0)
-    samples_here = "tests.workers.aio_samples"
+    samples_here = "tests.workers.aio.samples"
     worker = stack.add_worker("cpu", 1, include=(samples_here, "tests.workers.stop_while_writing"))
     sent = run_python(
         stack, f"from {samples_here} import pause; pause.apply_async((1, 0.5), queue='default', task_id='handed')"

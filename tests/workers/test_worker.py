@@ -11,8 +11,8 @@ import pytest
 import graft
 from graft.compat import bridge
 from graft.config.celery_app import app
-from graft.tasks import cluster
 from graft.tasks.errors import TaskQueueError
+from graft.tasks.monitoring import worker_registry
 from tests import samples
 from tests.roles import acting_as
 from tests.stack import run_python, wait_until
@@ -58,11 +58,11 @@ def processes_of(name: str) -> int:
 
 def test_a_worker_says_what_it_is_and_takes_its_leave(stack):
     with stack.another_worker("cpu", 3) as worker:
-        (beat,) = [beat for beat in cluster.workers() if beat.name == worker.name]
+        (beat,) = [beat for beat in worker_registry.workers() if beat.name == worker.name]
         assert (beat.pid, beat.pool, beat.processes) == (worker.pid, "prefork", 3)
         assert "batch" in beat.queues
         assert beat.memory > 10 << 20
-    assert worker.name not in {beat.name for beat in cluster.workers()}
+    assert worker.name not in {beat.name for beat in worker_registry.workers()}
 
 
 def test_a_pool_is_brought_to_an_exact_size_up_and_down(stack):
@@ -88,7 +88,7 @@ RESIZE_BESIDE_A_WAITING_MESSAGE = """
 import os, time
 import graft
 from graft.config.celery_app import app
-from graft.tasks.maintenance import prune_dead_letters
+from graft.tasks.cleanup.periodic import prune_dead_letters
 from tests.stack import wait_until
 
 def held(_):

@@ -23,11 +23,11 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from graft.workers import task_context
-from graft.workers.aio.driver import Steps
+from graft.workers.aio.greenlet_bridge import Steps
 from graft.workers.task_context import Ended, Owner
 
 if TYPE_CHECKING:
-    from graft.workers.aio.floor import Floor
+    from graft.workers.aio.loop_thread import Floor
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import pytest
 
 from graft.compat.async_patterns import AsyncCache, Stream
 from graft.tasks.errors import UnpicklableError
-from graft.tasks.shared_cache import SharedCache
+from graft.tasks.shared.cache import SharedCache
 from tests.compat.async_patterns.programs import program
 from tests.stack import wait_until
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from graft.compat.async_patterns import ChannelClosedError, PipelineMetrics, bounded_pipeline, channel, on_workers
 from graft.tasks.errors import UnpicklableError
-from graft.tasks.shared_state import DifferentFiguresError
+from graft.tasks.shared.lua import DifferentFiguresError
 from tests import samples
 from tests.compat.async_patterns.programs import program
 

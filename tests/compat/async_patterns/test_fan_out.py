@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.compat.async_patterns import Semaphore, batch_process, fan_out_fan_in, map_reduce, word_count
-from graft.compat.report import calls
+from graft.compat.call_report import calls
 from tests import samples
 
 TEXTS = ["hello world hello rust", "rust is fast and hello world", "async rust is awesome hello"]

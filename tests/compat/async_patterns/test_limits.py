@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.compat.async_patterns import ConnectionPool, RateLimiter, Semaphore, fan_out_fan_in, on_workers
-from graft.compat.async_patterns.turns import Turns
-from graft.tasks.shared_state import DifferentFiguresError
+from graft.compat.async_patterns.fair_semaphore import Turns
+from graft.tasks.shared.lua import DifferentFiguresError
 from tests import samples
 from tests.compat.async_patterns.programs import program
 from tests.stack import run_python, wait_until

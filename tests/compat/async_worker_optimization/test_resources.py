@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.compat.async_worker_optimization import AsyncWorkerOptimizer, LoadLevel, ResourcePool
-from graft.compat.async_worker_optimization.groups import Wish, WorkerGroup
+from graft.compat.async_worker_optimization.worker_group import Wish, WorkerGroup
 from graft.config.celery_app import app
 from graft.config.settings import settings
 from graft.tasks.errors import TaskQueueError

@@ -14,8 +14,9 @@ from graft.compat.celery_integration_framework import TaskStatus, WorkerStatus
 from graft.compat.celery_integration_framework.client import step_of
 from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS
 from graft.config.settings import settings
-from graft.tasks import depths, named
 from graft.tasks.errors import RemoteTraceback, UnreferenceableError
+from graft.tasks.queues import depth
+from graft.tasks.sending import by_task_name
 from tests import samples
 from tests.compat.poc import work
 from tests.people import letters
@@ -164,7 +165,7 @@ def _wait_inside(task_id):
 
 def test_an_argument_from_a_stranger_is_never_unpickled(stack, framework):
     kwargs = {"owner": framework.app_name, "retry_limit": 3, "retry_wait": 60.0}
-    task_id = named.send("graft.call", ["bm90IHNpZ25lZA=="], kwargs, queue="default")
+    task_id = by_task_name.send("graft.call", ["bm90IHNpZ25lZA=="], kwargs, queue="default")
     result = framework.wait_for_task(task_id, WAIT)
     assert (result.status, type(result.result).__name__) == (TaskStatus.FAILURE, "SignatureError")
 
@@ -215,7 +216,7 @@ framework.submit_task("normal", (1,), queue="low_priority")
 urgent = framework.create_task(samples.square, name="urgent", priority=9)
 framework.submit_task(urgent, (1,))
 assert shared().llen("default\\x06\\x161") == 1
-assert {name: n for name, n in depths.waiting().items() if n} == {"high": 1, "default": 2, "low": 2}
+assert {name: n for name, n in depth.waiting().items() if n} == {"high": 1, "default": 2, "low": 2}
 assert framework.get_worker_stats()["active_workers"] == 0
 print("ok")
 """
@@ -354,11 +355,11 @@ def test_an_app_is_made_from_a_mapping(stack):
     app = poc.create_celery_app({"app_name": "made"})
     assert app.main == "made"
     sent = app.tasks["made.data_processing"].delay([1])
-    named.wait([sent.id], WAIT, app)
+    by_task_name.wait([sent.id], WAIT, app)
     assert poc.create_celery_app().main == "celery_integration_framework"
     with pytest.raises(TypeError):
         poc.create_celery_app({"nonsense": "x"})
 
 
 def test_nothing_waits_in_a_queue_that_nobody_reads(stack):
-    wait_until(lambda: not any(depths.waiting().values()))
+    wait_until(lambda: not any(depth.waiting().values()))

@@ -11,8 +11,8 @@ from graft.compat import celery_ray_hybrid_poc as poc
 from graft.compat.celery_ray_hybrid_poc import ray_side
 from graft.config.celery_app import app
 from graft.config.redis_client import shared
-from graft.tasks import poc_metrics
 from graft.tasks.errors import BrokerUnavailable
+from graft.tasks.legacy import migration_poc_metrics
 from tests import samples
 from tests.compat.poc import work
 from tests.roles import acting_as
@@ -51,7 +51,7 @@ def test_the_result_keeps_its_shape_on_both_sides_of_the_threshold(stack, optimi
 @acting_as("operator")
 def envelopes():
     """How many the workers have run so far."""
-    return sum(stats["total"].get("graft.batch", 0) for stats in poc_metrics.measure()["workers"].values())
+    return sum(stats["total"].get("graft.batch", 0) for stats in migration_poc_metrics.measure()["workers"].values())
 
 
 def taken_by(optimizer, number, **options):

@@ -11,8 +11,8 @@ import pytest
 from graft.compat import celery_migration_poc
 from graft.compat.async_worker_optimization import AsyncWorkerOptimizer, LoadLevel, TaskItem, WorkerMetrics
 from graft.compat.celery_migration_poc import AsyncWorkerOptimizationCompat, CeleryWorkerOptimizer, celery_app
-from graft.tasks import named
 from graft.tasks.errors import TaskQueueError
+from graft.tasks.sending import by_task_name
 from tests import samples
 from tests.compat.poc import work
 from tests.stack import run_python, wait_until
@@ -37,7 +37,7 @@ def test_every_item_is_processed_on_the_workers_in_order(stack, optimizer):
     results = asyncio.run(optimizer.optimize_batch_processing(items))
     assert ids(results) == list(range(250))
     assert {result["worker_id"] for result in results} <= {worker.name for worker in stack.workers}
-    assert optimizer.metrics["graft.tasks.poc:process"].tasks_processed >= 250
+    assert optimizer.metrics["graft.tasks.legacy.migration_poc:process"].tasks_processed >= 250
 
 
 def test_no_items_give_no_results(optimizer):
@@ -275,8 +275,8 @@ def test_a_group_without_workers_is_an_error(stack, optimizer):
 
 @pytest.mark.acl_role("operator")
 def test_metrics_name_the_live_workers(stack, optimizer):
-    sent = named.send("process_item", [{"id": 1}])
-    named.wait([sent], WAIT)
+    sent = by_task_name.send("process_item", [{"id": 1}])
+    by_task_name.wait([sent], WAIT)
     metrics = optimizer.get_worker_metrics()
     assert list(metrics) == ["workers", "active_tasks", "queue_lengths", "timestamp"]
     assert stack.worker.name in metrics["workers"]

@@ -11,7 +11,10 @@ from graft.compat import celery_migration_poc as poc
 from graft.config.celery_app import app
 from graft.config.queues import names
 from graft.config.settings import settings
-from graft.tasks import depths, leftovers, named, poc_metrics
+from graft.tasks.cleanup import expired_results
+from graft.tasks.legacy import migration_poc_metrics
+from graft.tasks.queues import depth
+from graft.tasks.sending import by_task_name
 from tests.roles import acting_as
 from tests.stack import wait_until
 
@@ -21,7 +24,7 @@ BOTH = [*SHORT, *(f"celery_migration_poc.{name}" for name in SHORT)]
 
 
 def run(name, *args):
-    return named.find(name).delay(*args).get(timeout=WAIT)
+    return by_task_name.find(name).delay(*args).get(timeout=WAIT)
 
 
 @pytest.mark.parametrize("name", ["process_item", "celery_migration_poc.process_item"])
@@ -102,11 +105,11 @@ def test_old_results_are_removed_and_counted(stack, redis):
     assert run("cleanup_old_results") == {"cleaned": 0}
     assert redis.exists(f"celery-task-meta-{fresh.id}", "celery-task-meta-foreign", "celery-task-meta-running") == 3
     with acting_as("worker"):
-        assert leftovers.remove() == 0
+        assert expired_results.remove() == 0
 
 
 def test_metrics_are_kept_for_all_to_read(stack, redis):
-    redis.delete(poc_metrics.KEY)
+    redis.delete(migration_poc_metrics.KEY)
     figures = run("collect_metrics")
     assert list(figures) == ["workers", "active_tasks", "queue_lengths", "timestamp"]
     assert set(figures["workers"]) == {worker.name for worker in stack.workers}
@@ -143,4 +146,4 @@ def test_queue_lengths_count_every_priority_and_without_workers_there_are_none(f
 
 
 def test_a_queue_has_a_list_for_each_priority():
-    assert depths.lists("batch") == ["batch", *(f"batch\x06\x16{step}" for step in range(1, 10))]
+    assert depth.lists("batch") == ["batch", *(f"batch\x06\x16{step}" for step in range(1, 10))]

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from graft.compat import worker_pool as wp
-from graft.compat.report import calls
+from graft.compat.call_report import calls
 from graft.compat.worker_pool import Result, Task, TaskProcessor, WorkerPool
 from graft.config.settings import settings
 from graft.tasks.errors import PoisonedError

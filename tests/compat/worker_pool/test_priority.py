@@ -8,7 +8,7 @@ import random
 import pytest
 
 from graft.compat.worker_pool import DynamicWorkerPool, PriorityWorkerPool, QueueFullError, Task
-from graft.tasks.cluster import workers
+from graft.tasks.monitoring.worker_registry import workers
 from tests.compat.worker_pool import work
 from tests.stack import wait_until
 

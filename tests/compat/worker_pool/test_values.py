@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graft.compat import worker_pool as wp
 from graft.compat.worker_pool import PriorityTaskQueue, Result, ResultCollector, Task, TaskProcessor, WorkerPool, decide
 from graft.compat.worker_pool.parallel import shrinking
-from graft.tasks.pool_ledger import Limits
+from graft.tasks.pools.state import Limits
 from tests.stack import wait_until
 
 

@@ -1,0 +1,130 @@
+"""Pending tasks in Redis: one strict order over all callers, and each task taken by exactly one of them.
+
+``…:order`` is a sorted set of ``<number>:<id>`` by -priority, so that equal priorities go by number, which is the order
+of scheduling. ``…:tasks`` maps an id to its number and its sealed callable.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Hashable
+from typing import Any, Final, NamedTuple
+
+from graft.compat.async_worker_optimization import redis_records
+from graft.tasks import codec
+from graft.tasks.callables.references import FunctionRef, resolve
+
+PURPOSE: Final = "compat-scheduled-task"
+DIGITS: Final = 16  # Numbers sort as text.
+
+_REMOVE: Final = """
+local function remove(id)
+  local kept = redis.call('HGET', KEYS[2], id)
+  if not kept then return 0 end
+  redis.call('ZREM', KEYS[1], string.sub(kept, 1, 16) .. ':' .. id)
+  return redis.call('HDEL', KEYS[2], id)
+end
+"""
+
+ADD: Final = (
+    _REMOVE
+    + """
+remove(ARGV[1])
+local number = ARGV[4]
+if number == '' then number = string.format('%016d', redis.call('INCR', KEYS[3])) end
+redis.call('ZADD', KEYS[1], ARGV[2], number .. ':' .. ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], number .. ARGV[3])
+return number
+"""
+)
+
+REMOVE: Final = _REMOVE + "return remove(ARGV[1])"
+
+# ARGV: score and number of the best task that the caller holds itself, if any.
+TAKE: Final = """
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if not first[1] then return nil end
+local number, id = string.sub(first[1], 1, 16), string.sub(first[1], 18)
+if ARGV[1] ~= '' then
+  local mine, score = tonumber(ARGV[1]), tonumber(first[2])
+  if mine < score or (mine == score and ARGV[2] < number) then return nil end
+end
+local kept = redis.call('HGET', KEYS[2], id)
+redis.call('ZREM', KEYS[1], first[1])
+redis.call('HDEL', KEYS[2], id)
+return {id, first[2], number, string.sub(kept, 17)}
+"""
+
+
+class Taken(NamedTuple):
+    """A task that is now the caller's. Priorities are kept as doubles."""
+
+    id: Hashable
+    priority: float
+    number: int
+    sealed: str
+
+    def func(self) -> Callable[[], Any]:
+        """The callable itself.
+
+        Raises:
+            UnreferenceableError: this process cannot import it.
+            SignatureError: another deployment's.
+        """
+        how, name, payload, is_async = pickle.loads(codec.unseal(PURPOSE, self.sealed))
+        return resolve(FunctionRef(how, name, payload, is_async))
+
+
+class Schedule:
+    """The pending tasks under one name. Every method blocks for a round trip and may raise BrokerUnavailable."""
+
+    def __init__(self, name: str) -> None:
+        base = f"{redis_records.PREFIX}schedule:{name}"
+        self._keys = (f"{base}:order", f"{base}:tasks", f"{base}:number")
+
+    def add(self, task_id: Hashable, ref: FunctionRef, priority: float) -> None:
+        """Schedule the callable behind *ref*, in place of an earlier task of that id."""
+        content = pickle.dumps((ref.how, ref.name, ref.payload, ref.is_async), codec.PROTOCOL)
+        self._run(ADD, _key(task_id), _score(priority), codec.seal(PURPOSE, content), "")
+
+    def put_back(self, task: Taken) -> None:
+        """Return what could not be used to its old place."""
+        self._run(ADD, _key(task.id), _score(task.priority), task.sealed, f"{task.number:0{DIGITS}d}")
+
+    def remove(self, task_id: Hashable) -> bool:
+        return bool(self._run(REMOVE, _key(task_id)))
+
+    def take(self, before: tuple[float, int] | None) -> Taken | None:
+        """The first task of all, unless there is none or *before*, a priority and a number, goes first."""
+        mine = ("", "") if before is None else (_score(before[0]), f"{before[1]:0{DIGITS}d}")
+        taken = self._run(TAKE, *mine)
+        if taken is None:
+            return None
+        task_id, score, number, sealed = (part.decode() for part in taken)
+        return Taken(json.loads(task_id), -float(score), int(number), sealed)
+
+    def next_number(self) -> int:
+        """A place in the order of scheduling, for a task that the caller keeps itself."""
+        with redis_records.redis_or_error() as client:
+            return int(client.incr(self._keys[2]))
+
+    def pending(self) -> list[tuple[int, Hashable]]:
+        """Numbers and ids, in the order of scheduling."""
+        with redis_records.redis_or_error() as client:
+            members = [member.decode() for member in client.zrange(self._keys[0], 0, -1)]
+        return sorted((int(member[:DIGITS]), json.loads(member[DIGITS + 1 :])) for member in members)
+
+    def _run(self, script: str, *arguments: str) -> Any:
+        with redis_records.redis_or_error() as client:
+            return client.eval(script, len(self._keys), *self._keys, *arguments)
+
+
+def _score(priority: float) -> str:
+    return repr(-float(priority))
+
+
+def _key(task_id: Hashable) -> str:
+    if not isinstance(task_id, str | int):
+        raise TypeError(f"the id {task_id!r} ({type(task_id).__name__}) cannot be kept in Redis; use a str or an int")
+    return json.dumps(task_id)

@@ -1,0 +1,98 @@
+"""Calls that stay with their caller (rule R2): on threads, as ``concurrent.futures`` would make them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from graft.compat.map_call import MapCall
+from graft.tasks.envelope import Outcome
+from graft.tasks.errors import CancelledBatchError, ItemTimeoutError
+from graft.tasks.policy import RetryPolicy
+
+
+class Here:
+    """The threads of one executor or pool; made when they are first needed.
+
+    Args:
+        most: threads at once; the standard library's number unless given.
+        policy: when a call that raises is made again.
+        timeout: seconds that an awaitable may take. A plain function cannot be stopped.
+    """
+
+    def __init__(self, most: int | None, policy: RetryPolicy, timeout: float | None) -> None:
+        self._most = most
+        self._policy = policy
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+        self._retired: ThreadPoolExecutor | None = None
+
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Future[Any]:
+        return self._submit(self._run, func, args, kwargs)
+
+    def map(self, func: Callable[..., Any], batch: MapCall, items: Sequence[Any], *, unpack: bool) -> None:
+        """Call for every item, or for every ``(args, kwargs)`` pair if *unpack*; the outcomes go to *batch*."""
+        is_cancelled = threading.Event()
+        batch.attach(is_cancelled.set, lambda: None)
+
+        def run(position: int, item: Any) -> None:
+            try:
+                if is_cancelled.is_set():
+                    raise CancelledBatchError(f"item {position} was cancelled before it ran")
+                args, kwargs = item if unpack else ((item,), {})
+                outcome = Outcome(position, self._run(func, args, kwargs))
+            except BaseException as error:
+                outcome = Outcome(position, error=error)
+            batch.note_outcomes([outcome])
+
+        for position, item in enumerate(items):
+            self._submit(run, position, item)
+        batch.note_sent(len(items), envelopes=0)
+
+    def retire(self) -> None:
+        """The threads end once they are idle; a call that comes later gets others."""
+        with self._lock:
+            if self._threads is not None:
+                self._threads.shutdown(wait=False)
+                self._retired, self._threads = self._threads, None
+
+    def wait(self) -> None:
+        """Until the threads that were retired have ended."""
+        if self._retired is not None:
+            self._retired.shutdown()
+
+    def _submit(self, func: Callable[..., Any], *args: Any) -> Future[Any]:
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self._most, "graft-here")
+            return self._threads.submit(func, *args)
+
+    def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call *func* in this thread as a worker would: awaitables are awaited, the policy says when to call again."""
+        run = 0
+        while True:
+            run += 1
+            try:
+                value = func(*args, **kwargs)
+                return asyncio.run(_awaited(value, self._timeout)) if inspect.isawaitable(value) else value
+            except Exception as error:
+                wait = self._policy.wait_after(run, error)
+                if wait is None:
+                    raise
+            time.sleep(wait)
+
+
+async def _awaited(value: Awaitable[Any], timeout: float | None) -> Any:
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return await value
+    except TimeoutError as error:
+        if limit.expired():
+            raise ItemTimeoutError(f"the call ran longer than its limit of {timeout:g} s") from error
+        raise

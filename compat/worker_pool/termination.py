@@ -1,0 +1,50 @@
+"""Ending what workers run of a pool: by force where Redis lets this user command them, else by waiting for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import NoPermissionError
+
+logger = logging.getLogger(__name__)
+
+
+def end(tickets: Sequence[str]) -> Callable[[], bool]:
+    """Have the processes that run *tickets* killed; what is returned asks whether any of them still runs."""
+    from graft.config.celery_app import app
+
+    if not tickets:
+        return lambda: False
+    try:
+        app.control.revoke(list(tickets), terminate=True, signal="SIGKILL")
+    except (NoPermissionError, OperationalError) as error:  # Celery wraps the one in the other.
+        if not isinstance(error if isinstance(error, NoPermissionError) else error.__cause__, NoPermissionError):
+            raise
+        logger.warning(
+            "what the pool still runs (tasks: %d) is not ended by force, since Redis lets this user command no worker "
+            "(%s); connect as one that may: operator, of config/acl.py", len(tickets), error,
+        )  # fmt: skip
+        return lambda: _are_held(tickets)
+    return lambda: _are_run(tickets)
+
+
+def _are_run(tickets: Sequence[str]) -> bool:
+    """Whether a worker says so: what was ended by force cannot, and its lease would only run out later."""
+    from graft.config.celery_app import app
+
+    active = app.control.inspect(timeout=0.5).active()
+    return any(request["id"] in tickets for requests in (active or {}).values() for request in requests)
+
+
+def _are_held(tickets: Sequence[str]) -> bool:
+    """Whether a worker holds the message of one, as far as Redis tells this user."""
+    from graft.tasks.queues import locate
+
+    try:
+        with locate.broker() as broker:
+            places = locate.where(tickets, broker)
+    except NoPermissionError:
+        return True
+    return places is None or any(place != "queued" for place in places.values())

@@ -1,0 +1,96 @@
+"""The hardened Redis transport, for clients and workers alike: kombu's with our channel (channel.py)."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, Final
+
+from kombu.connection import resolve_aliases
+from kombu.transport import TRANSPORT_ALIASES
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
+
+from graft.config.transport.channel import Channel
+from graft.config.transport.private_api import require
+from graft.config.transport.qos import stock, virtual
+
+_SCHEMES: Final = (
+    ("redis://", "graft://"),
+    ("rediss://", "grafts://"),
+    ("redis+socket://", "graft+socket://"),
+    ("socket://", "graft+socket://"),
+    ("unix://", "graft+socket://"),
+)
+
+
+class Transport(stock.Transport):
+    """kombu's Redis transport with our channel."""
+
+    Channel = Channel
+    # A full or demoted server is an outage like any other: wait for it, do not end.
+    connection_errors = (*stock.Transport.connection_errors, OutOfMemoryError, ReadOnlyError, MasterDownError)
+
+
+class TlsTransport(Transport):
+    """The same over TLS; kombu verifies no certificate when ``rediss://`` comes without options, this one does."""
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        if not isinstance(client.ssl, dict):
+            client.ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+        super().__init__(client, **kwargs)
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):
+    """The same on whichever server Sentinel calls the master."""
+
+    from_transport_options = (*stock.SentinelChannel.from_transport_options, "message_limit")
+
+
+class SentinelTransport(Transport):
+    """kombu's Sentinel transport with our channel."""
+
+    default_port = 26379
+    Channel = SentinelChannel
+
+
+def register() -> None:
+    """Make the transport known to kombu, under the schemes that `transport_url` gives out."""
+    require(stock.Channel, "_brpop_start", "_brpop_read", "_receive_one", "_deliver_fanout_message", "_queue_cycle")
+    require(stock.Channel, "_do_restore_message", "_flush_brpop_reauth", "_lookup", "_in_poll", "_in_listen", "_pool")
+    require(stock.SentinelChannel, "_sentinel_managed_pool", "from_transport_options")
+    require(
+        stock.Channel,
+        "_inplace_augment_message",
+        "_get_message_priority",
+        "_get_pool",
+        "_disconnect_pools",
+        "_close_clients",
+        "conn_or_acquire",
+        "auto_delete_queues",
+    )
+    require(stock.Channel, "_inplace_augment_message")
+    require(stock.QoS, "restore_visible", "restore_by_tag", "unacked_key", "_delivered", "_dirty", "_quick_append")
+    require(virtual.Transport, "_deliver", "close_channel", "connection_errors")
+    TRANSPORT_ALIASES["graft"] = f"{__name__}:{Transport.__name__}"
+    TRANSPORT_ALIASES["grafts"] = f"{__name__}:{TlsTransport.__name__}"
+    # Under its own name: kombu picks the sentinels out of the addresses by it.
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:{SentinelTransport.__name__}"
+    # Addresses are shown, to people and to Flower, in the form in which they were given.
+    resolve_aliases.update(graft="redis", grafts="rediss")
+
+
+def transport_url(url: str) -> str:
+    """*url* with the scheme of the hardened transport; several addresses may be separated by ``;``.
+
+    ``redis://``, ``rediss://`` and the spellings of a Unix socket (``redis+socket://``, ``socket://``, ``unix://``)
+    are mapped; ``sentinel://`` keeps its name, under which `register` has put our own transport.
+    """
+    return ";".join(_hardened(part) for part in url.split(";"))
+
+
+def _hardened(url: str) -> str:
+    for scheme, ours in _SCHEMES:
+        if url.startswith(scheme):
+            url = ours + url.removeprefix(scheme)
+            # redis-py and kombu disagree on the name of the database in a socket's address.
+            return url.replace("?db=", "?virtual_host=").replace("&db=", "&virtual_host=") if "+socket" in ours else url
+    return url

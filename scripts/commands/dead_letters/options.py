@@ -1,0 +1,77 @@
+"""Which letters a person means."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import wraps
+from itertools import islice
+from typing import Any, NamedTuple
+
+import click
+
+from graft.scripts.commands.options import Age
+from graft.scripts.console import say
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.dead_letters.query import Choice
+from graft.tasks.dead_letters.store import DeadLetter
+
+
+def choosing(func: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which letters are meant; they arrive as one ``choice``."""
+
+    @wraps(func)  # With the options that it has already.
+    def choose(
+        ids: tuple[str, ...], older: float | None, newer: float | None, reason: str | None, function: str | None,
+        queue: str | None, fingerprint: str | None, error: str | None, **rest: Any,
+    ) -> Any:  # fmt: skip
+        now = time.time()
+        choice = Choice(
+            ids=frozenset(ids),
+            reason=reason,
+            function=function,
+            queue=queue,
+            fingerprint=fingerprint,
+            error=error,
+            after=None if newer is None else now - newer,
+            before=None if older is None else now - older,
+        )
+        return func(choice=choice, **rest)
+
+    for decorate in (
+        click.option("--newer-than", "newer", type=Age(), help="Buried within this time: 90s, 15m, 2h, 7d."),
+        click.option("--older-than", "older", type=Age(), help="Buried longer ago than this."),
+        click.option("--error", help="A part of the error's text, in any case."),
+        click.option("--fingerprint", help="The cause, as `list` shows it; its beginning is enough."),
+        click.option("--queue", help="The queue that they came from."),
+        click.option("--function", metavar="PATTERN", help="The callable or task; * and ? are wildcards."),
+        click.option("--reason", metavar="REASON", help="poisoned, retries_exhausted, time_limit, bad_signature …"),
+        click.argument("ids", nargs=-1, metavar="[ID]..."),
+    ):
+        choose = decorate(choose)
+    return choose
+
+
+def found(choice: Choice, newest_first: bool = False) -> Iterator[DeadLetter]:
+    """The letters that are meant, as they are kept now."""
+    wanted = sorted(choice.ids) if choice.ids else dead_letters.ids(choice.after or 0.0)
+    return filter(choice.holds, dead_letters.read(wanted[::-1] if newest_first else wanted))
+
+
+class Chosen(NamedTuple):
+    """What is remembered of a letter until its turn comes: all of them whole could be more than memory holds."""
+
+    id: str
+    items: int
+    function: str
+
+
+def chosen(choice: Choice, everything: bool, limit: int | None = None) -> list[Chosen]:
+    """The letters to change: nobody means all of them by saying nothing."""
+    if choice.is_everything and not everything:
+        raise click.UsageError("say which letters: an ID, a filter (see --help), or --all")
+    letters = [Chosen(each.id, each.items, each.function) for each in islice(found(choice), limit)]
+    if not letters:
+        say("No dead letter matches.")
+        raise SystemExit(0)
+    return letters

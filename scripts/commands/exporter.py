@@ -1,0 +1,207 @@
+"""``celery -A graft exporter``: what concerns the whole deployment, for Prometheus and for outside scalers.
+
+Everything is read from Redis when it is asked for; no worker is bothered. One exporter is enough, and several agree.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import Any, Final
+
+import click
+import redis
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from graft.config.redis_client import connect, shared
+from graft.config.settings import settings
+from graft.scripts.console import complain, say
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.health import beat_ticks, measure, report_store
+from graft.tasks.health.measurements import Queue
+from graft.tasks.health.verdicts import ORDER, Report
+from graft.tasks.leaks import findings
+from graft.tasks.monitoring import function_stats, worker_load
+from graft.tasks.monitoring.worker_registry import WorkerBeat
+
+logger = logging.getLogger(__name__)
+
+PORT: Final = 9808
+
+
+class Deployment(Collector):
+    """The deployment as metrics. While Redis does not answer, ``graft_up`` is 0 and the rest is missing."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def collect(self) -> Iterable[Metric]:
+        with self._lock:
+            try:
+                found = [*_everything(shared())]
+                up = 1.0
+            except (redis.RedisError, OSError) as error:
+                logger.warning("Redis does not answer: %s", error)
+                found, up = [], 0.0
+        return [GaugeMetricFamily("graft_up", "Whether Redis answered", value=up), *found]
+
+
+def _everything(client: Any) -> Iterator[Metric]:
+    now = measure.clock(client)
+    alive, beats = measure.workers(client, now)
+    with closing(measure.broker()) as queue_side:
+        queues = measure.queues(queue_side, client, beats, now, remember=False)
+        held = int(queue_side.hlen("unacked"))
+    yield from _queues(queues, held)
+    yield from _workers(beats, {worker.name: worker.silent for worker in alive})
+    yield from _scaling(worker_load.loads({queue.name: queue.waiting for queue in queues}, beats, held))
+    yield from _callables()
+    yield from _verdicts(report_store.last(client))
+    yield _gauge("graft_dead_letters", "Dead letters kept", dead_letters.count())
+    silence = beat_ticks.silence(client, now)
+    if silence is not None:
+        yield _gauge("graft_beat_silence_seconds", "Time since Beat last sent a task", silence)
+    growing = GaugeMetricFamily(
+        "graft_leak_growth_per_hour", "Slope of what the leak checks find", labels=["subject", "measure", "verdict"]
+    )  # fmt: skip
+    for finding in findings.read(client):
+        growing.add_metric([finding.subject, finding.measure, finding.verdict], finding.per_hour)
+    yield growing
+
+
+def _queues(queues: Iterable[Queue], held: int) -> Iterator[Metric]:
+    waits = GaugeMetricFamily("graft_queue_messages", "Messages waiting, all priorities", labels=["queue"])
+    age = GaugeMetricFamily("graft_queue_oldest_message_age_seconds", "Age of the oldest message", labels=["queue"])
+    readers = GaugeMetricFamily("graft_queue_workers", "Live workers that read the queue", labels=["queue"])
+    trip = GaugeMetricFamily("graft_queue_round_trip_seconds", "What the last echo took", labels=["queue"])
+    paused = GaugeMetricFamily("graft_queue_paused", "1 while the queue is paused", labels=["queue"])
+    for queue in queues:
+        waits.add_metric([queue.name], queue.waiting)
+        age.add_metric([queue.name], queue.oldest or 0.0)
+        readers.add_metric([queue.name], queue.readers)
+        paused.add_metric([queue.name], float(queue.is_paused))
+        if queue.round_trip is not None:
+            trip.add_metric([queue.name], queue.round_trip)
+    yield from (waits, age, readers, trip, paused)
+    yield _gauge("graft_unacknowledged_messages", "Messages that workers took and have not settled", held)
+
+
+def _workers(beats: Iterable[WorkerBeat], silent: dict[str, float]) -> Iterator[Metric]:
+    slots = GaugeMetricFamily("graft_cluster_slots", "Places in the worker's pool", labels=["worker"])
+    busy = GaugeMetricFamily("graft_cluster_running_tasks", "Task messages that run in it", labels=["worker"])
+    ahead = GaugeMetricFamily("graft_cluster_prefetched_tasks", "Task messages it has fetched ahead", labels=["worker"])
+    memory = GaugeMetricFamily(
+        "graft_cluster_resident_memory_bytes", "Memory of its processes, shared pages for each", labels=["worker"]
+    )  # fmt: skip
+    heard = GaugeMetricFamily("graft_cluster_heartbeat_age_seconds", "Time since its last heartbeat", labels=["worker"])
+    lag = GaugeMetricFamily("graft_cluster_event_loop_lag_seconds", "How late its event loop was", labels=["worker"])
+    for beat in beats:
+        slots.add_metric([beat.name], beat.processes)
+        busy.add_metric([beat.name], beat.busy)
+        ahead.add_metric([beat.name], beat.waiting)
+        memory.add_metric([beat.name], beat.memory)
+        lag.add_metric([beat.name], beat.lag)
+    for name, seconds in silent.items():
+        heard.add_metric([name], seconds)
+    yield from (slots, busy, ahead, memory, heard, lag)
+
+
+def _scaling(loads: Iterable[worker_load.Load]) -> Iterator[Metric]:
+    demand = GaugeMetricFamily(
+        "graft_scaling_demand_messages", "Messages waiting, fetched or running", labels=["lane"]
+    )  # fmt: skip
+    slots = GaugeMetricFamily("graft_scaling_slots", "Places to run them", labels=["lane"])
+    ratio = GaugeMetricFamily(
+        "graft_scaling_demand_per_slot", "Demand for each place: 1 is exactly enough", labels=["lane"]
+    )
+    for load in loads:
+        demand.add_metric([load.lane], load.demand)
+        slots.add_metric([load.lane], load.slots)
+        ratio.add_metric([load.lane], load.per_slot)
+    yield from (demand, slots, ratio)
+
+
+def _callables() -> Iterator[Metric]:
+    items = CounterMetricFamily("graft_items", "Items run, by callable", labels=["callable"])
+    errors = CounterMetricFamily("graft_item_errors", "Items that failed, retried ones included", labels=["callable"])
+    retries = CounterMetricFamily("graft_item_retries", "Failures that were run again", labels=["callable"])
+    seconds = CounterMetricFamily("graft_item_busy_seconds", "Time spent in items", labels=["callable"])
+    for name, totals in function_stats.read().items():
+        items.add_metric([name], totals.items)
+        errors.add_metric([name], totals.errors)
+        retries.add_metric([name], totals.retries)
+        seconds.add_metric([name], totals.seconds)
+    yield from (items, errors, retries, seconds)
+
+
+def _verdicts(report: Report | None) -> Iterator[Metric]:
+    if report is None:
+        return
+    yield _gauge("graft_health_last_check_timestamp_seconds", "When Beat's last health check was made", report.at)
+    yield _gauge("graft_health_state", "Overall: 0 ok, 1 degraded, 2 failing", ORDER.index(report.state))
+    state = GaugeMetricFamily("graft_health_check_state", "0 ok, 1 degraded, 2 failing", labels=["check", "subject"])
+    value = GaugeMetricFamily("graft_health_check_value", "What was measured", labels=["check", "subject", "unit"])
+    limit = GaugeMetricFamily("graft_health_check_limit", "Where well ends", labels=["check", "subject", "unit"])
+    for verdict in report.verdicts:
+        state.add_metric([verdict.check, verdict.subject], ORDER.index(verdict.state))
+        if verdict.value is not None:
+            value.add_metric([verdict.check, verdict.subject, verdict.unit], verdict.value)
+        if verdict.limit is not None:
+            limit.add_metric([verdict.check, verdict.subject, verdict.unit], verdict.limit)
+    yield from (state, value, limit)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, envvar="GRAFT_EXPORTER_PORT")
+@click.option("--address", default="127.0.0.1", show_default=True, envvar="GRAFT_EXPORTER_ADDRESS")
+@click.option("--json", "as_json", is_flag=True, help="Print the figure for scalers once, as JSON, and end.")
+@click.option("--lane", type=click.Choice([*worker_load.LANES, "all"]), help="With --json: this lane's alone.")
+def command(port: int, address: str, as_json: bool, lane: str | None) -> None:
+    """Serve Prometheus metrics of queues, workers, callables, verdicts and dead letters.
+
+    The figure for scalers is graft_scaling_demand_per_slot: what waits, was fetched and runs, for each place that could
+    run it. 1.0 is exactly enough.
+    """
+    if as_json:
+        raise SystemExit(print_figure(lane))
+    registry = CollectorRegistry()
+    registry.register(Deployment())
+    try:
+        server, thread = start_http_server(port, address, registry)
+    except OSError as error:
+        complain(f"{address}:{port} cannot be had: {error}; choose another with --port or --address")
+        raise SystemExit(1) from error
+    say(f"Metrics of {settings().broker_name} on http://{address}:{server.server_port}/metrics")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        stop.wait()
+    except KeyboardInterrupt:
+        say("stopped")
+    server.shutdown()
+    thread.join()
+
+
+def print_figure(lane: str | None) -> int:
+    """The loads as JSON on stdout; 0, or 1 when Redis does not answer."""
+    try:
+        with connect() as client:
+            loads = worker_load.measure(client)
+    except (redis.RedisError, OSError) as error:
+        complain(f"{settings().broker_name} does not answer: {error}")
+        return 1
+    found = {load.lane: load.as_dict() for load in loads}
+    json.dump(found[lane] if lane else found, sys.stdout)
+    sys.stdout.write("\n")
+    return 0

@@ -1,0 +1,133 @@
+"""``celery -A graft health``: whether the deployment is healthy, as the last check found it. Exit code 0, 1 or 2."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, replace
+from typing import Final
+
+import click
+import redis
+from rich.table import Table
+from rich.text import Text
+
+from graft.config.redis_client import shared
+from graft.config.settings import settings
+from graft.scripts.console import output, say, show
+from graft.tasks.health import measure, periodic, report_store
+from graft.tasks.health.verdicts import ORDER, Report, State, Verdict
+
+STYLES: Final = {"ok": "green", "degraded": "yellow", "failing": "bold red"}
+STALE: Final = 3.0  # Periods without a check after which the last one is no longer believed.
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@click.option("--live", is_flag=True, help="Look now, instead of reading what Beat's last check found.")
+@click.option("--all", "everything", is_flag=True, help="Show the checks that are ok, too.")
+@click.option("--history", is_flag=True, help="What changed, and when.")
+def command(as_json: bool, live: bool, everything: bool, history: bool) -> None:
+    """Say whether the deployment is healthy, and what is not.
+
+    Beat has everything checked every GRAFT_HEALTH_EVERY seconds; this shows the last report. When that is missing or
+    old, the deployment is looked at from here. Exit code 0: ok, 1: degraded, 2: failing.
+    """
+    try:
+        if history:
+            show_history(as_json)
+            return
+        report = current(live)
+    except (redis.RedisError, OSError) as error:
+        report = unreachable(error)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        show_report(report, everything)
+    raise SystemExit(ORDER.index(report.state))
+
+
+def current(live: bool = False) -> Report:
+    """The last report, or a look from here where there is no recent one; either says so in a verdict of its own."""
+    client = shared()
+    last = report_store.last(client)
+    now = measure.clock(client)
+    age = now - last.at if last else None
+    limit = max(STALE * settings().health_every, 5.0)
+    is_stale = age is None or age > limit
+    verdict = freshness(age, limit)
+    if last and not is_stale and not live:
+        return replace(last, verdicts=(*last.verdicts, verdict))
+    report = periodic.look(client)
+    return replace(report, verdicts=(*report.verdicts, verdict))
+
+
+def freshness(age: float | None, limit: float) -> Verdict:
+    """Whether checks still run. Beat's own silence cannot be found by a task that Beat sends."""
+    if age is None:
+        return Verdict(
+            "last check", "", "failing", "there was none yet", None, limit, "s",
+            "start Beat (celery -A graft beat) and a worker that reads the queue maintenance",
+        )  # fmt: skip
+    state: State = "failing" if age > limit else "ok"
+    return Verdict(
+        "last check", "", state, f"{age:.0f} s ago", age, limit, "s",
+        "" if state == "ok" else "see that Beat runs, and a worker that reads the queue maintenance",
+    )  # fmt: skip
+
+
+def unreachable(error: Exception) -> Report:
+    verdict = Verdict(
+        "redis", "", "failing", f"{settings().broker_name} does not answer: {error}",
+        remedy="start it, or set CELERY_BROKER_URL",
+    )  # fmt: skip
+    return Report(time.time(), (verdict,))
+
+
+def show_report(report: Report, everything: bool = False) -> None:
+    bad = [verdict for verdict in report.verdicts if verdict.state != "ok"]
+    shown = report.verdicts if everything else bad
+    output.print(Text.assemble(("●", STYLES[report.state]), " ", (report.state, STYLES[report.state])))
+    if shown:
+        table = Table("", box=None, pad_edge=False)
+        table.add_column("check", overflow="fold", max_width=24)
+        table.add_column("found", overflow="fold")
+        for verdict in sorted(shown, key=lambda verdict: -ORDER.index(verdict.state)):
+            found = Text(verdict.detail)
+            if verdict.limit is not None and verdict.state != "ok":
+                found.append(f" (limit {amount(verdict.limit, verdict.unit)})", "dim")
+            if verdict.remedy:
+                found.append(f"\n→ {verdict.remedy}", "cyan")
+            table.add_row(Text(verdict.state, STYLES[verdict.state]), Text(verdict.name), found)
+        show(table)
+    fine = len(report.verdicts) - len(bad)
+    say(
+        f"{fine} of {len(report.verdicts)} checks are ok"
+        + ("." if everything or not fine else "; see them with --all.")
+    )
+
+
+def amount(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{value:.0%}"
+    if unit == "bytes":
+        return f"{value / 2**20:.0f} MiB"
+    return f"{value:,.10g} {unit}".strip()
+
+
+def show_history(as_json: bool) -> None:
+    entries = report_store.past_changes(shared())
+    if as_json:
+        for at, change in entries:
+            click.echo(json.dumps({"at": at, **asdict(change)}))
+        return
+    if not entries:
+        say("Nothing has changed since checks began.")
+        return
+    table = Table("when (UTC)", "to", box=None, pad_edge=False)
+    table.add_column("check", overflow="fold")
+    for at, change in entries[:200]:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
+        after = change.after or "gone"
+        table.add_row(when, Text(after, STYLES.get(after, "dim")), Text(f"{change.name}: {change.detail}"))
+    show(table)

@@ -1,0 +1,159 @@
+"""``celery -A graft top``: queues, workers and batches, live. Plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import click
+import redis
+from rich.console import Console
+from rich.live import Live
+
+from graft.config.settings import settings
+from graft.scripts.commands import queue_judge
+from graft.scripts.commands.top import read, view
+from graft.scripts.commands.top.read import Rates, Snapshot
+from graft.scripts.console import complain
+from graft.tasks.queues import pause as queue_pause
+from graft.tasks.queues import peek as queue_peek
+from graft.tasks.queues.peek import Waiting
+
+KEY: Final = re.compile(r"\x1b[\[O][A-D]|.", re.DOTALL)  # Several may arrive at once.
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--count", type=click.IntRange(1), help="End after so many looks.")
+@click.option("--plain", is_flag=True, help="Lines, as without a terminal.")
+def command(interval: float, count: int | None, plain: bool) -> None:
+    """Watch queues, workers and batches live.
+
+    Keys: up and down choose a queue, p pauses it, r resumes it, Enter shows what waits in it, q quits. Without a
+    terminal one line is printed for each look.
+    """
+    try:
+        if plain or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            print_lines(interval, count)
+        else:
+            Screen(interval, count).run()
+    except KeyboardInterrupt:
+        pass
+    except (redis.RedisError, OSError) as error:
+        complain(f"{settings().broker_name} does not answer: {error}; start it, or set CELERY_BROKER_URL")
+        raise SystemExit(1) from error
+
+
+def print_lines(interval: float, count: int | None) -> None:
+    before = read.look()
+    looks = 0
+    while count is None or looks < count:
+        time.sleep(interval)
+        now = read.look()
+        click.echo(view.line(now, read.rates(before, now)))
+        before, looks = now, looks + 1
+
+
+class Screen:
+    """The live view, and the keys."""
+
+    def __init__(self, interval: float, count: int | None = None) -> None:
+        self.interval, self.count = interval, count
+        self.console = Console()
+        self.now: Snapshot = read.look()
+        self.speed = Rates()
+        self.chosen = 0
+        self.peeked: list[Waiting] | None = None
+        self.said = ""
+        self.is_over = False
+
+    @property
+    def queue(self) -> str:
+        return self.now.queues[self.chosen].name
+
+    def run(self) -> None:
+        looks = 0
+        with _keys() as keyboard, Live(console=self.console, screen=True, auto_refresh=False) as live:
+            due = time.monotonic() + min(1.0, self.interval)
+            while not self.is_over:
+                width, height = self.console.size
+                shown = view.frame(self.now, self.speed, self.queue, self.peeked, self.said, width, height)
+                live.update(shown, refresh=True)
+                if select.select([keyboard], [], [], max(0.0, due - time.monotonic()))[0]:
+                    for key in KEY.findall(os.read(keyboard, 64).decode("utf-8", "replace")):
+                        self.press(key)
+                if time.monotonic() >= due:
+                    self.look()
+                    due = time.monotonic() + self.interval
+                    looks += 1
+                    self.is_over |= self.count is not None and looks >= self.count
+
+    def look(self) -> None:
+        """Look again; an outage is said, and sat out."""
+        try:
+            now = read.look()
+            self.speed = read.rates(self.now, now)
+            self.now = now
+            if self.peeked is not None:
+                self.peeked = self.peek()
+            if self.said.startswith("Redis"):
+                self.said = ""
+        except (redis.RedisError, OSError) as error:
+            self.said = f"Redis does not answer: {error}"
+
+    def press(self, key: str) -> None:
+        """Do what *key* stands for."""
+        self.said = ""
+        try:
+            match key:
+                case "q" | "\x03" | "\x1b":
+                    if self.peeked is not None and key == "\x1b":
+                        self.peeked = None
+                    else:
+                        self.is_over = True
+                case "k" | "\x1b[A" | "\x1bOA":
+                    self.choose(-1)
+                case "j" | "\x1b[B" | "\x1bOB":
+                    self.choose(1)
+                case "p":
+                    queue_pause.pause(self.queue)
+                    self.said = f"{self.queue} is paused: workers finish what they run and take nothing more from it"
+                    self.look()
+                case "r":
+                    queue_pause.resume(self.queue)
+                    self.said = f"{self.queue} is resumed"
+                    self.look()
+                case "\r" | "\n" | " ":
+                    self.peeked = None if self.peeked is not None else self.peek()
+        except ValueError as error:
+            self.said = str(error)
+        except (redis.RedisError, OSError) as error:
+            self.said = f"Redis does not answer: {error}"
+
+    def peek(self) -> list[Waiting]:
+        return queue_peek.peek(self.queue, 20, queue_judge.flaw)
+
+    def choose(self, step: int) -> None:
+        self.chosen = (self.chosen + step) % len(self.now.queues)
+        if self.peeked is not None:
+            self.peeked = self.peek()
+
+
+@contextmanager
+def _keys() -> Iterator[int]:
+    """The keyboard, giving each key as it is pressed; the terminal is as before afterwards."""
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    tty.setcbreak(keyboard)
+    try:
+        yield keyboard
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)

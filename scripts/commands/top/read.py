@@ -1,0 +1,155 @@
+"""One look at everything that ``top`` shows; and the rates between two looks."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from graft.config.queues import QUEUES
+from graft.config.redis_client import shared
+from graft.tasks.cleanup.periodic import SENT_AT
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.health import report_store
+from graft.tasks.health.measure import broker, loops
+from graft.tasks.health.verdicts import State
+from graft.tasks.monitoring import function_stats, worker_registry
+from graft.tasks.monitoring.function_stats import Figures
+from graft.tasks.queues import pause
+from graft.tasks.queues.depth import lists
+from graft.tasks.sending import progress
+from graft.tasks.sending.progress import BatchNote
+
+
+@dataclass(frozen=True)
+class QueueLine:
+    """One queue. ``oldest`` is the age in seconds of the message at its head, where it says so."""
+
+    name: str
+    waiting: int
+    oldest: float | None
+    readers: int
+    is_paused: bool
+    taken: int
+
+
+@dataclass(frozen=True)
+class WorkerLine:
+    name: str
+    pool: str
+    busy: int
+    slots: int
+    waiting: int
+    memory: int
+    taken: int
+    lag: float | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One look. ``health`` is "" where no check has run; ``bad`` names the checks that are not ok."""
+
+    at: float
+    queues: tuple[QueueLine, ...] = ()
+    workers: tuple[WorkerLine, ...] = ()
+    batches: tuple[BatchNote, ...] = ()
+    figures: dict[str, Figures] = field(default_factory=dict)
+    letters: int = 0
+    health: State | str = ""
+    bad: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What changed each second between two looks, by name. ``grows`` is the change of each queue's length."""
+
+    out: dict[str, float] = field(default_factory=dict)
+    into: dict[str, float] = field(default_factory=dict)
+    grows: dict[str, float] = field(default_factory=dict)
+    workers: dict[str, float] = field(default_factory=dict)
+    items: dict[str, float] = field(default_factory=dict)
+    errors: float = 0.0
+    retries: float = 0.0
+
+
+def look() -> Snapshot:
+    """Everything as it is now. Raises RedisError when Redis does not answer."""
+    client = shared()
+    beats = worker_registry.workers(client)
+    by_queue, by_worker = pause.taken(client)
+    paused = pause.paused(client)
+    lags = {loop.process.partition(" ")[0]: loop.lag for loop in loops(client, beats)}
+    with closing(broker()) as queue_side, queue_side.pipeline(transaction=False) as pipe:
+        for queue in QUEUES:
+            for key in lists(queue.name):
+                pipe.llen(key)
+                pipe.lindex(key, -1)
+        replies = pipe.execute()
+    now, width = time.time(), 2 * len(lists("x"))
+    queues = []
+    for at, queue in enumerate(QUEUES):
+        mine = replies[at * width : (at + 1) * width]
+        ages = [now - sent for head in mine[1::2] if head and (sent := _sent_at(head))]
+        readers = sum(queue.name in beat.queues for beat in beats)
+        oldest = max(0.0, *ages) if ages else None
+        queues.append(
+            QueueLine(queue.name, sum(mine[::2]), oldest, readers, queue.name in paused, by_queue.get(queue.name, 0))
+        )
+    report = report_store.last(client)
+    return Snapshot(
+        at=now,
+        queues=tuple(queues),
+        workers=tuple(
+            WorkerLine(
+                beat.name, beat.pool, beat.busy, beat.processes, beat.waiting, beat.memory, by_worker.get(beat.name, 0),
+                lags.get(beat.name),
+            )
+            for beat in beats
+        ),
+        batches=tuple(progress.running(client)),
+        figures=function_stats.read(),
+        letters=dead_letters.count(),
+        health=report.state if report and now - report.at < 600 else "",
+        bad=tuple(verdict.name for verdict in report.verdicts if verdict.state != "ok") if report else (),
+    )  # fmt: skip
+
+
+def _sent_at(raw: bytes) -> float | None:
+    # The header alone: a message may hold a megabyte.
+    start = raw.find(SENT_AT.encode())
+    try:
+        return float(raw[start + len(SENT_AT) + 2 : start + len(SENT_AT) + 24].split(b",")[0].split(b"}")[0])
+    except ValueError:
+        return None
+
+
+def rates(before: Snapshot, after: Snapshot) -> Rates:
+    """The changes between two looks. Pure."""
+    seconds = max(after.at - before.at, 1e-3)
+    old = {queue.name: queue for queue in before.queues}
+    out, into, grows = {}, {}, {}
+    for queue in after.queues:
+        was = old.get(queue.name, queue)
+        grown = queue.waiting - was.waiting
+        left = max(0, queue.taken - was.taken)
+        grows[queue.name] = grown / seconds
+        out[queue.name] = left / seconds
+        into[queue.name] = max(0, grown + left) / seconds
+    counted = {worker.name: worker.taken for worker in before.workers}
+    none = Figures()
+    totals = [
+        [sum(getattr(each, name) for each in one.figures.values()) for name in ("errors", "retries")]
+        for one in (before, after)
+    ]
+    return Rates(
+        out,
+        into,
+        grows,
+        {one.name: max(0, one.taken - counted.get(one.name, one.taken)) / seconds for one in after.workers},
+        {
+            name: max(0, one.items - before.figures.get(name, none).items) / seconds
+            for name, one in after.figures.items()
+        },
+        max(0, totals[1][0] - totals[0][0]) / seconds,
+        max(0, totals[1][1] - totals[0][1]) / seconds,
+    )

@@ -1,0 +1,194 @@
+"""What ``top`` shows: pure functions from a look, and the rates, to something that rich can draw in so much room."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from graft.scripts.commands.top.read import QueueLine, Rates, Snapshot
+from graft.tasks.queues.peek import Waiting
+from graft.tasks.sending.progress import BatchNote
+
+STYLES: Final = {"ok": "green", "degraded": "yellow", "failing": "bold red", "": "dim"}
+SHRINKS: Final = ("queue", "worker", "callable", "what")
+KEYS: Final = "↑↓ queue  p pause  r resume  ⏎ peek  q quit"
+
+
+def frame(
+    now: Snapshot, speed: Rates, selected: str, peeked: Sequence[Waiting] | None = None, said: str = "",
+    width: int = 80, height: int = 24,
+) -> RenderableType:  # fmt: skip
+    """The whole screen. What does not fit is counted, not cut."""
+    parts: list[RenderableType] = [head(now, speed, width), queues(now, speed, selected)]
+    room = height - 2 - len(now.queues) - 1 - 1
+    if peeked is not None:
+        parts.append(peek(selected, peeked, room, width))
+    else:
+        for_workers = min(len(now.workers) + 1, max(3, room // 2))
+        parts.append(workers(now, speed, for_workers))
+        parts.append(batches(now, speed, room - for_workers))
+    parts.append(Text(said or KEYS, "bold yellow" if said else "dim", no_wrap=True, overflow="ellipsis"))
+    return Group(*parts)
+
+
+def head(now: Snapshot, speed: Rates, width: int) -> RenderableType:
+    items = sum(speed.items.values())
+    state = now.health or "not checked"
+    line = Text.assemble(
+        (time.strftime("%H:%M:%S ", time.localtime(now.at)), "dim"), (state, STYLES.get(now.health, "dim")),
+        f"  {items:,.0f} items/s  {speed.errors:,.1f} errors/s  {speed.retries:,.1f} retries/s  "
+        f"{now.letters:,} dead letters",
+    )  # fmt: skip
+    why = Text(", ".join(now.bad) if now.bad else " ", "yellow", no_wrap=True, overflow="ellipsis")
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(line, why)
+
+
+def queues(now: Snapshot, speed: Rates, selected: str) -> Table:
+    table = _table("queue", "waiting", "oldest", "in/s", "out/s", "trend", "readers", "")
+    for queue in now.queues:
+        grows = speed.grows.get(queue.name, 0.0)
+        trend = "▲" if grows > 0.05 else "▼" if grows < -0.05 else "·"
+        left = queue.waiting / -grows if grows < -0.05 else None
+        table.add_row(
+            queue.name, f"{queue.waiting:,}", _age(queue.oldest), _rate(speed.into.get(queue.name, 0.0)),
+            _rate(speed.out.get(queue.name, 0.0)), f"{trend} {_age(left) if left and queue.waiting else ''}",
+            str(queue.readers), remark(queue), style="reverse" if queue.name == selected else "",
+        )  # fmt: skip
+    return table
+
+
+def remark(queue: QueueLine) -> Text:
+    if queue.is_paused:
+        return Text("paused", "yellow")
+    if not queue.readers and queue.waiting:
+        return Text("nobody reads", "bold red")
+    return Text("")
+
+
+def workers(now: Snapshot, speed: Rates, room: int) -> RenderableType:
+    if not now.workers:
+        return Text("no worker is alive: celery -A graft worker", "bold red")
+    table = _table("worker", "pool", "busy", "held", "msg/s", "MiB", "lag")
+    shown = now.workers if len(now.workers) < room else now.workers[: max(1, room - 2)]
+    for worker in shown:
+        is_full = worker.slots and worker.busy >= worker.slots
+        table.add_row(
+            worker.name, worker.pool, Text(f"{worker.busy}/{worker.slots}", "yellow" if is_full else ""),
+            str(worker.waiting), _rate(speed.workers.get(worker.name, 0.0)), f"{worker.memory / 2**20:,.0f}",
+            "" if worker.lag is None else f"{worker.lag * 1000:.0f} ms",
+        )  # fmt: skip
+    if len(shown) < len(now.workers):
+        rest = now.workers[len(shown) :]
+        table.add_row(
+            f"… {len(rest)} more", "", f"{sum(w.busy for w in rest)}/{sum(w.slots for w in rest)}", style="dim"
+        )
+    return table
+
+
+def batches(now: Snapshot, speed: Rates, room: int) -> RenderableType:
+    """Batches with a bar and the time left; where there are none, the callables that ran last."""
+    if room < 2:
+        return Text("")
+    if not now.batches:
+        return callables(now, speed, room)
+    table = _table("batch", "callable", "", "done", "failed", "left")
+    shown = now.batches if len(now.batches) < room else now.batches[: max(1, room - 2)]
+    for note in shown:
+        bar = ProgressBar(
+            total=note.total or 1, completed=note.done if note.total else 0, width=10, pulse=not note.total
+        )
+        table.add_row(
+            note.id[-6:], Text(note.function, overflow="ellipsis"), bar, share(note),
+            Text(f"{note.failed:,}", "red" if note.failed else ""), _age(left(note)),
+        )  # fmt: skip
+    if len(shown) < len(now.batches):
+        table.add_row("", f"… {len(now.batches) - len(shown)} more", style="dim")
+    return table
+
+
+def callables(now: Snapshot, speed: Rates, room: int) -> RenderableType:
+    if not now.figures:
+        return Text("nothing has run yet", "dim")
+    table = _table("callable", "items/s", "items", "errors", "s/item", "last")
+    latest = sorted(now.figures.items(), key=lambda pair: -pair[1].last)
+    for name, one in latest[: room - 1]:
+        table.add_row(
+            Text(name, overflow="ellipsis"), _rate(speed.items.get(name, 0.0)), f"{one.items:,}", f"{one.errors:,}",
+            f"{one.seconds / one.items if one.items else 0:.2g}", _age(max(0.0, now.at - one.last)),
+        )  # fmt: skip
+    return table
+
+
+def peek(queue: str, messages: Sequence[Waiting], room: int, width: int) -> RenderableType:
+    if not messages:
+        return Text(f"nothing waits in {queue}", "dim")
+    table = _table(f"next in {queue}", "prio", "age", "items", "bytes", "what")
+    for message in messages[: max(1, room - 1)]:
+        age = None if message.sent_at is None else max(0.0, time.time() - message.sent_at)
+        what = Text(message.function or message.what, no_wrap=True, overflow="ellipsis")
+        if message.flaw:
+            what.append(f"  for the quarantine: {message.flaw}", "red")
+        items = f"{message.items:,}"
+        table.add_row(message.id[-12:], str(message.priority), _age(age), items, f"{message.size:,}", what)
+    return table
+
+
+def left(note: BatchNote) -> float | None:
+    """Seconds until the batch is done at the pace that it had so far; None while that cannot be said."""
+    if not note.total or not note.done or note.seconds <= 0:
+        return None
+    return (note.total - note.done) * note.seconds / note.done
+
+
+def share(note: BatchNote) -> str:
+    return f"{note.done:,}/{note.total:,}" if note.total else f"{note.done:,}"
+
+
+def line(now: Snapshot, speed: Rates) -> str:
+    """One look as one line, for logs and pipes."""
+    busy, slots = sum(one.busy for one in now.workers), sum(one.slots for one in now.workers)
+    waiting = " ".join(
+        f"{queue.name}={queue.waiting}{'(paused)' if queue.is_paused else ''}"
+        for queue in now.queues
+        if queue.waiting or queue.is_paused
+    )
+    parts = [
+        time.strftime("%H:%M:%S", time.localtime(now.at)),
+        f"health={(now.health or 'unknown')}",
+        f"workers={len(now.workers)} busy={busy}/{slots}",
+        f"items/s={sum(speed.items.values()):.1f} errors/s={speed.errors:.1f} retries/s={speed.retries:.1f}",
+        f"waiting: {waiting or 'nothing'}",
+        f"dead-letters={now.letters}",
+        *(f"batch {note.id[-6:]} {share(note)} left={_age(left(note)) or '?'}" for note in now.batches[:3]),
+    ]
+    return "  ".join(parts)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, expand=True, header_style="bold dim", padding=(0, 1))
+    for at, name in enumerate(columns):
+        is_text = at == 0 or name in ("", "callable", "what", "pool", "trend")
+        # One column takes what is left, the others what they need.
+        ratio = 1 if name in SHRINKS else None
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis", ratio=ratio)
+    return table
+
+
+def _rate(value: float) -> str:
+    return "" if value < 0.05 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for name, unit in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,141 @@
+"""Clears away what Celery leaves behind in Redis when its processes end without saying goodbye.
+
+    list of replies to an `inspect` that nobody collects (no expiry)   ─► expires in a minute, once idle for five
+    result without an expiry                                           ─► expires as results do
+    binding of a worker or client that is gone                         ─► removed once unused for an hour
+    record of a delivered message that no sweep would find             ─► found by the next sweep: its message returns
+
+Queues are never touched. A run looks at a bounded number of keys and the next one goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from graft.config.celery_app import app
+from graft.config.redis_client import shared
+from graft.config.settings import settings
+from graft.tasks.monitoring import worker_registry
+from graft.tasks.queues import locate
+from graft.tasks.queues.depth import UNACKED
+
+CURSOR: Final = "graft:janitor:cursor"
+SEEN: Final = "graft:janitor:seen"  # What looked abandoned, by when it did first.
+KEYS_AT_ONCE: Final = 20_000
+REPLIES: Final = "*.reply.celery.pidbox"
+REPLY_IDLE: Final = 300
+REPLY_TTL: Final = 60
+BINDINGS: Final = ("celery.pidbox", "celeryev", "reply.celery.pidbox")
+BINDING_IDLE: Final = 3600.0
+RECORD_IDLE: Final = 120.0
+INDEX: Final = f"{UNACKED}_index"
+
+
+@dataclass
+class Tidied:
+    """How much of what was cleared away."""
+
+    replies: int = 0
+    results: int = 0
+    bindings: int = 0
+    records: int = 0
+
+
+@app.task(name="graft.maintenance.tidy", ignore_result=True)
+def tidy() -> dict[str, int]:
+    """Clear away what nobody will; how much of what."""
+    done = Tidied()
+    with locate.broker() as broker:
+        _keys(broker, done)
+        _bindings(broker, done)
+        _records(broker, done)
+    _results(done)
+    return asdict(done)
+
+
+def abandoned(found: Iterable[str], seen: dict[str, float], now: float, patience: float) -> tuple[set[str], set[str]]:
+    """Of what looks abandoned now: what has done so for *patience* seconds, and what is seen so for the first time."""
+    names = set(found)
+    return {name for name in names if now - seen.get(name, now) >= patience}, names - seen.keys()
+
+
+def _keys(broker: Any, done: Tidied) -> None:
+    for key in _scan(broker, "replies", REPLIES):
+        with suppress(ResponseError):  # Under an LFU policy nobody knows how long a key was idle.
+            if broker.ttl(key) == -1 and broker.object("idletime", key) >= REPLY_IDLE:
+                done.replies += int(broker.expire(key, REPLY_TTL))
+
+
+def _results(done: Tidied) -> None:
+    client = shared()
+    ttl = int(settings().result_ttl)
+    keys = list(_scan(client, "results", "celery-task*-meta-*"))
+    for at in range(0, len(keys), 500):
+        with client.pipeline(transaction=False) as pipe:
+            for key in keys[at : at + 500]:
+                pipe.ttl(key)
+            unbounded = [key for key, left in zip(keys[at : at + 500], pipe.execute(), strict=True) if left == -1]
+            for key in unbounded:
+                pipe.expire(key, ttl)
+            pipe.execute()
+        done.results += len(unbounded)
+
+
+def _scan(client: Any, name: str, pattern: str) -> Iterable[bytes]:
+    """Keys like *pattern*, as far as one run goes; the next run goes on behind them."""
+    cursor = int(client.hget(CURSOR, name) or 0)
+    for _ in range(KEYS_AT_ONCE // 1000):
+        cursor, keys = client.scan(cursor, match=pattern, count=1000)
+        yield from keys
+        if not cursor:
+            break
+    client.hset(CURSOR, name, cursor)
+    client.expire(CURSOR, 86400)
+
+
+def _bindings(broker: Any, done: Tidied) -> None:
+    alive = {worker.name for worker in worker_registry.workers()}
+    for exchange in BINDINGS:
+        key = f"_kombu.binding.{exchange}"
+        members = {member.decode("utf-8", "replace"): member for member in broker.smembers(key)}
+        old = _old(broker, exchange, orphans(members, alive), BINDING_IDLE)
+        if old:
+            done.bindings += int(broker.srem(key, *(members[name] for name in old)))
+
+
+def orphans(members: Collection[str], alive: Collection[str]) -> list[str]:
+    """The bindings that belong to no worker that is *alive*. A client makes its own anew whenever it asks."""
+    return [name for name in members if name.rpartition("\x16")[2].removesuffix(".celery.pidbox") not in alive]
+
+
+def _records(broker: Any, done: Tidied) -> None:
+    unindexed = []
+    for tag, _ in broker.hscan_iter(UNACKED, count=200):
+        if broker.zscore(INDEX, tag) is None:
+            unindexed.append(tag.decode("utf-8", "replace"))
+    for tag in _old(broker, "records", unindexed, RECORD_IDLE):
+        if broker.hexists(UNACKED, tag):
+            done.records += int(broker.zadd(INDEX, {tag: 0}, nx=True))
+
+
+def _old(broker: Any, kind: str, found: Iterable[str], patience: float) -> set[str]:
+    """Those of *found* that every run since *patience* seconds ago has found."""
+    key = f"{SEEN}:{kind}"
+    now = time.time()
+    seen = {name.decode("utf-8", "replace"): at for name, at in broker.zrange(key, 0, -1, withscores=True)}
+    names = set(found)
+    old, new = abandoned(names, seen, now, patience)
+    with broker.pipeline(transaction=False) as pipe:
+        if gone := (seen.keys() - names) | old:
+            pipe.zrem(key, *gone)
+        if fresh := new - old:
+            pipe.zadd(key, dict.fromkeys(fresh, now))
+        pipe.expire(key, 7 * 86400)
+        pipe.execute()
+    return old

@@ -1,0 +1,73 @@
+"""Which dead letters are meant, and which of them died of the same cause. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from graft.tasks.dead_letters.store import DeadLetter
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Letters that meet every condition given; without any, all letters. Times are seconds since the epoch."""
+
+    ids: frozenset[str] = frozenset()
+    reason: str | None = None
+    function: str | None = None
+    queue: str | None = None
+    fingerprint: str | None = None
+    error: str | None = None
+    after: float | None = None
+    before: float | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        return self == Choice()
+
+    def holds(self, letter: DeadLetter) -> bool:
+        """Whether *letter* is meant. ``function`` is a shell pattern, ``error`` a part of the text in any case."""
+        return (
+            (not self.ids or letter.id in self.ids)
+            and (self.reason is None or letter.reason == self.reason)
+            and (self.function is None or fnmatchcase(letter.function, self.function))
+            and (self.queue is None or letter.queue == self.queue)
+            and (self.fingerprint is None or letter.fingerprint.startswith(self.fingerprint))
+            and (self.error is None or self.error.casefold() in letter.error.casefold())
+            and (self.after is None or letter.buried_at >= self.after)
+            and (self.before is None or letter.buried_at < self.before)
+        )
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Letters with one fingerprint. Times are seconds since the epoch."""
+
+    fingerprint: str
+    reason: str
+    function: str
+    error: str
+    letters: int
+    items: int
+    first: float
+    last: float
+
+
+def causes(letters: Iterable[DeadLetter]) -> list[Cause]:
+    """The causes that *letters* died of, the most frequent first; the error is the latest one's."""
+    found: dict[str, Cause] = {}
+    for letter in letters:
+        known = found.get(letter.fingerprint)
+        latest = known is None or letter.buried_at >= known.last
+        found[letter.fingerprint] = Cause(
+            letter.fingerprint,
+            letter.reason,
+            letter.function,
+            letter.error if latest or known is None else known.error,
+            1 + (known.letters if known else 0),
+            letter.items + (known.items if known else 0),
+            min(letter.buried_at, known.first) if known else letter.buried_at,
+            max(letter.buried_at, known.last) if known else letter.buried_at,
+        )
+    return sorted(found.values(), key=lambda cause: (-cause.letters, -cause.last))

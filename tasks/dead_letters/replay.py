@@ -1,0 +1,127 @@
+"""Sends dead letters on their way again.
+
+Published first, taken away afterwards: whoever is killed in between leaves a letter whose message was sent, so its
+items may run twice, and none is lost. The message keeps its id, so that its result is found where it was first looked
+for, and begins anew: its runs and retries are forgotten.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from kombu.utils.json import loads
+
+from graft.config.celery_app import app
+from graft.config.queues import MIDDLE_PRIORITY, names
+from graft.config.redis_client import shared
+from graft.tasks.cleanup.periodic import SENT_AT
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.dead_letters.store import DeadLetter
+from graft.tasks.delivery.run_counter import Runs
+from graft.tasks.envelope import Envelope
+from graft.tasks.errors import EnvelopeError, TaskQueueError
+from graft.tasks.running.envelope_task import REDUCE, RUN_ENVELOPE
+from graft.tasks.sending import payloads
+
+FALLBACK: Final = "default"
+
+
+class NotReplayable(TaskQueueError):
+    """This letter cannot be sent again as it is."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a letter comes to when it is sent again."""
+
+    id: str
+    task: str
+    queue: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    group: str | None = None
+    label: str | None = None  # What Flower and `queue peek` show of the arguments.
+    embed: dict[str, Any] = field(default_factory=dict)
+
+
+def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
+    """*letter* as a message, to *queue* or to the queue that it came from.
+
+    Raises:
+        NotReplayable: its arguments were not kept, or its envelope cannot be opened with this deployment's key.
+    """
+    if letter.task == REDUCE and not letter.envelope.startswith("{"):
+        raise NotReplayable("what was to be reduced is not kept in the letter; submit the batch again")
+    wire: str | bytes
+    if letter.envelope.startswith("{"):
+        kept = loads(letter.envelope)
+        if kept.get("lossy"):
+            raise NotReplayable("its arguments were not JSON and are kept as text only; send the task again")
+        args, kwargs = list(kept["args"] or ()), dict(kept["kwargs"] or {})
+        if letter.task != RUN_ENVELOPE:
+            embed = dict(kept.get("embed") or {})
+            return Message(letter.id, letter.task, queue or letter.queue or FALLBACK, args, kwargs, embed=embed)
+        try:
+            wire = payloads.fetch(str(args[0]), letter.id)
+        except EnvelopeError as error:
+            raise NotReplayable(str(error)) from error
+    else:
+        wire = letter.envelope
+    envelope = open_envelope(letter, wire)
+    lane = "io" if envelope.function.is_async else "batch"
+    fresh = replace(envelope, retries=0, reruns=0, carried={})
+    label = f"({fresh.function.name}, {len(fresh.items)} items from {fresh.positions[0]})"
+    return Message(fresh.id, RUN_ENVELOPE, queue or letter.queue or lane, [fresh.seal()], {}, fresh.batch, label)
+
+
+def open_envelope(letter: DeadLetter, wire: str | bytes) -> Envelope:
+    """The envelope that *letter* keeps. A poisonous item has a letter of its own: ``<id of its envelope>:<place>``."""
+    try:
+        return Envelope.open(wire, letter.id.partition(":")[0])
+    except EnvelopeError as error:
+        raise NotReplayable(f"its envelope cannot be opened: {error}") from error
+
+
+def replay(letter: DeadLetter, queue: str | None = None) -> bool:
+    """Send *letter* again and take it away; False when another process is just doing so.
+
+    Raises:
+        NotReplayable: see :func:`message_of`; the letter stays.
+    """
+    if queue is not None and queue not in names():
+        raise ValueError(f"there is no queue {queue!r}; there are {', '.join(names())}")
+    message = message_of(letter, queue)
+    if not dead_letters.claim(letter.id):
+        return False
+    try:
+        Runs(message.id, 0).forget(shared())  # What killed its processes before gets all its runs again.
+        publish(message)
+    except BaseException:
+        dead_letters.unclaim(letter.id)
+        raise
+    dead_letters.note_replay(letter.id)
+    dead_letters.remove(letter)
+    return True
+
+
+def publish(message: Message) -> None:
+    """Put *message* on its queue; it is there when this returns."""
+    # Not send_task, which would subscribe this process to the result.
+    with app.producer_or_acquire() as producer:
+        app.amqp.send_task_message(
+            producer,
+            message.task,
+            app.amqp.as_task_v2(
+                message.id, message.task, args=message.args, kwargs=message.kwargs, group_id=message.group,
+                root_id=message.group or message.id, argsrepr=message.label,
+                # Not its chord: that has been told of the failure and has gone on.
+                **{name: message.embed.get(name) for name in ("callbacks", "errbacks", "chain")},
+            ),
+            queue=message.queue,
+            priority=MIDDLE_PRIORITY,
+            declare=[],
+            retry=False,
+            headers={SENT_AT: time.time()},
+        )  # fmt: skip

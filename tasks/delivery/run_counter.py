@@ -1,0 +1,174 @@
+"""Counts the runs of an envelope before its items run, so that one that kills its process is noticed.
+
+The first run is unwatched and costs one round trip. When an envelope comes back without having answered, a process
+died with it: from then on each item is noted before it runs and its outcome is kept after it, so the killer is known
+by name and its neighbours run once more at most.
+
+Before the run that would be the last it waits until no other such runs beside it (poison_isolation.py).
+
+A worker that is told to stop takes its processes down itself. It says so first (:func:`pardon`), and nobody is blamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+from graft.config.redis_client import shared
+from graft.tasks.delivery import poison_isolation
+from graft.tasks.envelope import Given
+
+RUN_KEY: Final = "graft:run:"
+CANCEL_KEY: Final = "graft:cancel:"
+TTL: Final = 7 * 86400  # Outlives every redelivery of the message it counts.
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What is known when an envelope arrives. ``run`` counts from 1."""
+
+    run: int
+    cancelled: bool
+    starts: dict[int, int] = field(default_factory=dict)
+    blamed: int | None = None
+    poisoned: bool = False
+    given: tuple[Given, ...] = ()
+    deaths: int = 0
+
+    @property
+    def is_watched(self) -> bool:
+        return self.run > 1
+
+    def kills(self, position: int) -> int:
+        """How many processes died while the item ran. The unwatched first run is blamed on the first killer found."""
+        return self.starts.get(position, 0) + (1 if position == self.blamed else 0)
+
+    def is_dead(self, position: int, limit: int) -> bool:
+        """Whether the item has used up its runs; once one item has, its neighbours get a single death each."""
+        if limit == 1 and self.deaths:
+            return True  # Nothing may run twice, and nobody knows what the unwatched first run had begun.
+        return self.kills(position) >= (1 if self.poisoned else limit)
+
+
+class Runs:
+    """The record of one envelope's runs in Redis, under its id and the number of its retries."""
+
+    def __init__(self, envelope_id: str, retries: int, client: Any = None) -> None:
+        self.name = (envelope_id, retries)
+        self.key = f"{RUN_KEY}{envelope_id}:{retries}"
+        self.done_key = f"{self.key}:done"
+        self.client = client or shared()
+
+    def begin(self, batch: str, positions: Sequence[int]) -> tuple[Delivery, dict[int, tuple[bool, bytes]]]:
+        """Count this run; the delivery, and the outcomes that earlier watched runs have kept.
+
+        Raises:
+            NotAloneError: one more death would be its last, and another of that kind runs in this worker; not counted.
+        """
+        count = partial(self.client.eval, _BEGIN, 2, self.key, CANCEL_KEY + batch, TTL)
+        run, cancelled = count(poison_isolation.deaths())
+        if not run:
+            poison_isolation.enter(self.name[0])
+            run, cancelled = count(math.inf)
+        if run == 1:
+            return Delivery(run, bool(cancelled)), {}
+        return self._watched(int(run), bool(cancelled), positions)
+
+    def _watched(
+        self, run: int, cancelled: bool, positions: Sequence[int]
+    ) -> tuple[Delivery, dict[int, tuple[bool, bytes]]]:
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self.key)
+            pipe.hgetall(self.done_key)
+            pipe.hdel(self.key, "current")
+            record, kept, _ = pipe.execute()
+        done = {int(position): (frame[:1] == b"+", frame[1:]) for position, frame in kept.items()}
+        starts = {
+            int(name[6:]): int(count)
+            for name, count in record.items()
+            if name.startswith(b"start:") and int(count) and int(name[6:]) not in done
+        }
+        deaths = run - 1 - int(record.get(b"pardons", 0))
+        if len(positions) == 1:  # Nothing to find out: every run was this item's.
+            starts = {positions[0]: deaths} if deaths and positions[0] not in done else {}
+            return Delivery(run, cancelled, starts), done
+        blamed = int(record[b"blamed"]) if b"blamed" in record else None
+        if blamed is None and deaths > sum(starts.values()):  # One of them was of the unwatched run.
+            blamed = min(starts, default=None)
+        if blamed is not None and b"blamed" not in record:
+            self.client.hset(self.key, "blamed", blamed)
+        given = _given(record.get(b"given"))
+        return Delivery(run, cancelled, starts, blamed, b"poisoned" in record, given, deaths), done
+
+    def starting(self, position: int) -> None:
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.hincrby(self.key, f"start:{position}", 1)
+            pipe.hset(self.key, "current", position)
+            pipe.execute()
+
+    def finished(self, position: int, frame: tuple[bool, bytes]) -> None:
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.hset(self.done_key, str(position), (b"+" if frame[0] else b"-") + frame[1])
+            pipe.expire(self.done_key, TTL)
+            pipe.hdel(self.key, "current")
+            pipe.execute()
+
+    def gave(self, given: Sequence[Given]) -> None:
+        """Remember which envelopes answer for items of this one, should it be run again."""
+        self.client.hset(self.key, "given", json.dumps(given))
+
+    def mark_poisoned(self) -> None:
+        self.client.hset(self.key, "poisoned", 1)
+
+    def close(self) -> None:
+        """Drop the record."""
+        with self.client.pipeline(transaction=False) as pipe:
+            self.forget(pipe)
+            pipe.execute()
+
+    def forget(self, pipe: Any, *others: str) -> None:
+        """Drop the record, and *others*, on the caller's pipeline."""
+        pipe.delete(self.key, self.done_key, *others)
+
+
+# Counts one more run of what has died less than ARGV[2] times; for anything else it answers 0 and counts nothing.
+_BEGIN: Final = """
+local known = redis.call('HMGET', KEYS[1], 'runs', 'pardons')
+if (tonumber(known[1]) or 0) - (tonumber(known[2]) or 0) >= tonumber(ARGV[2]) then return {0, 0} end
+local run = redis.call('HINCRBY', KEYS[1], 'runs', 1)
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return {run, redis.call('EXISTS', KEYS[2])}
+"""
+
+# A run that its worker ends on purpose is no death, and no item's fault. One that has ended meanwhile has no record.
+_PARDON: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HINCRBY', KEYS[1], 'pardons', 1)
+local current = redis.call('HGET', KEYS[1], 'current')
+if current then redis.call('HINCRBY', KEYS[1], 'start:' .. current, -1) end
+redis.call('HDEL', KEYS[1], 'current')
+return 1
+"""
+
+
+def pardon(runs: Iterable[tuple[str, int]], client: Any) -> int:
+    """Have the current runs of these envelopes, given by id and number of retries, not count as deaths; how many."""
+    script = client.register_script(_PARDON)
+    return sum(int(script(keys=[f"{RUN_KEY}{envelope_id}:{retries}"])) for envelope_id, retries in runs)
+
+
+def _given(text: bytes | None) -> tuple[Given, ...]:
+    return tuple((envelope_id, tuple(positions)) for envelope_id, positions in json.loads(text or b"[]"))
+
+
+def cancel(batch: str, ttl: float) -> None:
+    """Raise the flag that keeps what has not begun of *batch* from running, on every worker, across restarts."""
+    shared().set(CANCEL_KEY + batch, 1, ex=max(1, int(ttl)))
+
+
+def is_cancelled(batch: str) -> bool:
+    return bool(shared().exists(CANCEL_KEY + batch))

@@ -1,0 +1,66 @@
+"""Echoes: a tiny task through every queue in use, that notes when it ran. Nobody waits for it.
+
+One echo of a queue is on its way at a time, at the middle priority like anybody's message; its absence is a measure
+like its arrival. Times are Redis's, so the machines' clocks have no part in it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from graft.config.celery_app import app
+from graft.config.redis_client import shared
+from graft.tasks.cleanup.periodic import SENT_AT
+
+ECHOES: Final = "graft:health:echoes"
+EXPIRES: Final = 600.0  # Seconds after which an echo is given up, by its reader, and another is sent.
+
+# Notes the answer to the echo that was asked last, and to no other. ARGV: queue, when it was asked.
+_ANSWER: Final = """
+local text = redis.call('HGET', KEYS[1], ARGV[1])
+if not text then return 0 end
+local echo = cjson.decode(text)
+if string.format('%.6f', echo.asked) ~= ARGV[2] then return 0 end
+local time = redis.call('TIME')
+echo.seconds = time[1] + time[2] / 1e6 - echo.asked
+echo.is_pending = false
+redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(echo))
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Echo:
+    """The last echo of a queue. ``seconds`` is what the last answered one took."""
+
+    asked: float
+    is_pending: bool = True
+    seconds: float | None = None
+
+
+def read(client: Any) -> dict[str, Echo]:
+    """The last echo of every queue."""
+    return {queue.decode(): Echo(**json.loads(text)) for queue, text in client.hgetall(ECHOES).items()}
+
+
+def send(queues: Iterable[str], client: Any, now: float) -> None:
+    """Send an echo through each of *queues* whose last one was answered, or given up."""
+    known = read(client)
+    for queue in queues:
+        last = known.get(queue)
+        if last and last.is_pending and now - last.asked < EXPIRES:
+            continue
+        asked = round(now, 6)
+        client.hset(ECHOES, queue, json.dumps(asdict(Echo(asked, True, last.seconds if last else None))))
+        headers = {SENT_AT: time.time()}  # So that nothing overtakes it for longer than anybody else's message.
+        echo.apply_async((queue, f"{asked:.6f}"), queue=queue, expires=EXPIRES, ignore_result=True, headers=headers)
+
+
+@app.task(name="graft.health.echo", ignore_result=True)
+def echo(queue: str, asked: str) -> None:
+    """Note that a worker has come to this."""
+    shared().eval(_ANSWER, 1, ECHOES, queue, asked)

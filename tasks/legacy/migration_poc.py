@@ -1,0 +1,101 @@
+"""The tasks of the earlier proof of concept, under their short names and under their old module's.
+
+A plain ``.delay()`` arrives in a queue that is read (``task_routes`` in ``config/celeryconfig.py``). Arguments and
+results of tasks called by name are JSON. No task waits for another: one that needs others is replaced by them.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from celery import current_task, group
+
+from graft.config.celery_app import app
+from graft.tasks.base import ReliableTask
+from graft.tasks.cleanup import expired_results
+from graft.tasks.delivery.run_counter import Runs
+from graft.tasks.legacy import migration_poc_metrics
+from graft.tasks.waits import ExactWaits
+
+OLD_MODULE: Final = "celery_migration_poc"
+LIMITS: Final[dict[str, Any]] = {"track_started": True, "time_limit": 300, "soft_time_limit": 270}
+
+
+class PocTask(ReliableTask):
+    """A task of the proof of concept; what replaces it answers under its id."""
+
+    abstract = True
+
+    def hand_over(self, signature: Any) -> Any:
+        """End here and let *signature* answer under this task's id; nothing waits."""
+        record = Runs(self.request.id, self.request.retries)
+        with record.client.pipeline(transaction=False) as pipe:
+            record.forget(pipe)
+            pipe.execute()
+        return self.replace(signature)
+
+
+def both_names(old_module: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Register a function as a task under its own name and as ``<old_module>.<name>``; gives the one of short name."""
+
+    def register(func: Callable[..., Any]) -> Any:
+        # Not shared: names as short as these belong to nobody else's app.
+        merged = {"base": PocTask, "shared": False, **LIMITS, **options}
+        app.task(name=f"{old_module}.{func.__name__}", **merged)(func)
+        return app.task(name=func.__name__, **merged)(func)
+
+    return register
+
+
+def worker_name() -> str:
+    """The node name of the worker that runs this; the machine's name outside of workers."""
+    request = getattr(current_task, "request", None)
+    return str(getattr(request, "hostname", None) or platform.node())
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def process(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What the task ``process_item`` does, for one item with an ``id``."""
+    return {"id": item.get("id"), "processed": True, "timestamp": now(), "worker_id": worker_name()}
+
+
+# Celery's own two attributes say the same as the policy, for those who look there.
+@both_names(OLD_MODULE, policy=ExactWaits(runs=4, base=60.0), max_retries=3, default_retry_delay=60)
+def process_item(item: Mapping[str, Any]) -> dict[str, Any]:
+    """``id``, ``processed``, ``timestamp`` (ISO, UTC) and ``worker_id``; retried 3 times, 60 s apart."""
+    return process(item)
+
+
+@both_names(OLD_MODULE, bind=True)
+def batch_process(self: PocTask, items: list[Mapping[str, Any]]) -> Any:
+    """What ``process_item`` gives for each of *items*, in their order.
+
+    The items are tasks of their own, retried as such, and their results come together under this task's id. Difference:
+    the proof of concept waited for them inside the task, which Celery refuses.
+    """
+    return self.hand_over(group(process_item.s(item) for item in items)) if items else []
+
+
+@both_names(OLD_MODULE)
+def heavy_computation(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": data.get("id"), "result": "computed", "timestamp": now()}
+
+
+@both_names(OLD_MODULE)
+def cleanup_old_results() -> dict[str, int]:
+    """Remove results that should be gone (``tasks/cleanup/expired_results.py``); ``{"cleaned": n}``."""
+    return {"cleaned": expired_results.remove()}
+
+
+@both_names(OLD_MODULE)
+def collect_metrics() -> dict[str, Any]:
+    """Measure the deployment and keep the figures in Redis for a day (migration_poc_metrics.py); the figures."""
+    figures = migration_poc_metrics.measure()
+    migration_poc_metrics.keep(figures)
+    return figures

@@ -1,0 +1,78 @@
+"""A day of figures for whoever looks later: noted by Beat's order, kept bounded in Redis, drawn by the HTML report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from graft.config.celery_app import app
+from graft.config.redis_client import shared
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.health import measure
+from graft.tasks.monitoring import function_stats, worker_load
+from graft.tasks.queues.depth import unacked, waiting
+
+HISTORY: Final = "graft:history"
+LENGTH: Final = 2880  # A day at one look every 30 s.
+
+
+@dataclass(frozen=True)
+class Look:
+    """The deployment at one moment. ``queues`` is name -> [messages waiting, age of the oldest in seconds].
+
+    ``items``, ``errors`` and ``busy`` (seconds) are totals since the callables were first run.
+    """
+
+    at: float
+    queues: dict[str, list[float]] = field(default_factory=dict)
+    items: int = 0
+    errors: int = 0
+    busy: float = 0.0
+    slots: int = 0
+    running: int = 0
+    per_slot: float = 0.0
+    dead_letters: int = 0
+
+
+def look(client: Any = None) -> Look:
+    """Measure now."""
+    client = client or shared()
+    now = measure.clock(client)
+    _, beats = measure.workers(client, now)
+    with closing(measure.broker()) as queue_side:
+        queues = measure.queues(queue_side, client, beats, now)
+    totals = function_stats.read().values()
+    everything = worker_load.loads(waiting(), beats, unacked())[-1]
+    return Look(
+        at=now,
+        queues={queue.name: [queue.waiting, round(queue.oldest or 0.0, 3)] for queue in queues},
+        items=sum(one.items for one in totals),
+        errors=sum(one.errors for one in totals),
+        busy=sum(one.seconds for one in totals),
+        slots=everything.slots,
+        running=everything.running,
+        per_slot=everything.per_slot,
+        dead_letters=dead_letters.count(),
+    )
+
+
+@app.task(name="graft.history.note", ignore_result=True)
+def note() -> None:
+    """Add a look to the history."""
+    client = shared()
+    with client.pipeline() as pipe:
+        pipe.rpush(HISTORY, json.dumps(asdict(look(client))))
+        pipe.ltrim(HISTORY, -LENGTH, -1)
+        pipe.execute()
+
+
+def read(client: Any, limit: int = LENGTH) -> list[Look]:
+    """The looks of the last day, the oldest first."""
+    found: list[Mapping[str, Any]] = [json.loads(text) for text in client.lrange(HISTORY, -limit, -1)]
+    return [Look(**{name: value for name, value in record.items() if name in _FIELDS}) for record in found]
+
+
+_FIELDS: Final = frozenset(Look.__dataclass_fields__)

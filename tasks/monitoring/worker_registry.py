@@ -1,0 +1,76 @@
+"""Which workers are alive: each writes a heartbeat under its name (workers/bootsteps/heartbeat.py); this reads them."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from graft.config.redis_client import shared
+
+NAMES: Final = "graft:workers"
+BEAT: Final = "graft:worker:"
+BEAT_EVERY: Final = 2.0
+BEAT_TTL: Final = 15
+
+
+@dataclass(frozen=True)
+class WorkerBeat:
+    """One worker's last words.
+
+    ``busy`` counts pool slots running something, ``waiting`` prefetched messages; ``memory`` is resident bytes of the
+    worker and its pool processes, pages that they share counted for each. In the io lane ``lag`` is the longest that
+    the event loop has kept its tasks waiting within the last minute, in seconds, and ``blocked_by`` the task that last
+    did.
+    """
+
+    name: str
+    pid: int
+    pool: str
+    queues: list[str]
+    processes: int
+    busy: int
+    waiting: int
+    memory: int
+    at: float
+    lag: float = 0.0
+    blocked_by: str = ""
+
+
+def beat(worker: WorkerBeat, client: Any) -> None:
+    """Say that *worker* is alive."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.set(BEAT + worker.name, json.dumps(asdict(worker)), ex=BEAT_TTL)
+        pipe.zadd(NAMES, {worker.name: worker.at})
+        pipe.zremrangebyscore(NAMES, 0, worker.at - 20 * BEAT_TTL)
+        pipe.execute()
+
+
+def farewell(name: str, client: Any) -> None:
+    """*name* has stopped on purpose."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.delete(BEAT + name)
+        pipe.zrem(NAMES, name)
+        pipe.execute()
+
+
+def workers(client: Any = None) -> list[WorkerBeat]:
+    """The workers heard of lately, by name."""
+    client = client or shared()
+    names = client.zrangebyscore(NAMES, time.time() - 20 * BEAT_TTL, "+inf")
+    beats = client.mget([BEAT + name.decode() for name in names]) if names else []
+    return sorted((WorkerBeat(**json.loads(text)) for text in beats if text), key=lambda worker: worker.name)
+
+
+def slots(queue: str, client: Any = None) -> int:
+    """Pool slots of the live workers that read *queue*; looked up again when the last look is a heartbeat old."""
+    now = time.monotonic()
+    at, found = _slots.get(queue, (float("-inf"), 0))
+    if now - at > BEAT_EVERY or not found:
+        found = sum(worker.processes for worker in workers(client) if queue in worker.queues)
+        _slots[queue] = (now, found)
+    return found
+
+
+_slots: dict[str, tuple[float, int]] = {}

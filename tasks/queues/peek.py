@@ -1,0 +1,122 @@
+"""Messages that wait in a queue, read without being taken, and without any of their content being unpickled."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from graft.tasks.cleanup.periodic import SENT_AT
+from graft.tasks.queues import locate
+from graft.tasks.queues.depth import UNACKED, lists
+
+PAGE: Final = 100
+CHUNK: Final = 200
+
+# What the senders of envelopes call their arguments: "(module:function, 20 items from 40)".
+_LABEL: Final = re.compile(r"\((?P<function>.+), (?P<items>\d+) items from \d+\)")
+
+# Those messages of a page of a list that mention the text; then, how many of a page of a hash do. The key is among the
+# arguments: Redis 7 lets a user who may only read run no script that names it in its place.
+_MENTIONING: Final = """
+local page, found = redis.call('LRANGE', ARGV[4], ARGV[2], ARGV[3]), {}
+for _, raw in ipairs(page) do
+  if string.find(raw, ARGV[1], 1, true) then found[#found + 1] = raw end
+end
+return {#page, found}
+"""
+_COUNTING: Final = """
+local page, found = redis.call('HSCAN', ARGV[4], ARGV[2], 'COUNT', ARGV[3]), 0
+for i = 2, #page[2], 2 do
+  if string.find(page[2][i], ARGV[1], 1, true) then found = found + 1 end
+end
+return {page[1], found}
+"""
+
+# Says why a worker would not run the message in these bytes, or "": workers know, and this layer is below them.
+Judge = Callable[[bytes], str]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One message that waits. ``sent_at`` is seconds since the epoch, where the sender said so.
+
+    All of it is what the message says of itself: true where ``flaw``, the reason why workers would not run it, is "".
+    """
+
+    id: str
+    task: str
+    what: str
+    priority: int
+    size: int
+    sent_at: float | None
+    function: str = ""
+    items: int = 1
+    batch: str = ""
+    flaw: str = ""
+
+
+def peek(queue: str, limit: int = 10, judge: Judge = lambda raw: "") -> list[Waiting]:
+    """The messages that are taken next, in that order. They stay where they are."""
+    found: list[Waiting] = []
+    with locate.broker() as client:
+        for step, key in enumerate(lists(queue)):
+            if len(found) < limit:
+                # Messages come in on the left and are taken on the right.
+                page = client.lrange(key, -(limit - len(found)), -1)
+                found += [replace(read(raw, step), flaw=judge(raw)) for raw in reversed(page)]
+    return found
+
+
+def read(raw: bytes, priority: int) -> Waiting:
+    """What the message in *raw* says of itself, fit for a terminal."""
+    try:
+        headers = json.loads(raw)["headers"]
+        task, what, sent = str(headers["task"]), str(headers.get("argsrepr") or ""), headers.get(SENT_AT)
+        label = _LABEL.fullmatch(what)
+        return Waiting(
+            printable(str(headers["id"])), printable(task), printable(what), priority, len(raw),
+            float(sent) if sent else None, printable(label["function"] if label else task),
+            int(label["items"]) if label else 1, printable(str(headers.get("group") or "")),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Waiting("?", "not a task", printable(raw[:60].decode("utf-8", "replace")), priority, len(raw), None)
+
+
+def printable(text: str) -> str:
+    """*text* without what a terminal would obey: whoever can write to a queue must not write to the reader's screen."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:1000])
+
+
+def mentioning(text: str, queue: str, client: Any) -> Iterator[tuple[str, bytes]]:
+    """The messages of *queue* that mention *text*, with the list that each is in. The search runs inside Redis."""
+    script = client.register_script(_MENTIONING)
+    for key in lists(queue):
+        # From the end that new messages come to: they push the others ahead of the search, never past it. What the
+        # caller takes out meanwhile moves the rest back; a second search finds what was passed over then.
+        start, size = 0, CHUNK
+        while size == CHUNK:
+            size, found = script(args=[text, start, start + CHUNK - 1, key])
+            yield from ((key, raw) for raw in found)
+            start += CHUNK
+
+
+def held(text: str, client: Any) -> int:
+    """How many messages that workers hold mention *text*."""
+    script = client.register_script(_COUNTING)
+    cursor, total = b"0", 0
+    while True:
+        cursor, found = script(args=[text, cursor, CHUNK, UNACKED])
+        total += int(found)
+        if cursor == b"0":
+            return total
+
+
+def every(queue: str) -> Iterator[Waiting]:
+    """All messages that wait in *queue* now, roughly: workers take them meanwhile."""
+    with locate.broker() as client:
+        for step, key in enumerate(lists(queue)):
+            for at in range(0, int(client.llen(key)), PAGE):
+                yield from (read(raw, step) for raw in client.lrange(key, at, at + PAGE - 1))

@@ -1,0 +1,99 @@
+"""What is known of single calls, in Redis: each call's own record, and totals by owner and worker.
+
+A record is written before Celery announces the result, so whoever reads SUCCESS or FAILURE finds it. It is kept for a
+day longer than the result: an answer that has expired can be told from a call that never was (call_status.py).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from graft.config.settings import settings
+
+RECORD: Final = "graft:call:"
+TOTALS: Final = "graft:calls:"
+TOTALS_TTL: Final = 30 * 86400
+REMEMBERED: Final = 86400.0  # Seconds beyond the life of the result.
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One call. Times are seconds since the epoch, None before they come; ``error`` is sealed."""
+
+    created: float | None = None
+    completed: float | None = None
+    seconds: float = 0.0
+    worker: str = ""
+    error: str = ""
+    is_sealed: bool = False
+    tells: bool = False
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What one worker did for an owner. ``cpu_seconds`` is processor time out of ``seconds``."""
+
+    completed: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+def submitted(client: Any, task_id: str, delay: float, *, tells: bool = False) -> None:
+    """Note a call that is sent now and may not begin for *delay* seconds; *tells*: its end will be noted too."""
+    ttl = int(settings().result_ttl + delay + REMEMBERED)
+    _write(client, task_id, ttl, created=time.time(), **({"tells": 1} if tells else {}))
+
+
+def ended(client: Any, task_id: str, owner: str, worker: str, seconds: float, cpu: float, error: str | None) -> None:
+    """Note that a call has come to its end on *worker*; *error* is what it failed with, sealed."""
+    outcome = {"is_sealed": 1} if error is None else {"error": error}
+    ttl = int(settings().result_ttl + REMEMBERED)
+    _write(client, task_id, ttl, tells=1, completed=time.time(), seconds=seconds, worker=worker, **outcome)
+    with client.pipeline(transaction=False) as pipe:
+        key = TOTALS + owner
+        pipe.hincrby(key, f"{'completed' if error is None else 'failed'}:{worker}", 1)
+        pipe.hincrbyfloat(key, f"seconds:{worker}", seconds)
+        pipe.hincrbyfloat(key, f"cpu_seconds:{worker}", cpu)
+        pipe.expire(key, TOTALS_TTL)
+        pipe.execute()
+
+
+def _write(client: Any, task_id: str, ttl: int, **fields: Any) -> None:
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hset(RECORD + task_id, mapping=fields)
+        pipe.expire(RECORD + task_id, ttl)
+        pipe.execute()
+
+
+def read(client: Any, task_id: str) -> CallRecord:
+    """The record of a call; an empty one where nothing is known."""
+    found = {name.decode(): value.decode() for name, value in client.hgetall(RECORD + task_id).items()}
+    return CallRecord(
+        created=float(found["created"]) if "created" in found else None,
+        completed=float(found["completed"]) if "completed" in found else None,
+        seconds=float(found.get("seconds", 0)),
+        worker=found.get("worker", ""),
+        error=found.get("error", ""),
+        is_sealed="is_sealed" in found,
+        tells="tells" in found,
+    )
+
+
+def totals(client: Any, owner: str) -> dict[str, Totals]:
+    """By worker, what was done for *owner* in the last 30 days."""
+    workers: dict[str, dict[str, float]] = {}
+    for name, value in client.hgetall(TOTALS + owner).items():
+        what, _, worker = name.decode().partition(":")
+        workers.setdefault(worker, {})[what] = float(value)
+    return {
+        worker: Totals(
+            int(figures.get("completed", 0)),
+            int(figures.get("failed", 0)),
+            figures.get("seconds", 0.0),
+            figures.get("cpu_seconds", 0.0),
+        )
+        for worker, figures in sorted(workers.items())
+    }

@@ -1,0 +1,260 @@
+"""The way back: one subscriber per process hears every answer to it.
+
+The ids of this process share a prefix (ids.py), so one pattern subscription is made before anything is sent and serves
+for good. Pub/sub forgets what nobody heard: after a reconnect, and every few seconds, what is still expected is looked
+up by key. ``AsyncResult.get()`` is never involved. What stays unanswered for long is searched for among the messages,
+and told to be lost when it is in none (lost_messages.py, locate.py).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import redis
+
+from graft.config.celery_app import app
+from graft.config.redis_client import connect
+from graft.config.settings import settings
+from graft.tasks import errors, ids
+from graft.tasks.callables import function_store
+from graft.tasks.errors import (
+    BrokerUnavailable,
+    CancelledBatchError,
+    EnvelopeLostError,
+    ItemTimeoutError,
+    TaskQueueError,
+)
+from graft.tasks.queues import locate
+from graft.tasks.results.lost_messages import Overdue
+from graft.tasks.results.partial import PART
+
+logger = logging.getLogger(__name__)
+
+Meta = Mapping[str, Any]
+Handler = Callable[[str, Meta | BaseException], None]
+
+READY: Final = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+LOOK_UP_EVERY: Final = 3.0
+CHUNK: Final = 500
+
+
+class Inbox:
+    """Calls a handler for each expected id: with Celery's own result record, or with the error that ended the wait.
+
+    Before, it may be called with records in the state PART: some outcomes of an envelope that still runs (partial.py).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._expected: dict[str, Handler] = {}
+        self._overdue = Overdue(settings().lost_after)
+        self._ready = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def open(self) -> None:
+        """Have the subscription in place before anything is sent.
+
+        Raises:
+            BrokerUnavailable: Redis did not answer within ``connect_timeout``.
+        """
+        if self._ready.is_set():
+            return
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._failure = None
+                self._thread = threading.Thread(target=self._listen, name="graft-results", daemon=True)
+                self._thread.start()
+        self._ready.wait(settings().connect_timeout + 0.5)
+        if not self._ready.is_set():
+            raise unavailable(self._failure)
+
+    def expect(self, envelope_id: str, handler: Handler, *, is_sent: bool = True) -> None:
+        """Call *handler* with the answer, or an EnvelopeLostError; what :meth:`is_sent` later cannot be lost now."""
+        with self._lock:
+            self._expected[envelope_id] = handler
+            if is_sent:
+                self._overdue.add(envelope_id, time.monotonic())
+
+    def is_sent(self, envelope_id: str) -> None:
+        """Somebody else has sent it by now, or should have."""
+        with self._lock:
+            if envelope_id in self._expected:
+                self._overdue.add(envelope_id, time.monotonic())
+
+    def forget(self, envelope_id: str) -> None:
+        with self._lock:
+            self._expected.pop(envelope_id, None)
+            self._overdue.drop(envelope_id)
+
+    # ---- the subscriber's thread ------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        deadline = time.monotonic() + settings().connect_timeout
+        wait = 0.05
+        was_connected = False
+        while True:
+            client = connect(socket_timeout=LOOK_UP_EVERY * 4, client_name="graft-results")
+            try:
+                with client.pubsub() as subscriber:
+                    subscriber.psubscribe(_channel(ids.prefix()) + "*")
+                    # The confirmation: from here on no answer can be missed unheard.
+                    subscriber.get_message(timeout=settings().connect_timeout)
+                    self._look_up_all(client)
+                    self._ready.set()
+                    was_connected = True
+                    wait = 0.05
+                    self._hear(subscriber, client)
+            except (redis.RedisError, OSError) as error:
+                if self._ready.is_set():
+                    logger.warning("lost the connection that hears results (%s); reconnecting", error)
+                    self._ready.clear()
+                    function_store.forget_stored()
+                    deadline = time.monotonic() + settings().outage_grace
+                self._failure = error
+                if time.monotonic() >= deadline:
+                    self._give_up(unavailable(error, was_connected=was_connected))
+                    return
+                time.sleep(min(wait, max(0.0, deadline - time.monotonic())))
+                wait = min(wait * 2, 1.0)
+            finally:
+                client.close()
+
+    def _hear(self, subscriber: Any, client: Any) -> None:
+        look_up = time.monotonic() + LOOK_UP_EVERY
+        while True:
+            message = subscriber.get_message(timeout=LOOK_UP_EVERY)
+            if message is not None and message["type"] == "pmessage":
+                self._deliver(message["data"])
+            if time.monotonic() >= look_up:
+                self._look_up_all(client)
+                self._search(client)
+                look_up = time.monotonic() + LOOK_UP_EVERY
+
+    def _search(self, client: Any) -> None:
+        """Ask after the answers that are overdue, and tell of those that will never come."""
+        with self._lock:
+            due = self._overdue.due(time.monotonic())
+        if not due:
+            return
+        try:
+            with locate.broker() as broker:
+                missing = locate.missing(due, broker)
+        except (redis.RedisError, OSError) as error:
+            logger.debug("could not search for overdue envelopes: %s", error)
+            return
+        self.look_up(list(missing), client)  # An envelope leaves its worker after its result was stored.
+        with self._lock:
+            lost = self._overdue.searched(due, missing, time.monotonic())
+            handlers = [(envelope_id, self._expected.pop(envelope_id, None)) for envelope_id in lost]
+        for envelope_id, handler in handlers:
+            if handler is not None:
+                self._call(handler, envelope_id, _lost(envelope_id))
+
+    def _look_up_all(self, client: Any) -> None:
+        with self._lock:
+            waiting = list(self._expected)
+        self.look_up(waiting, client)
+
+    def look_up(self, waiting: Sequence[str], client: Any) -> None:
+        """Fetch by key what may have been announced while nobody listened."""
+        for at in range(0, len(waiting), CHUNK):
+            for record in client.mget([_channel(envelope_id) for envelope_id in waiting[at : at + CHUNK]]):
+                if record is not None:
+                    self._deliver(record)
+
+    def _deliver(self, record: bytes) -> None:
+        try:
+            meta = json.loads(record)
+            envelope_id, state = meta["task_id"], meta["status"]
+        except (ValueError, KeyError, TypeError):
+            logger.warning("dropped a result record that is not Celery's: %r", record[:200])
+            return
+        if state == PART:
+            handler = self._expected.get(envelope_id)
+            if handler is not None:
+                self._call(handler, envelope_id, meta)
+        if state not in READY:
+            return
+        with self._lock:
+            handler = self._expected.pop(envelope_id, None)
+            self._overdue.drop(envelope_id)
+        if handler is not None:
+            self._call(handler, envelope_id, meta)
+
+    def _give_up(self, error: BrokerUnavailable) -> None:
+        with self._lock:
+            expected, self._expected = self._expected, {}
+            self._overdue = Overdue(settings().lost_after)
+        for envelope_id, handler in expected.items():
+            self._call(handler, envelope_id, error)
+
+    def _call(self, handler: Handler, envelope_id: str, answer: Meta | BaseException) -> None:
+        try:
+            handler(envelope_id, answer)
+        except Exception:  # One batch's trouble must not silence the others.
+            logger.exception("an answer to %s could not be delivered", envelope_id)
+
+
+def _channel(envelope_id: str) -> str:
+    key = app.backend.get_key_for_task(envelope_id)
+    return key.decode() if isinstance(key, bytes) else str(key)
+
+
+def _lost(envelope_id: str) -> EnvelopeLostError:
+    return EnvelopeLostError(
+        f"envelope {envelope_id} has no result, is on no queue and with no worker: Redis came back without it, the "
+        "queue was emptied, or it is in the quarantine; its items may have run, submit them again if that does no harm"
+    )
+
+
+def unavailable(cause: BaseException | None, *, was_connected: bool = False) -> BrokerUnavailable:
+    """The error for a broker out of reach: which one, why, and what to do."""
+    if was_connected:
+        what = f"was lost, and did not come back within {settings().outage_grace:g} s"
+    else:
+        what = f"did not answer within {settings().connect_timeout:g} s"
+    error = BrokerUnavailable(
+        f"the broker {settings().broker_name} {what} ({cause or 'no answer'}); start it, or set CELERY_BROKER_URL"
+    )
+    error.__cause__ = cause
+    return error
+
+
+def failure_of(meta: Meta) -> BaseException:
+    """The error that a worker recorded for an envelope as a whole. Nothing is imported or unpickled for it."""
+    result = meta.get("result") or {}
+    if not isinstance(result, Mapping):
+        return TaskQueueError(str(result))
+    name, parts = str(result.get("exc_type", "")), result.get("exc_message") or ""
+    text = " ".join(map(str, parts)) if isinstance(parts, list | tuple) else str(parts)
+    if meta["status"] == "REVOKED":
+        return CancelledBatchError(f"the envelope was revoked before it ran: {text or 'no reason is given'}")
+    kind = getattr(errors, name, None) if result.get("exc_module") == errors.__name__ else None
+    if isinstance(kind, type) and issubclass(kind, TaskQueueError):
+        return kind(text)
+    if name in ("TimeLimitExceeded", "SoftTimeLimitExceeded"):
+        return ItemTimeoutError(f"the envelope ran longer than the deployment's time limit ({text} s)")
+    return TaskQueueError(f"{name}: {text}")
+
+
+_inbox = Inbox()
+
+
+def inbox() -> Inbox:
+    """This process's inbox."""
+    return _inbox
+
+
+def _renew() -> None:
+    global _inbox
+    _inbox = Inbox()
+
+
+os.register_at_fork(after_in_child=_renew)

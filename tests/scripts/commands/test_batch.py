@@ -1,0 +1,192 @@
+"""Batches are seen while they run, and one that is cancelled ends: for its caller too, with workers or without."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import graft
+from graft.scripts.commands.batch import command
+from graft.tasks.delivery import run_counter
+from graft.tasks.errors import CancelledBatchError
+from graft.tasks.monitoring import worker_registry
+from graft.tasks.queues import pause, peek, purge
+from graft.tasks.queues.depth import lists
+from graft.tasks.sending import progress
+from graft.tasks.sending.coalescing import Line
+from tests import samples
+from tests.stack import run_python, wait_until
+
+pytestmark = pytest.mark.acl_role("admin")
+
+WAIT = 60.0
+QUEUE = "low"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command, list(arguments))
+
+
+def told(batch: Any) -> None:
+    wait_until(lambda: [note for note in progress.running() if note.id == batch.id], WAIT, "the batch to be told of")
+
+
+def waiting(redis: Any) -> int:
+    return sum(redis.llen(key) for key in lists(QUEUE))
+
+
+@pytest.fixture(scope="module")
+def unread(stack: Any, redis: Any) -> Iterator[None]:
+    """Have no worker read the queue."""
+    pause.pause(QUEUE)
+    wait_until(lambda: not readers(redis), WAIT, "the workers to obey")
+    yield
+    pause.resume(QUEUE)
+    wait_until(lambda: readers(redis), WAIT, "the workers to be back")
+
+
+@pytest.fixture
+def paused(unread: None, redis: Any) -> Any:
+    """A queue that no worker reads."""
+    redis.delete(*lists(QUEUE))
+    return redis
+
+
+def readers(redis: Any) -> list[str]:
+    return [worker.name for worker in worker_registry.workers(redis) if QUEUE in worker.queues]
+
+
+def test_a_batch_that_runs_is_listed_and_shown_by_the_end_of_its_id(stack, redis):
+    batch = graft.submit(samples.pause, range(60), batch_size=1)
+    told(batch)
+    (listed,) = [line for line in map(json.loads, run("list", "--json").stdout.splitlines()) if line["id"] == batch.id]
+    assert (listed["function"], listed["total"], listed["queue"]) == ("tests.samples:pause", 60, "batch")
+    assert not listed["cancelled"]
+    assert batch.id[-6:] in run("list").stdout
+    shown = run("show", batch.id[-6:]).stdout
+    for part in (batch.id, "tests.samples:pause", "of 60 done", "items/s"):
+        assert part in shown
+    batch.cancel()
+
+
+def test_an_id_that_nobody_has_is_said_to_be_unknown(redis):
+    for verb in ("show", "cancel"):
+        for unknown in ("nobody", "00000000-0000-0000-0000-000000000000"):
+            done = run(verb, unknown)
+            assert done.exit_code == 1
+            assert "batch list" in done.stderr
+    assert not redis.exists(run_counter.CANCEL_KEY + "nobody")
+
+
+def test_nothing_is_cancelled_without_a_yes(paused):
+    batch = graft.submit(samples.square, [1, 2], queue=QUEUE)
+    wait_until(lambda: waiting(paused), WAIT, "the message to wait")
+    assert run("cancel", batch.id).exit_code == 2
+    assert not run_counter.is_cancelled(batch.id)
+    assert purge.cancel(batch.id, lambda raw: "") == 1
+
+
+def test_a_cancelled_batch_that_no_worker_reads_ends_at_once_and_never_runs(paused, tmp_path):
+    ledger = tmp_path / "ran"
+    batch = graft.submit(samples.note, [(str(ledger), str(n)) for n in range(500)], queue=QUEUE, batch_size=1)
+    told(batch)
+    done = run("cancel", batch.id, "--yes")
+    assert done.exit_code == 0, done.output
+    with pytest.raises(CancelledBatchError):
+        batch.collect(WAIT)
+    wait_until(batch.done, WAIT, "every item to have its outcome")
+    assert batch.progress().failed == 500
+    assert not waiting(paused)
+    assert not peek.held(batch.id, paused)
+    assert not ledger.exists()
+
+
+def test_what_runs_is_finished_and_the_rest_is_cancelled(stack, redis):
+    batch = graft.submit(samples.pause, range(300), batch_size=1)
+    told(batch)
+    wait_until(lambda: batch.progress().done >= 2, WAIT, "a few items to be done")
+    assert run("cancel", batch.id[-8:], "--yes").exit_code == 0
+    outcomes = list(batch.as_completed(WAIT))
+    assert len(outcomes) == 300
+    errors = {type(outcome.error) for outcome in outcomes if outcome.error is not None}
+    assert errors == {CancelledBatchError}
+    assert [outcome.value for outcome in outcomes if outcome.error is None]
+
+
+def test_an_endless_batch_ends_when_it_is_cancelled(stack, redis):
+    batch = graft.submit(samples.pause, itertools.count(), batch_size=1)
+    arrived = batch.as_completed(WAIT)
+    next(arrived)
+    told(batch)
+    assert run("cancel", batch.id, "--yes").exit_code == 0
+    assert [outcome for outcome in arrived if isinstance(outcome.error, CancelledBatchError)]
+
+
+def test_a_reduced_batch_is_answered_when_it_is_cancelled(paused):
+    batch = graft.submit(samples.square, range(400), reduce=sum, queue=QUEUE, batch_size=1)
+    told(batch)
+    assert run("cancel", batch.id, "--yes").exit_code == 0
+    with pytest.raises(CancelledBatchError):
+        batch.collect(WAIT)
+
+
+ABANDON = """
+import sys, time, graft
+from graft.tasks import messages
+from tests import samples
+path = sys.argv[1]
+batch = graft.submit(samples.note, [(path, str(n)) for n in range(3)], queue="low", batch_size=1, in_flight=3)
+while len(peek.peek("low")) < 3: time.sleep(0.05)
+print(batch.id)
+"""
+
+
+def test_what_a_caller_that_is_gone_left_behind_can_be_cancelled(paused, stack, tmp_path):
+    ledger = tmp_path / "ran"
+    done = run_python(stack, ABANDON, WAIT, str(ledger))
+    assert done.returncode == 0, done.stderr
+    batch_id = done.stdout.strip()
+    shown = json.loads(run("show", batch_id, "--json").stdout)
+    assert (shown["messages_waiting"], shown["messages_held"]) == (3, 0)
+    cancelled = json.loads(run("cancel", batch_id, "--yes", "--json").stdout)
+    assert cancelled["messages_withdrawn"] == 3
+    assert not waiting(paused)
+    assert "cancelled" in run("show", batch_id).stdout
+    assert not ledger.exists()
+
+
+def test_single_calls_are_no_batch():
+    assert not Line.is_told
+
+
+@pytest.mark.parametrize("argv", [["batch", "list"], ["queue", "list"], ["dead-letters", "list"]])
+def test_a_redis_that_is_away_is_said_so_with_an_exit_code_of_its_own(redis_stack, argv):
+    away = "redis://127.0.0.1:1/0"
+    env = {**redis_stack.env, "CELERY_BROKER_URL": away, "CELERY_RESULT_BACKEND": away}
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "graft", *argv], env=env, capture_output=True, text=True, timeout=WAIT,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# Last: it has the workers read the queue again.
+def test_workers_heed_the_flag_for_what_is_not_taken_out(paused, tmp_path):
+    ledger = tmp_path / "ran"
+    batch = graft.submit(samples.note, [(str(ledger), "1")], queue=QUEUE)
+    wait_until(lambda: waiting(paused), WAIT, "the message to wait")
+    run_counter.cancel(batch.id, 60)
+    pause.resume(QUEUE)
+    with pytest.raises(CancelledBatchError):
+        batch.collect(WAIT)
+    assert not Path(ledger).exists()

@@ -1,0 +1,143 @@
+"""The exporter, as Prometheus and a scaler see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from graft.scripts.stack.redis_server import free_port
+from tests.stack import ROOT, Stack, clean_environ, run_python, wait_until
+
+EXPORTER = [sys.executable, "-m", "celery", "-A", "graft", "exporter"]
+
+
+@pytest.fixture(scope="module")
+def exported() -> Iterator[tuple[Stack, int]]:
+    """A stack, and the port of its exporter."""
+    port = free_port()
+    with Stack({"cpu": 2}, clean_environ(os.environ)) as stack:
+        process = subprocess.Popen(
+            [*EXPORTER, f"--port={port}"], env=stack.env_of("viewer"), stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stderr is not None
+            assert "/metrics" in process.stderr.readline()
+            yield stack, port
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+
+
+def page(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def samples(port: int) -> dict[tuple[str, str], float]:
+    return {
+        (sample.name, ",".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(page(port))
+        for sample in family.samples
+    }
+
+
+def test_the_figure_for_scalers_is_one_line_of_json(exported):
+    stack, _ = exported
+    done = subprocess.run(
+        [*EXPORTER, "--json"], env=stack.env_of("viewer"), capture_output=True, text=True, timeout=60, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["cpu"]["slots"] == 2
+    assert {"cpu", "all"} <= set(found) <= {"cpu", "io", "all"}
+    done = subprocess.run(
+        [*EXPORTER, "--json", "--lane", "cpu"],
+        env=stack.env_of("viewer"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(done.stdout)["lane"] == "cpu"
+
+
+def test_a_redis_that_is_down_is_an_exit_code(stack):
+    env = {**stack.env, "CELERY_BROKER_URL": "redis://127.0.0.1:1/0", "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/0"}
+    done = subprocess.run([*EXPORTER, "--json"], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+
+
+# ---- what Prometheus itself says of our files ----------------------------------------------------------------------
+
+promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")
+
+
+@promtool
+def test_names_and_units_follow_the_conventions(exported):
+    _, port = exported
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=page(port), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@promtool
+def test_the_alert_rules_are_valid_and_fire_when_they_should():
+    rules = ROOT / "config" / "alerts.yml"
+    done = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cases = ROOT / "tests" / "scripts" / "alerts_test.yml"
+    done = subprocess.run(["promtool", "test", "rules", str(cases)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_dashboard_and_alerts_use_metrics_that_exist(exported):
+    stack, port = exported
+    run_python(stack, "import graft; from tests import samples; graft.submit(samples.square, range(3)).collect()")
+    families = {family.name for family in text_string_to_metric_families(page(port))}
+    known = families | {f"{name}_total" for name in families}
+    conditional = {  # Not there on an idle stack without Beat.
+        "graft_beat_silence_seconds", "graft_health_state", "graft_health_check_state",
+        "graft_health_last_check_timestamp_seconds", "graft_health_check_value", "graft_health_check_limit",
+    }  # fmt: skip
+    text = (ROOT / "config" / "grafana.json").read_text() + (ROOT / "config" / "alerts.yml").read_text()
+    used = set(re.findall(r"\bgraft_[a-z_]+\b", text))
+    of_workers = {name for name in used if name.startswith("graft_worker_")}  # tests/workers/bootsteps/test_metrics.py
+    assert used - of_workers - known - conditional == set()
+
+
+# Last: it breaks the stack.
+def test_it_tells_what_waits_what_runs_and_what_ran(exported):
+    stack, port = exported
+    code = "import graft; from tests import samples; graft.submit(samples.identity, range(30), batch_size=3).collect()"
+    assert run_python(stack, code).returncode == 0
+    found = samples(port)
+    assert found["graft_up", ""] == 1
+    assert found["graft_items_total", "tests.samples:identity"] == 30
+    assert found["graft_cluster_slots", stack.worker.name] == 2
+    assert found["graft_queue_workers", "batch"] == 1
+    assert found["graft_dead_letters", ""] == 0
+
+    stack.worker.kill()
+    code = "import graft, time; from tests import samples; graft.submit(samples.square, range(30), batch_size=3)"
+    code += "; time.sleep(3)"
+    assert run_python(stack, code).returncode == 0
+    found = samples(port)
+    assert found["graft_queue_messages", "batch"] >= 4
+    assert found["graft_queue_oldest_message_age_seconds", "batch"] > 0
+    assert found["graft_scaling_demand_messages", "cpu"] >= 4
+
+    stack.kill_redis()
+    assert samples(port) == {("graft_up", ""): 0.0}
+    stack.start_redis()
+    wait_until(lambda: samples(port)["graft_up", ""] == 1, 20, "it finds Redis again")

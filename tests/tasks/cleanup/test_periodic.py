@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from graft.config.settings import settings
+from graft.tasks.cleanup.periodic import SENT_AT, SEPARATOR, lift_waiting_messages, prune_dead_letters
+from graft.tasks.dead_letters import store as dead_letters
+
+pytestmark = pytest.mark.acl_role("worker")
+
+
+def message(name: str, age: float | None) -> str:
+    headers = {"id": name} if age is None else {"id": name, SENT_AT: time.time() - age}
+    return json.dumps({"headers": headers, "body": ""})
+
+
+@pytest.fixture
+def heavy(redis):
+    """A queue that no worker is told of here, empty before and after."""
+    keys = ["heavy", *(f"heavy{SEPARATOR}{step}" for step in range(1, 10))]
+    redis.delete(*keys)
+    yield "heavy"
+    redis.delete(*keys)
+
+
+def test_what_has_waited_too_long_goes_to_the_front_oldest_first(redis, heavy):
+    lowest, middle = f"heavy{SEPARATOR}9", f"heavy{SEPARATOR}5"
+    too_long = settings().max_waiting + 5
+    for name, age in (("a", too_long + 2), ("b", too_long + 1), ("young", 1.0)):
+        redis.lpush(lowest, message(name, age))
+    redis.lpush(middle, message("c", too_long))
+    assert lift_waiting_messages() == 3
+    front = [json.loads(redis.rpop("heavy"))["headers"]["id"] for _ in range(3)]
+    assert set(front) == {"a", "b", "c"}
+    assert redis.llen(lowest) == 1
+    assert redis.llen(middle) == 0
+
+
+def test_messages_of_others_keep_their_place(redis, heavy):
+    redis.lpush(f"heavy{SEPARATOR}9", message("stranger", None), "no json at all")
+    assert lift_waiting_messages() == 0
+    assert redis.llen(f"heavy{SEPARATOR}9") == 2
+
+
+def letter(name: str) -> dead_letters.DeadLetter:
+    return dead_letters.DeadLetter.make(
+        id=name,
+        task="graft.batch",
+        queue="batch",
+        reason="poisoned",
+        function="m:f",
+        error=ValueError("no"),
+        traceback="",
+        runs=3,
+        items=1,
+        envelope="sealed",
+    )
+
+
+@pytest.fixture
+def letters(redis):
+    redis.delete(dead_letters.LETTERS, dead_letters.INDEX)
+    yield redis
+    redis.delete(dead_letters.LETTERS, dead_letters.INDEX)
+
+
+def test_a_letter_is_read_as_it_was_buried(letters):
+    one = letter("one")
+    dead_letters.bury(one)
+    assert dead_letters.newest() == [one]
+
+
+def test_a_letter_buried_twice_is_one_letter(letters):
+    dead_letters.bury(letter("one"))
+    dead_letters.bury(letter("one"))
+    assert dead_letters.count() == 1
+
+
+def test_letters_of_one_cause_have_one_fingerprint():
+    assert letter("one").fingerprint == letter("two").fingerprint
+
+
+def test_old_letters_are_pruned_and_young_ones_kept(letters):
+    for name in ("old", "young"):
+        dead_letters.bury(letter(name))
+    letters.zadd(dead_letters.INDEX, {"old": time.time() - settings().dead_letter_ttl - 1})
+    assert prune_dead_letters() == 1
+    assert [kept.id for kept in dead_letters.newest()] == ["young"]

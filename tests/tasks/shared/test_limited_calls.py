@@ -1,0 +1,79 @@
+"""Calls under a shared limit: who waits gives the worker up, and what dies comes back to its own permit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from graft.compat.async_patterns import Semaphore, on_workers
+from graft.tasks.errors import NotYet
+from graft.tasks.policy import RetryPolicy
+from graft.tasks.shared import limited_calls
+from graft.tasks.shared.limited_calls import Patient
+from graft.tasks.shared.rate_limiter import SharedRateLimiter
+from graft.tasks.shared.semaphore import SharedSemaphore
+
+
+def die_once(path):
+    """Takes its process along when it is run for the first time."""
+    if not Path(path).exists():
+        Path(path).touch()
+        os._exit(1)
+    return "alive"
+
+
+def test_waiting_for_a_turn_is_answered_with_its_delay_and_nothing_else_is():
+    policy = Patient.around(RetryPolicy(runs=3))
+    assert policy.wait_after(1000, NotYet(0.25)) == 0.25
+    assert policy.wait_after(1, OSError()) is None
+    assert policy.runs == 3
+    again = pickle.loads(pickle.dumps(NotYet(0.25)))
+    assert again.wait == 0.25
+    assert "0.250 s" in str(again)
+
+
+def test_the_first_in_line_looks_most_often(redis_stack):
+    guard = SharedSemaphore(str(uuid4()), 1)
+    limited_calls.enter(guard, "holder")
+    waits = []
+    for ticket in "abc":
+        with pytest.raises(NotYet) as not_yet:
+            limited_calls.enter(guard, ticket)
+        waits.append(not_yet.value.wait)
+    assert waits == pytest.approx([0.1, 0.2, 0.3])
+    limited_calls.leave(guard, "holder")
+    with pytest.raises(NotYet):
+        limited_calls.enter(guard, "b")
+    limited_calls.enter(guard, "a")
+    limited_calls.leave(guard, "a")
+    limited_calls.withdraw(guard, "b")
+    limited_calls.enter(guard, "c")
+    limited_calls.leave(guard, "c")
+
+
+def test_a_rate_tells_when_its_token_comes(redis_stack):
+    guard = SharedRateLimiter(str(uuid4()), 1)
+    limited_calls.enter(guard, "a")
+    with pytest.raises(NotYet) as not_yet:
+        limited_calls.enter(guard, "b")
+    assert 0 < not_yet.value.wait <= 1
+    limited_calls.withdraw(guard, "b")
+    with pytest.raises(NotYet) as not_yet:
+        limited_calls.enter(guard, "c")
+    assert 0 < not_yet.value.wait <= 1
+
+
+def test_a_call_whose_process_died_comes_back_to_its_own_permit(stack, tmp_path):
+    semaphore = Semaphore(1, name=str(uuid4()), lease=600)  # It does not come back by expiring.
+
+    async def main():
+        call = on_workers(die_once, limit=semaphore)
+        assert await asyncio.wait_for(call(str(tmp_path / "died")), 60) == "alive"
+        assert await asyncio.to_thread(semaphore.available_permits) == 1
+
+    asyncio.run(main())

@@ -1,0 +1,100 @@
+"""Keeps Celery's result backend and its publishing off the loop: a task that waits for Redis keeps nobody waiting.
+
+Reading and writing a result, which every task does, goes through one pipelined connection (pipelined_redis.py). What is
+rare (links, retries, chords, errbacks) runs on a thread, Celery's own code as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Final
+
+from celery import Celery, states
+from celery.backends.redis import RedisBackend
+
+from graft.config.transport.private_api import require
+from graft.workers.aio import greenlet_bridge
+from graft.workers.aio.loop_thread import Floor
+from graft.workers.aio.pipelined_redis import Line
+
+require(
+    RedisBackend, "get", "_set", "_store_result", "_get_result_meta", "_MAX_STR_VALUE_SIZE",
+    "on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks",
+)  # fmt: skip
+
+STATE: Final = len('{"status": ')
+
+# KEYS: a task's record. ARGV: the new one, seconds that it is kept or 0, how the record of a success begins. As in
+# Celery, which asks first and stores then, nothing takes the place of a success.
+_STORE: Final = """
+local old = redis.call('GET', KEYS[1])
+if old and string.sub(old, 1, #ARGV[3]) == ARGV[3] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+if tonumber(ARGV[2]) > 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return 1
+"""
+
+
+def attach(app: Celery, floor: Floor, patience: float) -> None:
+    """On the loop's thread: have its backend, and what *app* publishes there, wait without holding the loop up."""
+    app.send_task = _aside(floor, app.send_task)
+    app.amqp._retry_publish = _aside(floor, app.amqp._retry_publish)
+    backend = app.backend  # Of this thread alone (Celery 5.7, app/base.py).
+    if not isinstance(backend, RedisBackend):
+        return
+    line = Line(patience)
+    get, set_ = backend.get, backend._set
+
+    def get_on_line(key: Any) -> Any:
+        if not greenlet_bridge.can_wait():
+            return get(key)
+        return greenlet_bridge.wait(line.send(("GET", key)))[0]
+
+    def set_on_line(key: Any, value: Any, expires: Any = None) -> None:
+        if not greenlet_bridge.can_wait():
+            set_(key, value, expires)
+            return
+        seconds = backend.expires if expires is None else expires
+        stored = ("SETEX", key, seconds, value) if seconds else ("SET", key, value)
+        greenlet_bridge.wait(line.send(stored, ("PUBLISH", key, value)))
+
+    store = backend._store_result
+    success = backend.encode({"status": states.SUCCESS})[:-1]
+
+    def store_on_line(
+        task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
+    ) -> Any:
+        """One round trip for the two that Celery makes."""
+        record = None
+        if greenlet_bridge.can_wait() and backend.serializer == "json":
+            meta = backend._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+            record = backend.encode({**meta, "task_id": task_id})
+        # Anything else, such as a compressed record, is stored as Celery does it.
+        if (
+            not isinstance(record, str)
+            or len(record) > backend._MAX_STR_VALUE_SIZE
+            or record[:STATE] != success[:STATE]
+        ):
+            return store(task_id, result, state, traceback, request, **options)
+        kept = backend.failure_expires if state == states.FAILURE else None
+        seconds = int(backend.expires or 0) if kept is None else int(kept)
+        greenlet_bridge.wait(
+            line.send(("EVAL", _STORE, 1, backend.get_key_for_task(task_id), record, seconds, success))
+        )
+        return result
+
+    backend.get = get_on_line
+    backend._set = set_on_line
+    backend._store_result = store_on_line
+    for name in ("on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks"):
+        setattr(backend, name, _aside(floor, getattr(backend, name)))
+
+
+def _aside(floor: Floor, func: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(func)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return floor.aside(lambda: func(*args, **kwargs))
+
+    return call

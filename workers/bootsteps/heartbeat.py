@@ -1,0 +1,93 @@
+"""Writes this worker's heartbeat to Redis: who it is, what it reads, how busy it is.
+
+A key with an expiry needs no broadcast to be read, and says the truth when the worker is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+import psutil
+import redis
+from celery.worker import state
+
+from graft.tasks.monitoring.worker_registry import BEAT_EVERY, WorkerBeat, beat, farewell
+from graft.workers.bootsteps.pool_upkeep import PeriodicStep
+
+logger = logging.getLogger(__name__)
+
+
+def memory(pool: Any) -> int:
+    """Resident bytes of this process and of *pool*'s."""
+    listed = (pool.info or {}).get("processes") or []
+    total = 0
+    for pid in {os.getpid(), *(pid for pid in listed if isinstance(pid, int))}:
+        try:
+            total += psutil.Process(pid).memory_info().rss
+        except psutil.Error:  # It ended between the list and the look.
+            continue
+    return total
+
+
+def processes(pool: Any) -> int:
+    """Processes (or threads) that *pool* really has. Its ``max-concurrency`` stays at the starting value."""
+    info = pool.info or {}
+    listed = info.get("processes")
+    return len(listed) if listed else int(pool.num_processes)
+
+
+class Heartbeat(PeriodicStep):
+    """Beats while the consumer is connected; the first beat says that it also hears control commands."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.control:Control")
+    client_name = "graft-heartbeat"
+    every = patience = BEAT_EVERY
+    ticks_at_once = True
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._is_silent = False
+
+    def stop(self, consumer: Any) -> None:
+        self._end_ticks()  # The client is still to take leave.
+
+    def shutdown(self, consumer: Any) -> None:
+        self.stop(consumer)
+        if self._client is not None:
+            try:
+                farewell(consumer.hostname, self._client)
+            except (redis.RedisError, OSError) as error:
+                logger.debug("could not take leave: %s", error)
+            self._client.close()
+            self._client = None
+
+    def tick(self, consumer: Any) -> None:
+        if self._client is None:
+            return
+        try:
+            beat(self._report(consumer), self._client)
+            self._is_silent = False
+        except (redis.RedisError, OSError) as error:
+            if not self._is_silent:
+                logger.warning("the heartbeat of %s cannot be written: %s", consumer.hostname, error)
+            self._is_silent = True
+
+    def _report(self, consumer: Any) -> WorkerBeat:
+        active = len(state.active_requests)
+        info = consumer.pool.info or {}
+        return WorkerBeat(
+            name=consumer.hostname,
+            pid=os.getpid(),
+            pool=type(consumer.pool).__module__.rpartition(".")[2],
+            queues=sorted(consumer.app.amqp.queues.consume_from),
+            processes=processes(consumer.pool),
+            busy=active,
+            waiting=max(0, len(state.reserved_requests) - active),
+            memory=memory(consumer.pool),
+            at=time.time(),
+            lag=float(info.get("lag", 0.0)),
+            blocked_by=str(info.get("blocked-by", "")),
+        )

@@ -1,0 +1,80 @@
+"""Renews what this worker still owns: the visibility timeout means "the worker is gone", not "the task is long".
+
+Every third of the timeout one command marks all messages that were delivered and not settled: running, waiting,
+prefetched, or scheduled for later. A message of which this worker hears nothing for the whole timeout is abandoned.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, Final
+
+from celery import bootsteps
+from celery.concurrency.prefork import TaskPool as Prefork
+from redis.exceptions import RedisError
+
+from graft.config.transport.channel import Channel
+from graft.tasks.running.envelope_task import RUN_ENVELOPE
+
+logger = logging.getLogger(__name__)
+
+SETTLING: Final = frozenset({RUN_ENVELOPE})
+
+
+class LeaseRenewal(bootsteps.StartStopStep):
+    """Renews from the start of the consumer to the end of the process: draining takes as long as the tasks do.
+
+    With prefork the worker's own timer does it, which Celery keeps running while the pool drains; a worker whose loop
+    is stuck loses its messages, as it should. Other pools block the loop, or their end, for as long as a task runs:
+    they get a thread, and have no children that could inherit it.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._channel: Channel | None = None
+        self._timer: Any = None
+        self._thread: threading.Thread | None = None
+        self._is_failing = False
+
+    def start(self, consumer: Any) -> None:
+        channel = consumer.task_consumer.channel
+        if not isinstance(channel, Channel):
+            logger.warning("leases are not renewed: the broker's URL did not pass through transport_url()")
+            return
+        self._channel = channel
+        every = channel.visibility_timeout / 3
+        if isinstance(consumer.pool, Prefork):
+            channel.settling_tasks = SETTLING
+            self._timer = consumer.timer.call_repeatedly(every, self.renew, priority=10)
+        elif self._thread is None:
+            self._thread = threading.Thread(target=self._keep_renewing, args=(every,), name="lease", daemon=True)
+            self._thread.start()
+
+    def stop(self, consumer: Any) -> None:
+        if consumer.blueprint.state == bootsteps.RUN:  # The connection was lost; start() follows.
+            self._channel = None
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def renew(self) -> None:
+        """Mark everything that this worker owns as alive, and settle what could not be settled before."""
+        channel = self._channel
+        if channel is None:
+            return
+        try:
+            channel.renew(channel.qos.outstanding())
+            channel.pay()
+        except (RedisError, OSError, AttributeError) as error:  # AttributeError: closed between two of these lines.
+            if not self._is_failing:
+                logger.warning("the leases of this worker cannot be renewed: %r", error)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def _keep_renewing(self, every: float) -> None:
+        pause = threading.Event()
+        while not pause.wait(every):
+            self.renew()

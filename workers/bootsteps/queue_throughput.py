@@ -1,0 +1,40 @@
+"""Counts what this worker takes, by queue: how fast a queue is emptied cannot be read from its length."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import redis
+from celery import signals
+
+from graft.tasks.queues import pause
+from graft.workers.bootsteps.pool_upkeep import PeriodicStep
+
+logger = logging.getLogger(__name__)
+
+_taken: Counter[str] = Counter()
+
+
+@signals.task_received.connect
+def _note(request: Any = None, **_: Any) -> None:
+    _taken[str((getattr(request, "delivery_info", None) or {}).get("routing_key"))] += 1
+
+
+class Taken(PeriodicStep):
+    """Adds this worker's counts to those of all, each second in which there were any."""
+
+    client_name = "graft-taken"
+    every = patience = 1.0
+
+    def tick(self, consumer: Any) -> None:
+        if not _taken:
+            return
+        counts = dict(_taken)
+        _taken.clear()
+        try:
+            pause.add_taken(consumer.hostname, counts, self._client)
+        except (redis.RedisError, OSError) as error:
+            logger.debug("what was taken cannot be counted now: %s", error)
+            _taken.update(counts)

@@ -1,0 +1,94 @@
+"""What is in the pipes between a worker and its pool processes when the event loop that serves them stops.
+
+Celery 5.7 forgets a task that it has written and not yet heard of. A process runs it all the same, its message goes
+back and runs again, and a stop waits 30 s for that process, which waits for its result to be read.
+"""
+
+from __future__ import annotations
+
+import time
+from inspect import isgenerator
+from typing import Any, Final
+
+import celery.concurrency.asynpool
+import kombu.asynchronous.hub
+
+from graft.config.transport.private_api import require
+
+asynpool: Any = celery.concurrency.asynpool
+
+PATIENCE: Final = 5.0  # Seconds for idle processes to say that they have begun.
+
+require(asynpool.AsynPool, "_flush_writer", "_active_writers", "_cache", "outbound_buffer")
+require(asynpool.AsynPool, "_all_inqueues", "_busy_workers", "_active_writes", "_maxtasksperchild")
+require(asynpool.AsynPool, "_fileno_to_inq", "_on_ready_counters", "_mark_worker_as_available")
+require(kombu.asynchronous.hub.Hub, "consolidate_callback", "call_soon")
+require(asynpool, "_get_job_writer", "_select")
+
+
+def settle(pool: Any, hub: Any) -> None:
+    """Have every task that went to a process known as running, or as done."""
+    finish_writing(pool)
+    inner = getattr(pool, "_pool", None)
+    if not isinstance(inner, asynpool.AsynPool):
+        return
+    deadline = time.monotonic() + PATIENCE
+    while (pipes := _unheard(inner) & hub.readers.keys()) and time.monotonic() < deadline:
+        readable, _, _ = asynpool._select(pipes, timeout=0.1)
+        for pipe in readable & hub.readers.keys():
+            read, arguments = hub.readers[pipe]
+            if not isgenerator(read):
+                read(*arguments)
+                continue
+            try:
+                next(read, None)  # The rest of a message.
+            except (OSError, EOFError):
+                hub.remove_reader(pipe)
+
+
+def finish_writing(pool: Any) -> None:
+    """Send the rest of the tasks that were half way down a pipe when the event loop forgot about it."""
+    inner = getattr(pool, "_pool", None)
+    if not isinstance(inner, asynpool.AsynPool):
+        return
+    for job in tuple(inner._cache.values()):
+        writer = asynpool._get_job_writer(job)
+        if writer is not None and writer in inner._active_writers:
+            inner._flush_writer(job._write_to, writer)
+
+
+def hand_over(pool: Any, hub: Any) -> None:
+    """Write what waits here to processes that have nothing to do.
+
+    Celery does so too, a turn of its loop later: after the next message has been asked for, and every pipe polled.
+    """
+    inner = getattr(pool, "_pool", None)
+    if isinstance(inner, asynpool.AsynPool) and inner.outbound_buffer:
+        idle = inner._all_inqueues - inner._busy_workers - inner._active_writes
+        if idle:
+            hub.consolidate_callback(list(idle))
+
+
+def spare_the_leaving(pool: Any) -> None:
+    """Have no task written to a process that has done its last and ends: it would lie there until that is noticed.
+
+    Celery takes such a process for idle. One call in a thousand took 0.1 to 0.6 s for it (``max_tasks_per_child``).
+    """
+    inner = getattr(pool, "_pool", None)
+    if not isinstance(inner, asynpool.AsynPool) or not inner._maxtasksperchild:
+        return
+
+    def free(pipe: int) -> None:
+        process = inner._fileno_to_inq.get(pipe)
+        counter = inner._on_ready_counters.get(process.pid) if process else None
+        # This result is not counted yet. Its process counts alike, so what is spared here does end.
+        if counter is None or counter.value + 1 < inner._maxtasksperchild:
+            inner._busy_workers.discard(pipe)
+
+    inner._mark_worker_as_available = free
+
+
+def _unheard(inner: Any) -> set[int]:
+    """The pipes of living processes that were sent a task and have not said that they run it."""
+    sent = [job._write_to for job in tuple(inner._cache.values()) if job._write_to and not job._accepted]
+    return {process.outqR_fd for process in sent if process._is_alive()}
