@@ -17,8 +17,10 @@ app = Celery(
     include=[
         f"graft.tasks.{name}"
         for name in (
-            *("batch", "janitor", "maintenance", "poc", "poc_jobs", "poc_samples", "single", "watchdog"),
-            *("health.echoes", "health.periodic", "history", "leaks.periodic"),
+            *("running.envelope_task", "running.call_task"),
+            *("delivery.chord_recovery", "cleanup.periodic", "cleanup.redis_keys"),
+            *("health.canaries", "health.periodic", "leaks.periodic", "monitoring.history"),
+            *("legacy.migration_poc", "legacy.ray_hybrid_poc", "legacy.integration_framework"),
         )
     ],
 )
