@@ -214,7 +214,7 @@ def test_nothing_beside_the_program_hides_a_standard_module():
 
 
 def test_the_program_gives_the_same_index_whatever_its_batches(tmp_path):
-    program = ROOT / "scripts" / "stdlib_index.py"
+    program = ROOT / "scripts" / "old_program" / "stdlib_index.py"
     indexes = []
     for batch_size, max_concurrent in ((1, 1), (7, 3)):
         out = tmp_path / f"{batch_size}.json"
