@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program that *arguments* name. Returns when it ended normally; its exits and errors rise."""
     options, program = _parse(list(sys.argv[1:] if arguments is None else arguments))
     if options.mode:
-        from graft.config.settings import settings
+        from graft.config.deployment import current
 
         os.environ["GRAFT_MODE"] = options.mode
-        settings.cache_clear()
+        current.reread_settings()
     # Registered before the program can register anything, so called after all that it left to be done.
     ending = _Ending(options.report)
     atexit.register(ending)
@@ -176,13 +176,13 @@ class _Ending:
         if self.target not in ("", "-"):
             with open(self.target, "w", encoding="utf-8") as file:
                 if self.target.endswith(".json"):
-                    file.write(calls.as_json())
+                    file.write(calls().as_json())
                 else:
-                    calls.render(file)
+                    calls().render(file)
             return
         stream = sys.__stdout__ if self.target else sys.__stderr__
         if stream is not None:
-            calls.render(stream)
+            calls().render(stream)
             stream.flush()
 
 

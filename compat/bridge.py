@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import redis
 
 from graft.compat.call_report import CallRecord, calls
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.tasks import codec
 from graft.tasks.callables.importable import name_of
 from graft.tasks.callables.references import FunctionRef, refer
 from graft.tasks.errors import ItemTimeoutError, TaskQueueError, UnpicklableError, UnreferenceableError
 from graft.tasks.policy import RetryPolicy, as_policy
-from graft.tasks.running.item_runner import in_worker
+from graft.tasks.running.worker_runtime import in_worker
 
 if TYPE_CHECKING:
     from graft.tasks.batch import Batch
@@ -307,7 +307,7 @@ class Account:
 
     def close(self) -> None:
         progress = self.batch.progress() if self.batch else None
-        calls.record(
+        calls().record(
             CallRecord(
                 call=self.call,
                 func=self.func,
@@ -396,7 +396,7 @@ def resize_workers(group: str, processes: int, prefetch: int | None = None, time
     Raises:
         TaskQueueError: no worker of that group is alive, or none answered within *timeout* seconds.
     """
-    from graft.config.celery_app import app
+    from graft.config.deployment import app
     from graft.tasks.monitoring.worker_registry import workers
 
     names = [worker.name for worker in workers() if worker.name.partition("@")[0] == group]
@@ -408,7 +408,7 @@ def resize_workers(group: str, processes: int, prefetch: int | None = None, time
     deadline = time.monotonic() + timeout
     # Control commands travel by pub/sub, which forgets what a worker did not hear; asking twice changes nothing.
     while (missing := [name for name in names if name not in sizes]) and (left := deadline - time.monotonic()) > 0:
-        replies = app.control.broadcast(
+        replies = app().control.broadcast(
             "graft_resize",
             arguments={"size": processes, "prefetch": prefetch},
             destination=missing,

@@ -1,17 +1,18 @@
 """The call report: which old calls ran in the cluster, which stayed with the caller, and why. Nothing is silent.
 
-``bridge`` records every call in :data:`calls`; ``python -m graft.compat`` prints it when the program has ended.
+``bridge`` records every call in :func:`calls`; ``python -m graft.compat`` prints it when the program has ended.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TextIO
+
+from graft.config.deployment import part
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,10 +69,10 @@ class CallReport:
     """Sums of calls, by call, function, place and reason; threads may record at once."""
 
     def __init__(self) -> None:
-        self.renew()
+        self.after_fork()
         self._rows: dict[tuple[str, str, str, str], CallRow] = {}
 
-    def renew(self) -> None:
+    def after_fork(self) -> None:
         """After a fork: the lock may be held by a thread that only the parent has."""
         self._lock = threading.Lock()
 
@@ -116,9 +117,9 @@ class CallReport:
         file.write(text.encode(encoding, "backslashreplace").decode(encoding))  # A name may be beyond an ASCII pipe.
 
 
-calls: Final = CallReport()
-"""The report of this process."""
-os.register_at_fork(after_in_child=calls.renew)
+def calls() -> CallReport:
+    """The report of this process."""
+    return part(CallReport)
 
 
 def _lines(rows: list[CallRow]) -> Iterator[RenderableType]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +26,8 @@ from graft.compat.bridge import Account, Place, Placement, place_function
 from graft.compat.futures import CallFuture, executor_error
 from graft.compat.local_threads import Here
 from graft.compat.map_call import MapCall
+from graft.config.deployment import part, settings
 from graft.config.queues import broker_priority, names
-from graft.config.settings import settings
 from graft.tasks import codec
 from graft.tasks.callables.importable import name_of
 from graft.tasks.errors import CancelledBatchError, PayloadTooLargeError, UnpicklableError
@@ -102,7 +101,7 @@ class Switchboard:
         self._timeout = timeout
         self.place = place
         self._renew()
-        _boards.add(self)
+        part(_Open).boards.add(self)
 
     def _renew(self) -> None:
         """Nothing is open; after a fork what was open is the parent's."""
@@ -350,21 +349,24 @@ def _is_module_level(func: Callable[..., Any]) -> bool:
     return module is not None and getattr(module, getattr(func, "__qualname__", ""), None) is func
 
 
-_boards: WeakSet[Switchboard] = WeakSet()
+class _Open:
+    """The switchboards of this process."""
 
+    def __init__(self) -> None:
+        self.boards: WeakSet[Switchboard] = WeakSet()
 
-def _renew_all() -> None:
-    for board in list(_boards):
-        board._renew()
+    def after_fork(self) -> None:
+        """They stay open in a forked child, without what runs in its parent."""
+        for board in list(self.boards):
+            board._renew()
 
 
 def _wait_for_all() -> None:
     """The standard executors finish what they have accepted before the interpreter ends; so do we."""
-    for board in list(_boards):
+    for board in list(part(_Open).boards):
         board.finish()
 
 
-os.register_at_fork(after_in_child=_renew_all)
 with suppress(RuntimeError):  # The interpreter is ending already.
     # Like the standard executors: atexit's own time is too late to start the threads that waiting calls need.
     getattr(threading, "_register_atexit", atexit.register)(_wait_for_all)

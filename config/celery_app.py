@@ -1,29 +1,25 @@
-"""The one app object, for clients and workers alike."""
+"""Our own app, for clients and workers alike: the app of a process that has adopted no other."""
 
 from __future__ import annotations
 
 from celery import Celery
 
 from graft.config.celeryconfig import options
-from graft.config.settings import settings
+from graft.config.deployment import adopt, settings
 from graft.config.transport import register
-from graft.config.transport.amqp import Amqp
+
+# Imported by workers, Beat and Flower. What they define is registered with the deployment's app (tasks/base.py).
+TASK_MODULES = [
+    f"graft.tasks.{name}"
+    for name in (
+        *("running.envelope_task", "running.call_task"),
+        *("delivery.chord_recovery", "queues.aging", "cleanup.periodic", "cleanup.redis_keys"),
+        *("health.canaries", "health.periodic", "leaks.periodic", "monitoring.history"),
+        *("legacy.migration_poc", "legacy.ray_hybrid_poc", "legacy.integration_framework"),
+    )
+]
 
 register()
-
-app = Celery(
-    "graft",
-    amqp=Amqp,
-    include=[
-        f"graft.tasks.{name}"
-        for name in (
-            *("running.envelope_task", "running.call_task"),
-            *("delivery.chord_recovery", "cleanup.periodic", "cleanup.redis_keys"),
-            *("health.canaries", "health.periodic", "leaks.periodic", "monitoring.history"),
-            *("legacy.migration_poc", "legacy.ray_hybrid_poc", "legacy.integration_framework"),
-        )
-    ],
-)
+app = Celery("graft", amqp="graft.tasks.sending.amqp:Amqp", include=TASK_MODULES)
 app.config_from_object(options(settings()))
-# shared_task of the user's own modules reaches this broker instead of the default one.
-app.set_default()
+adopt(app)

@@ -6,8 +6,6 @@ retried command may run twice and a blocking read needs a longer patience.
 
 from __future__ import annotations
 
-import os
-from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,7 +15,8 @@ from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelManagedConnection
 
-from graft.config.settings import Settings, settings
+from graft.config.deployment import current, part, settings
+from graft.config.settings import Settings
 
 SENTINEL_PORT: Final = 26379
 
@@ -74,13 +73,28 @@ def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
     )
 
 
-_patience = Retry(NoBackoff(), 0)
+class _Patience:
+    """How the shared client bears with an outage."""
+
+    def __init__(self) -> None:
+        self.retry = Retry(NoBackoff(), 0)
+
+    def after_fork(self) -> None:
+        """A pool process is as patient as its parent."""
 
 
-@cache
+def _shared() -> Any:
+    return connect(retry=part(_Patience).retry)
+
+
 def shared() -> Any:
-    """This process's one pooled client for short commands."""
-    return connect(retry=_patience)
+    """This process's one pooled client for short commands; a forked child has one of its own."""
+    return part(_shared)
+
+
+def broker(**options: Any) -> Any:
+    """A client of the broker's Redis, which may be another server than the result backend; ``with`` closes it."""
+    return connect(settings().model_copy(update={"result_backend": settings().broker_url}), **options)
 
 
 def be_patient(seconds: float) -> None:
@@ -89,11 +103,7 @@ def be_patient(seconds: float) -> None:
     A server that is full or no longer the master is out as well. A command whose reply was lost runs twice then;
     everything sent through it allows that.
     """
-    global _patience
-    _patience = Retry(ExponentialBackoff(cap=1.0, base=0.05), int(seconds) + 5)
-    _patience.update_supported_errors((OutOfMemoryError, ReadOnlyError, MasterDownError))
-    shared.cache_clear()
-
-
-# A forked pool process must not read answers meant for its parent.
-os.register_at_fork(after_in_child=shared.cache_clear)
+    retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), int(seconds) + 5)
+    retry.update_supported_errors((OutOfMemoryError, ReadOnlyError, MasterDownError))
+    part(_Patience).retry = retry
+    current.drop(_shared)

@@ -6,7 +6,6 @@ The conventional variables keep their names (``CELERY_BROKER_URL``, ``CELERY_RES
 from __future__ import annotations
 
 import re
-from functools import cache
 from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
@@ -201,9 +200,3 @@ class Settings(BaseSettings):
     def broker_name(self) -> str:
         """The broker's address without its password, for messages."""
         return without_password(self.broker_url)
-
-
-@cache
-def settings() -> Settings:
-    """The settings of this process; ``settings.cache_clear()`` reads the environment again."""
-    return Settings()

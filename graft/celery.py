@@ -9,8 +9,10 @@ from __future__ import annotations
 import sys
 
 from graft.compat import redirect
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.workers.app import app
+
+app.set_default()  # shared_task of the modules that a worker loads belongs to this app.
 
 redirect.install(*filter(None, settings().replace.split(",")))
 

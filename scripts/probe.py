@@ -36,9 +36,9 @@ def worker(name: str) -> str:
 
 def beat() -> str:
     """What is wrong with Beat, or nothing: the one that fires, or another for which this one stands by."""
+    from graft.config.deployment import settings
     from graft.config.redbeat import LOCK, LOCK_TIMEOUT
     from graft.config.redis_client import connect
-    from graft.config.settings import settings
 
     config = settings()
     try:

@@ -1,22 +1,24 @@
-"""Policy, run counter and dead letters on Celery's Task, for tasks of this project and of its users."""
+"""Policy, run counter and dead letters on Celery's Task, for users' tasks and for our own."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from celery import Task
+from celery._state import connect_on_app_finalize
 from celery.exceptions import Ignore, Reject, TaskPredicate
+from celery.local import Proxy
 
-from graft.config.settings import settings
+from graft.config.deployment import app, current, settings
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import poison_isolation
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.errors import PoisonedError
 from graft.tasks.policy import ONCE, RetryPolicy
-from graft.tasks.running import item_runner
+from graft.tasks.running import worker_runtime
 
 
 class ReliableTask(Task):
@@ -44,7 +46,7 @@ class ReliableTask(Task):
         try:
             yield
         except poison_isolation.NotAloneError as error:
-            item_runner.pause(poison_isolation.WAIT)
+            worker_runtime.pause(poison_isolation.WAIT)
             raise Reject(error, requeue=True) from error
         except BaseException:
             poison_isolation.leave(self.request.id)
@@ -53,9 +55,9 @@ class ReliableTask(Task):
 
     def _run_counted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         record = Runs(self.request.id, self.request.retries)
-        delivery, _ = item_runner.aside(record.begin, self.request.id, (0,))
+        delivery, _ = worker_runtime.off_loop(record.begin, self.request.id, (0,))
         if delivery.cancelled:
-            item_runner.aside(self._note_cancelled)
+            worker_runtime.off_loop(self._note_cancelled)
             raise Ignore("cancelled before it ran")
         run = self.request.retries + 1
         try:
@@ -69,11 +71,11 @@ class ReliableTask(Task):
             if wait is None:
                 # First: whoever reads FAILURE must find the letter.
                 reason: dead_letters.Reason = "poisoned" if isinstance(error, PoisonedError) else "retries_exhausted"
-                item_runner.aside(self.bury, error, reason, run)
+                worker_runtime.off_loop(self.bury, error, reason, run)
                 raise
             self.again(countdown=wait, exc=error)
         else:
-            item_runner.aside(record.close)
+            worker_runtime.off_loop(record.close)
             return result
 
     def _note_cancelled(self) -> None:
@@ -103,3 +105,22 @@ class ReliableTask(Task):
                 envelope=dead_letters.message_text(self.request.args, self.request.kwargs),
             )
         )
+
+
+def own_task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Register a function of ours as the task *name* of the deployment's app, and of no other app.
+
+    Celery's ``shared_task`` would give the task to every app of the process. What comes back stands for the task.
+    """
+
+    def register(func: Callable[..., Any]) -> Any:
+        def add(one: Any) -> None:
+            if current.has(one):
+                one.task(name=name, shared=False, lazy=False, **options)(func)
+
+        connect_on_app_finalize(add)
+        if current.is_adopted and app().finalized:
+            add(app())
+        return Proxy(lambda: app().tasks[name])
+
+    return register

@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks.errors import (
     PayloadTooLargeError,
     RemoteTraceback,

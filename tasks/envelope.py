@@ -16,6 +16,8 @@ from graft.tasks.errors import EnvelopeError, TaskQueueError
 from graft.tasks.policy import ONCE, RetryPolicy
 
 VERSION: Final = 1
+RUN_ENVELOPE: Final = "graft.batch"  # The task that runs an envelope,
+REDUCE: Final = "graft.reduce"  # and the one that reduces a batch: the body of its chord.
 
 Given = tuple[str, tuple[int, ...]]  # An envelope's id, and the positions of the items that it answers for.
 

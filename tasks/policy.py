@@ -33,6 +33,20 @@ class RetryPolicy:
         return random.uniform(0, min(self.ceiling, self.base * 2 ** min(run - 1, 63)))
 
 
+@dataclass(frozen=True)
+class ExactWaits(RetryPolicy):
+    """Waits ``base * factor**(run - 1)`` seconds, not a random part of them; ``ceiling`` has no part in this."""
+
+    base: float = 60.0
+    factor: float = 1.0
+
+    def wait_after(self, run: int, error: BaseException) -> float | None:
+        """Seconds until the next run, or None when the item is dead; *run* counts from 1."""
+        if run >= self.runs or isinstance(error, PermanentError) or not isinstance(error, Exception):
+            return None
+        return float(self.base * self.factor ** (run - 1))
+
+
 ONCE = RetryPolicy(runs=1)
 
 

@@ -6,7 +6,7 @@ role at a time: of the one that the test's subject has in real life. What a test
 
     pytestmark = pytest.mark.acl_role("operator")      # a module or a test; who does not say so is a producer
     with acting_as("viewer"):                          # a few lines of a test
-        letters = deadletters.newest()
+        letters = dead_letters.newest()
 
 ``GRAFT_TEST_ACL=operator pytest …`` has those who do not say so be operators.
 """

@@ -20,9 +20,9 @@ from celery import signals
 from celery.concurrency.base import BasePool
 from kombu.asynchronous import get_event_loop
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.config.transport.channel import Channel
-from graft.tasks.running import item_runner
+from graft.tasks.running import worker_runtime
 from graft.workers import async_tasks
 from graft.workers.aio import backend_patch
 from graft.workers.aio.job import GRACE, Job
@@ -59,7 +59,7 @@ class TaskPool(BasePool):
         signals.worker_process_init.send(sender=None)  # This is the process that runs tasks.
         self.floor = floor = Floor(self.limit, settings().io_threads, self._wake)
         self.floor.start()
-        item_runner.use_runner(lambda: floor, aside=floor.aside)
+        worker_runtime.use_runner(lambda: floor, off_loop=floor.aside)
         ready = threading.Event()
 
         def attach() -> None:

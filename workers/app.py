@@ -8,13 +8,13 @@ import os
 from functools import cache
 from typing import Any
 
-from celery.signals import worker_init, worker_process_init
+from celery.signals import task_prerun, worker_init, worker_process_init
 
 from graft.config.celery_app import app
 from graft.config.redis_client import be_patient
-from graft.tasks.delivery import poison_isolation
+from graft.tasks.delivery import chord_recovery, poison_isolation
 from graft.tasks.monitoring import otel
-from graft.tasks.running import item_runner
+from graft.tasks.running import worker_runtime
 from graft.workers import async_tasks, beat_ticks, control, refused_tasks, shutdown_deadline
 from graft.workers.async_runner import runner
 from graft.workers.bootsteps.heartbeat import Heartbeat
@@ -36,9 +36,12 @@ app.steps["consumer"].add(Probe)
 app.steps["consumer"].add(Taken)
 app.steps["consumer"].add(Metrics)
 
-# tasks.invoke asks for something that runs a coroutine; this is it.
-item_runner.use_runner(runner)
+# tasks/running asks for something that runs a coroutine; this is it.
+worker_runtime.use_runner(runner)
 
+
+# A part of a chord may come from a caller that puts nothing on record.
+task_prerun.connect(chord_recovery.note_run, weak=False)
 
 OUTAGE_PATIENCE = 120.0
 
@@ -53,7 +56,7 @@ def _prepare_to_fork(**_: Any) -> None:
 @worker_process_init.connect
 def _become_a_worker(**_: Any) -> None:
     be_patient(OUTAGE_PATIENCE)
-    item_runner.enter_worker()
+    worker_runtime.enter_worker()
     otel.is_on()  # Before the first task, whose message it is to follow.
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from graft.config.deployment import existing, part
 from graft.workers import task_context
 
 logger = logging.getLogger(__name__)
@@ -143,27 +143,12 @@ def run_for_ever(loop: asyncio.AbstractEventLoop, is_over: Callable[[], bool] = 
             continue
 
 
-_lock = threading.Lock()
-_runner: AsyncRunner | None = None
-
-
 def runner() -> AsyncRunner:
     """This process's runner, made when the first coroutine arrives."""
-    global _runner
-    with _lock:
-        if _runner is None:
-            _runner = AsyncRunner()
-        return _runner
+    return part(AsyncRunner)
 
 
 def current() -> asyncio.AbstractEventLoop | None:
     """The loop of this process's runner, if any coroutine has arrived yet."""
-    return _runner._loop if _runner is not None else None
-
-
-def _forget() -> None:
-    global _runner, _lock
-    _runner, _lock = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget)
+    made = existing(AsyncRunner)
+    return made._loop if made is not None else None

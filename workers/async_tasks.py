@@ -17,7 +17,7 @@ from billiard.common import terminate_handler_fired
 from celery import Celery, Task
 
 from graft.tasks.errors import ProcessExitError, SelfCancelledError, TaskQueueError
-from graft.tasks.running import item_runner
+from graft.tasks.running import worker_runtime
 from graft.workers import task_context
 
 
@@ -63,7 +63,7 @@ def _awaiting(task: Task, run: Callable[..., Any]) -> Callable[..., Any]:
 def _finish(value: Any) -> Any:
     """The awaitable's value. What would end the loop or the process becomes an error of the task."""
     try:
-        return item_runner.wait_for(value)
+        return worker_runtime.wait_for(value)
     except (asyncio.CancelledError, GeneratorExit) as error:
         raise SelfCancelledError(
             f"the coroutine ended in {type(error).__name__}, and nobody had asked it to"

@@ -14,7 +14,7 @@ from typing import Any, Final
 import redis
 from celery.worker import autoscale
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks.monitoring import worker_load
 from graft.tasks.monitoring.worker_load import Rules, Scaler
 from graft.workers.control import resize

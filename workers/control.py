@@ -6,8 +6,8 @@ from typing import Any
 
 from celery.worker.control import control_command
 
-from graft.config.settings import settings
-from graft.tasks.delivery import run_counter
+from graft.config.deployment import settings
+from graft.tasks.delivery import cancellation
 
 LARGEST_POOL = 1024
 
@@ -48,5 +48,5 @@ def graft_cancel(state: Any, task_id: str) -> dict[str, str]:
     """Keep a task or batch that has not begun from running, also after restarts. Celery's revoke is in memory only."""
     if not task_id or len(task_id) > 255:
         raise ValueError(f"task_id={task_id!r:.50} must be an id of 1 to 255 characters")
-    run_counter.cancel(task_id, settings().result_ttl)
+    cancellation.cancel(task_id, settings().result_ttl)
     return {"cancelled": task_id}

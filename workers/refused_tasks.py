@@ -14,9 +14,8 @@ from typing import Any, Final
 import redis
 from celery import signals
 
-from graft.config.celery_app import app
+from graft.config.deployment import app, settings
 from graft.config.redis_client import connect
-from graft.config.settings import settings
 from graft.config.transport.task_validation import ID_LENGTH, Refusal
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.errors import EnvelopeError, SignatureError
@@ -75,7 +74,7 @@ def tell_caller(message: Any, refused: Refusal) -> None:
         "children": [],
         "date_done": datetime.now(UTC).isoformat(),
     }
-    key, record = app.backend.get_key_for_task(task_id), json.dumps(answer)
+    key, record = app().backend.get_key_for_task(task_id), json.dumps(answer)
     try:
         with connect(socket_timeout=2.0, client_name="graft-accounting") as client:
             if client.set(key, record, nx=True, ex=int(settings().result_ttl)):

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from celery.signals import worker_shutting_down
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 
 logger = logging.getLogger(__name__)
 

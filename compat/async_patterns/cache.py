@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -13,10 +12,11 @@ from weakref import WeakSet
 
 from graft.compat import bridge
 from graft.compat.async_patterns import polling
+from graft.config.deployment import part
 from graft.tasks.ids import new_id
 from graft.tasks.running import blocking_threads
-from graft.tasks.shared import lease_renewer
 from graft.tasks.shared.cache import LEASE, Found, SharedCache
+from graft.tasks.shared.lease_renewer import lease_renewer
 from graft.tasks.shared.lua import seconds
 
 _NONE: Final = object()
@@ -109,7 +109,7 @@ class AsyncCache:
         with self._lock:
             self._kept.pop(key, None)
             self._kept[key] = (time.monotonic() + self.ttl, value)
-        _sweep_later(self)
+        part(_Sweeper).watch(self)
 
     def sweep(self, now: float) -> float | None:
         """Forget what has expired; when the next value will, or None when nothing is left."""
@@ -135,7 +135,7 @@ async def _get_or_insert(shared: SharedCache, key: Any, factory: Callable[[], An
         raise found.value
     if found.what == "value":
         return found.value
-    lease_renewer.keep(ticket, lambda: shared.renew(key, ticket), shared.lease / 3)
+    lease_renewer().keep(ticket, lambda: shared.renew(key, ticket), shared.lease / 3)
     try:
         value = await polling.awaited(factory())
         await blocking_threads.ask(shared.finish, key, ticket, value)
@@ -146,54 +146,44 @@ async def _get_or_insert(shared: SharedCache, key: Any, factory: Callable[[], An
         polling.soon(shared.give_up, key, ticket)
         raise
     finally:
-        lease_renewer.drop(ticket)
+        lease_renewer().drop(ticket)
     return value
 
 
 # ---- expiry ----------------------------------------------------------------------------------------------------------
 
-_changed = threading.Condition()
-_caches: WeakSet[AsyncCache] = WeakSet()
-_sweeper: threading.Thread | None = None
 
+class _Sweeper:
+    """One thread for all caches of this process; it ends when all are empty."""
 
-def _sweep_later(cache: AsyncCache) -> None:
-    """Have the sweeper, one thread for all caches, look after *cache*; it ends when all are empty."""
-    global _sweeper
-    with _changed:
-        if cache not in _caches:
-            _caches.add(cache)
-            _changed.notify()
-        if _sweeper is None:
-            _sweeper = threading.Thread(target=_sweep, name="graft-cache-sweeper", daemon=True)
-            _sweeper.start()
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._caches: WeakSet[AsyncCache] = WeakSet()
+        self._thread: threading.Thread | None = None
 
+    def watch(self, cache: AsyncCache) -> None:
+        """Have the values of *cache* dropped when they are due."""
+        with self._changed:
+            if cache not in self._caches:
+                self._caches.add(cache)
+                self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._sweep, name="graft-cache-sweeper", daemon=True)
+                self._thread.start()
 
-def _sweep() -> None:
-    global _sweeper
-    while True:
-        with _changed:
-            now = time.monotonic()
-            ends = []
-            for cache in list(_caches):
-                due = cache.sweep(now)
-                if due is None:
-                    _caches.discard(cache)
-                else:
-                    ends.append(due)
-            cache = None  # type: ignore[assignment]  # Nobody shall live on for the sweeper's sake.
-            if not ends:
-                _sweeper = None
-                return
-            _changed.wait(min(ends) - now)
-
-
-def _forget() -> None:
-    """A forked child has no sweeper, and maybe a lock that nobody will release."""
-    global _changed, _sweeper
-    _changed = threading.Condition()
-    _sweeper = None
-    _caches.clear()
-
-
-os.register_at_fork(after_in_child=_forget)
+    def _sweep(self) -> None:
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                ends = []
+                for cache in list(self._caches):
+                    due = cache.sweep(now)
+                    if due is None:
+                        self._caches.discard(cache)
+                    else:
+                        ends.append(due)
+                cache = None  # type: ignore[assignment]  # Nobody shall live on for the sweeper's sake.
+                if not ends:
+                    self._thread = None
+                    return
+                self._changed.wait(min(ends) - now)

@@ -12,8 +12,8 @@ from graft.compat.async_patterns import polling
 from graft.compat.async_patterns.fair_semaphore import wake
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.ids import new_id
-from graft.tasks.shared import lease_renewer
 from graft.tasks.shared.channel import SharedChannel, SharedClosed, Side
+from graft.tasks.shared.lease_renewer import lease_renewer
 
 END: Final = object()
 """Comes after the last value."""
@@ -175,7 +175,7 @@ class SharedEnd:
         if self._side is None:
             self._side = side
             channel, holder = self._channel, self._holder  # The keeper must not keep this end from being forgotten.
-            lease_renewer.keep(holder, lambda: channel.renew(side, holder), channel.lease / 3)
+            lease_renewer().keep(holder, lambda: channel.renew(side, holder), channel.lease / 3)
 
     def sender_closed(self) -> None:
         self._close("sender")
@@ -190,5 +190,5 @@ class SharedEnd:
 
 
 def _leave(channel: SharedChannel, side: Side, holder: str) -> None:
-    lease_renewer.drop(holder)
+    lease_renewer().drop(holder)
     channel.close(side, holder)

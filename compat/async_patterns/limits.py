@@ -13,7 +13,7 @@ from graft.compat import bridge
 from graft.compat.async_patterns import polling
 from graft.compat.async_patterns.fair_semaphore import Turns
 from graft.tasks.ids import new_id
-from graft.tasks.shared import lease_renewer
+from graft.tasks.shared.lease_renewer import lease_renewer
 from graft.tasks.shared.semaphore import LEASE, SharedSemaphore
 
 PATIENCE = 10.0  # A waiter unheard of for so long has died.
@@ -132,10 +132,10 @@ class _Limit(Generic[T]):
         except BaseException:
             turn.abandon()
             raise
-        lease_renewer.keep(ticket, lambda: shared.renew(ticket), shared.lease / 3)
+        lease_renewer().keep(ticket, lambda: shared.renew(ticket), shared.lease / 3)
 
         def give_back() -> None:
-            lease_renewer.drop(ticket)
+            lease_renewer().drop(ticket)
             shared.leave(ticket)
 
         return self._permit(number, give_back, blocks=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, ParamSpec, TypeVar
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.running import blocking_threads
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from graft.compat.async_worker_optimization import redis_records
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks import codec
 
 PURPOSE: Final = "compat-batch-item"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any, Final, TypeVar
 import redis
 
 from graft.compat import bridge
-from graft.config.settings import settings
+from graft.config.deployment import existing, part, settings
 from graft.tasks.errors import BrokerUnavailable
 
 PREFIX: Final = "graft:compat:"
@@ -27,9 +26,43 @@ T = TypeVar("T")
 
 logger = logging.getLogger("graft.compat.async_worker_optimization")
 
-_pending: dict[str, Mapping[str, str | float]] = {}
-_changed = threading.Condition()
-_writer: threading.Thread | None = None
+
+class _Writer:
+    """Writes what is kept, on a thread that ends when all is written. A forked child has nothing to write."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, Mapping[str, str | float]] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, key: str, fields: Mapping[str, str | float]) -> None:
+        with self._changed:
+            self._pending[key] = fields  # The latest state is all that matters.
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write, name="graft-compat-records", daemon=True)
+                self._thread.start()
+
+    def settle(self, timeout: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._thread is None, timeout)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                if not self._pending:
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+                taken = dict(self._pending)
+                self._pending.clear()
+            try:
+                with bridge.state().pipeline(transaction=False) as pipe:
+                    for key, fields in taken.items():
+                        pipe.hset(key, mapping=dict(fields))
+                        pipe.expire(key, TTL)
+                    pipe.execute()
+            except (redis.RedisError, OSError) as error:
+                logger.debug("%s could not be recorded: %s", ", ".join(taken), error)
 
 
 @contextmanager
@@ -47,21 +80,16 @@ def keep(key: str, fields: Mapping[str, str | float]) -> None:
     Local mode writes nothing, and a broker that does not answer is logged at debug level only: to old code the record
     is an extra that must cost it nothing.
     """
-    global _writer
     if bridge.is_local():
         logger.debug("%s is not recorded: GRAFT_MODE=local", key)
         return
-    with _changed:
-        _pending[key] = fields  # The latest state is all that matters.
-        if _writer is None:
-            _writer = threading.Thread(target=_write, name="graft-compat-records", daemon=True)
-            _writer.start()
+    part(_Writer).add(key, fields)
 
 
 def settle(timeout: float) -> bool:
     """Wait until everything kept so far has been written or given up; False when that took longer."""
-    with _changed:
-        return _changed.wait_for(lambda: _writer is None, timeout)
+    writer = existing(_Writer)
+    return writer is None or writer.settle(timeout)
 
 
 def read(key: str) -> dict[str, str]:
@@ -84,33 +112,4 @@ def soon(ask: Callable[[], T], default: T, *, within: float) -> T:
     return answers[0] if answers else default
 
 
-def _write() -> None:
-    global _writer
-    while True:
-        with _changed:
-            if not _pending:
-                _writer = None
-                _changed.notify_all()
-                return
-            taken = dict(_pending)
-            _pending.clear()
-        try:
-            with bridge.state().pipeline(transaction=False) as pipe:
-                for key, fields in taken.items():
-                    pipe.hset(key, mapping=dict(fields))
-                    pipe.expire(key, TTL)
-                pipe.execute()
-        except (redis.RedisError, OSError) as error:
-            logger.debug("%s could not be recorded: %s", ", ".join(taken), error)
-
-
-def _forget() -> None:
-    """A forked child has neither the writer nor whoever held the lock."""
-    global _changed, _writer
-    _changed = threading.Condition()
-    _writer = None
-    _pending.clear()
-
-
-os.register_at_fork(after_in_child=_forget)
 atexit.register(settle, 0.5)

@@ -20,8 +20,9 @@ from graft.compat.celery_integration_framework.client import (
     queue_of,
 )
 from graft.compat.celery_integration_framework.data import TaskResult, TaskStatus, WorkerStatus
+from graft.config.deployment import settings
 from graft.config.redis_client import connect
-from graft.config.settings import Settings, settings, without_password
+from graft.config.settings import Settings, without_password
 from graft.tasks.errors import BrokerUnavailable, ResultTimeout
 from graft.tasks.results import call_records
 from graft.tasks.running import call_task

@@ -6,10 +6,12 @@ deployment's app, so ``process_item.delay({"id": 1})`` reaches the workers of ``
 
 from __future__ import annotations
 
+from typing import Any
+
 from graft.compat.async_worker_optimization.data import LoadLevel, TaskItem, WorkerMetrics
 from graft.compat.celery_migration_poc.demo import demo_celery_usage
 from graft.compat.celery_migration_poc.optimizer import AsyncWorkerOptimizationCompat, CeleryWorkerOptimizer
-from graft.config.celery_app import app as celery_app
+from graft.config.deployment import app
 from graft.tasks.legacy.migration_poc import (
     batch_process,
     cleanup_old_results,
@@ -17,6 +19,13 @@ from graft.tasks.legacy.migration_poc import (
     heavy_computation,
     process_item,
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "celery_app":
+        return app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AsyncWorkerOptimizationCompat",

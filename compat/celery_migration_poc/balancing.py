@@ -7,7 +7,7 @@ from typing import Final
 
 from graft.compat import bridge
 from graft.compat.async_worker_optimization.resources import Size
-from graft.config.celery_app import app
+from graft.config.deployment import app
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.monitoring.worker_registry import WorkerBeat, workers
 
@@ -50,7 +50,7 @@ def _resize(group: str, size: Size, deadline: float) -> None:
 def _await_processes(names: list[str], size: Size, deadline: float) -> None:
     """Wait until each worker lists so many processes: it answers a resize before its pool has followed."""
     while True:
-        stats = app.control.inspect(names, timeout=2.0, limit=len(names)).stats() or {}
+        stats = app().control.inspect(names, timeout=2.0, limit=len(names)).stats() or {}
         wrong = [
             name for name in names if len(stats.get(name, {}).get("pool", {}).get("processes", ())) != size.processes
         ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from graft.compat import bridge
 from graft.compat.celery_ray_hybrid_poc import ray_side
-from graft.tasks.running.item_runner import in_worker
+from graft.tasks.running.worker_runtime import in_worker
 from graft.tasks.submit import submit
 
 

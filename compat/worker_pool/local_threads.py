@@ -18,10 +18,10 @@ from typing import Any, Final
 from uuid import uuid4
 
 from graft.compat.worker_pool.placement import Work
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks.errors import BrokerUnavailable, ItemTimeoutError
 from graft.tasks.pools.state import Done, Holder, Ledger, Taken, Turn
-from graft.tasks.shared import lease_renewer
+from graft.tasks.shared.lease_renewer import lease_renewer
 
 logger = logging.getLogger("graft.compat.worker_pool")
 
@@ -138,11 +138,11 @@ class Crew:
     def _run(self, holder: Holder, turn: Turn) -> None:
         while turn.taken is not None:
             taken = turn.taken
-            lease_renewer.keep(holder.token, partial(self._renew, holder, taken), settings().visibility_timeout / 3)
+            lease_renewer().keep(holder.token, partial(self._renew, holder, taken), settings().visibility_timeout / 3)
             try:
                 turn = self._finish(holder, taken)
             finally:
-                lease_renewer.drop(holder.token)
+                lease_renewer().drop(holder.token)
         self._send(turn.tickets)
         with self._changed:
             self._changed.notify_all()

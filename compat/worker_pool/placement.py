@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graft.compat.call_report import CallRecord, calls
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks import codec
 from graft.tasks.callables import function_store
 from graft.tasks.callables.importable import name_of
@@ -74,7 +74,7 @@ class Placing:
                 reason = str(error)
         where: Literal["cluster", "caller"] = "cluster" if content else "caller"
         name = name_of(work.func)
-        calls.record(CallRecord(f"{self.pool}.{call}", name, where, reason, len(work.items), 0.0, 0, 0, False))
+        calls().record(CallRecord(f"{self.pool}.{call}", name, where, reason, len(work.items), 0.0, 0, 0, False))
         return Placed(work, content)
 
     def _refer(self, func: Callable[..., Any], by_value: bool) -> FunctionRef:

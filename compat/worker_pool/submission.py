@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from graft.compat.worker_pool.errors import PoolClosedError
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.pools.state import Entry, Ledger, RedisLedger, State

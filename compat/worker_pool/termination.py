@@ -13,12 +13,12 @@ logger = logging.getLogger(__name__)
 
 def end(tickets: Sequence[str]) -> Callable[[], bool]:
     """Have the processes that run *tickets* killed; what is returned asks whether any of them still runs."""
-    from graft.config.celery_app import app
+    from graft.config.deployment import app
 
     if not tickets:
         return lambda: False
     try:
-        app.control.revoke(list(tickets), terminate=True, signal="SIGKILL")
+        app().control.revoke(list(tickets), terminate=True, signal="SIGKILL")
     except (NoPermissionError, OperationalError) as error:  # Celery wraps the one in the other.
         if not isinstance(error if isinstance(error, NoPermissionError) else error.__cause__, NoPermissionError):
             raise
@@ -32,19 +32,20 @@ def end(tickets: Sequence[str]) -> Callable[[], bool]:
 
 def _are_run(tickets: Sequence[str]) -> bool:
     """Whether a worker says so: what was ended by force cannot, and its lease would only run out later."""
-    from graft.config.celery_app import app
+    from graft.config.deployment import app
 
-    active = app.control.inspect(timeout=0.5).active()
+    active = app().control.inspect(timeout=0.5).active()
     return any(request["id"] in tickets for requests in (active or {}).values() for request in requests)
 
 
 def _are_held(tickets: Sequence[str]) -> bool:
     """Whether a worker holds the message of one, as far as Redis tells this user."""
+    from graft.config.redis_client import broker
     from graft.tasks.queues import locate
 
     try:
-        with locate.broker() as broker:
-            places = locate.where(tickets, broker)
+        with broker() as queue_side:
+            places = locate.where(tickets, queue_side)
     except NoPermissionError:
         return True
     return places is None or any(place != "queued" for place in places.values())

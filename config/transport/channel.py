@@ -27,11 +27,11 @@ from kombu.utils.json import dumps
 from kombu.utils.uuid import uuid
 from redis.exceptions import RedisError
 
-from graft.config.settings import settings
+from graft.config.deployment import part, settings
 from graft.config.transport import signing
 from graft.config.transport.fetch import Asked, Look
 from graft.config.transport.message_validation import BadMessage, checked, decode
-from graft.config.transport.qos import LOST, OWED, QoS, stock
+from graft.config.transport.qos import LOST, PendingAcks, QoS, stock
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Channel(stock.Channel):
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         address = connection.client
-        self.owed = OWED[address.hostname, address.port, address.virtual_host]
+        self.owed = part(PendingAcks)[address.hostname, address.port, address.virtual_host]
         self.recorded = ""
         self.acked: list[str] = []  # Redis is told of them with the next look, or soon.
         self._looks: dict[tuple[str, ...], Look] = {}

@@ -7,7 +7,6 @@ be told about such a message is owed, by address of the broker, and outlives the
 from __future__ import annotations
 
 import logging
-import os
 from collections import defaultdict
 from contextlib import suppress
 from typing import Any, Final
@@ -28,9 +27,15 @@ virtual: Any = kombu.transport.virtual
 TOLD_AFTER: Final = 0.02  # Seconds in which the next look for messages may take the news along.
 LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 
-# By address of the broker: delivery tag -> does the message go back on its queue?
-OWED: Final[defaultdict[tuple[Any, ...], dict[str, bool]]] = defaultdict(dict)
-os.register_at_fork(after_in_child=OWED.clear)  # A pool process must not pay the debts of its worker again.
+
+class PendingAcks(defaultdict[tuple[Any, ...], dict[str, bool]]):
+    """What Redis could not be told, by address of the broker: delivery tag -> whether the message goes back.
+
+    A pool process has none of its worker's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(dict)
 
 
 class QoS(stock.QoS):

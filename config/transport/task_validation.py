@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.config.transport import signing
 
 ID_LENGTH: Final = 255

@@ -15,13 +15,13 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graft.config.redis_client import shared
+from graft.config.redis_client import broker, shared
 from graft.scripts.commands import queue_judge
 from graft.scripts.commands.options import HELP, Verbs, confirm, examples, lasting, several
 from graft.scripts.commands.top.view import left
 from graft.scripts.console import complain, output, say, show
-from graft.tasks.delivery import run_counter
-from graft.tasks.queues import locate, peek, purge
+from graft.tasks.delivery import cancellation
+from graft.tasks.queues import peek, purge
 from graft.tasks.sending import progress
 from graft.tasks.sending.progress import BatchNote
 
@@ -146,7 +146,7 @@ def cancel(batch_id: str, yes: bool, as_json: bool) -> None:
     what = f"{note.function}, {done_of(note)} items done" if note else f"{several(known.waiting, 'message')} waiting"
     confirm(f"Cancel batch {known.id} ({what})?", yes)
     withdrawn = stop(known.id)
-    with locate.broker() as client:
+    with broker() as client:
         held = peek.held(known.id, client)
     if as_json:
         click.echo(json.dumps({"id": known.id, "messages_withdrawn": withdrawn, "messages_held": held}))
@@ -191,7 +191,7 @@ def look(batch_id: str) -> Known | None:
     whole = meant[0] if meant else batch_id
     if not meant and not 16 <= len(batch_id) <= 255:
         return None  # No id of a batch, and a search for it would find anything.
-    with locate.broker() as client:
+    with broker() as client:
         waiting = sum(1 for _ in purge.waiting_of(whole, client))
         return Known(whole, notes.get(whole), waiting, peek.held(whole, client), whole in cancelled([whole]))
 
@@ -207,7 +207,7 @@ def not_found(batch_id: str) -> None:
 def cancelled(ids: Iterable[str]) -> set[str]:
     """Those of *ids* that somebody has cancelled."""
     wanted = list(ids)
-    flags = shared().mget([run_counter.CANCEL_KEY + each for each in wanted]) if wanted else []
+    flags = shared().mget([cancellation.CANCEL_KEY + each for each in wanted]) if wanted else []
     return {each for each, flag in zip(wanted, flags, strict=True) if flag is not None}
 
 

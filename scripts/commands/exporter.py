@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from typing import Any, Final
 
 import click
@@ -20,8 +19,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from graft.config.redis_client import connect, shared
-from graft.config.settings import settings
+from graft.config.deployment import settings
+from graft.config.redis_client import broker, connect, shared
 from graft.scripts.console import complain, say
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import beat_ticks, measure, report_store
@@ -56,7 +55,7 @@ class Deployment(Collector):
 def _everything(client: Any) -> Iterator[Metric]:
     now = measure.clock(client)
     alive, beats = measure.workers(client, now)
-    with closing(measure.broker()) as queue_side:
+    with broker() as queue_side:
         queues = measure.queues(queue_side, client, beats, now, remember=False)
         held = int(queue_side.hlen("unacked"))
     yield from _queues(queues, held)

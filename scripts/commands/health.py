@@ -12,8 +12,8 @@ import redis
 from rich.table import Table
 from rich.text import Text
 
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.scripts.console import output, say, show
 from graft.tasks.health import measure, periodic, report_store
 from graft.tasks.health.verdicts import ORDER, Report, State, Verdict

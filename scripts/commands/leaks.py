@@ -11,8 +11,8 @@ import redis
 from rich.table import Table
 from rich.text import Text
 
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.scripts.console import complain, output, say, show
 from graft.tasks.health.measure import clock
 from graft.tasks.leaks import findings, keyspace, samples, tracemalloc_session

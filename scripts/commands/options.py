@@ -12,7 +12,7 @@ import redis
 from kombu.exceptions import OperationalError
 from redis.exceptions import NoPermissionError
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.scripts.console import complain
 
 UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -8,8 +8,7 @@ from typing import Any
 from kombu.serialization import prepare_accept_content
 from kombu.transport.virtual import Message
 
-from graft.config.celery_app import app
-from graft.config.settings import settings
+from graft.config.deployment import app, settings
 from graft.config.transport.channel import MESSAGE_LIMIT
 from graft.config.transport.message_validation import BadMessage, decode
 from graft.config.transport.task_validation import forgery, refusal
@@ -26,9 +25,9 @@ class _Channel:
 def flaw(raw: bytes) -> str:
     """``reason: particulars`` of the refusal with which workers would quarantine the message in *raw*, else ""."""
     try:
-        limit = (app.conf.broker_transport_options or {}).get("message_limit", MESSAGE_LIMIT)
+        limit = (app().conf.broker_transport_options or {}).get("message_limit", MESSAGE_LIMIT)
         message = Message(
-            decode(raw, limit), channel=_Channel(), accept=prepare_accept_content(app.conf.accept_content)
+            decode(raw, limit), channel=_Channel(), accept=prepare_accept_content(app().conf.accept_content)
         )
     except BadMessage as error:
         return str(error)

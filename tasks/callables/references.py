@@ -11,7 +11,6 @@ import importlib
 import inspect
 import io
 import operator
-import os
 import pickle
 import sys
 import threading
@@ -23,6 +22,7 @@ from typing import Any, Final, Literal
 
 import cloudpickle
 
+from graft.config.deployment import part
 from graft.tasks.callables.closure_check import obstacle
 from graft.tasks.callables.importable import claimed, import_name, is_installed, name_of
 from graft.tasks.errors import UnreferenceableError
@@ -138,21 +138,17 @@ def _not_importable(name: str, error: BaseException) -> UnreferenceableError:
     )
 
 
-_registry = threading.Lock()
+class _Registry:
+    """Guards cloudpickle's list of modules that are copied, of which a process has one."""
 
-
-def _renew() -> None:
-    global _registry
-    _registry = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew)
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
 
 
 @contextmanager
 def _by_value(modules: list[ModuleType]) -> Iterator[None]:
     """Have cloudpickle copy what *modules* define for once; it takes all of ``sys.modules`` for importable."""
-    with _registry:
+    with part(_Registry).lock:
         added = [module for module in modules if module.__name__ not in cloudpickle.list_registry_pickle_by_value()]
         for module in added:
             cloudpickle.register_pickle_by_value(module)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 
 RESULTS: Final = "celery-task-meta-*"
 PAGE: Final = 200

@@ -2,57 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import time
-from typing import Any, Final
-
-from graft.config.celery_app import app
-from graft.config.queues import PRIORITY_STEPS, QUEUES
-from graft.config.redis_client import connect
-from graft.config.settings import settings
+from graft.tasks.base import own_task
 from graft.tasks.dead_letters import store as dead_letters
 
-SEPARATOR: Final = "\x06\x16"  # Between a queue's name and its priority step (kombu/transport/redis.py).
-SENT_AT: Final = "graft_sent_at"
 
-# Moves the oldest message of a step to the place that is taken next, unless somebody took it meanwhile.
-_LIFT: Final = """
-if redis.call('LINDEX', KEYS[1], -1) == ARGV[1] then
-  redis.call('RPOP', KEYS[1])
-  redis.call('RPUSH', KEYS[2], ARGV[1])
-  return 1
-end
-return 0
-"""
-
-
-@app.task(name="graft.maintenance.lift_waiting_messages", ignore_result=True)
-def lift_waiting_messages() -> int:
-    """Move messages that have waited longer than ``max_waiting`` to the front of their queue; how many."""
-    client: Any = connect(settings().model_copy(update={"result_backend": settings().broker_url}))
-    lift = client.register_script(_LIFT)
-    lifted = 0
-    for queue in QUEUES:
-        for step in PRIORITY_STEPS[1:]:
-            key = f"{queue.name}{SEPARATOR}{step}"
-            for _ in range(100):  # A bound for one tick; the next one goes on.
-                message = client.lindex(key, -1)
-                if message is None or not _is_old(message):
-                    break
-                lifted += int(lift(keys=[key, queue.name], args=[message]))
-    client.close()
-    return lifted
-
-
-def _is_old(message: bytes) -> bool:
-    try:
-        sent_at = float(json.loads(message)["headers"][SENT_AT])
-    except (ValueError, KeyError, TypeError):
-        return False  # Not sent by this project; its priority is left as it is.
-    return time.time() - sent_at > settings().max_waiting
-
-
-@app.task(name="graft.maintenance.prune_dead_letters", ignore_result=True)
+@own_task("graft.maintenance.prune_dead_letters", ignore_result=True)
 def prune_dead_letters() -> int:
     """Remove dead letters that are older than the deployment keeps them; how many."""
     return dead_letters.prune()

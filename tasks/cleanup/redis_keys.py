@@ -18,12 +18,11 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from graft.config.celery_app import app
-from graft.config.redis_client import shared
-from graft.config.settings import settings
+from graft.config.deployment import settings
+from graft.config.redis_client import broker, shared
+from graft.tasks.base import own_task
 from graft.tasks.monitoring import worker_registry
-from graft.tasks.queues import locate
-from graft.tasks.queues.depth import UNACKED
+from graft.tasks.queues.message_format import UNACKED
 
 CURSOR: Final = "graft:janitor:cursor"
 SEEN: Final = "graft:janitor:seen"  # What looked abandoned, by when it did first.
@@ -47,14 +46,14 @@ class Tidied:
     records: int = 0
 
 
-@app.task(name="graft.maintenance.tidy", ignore_result=True)
+@own_task("graft.maintenance.tidy", ignore_result=True)
 def tidy() -> dict[str, int]:
     """Clear away what nobody will; how much of what."""
     done = Tidied()
-    with locate.broker() as broker:
-        _keys(broker, done)
-        _bindings(broker, done)
-        _records(broker, done)
+    with broker() as queue_side:
+        _keys(queue_side, done)
+        _bindings(queue_side, done)
+        _records(queue_side, done)
     _results(done)
     return asdict(done)
 

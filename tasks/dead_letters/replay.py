@@ -13,16 +13,15 @@ from typing import Any, Final
 
 from kombu.utils.json import loads
 
-from graft.config.celery_app import app
+from graft.config.deployment import app
 from graft.config.queues import MIDDLE_PRIORITY, names
 from graft.config.redis_client import shared
-from graft.tasks.cleanup.periodic import SENT_AT
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.store import DeadLetter
 from graft.tasks.delivery.run_counter import Runs
-from graft.tasks.envelope import Envelope
+from graft.tasks.envelope import REDUCE, RUN_ENVELOPE, Envelope
 from graft.tasks.errors import EnvelopeError, TaskQueueError
-from graft.tasks.running.envelope_task import REDUCE, RUN_ENVELOPE
+from graft.tasks.queues.message_format import SENT_AT
 from graft.tasks.sending import payloads
 
 FALLBACK: Final = "default"
@@ -109,11 +108,11 @@ def replay(letter: DeadLetter, queue: str | None = None) -> bool:
 def publish(message: Message) -> None:
     """Put *message* on its queue; it is there when this returns."""
     # Not send_task, which would subscribe this process to the result.
-    with app.producer_or_acquire() as producer:
-        app.amqp.send_task_message(
+    with app().producer_or_acquire() as producer:
+        app().amqp.send_task_message(
             producer,
             message.task,
-            app.amqp.as_task_v2(
+            app().amqp.as_task_v2(
                 message.id, message.task, args=message.args, kwargs=message.kwargs, group_id=message.group,
                 root_id=message.group or message.id, argsrepr=message.label,
                 # Not its chord: that has been told of the failure and has gone on.

@@ -17,8 +17,8 @@ from typing import Any, Final, Literal
 
 from kombu.utils.json import dumps
 
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 
 LETTERS: Final = "graft:dead-letters"
 INDEX: Final = "graft:dead-letters:by-time"

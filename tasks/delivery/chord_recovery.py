@@ -20,22 +20,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import redis
-from celery import signals
 from celery.app.task import Context
 from celery.canvas import maybe_signature
 from celery.exceptions import ChordError
 from celery.states import READY_STATES
 from kombu.utils.json import dumps
 
-from graft.config.celery_app import app
-from graft.config.redis_client import shared
-from graft.config.settings import settings
-from graft.config.transport.amqp import watch_chords
+from graft.config.deployment import app, settings
+from graft.config.redis_client import broker, shared
 from graft.tasks import codec
+from graft.tasks.base import own_task
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.errors import SignatureError
 from graft.tasks.queues import locate
-from graft.tasks.running import item_runner
+from graft.tasks.running import worker_runtime
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +113,7 @@ def note_run(task: Any = None, **_: Any) -> None:
     if request is None or not request.chord or not request.group or task.name == "graft.batch":
         return
     if request.group_index is not None and settings().signing_keys:
-        item_runner.aside(note, request.group, request.chord, {request.group_index: request.id})
-
-
-watch_chords(note_part)
-signals.task_prerun.connect(note_run, weak=False)
+        worker_runtime.off_loop(note, request.group, request.chord, {request.group_index: request.id})
 
 
 def forget(chord: str) -> None:
@@ -130,18 +124,18 @@ def forget(chord: str) -> None:
         pipe.execute()
 
 
-@app.task(name="graft.maintenance.finish_chords", ignore_result=True)
+@own_task("graft.maintenance.finish_chords", ignore_result=True)
 def finish_chords() -> int:
     """Take the missing step of every chord on record that stands still; how many were ended or failed."""
     client = shared()
     before = time.time() - PATIENCE
     chords = client.zrangebyscore(CHORDS, 0, before, start=0, num=AT_ONCE)
     moved = 0
-    with locate.broker() as broker:
+    with broker() as queue_side:
         for chord in chords:
             # The next look takes those that were not looked at for longest.
             client.zadd(CHORDS, {chord: time.time() - PATIENCE / 2}, xx=True)
-            moved += finish(chord.decode(), broker) in ("count", "lost")
+            moved += finish(chord.decode(), queue_side) in ("count", "lost")
     return moved
 
 
@@ -174,7 +168,7 @@ def finish(chord: str, broker: Any) -> Step:
 
 
 def _look(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], is_watched: bool, broker: Any) -> State:
-    backend = app.backend
+    backend = app().backend
     body_id = body["options"]["task_id"]
     counted, size, more, claim = (backend.get_key_for_group(chord, suffix) for suffix in (".d", ".s", ".t", ".c"))
     with backend.client.pipeline(transaction=False) as pipe:
@@ -204,9 +198,9 @@ def _look(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], is_watc
 
 
 def _states(ids: Sequence[str]) -> dict[str, str | None]:
-    found = app.backend.mget([app.backend.get_key_for_task(task_id) for task_id in ids])
+    found = app().backend.mget([app().backend.get_key_for_task(task_id) for task_id in ids])
     return {
-        task_id: app.backend.decode_result(payload)["status"] if payload else None
+        task_id: app().backend.decode_result(payload)["status"] if payload else None
         for task_id, payload in zip(ids, found, strict=True)
     }
 
@@ -215,17 +209,17 @@ def _count(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state:
     """What the processes that ran the parts would have done next."""
     # When all are counted, counting any of them again changes nothing but sends the body.
     for index in state.countable or [min(parts)]:
-        meta = app.backend.get_task_meta(parts[index], cache=False)
+        meta = app().backend.get_task_meta(parts[index], cache=False)
         request = Context(id=parts[index], group=chord, group_index=index, chord=body)
         logger.warning("part %d of chord %s was done and not counted, or not followed up; it is now", index, chord)
-        app.backend.on_chord_part_return(request, meta["status"], meta["result"])
+        app().backend.on_chord_part_return(request, meta["status"], meta["result"])
 
 
 def _fail(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state: State) -> None:
     lost = ", ".join(f"{index} ({parts[index]})" for index in sorted(state.missing)[:5])
     error = ChordError(f"part {lost} of chord {chord} is lost" if lost else f"the body of chord {chord} is lost")
     logger.error("%s; its body fails", error)
-    callback = maybe_signature(dict(body), app=app)
+    callback = maybe_signature(dict(body), app=app())
     dead_letters.bury(
         dead_letters.DeadLetter.make(
             id=body["options"]["task_id"],
@@ -243,5 +237,6 @@ def _fail(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state: 
     try:
         raise error
     except ChordError:  # Celery takes the traceback from the stack.
-        app.backend.chord_error_from_stack(callback, error)
-    app.backend.client.delete(*(app.backend.get_key_for_group(chord, suffix) for suffix in (".s", ".j", ".t", ".d")))
+        app().backend.chord_error_from_stack(callback, error)
+    backend = app().backend
+    backend.client.delete(*(backend.get_key_for_group(chord, suffix) for suffix in (".s", ".j", ".t", ".d")))

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from typing import Final
 
-from graft.config.settings import settings
+from graft.config.deployment import part, settings
 
 WAIT: Final = 0.5  # Seconds before a suspect that finds another one running goes back to its queue.
 
@@ -26,16 +26,24 @@ def deaths() -> int:
     return max(1, settings().run_limit - 1)
 
 
-_lock = threading.Lock()
-_inside: str | None = None
-_place: int | None = None  # A file without a name, which the kernel unlocks for those that die.
+class _Turnstile:
+    """Lets one suspect in at a time: among the threads of this process, and among the processes of its pool."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside: str | None = None
+        self.lock_fd: int | None = None  # A file without a name, which the kernel unlocks for those that die.
+
+    def after_fork(self) -> None:
+        """A pool process shares the file with the others; who is inside is its own."""
+        self.lock, self.inside = threading.Lock(), None
 
 
 def prepare() -> None:
-    """In a worker, before its pool processes are forked: the place is one for all of them."""
-    global _place
-    if _place is None:
-        _place, path = tempfile.mkstemp(prefix="graft-suspect-")
+    """In a worker, before its pool processes are forked: the lock is one for all of them."""
+    turnstile = part(_Turnstile)
+    if turnstile.lock_fd is None:
+        turnstile.lock_fd, path = tempfile.mkstemp(prefix="graft-suspect-")
         os.unlink(path)
 
 
@@ -45,23 +53,23 @@ def enter(envelope_id: str) -> None:
     Raises:
         NotAloneError: another one is in.
     """
-    global _inside
-    with _lock:
-        if _inside is not None:
-            raise NotAloneError(f"{_inside} runs, and one of the two may be what kills its worker")
-        if _place is not None:
+    turnstile = part(_Turnstile)
+    with turnstile.lock:
+        if turnstile.inside is not None:
+            raise NotAloneError(f"{turnstile.inside} runs, and one of the two may be what kills its worker")
+        if turnstile.lock_fd is not None:
             try:
-                fcntl.lockf(_place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(turnstile.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise NotAloneError("another process of the pool runs what may kill its worker") from None
-        _inside = envelope_id
+        turnstile.inside = envelope_id
 
 
 def leave(envelope_id: str) -> None:
     """Let others in, if it was this one that kept them out."""
-    global _inside
-    with _lock:
-        if _inside == envelope_id:
-            _inside = None
-            if _place is not None:
-                fcntl.lockf(_place, fcntl.LOCK_UN)
+    turnstile = part(_Turnstile)
+    with turnstile.lock:
+        if turnstile.inside == envelope_id:
+            turnstile.inside = None
+            if turnstile.lock_fd is not None:
+                fcntl.lockf(turnstile.lock_fd, fcntl.LOCK_UN)

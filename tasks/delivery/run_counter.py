@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from graft.config.redis_client import shared
 from graft.tasks.delivery import poison_isolation
+from graft.tasks.delivery.cancellation import CANCEL_KEY
 from graft.tasks.envelope import Given
 
 RUN_KEY: Final = "graft:run:"
-CANCEL_KEY: Final = "graft:cancel:"
 TTL: Final = 7 * 86400  # Outlives every redelivery of the message it counts.
 
 
@@ -163,12 +163,3 @@ def pardon(runs: Iterable[tuple[str, int]], client: Any) -> int:
 
 def _given(text: bytes | None) -> tuple[Given, ...]:
     return tuple((envelope_id, tuple(positions)) for envelope_id, positions in json.loads(text or b"[]"))
-
-
-def cancel(batch: str, ttl: float) -> None:
-    """Raise the flag that keeps what has not begun of *batch* from running, on every worker, across restarts."""
-    shared().set(CANCEL_KEY + batch, 1, ex=max(1, int(ttl)))
-
-
-def is_cancelled(batch: str) -> bool:
-    return bool(shared().exists(CANCEL_KEY + batch))

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from graft.config.celery_app import app
 from graft.config.redis_client import shared
-from graft.tasks.cleanup.periodic import SENT_AT
+from graft.tasks.base import own_task
+from graft.tasks.queues.message_format import SENT_AT
 
 ECHOES: Final = "graft:health:echoes"
 EXPIRES: Final = 600.0  # Seconds after which an echo is given up, by its reader, and another is sent.
@@ -60,7 +60,7 @@ def send(queues: Iterable[str], client: Any, now: float) -> None:
         echo.apply_async((queue, f"{asked:.6f}"), queue=queue, expires=EXPIRES, ignore_result=True, headers=headers)
 
 
-@app.task(name="graft.health.echo", ignore_result=True)
+@own_task("graft.health.echo", ignore_result=True)
 def echo(queue: str, asked: str) -> None:
     """Note that a worker has come to this."""
     shared().eval(_ANSWER, 1, ECHOES, queue, asked)

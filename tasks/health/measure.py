@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
 
+from graft.config.deployment import settings
 from graft.config.queues import QUEUES
-from graft.config.redis_client import connect, shared
-from graft.config.settings import settings
+from graft.config.redis_client import broker, shared
 from graft.config.transport.channel import QUARANTINE_COUNTS_KEY, QUARANTINE_KEY
-from graft.tasks.cleanup.periodic import SENT_AT
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import causes
 from graft.tasks.health import beat_ticks, canaries, leak_verdicts, redis_info, task_counts
@@ -22,7 +21,7 @@ from graft.tasks.leaks import samples
 from graft.tasks.monitoring import function_stats
 from graft.tasks.monitoring.worker_registry import BEAT, BEAT_TTL, NAMES, WorkerBeat
 from graft.tasks.queues import pause
-from graft.tasks.queues.depth import UNACKED, lists
+from graft.tasks.queues.message_format import SENT_AT, UNACKED, lists
 
 SEEN: Final = "graft:health:seen"  # queue and step -> the message at its head, and when it was first seen there
 HELD: Final = "graft:health:held"  # delivery tag -> when it was first seen with a worker
@@ -32,11 +31,6 @@ UNACKED_INDEX: Final = "unacked_index"
 IO_POOL: Final = "aio_pool"
 LOOKED_AT: Final = 1000  # Messages held by workers of which the age is watched.
 LEAVE_AFTER: Final = 20 * BEAT_TTL
-
-
-def broker() -> Any:
-    """A client of the broker's Redis, which need not be the result backend's."""
-    return connect(settings().model_copy(update={"result_backend": settings().broker_url}), client_name="graft-health")
 
 
 def clock(client: Any) -> float:
@@ -49,7 +43,7 @@ def everything(overlaps: int = 0) -> Measured:
     """One look at the whole deployment."""
     client = shared()
     now = clock(client)
-    with closing(broker()) as queue_side:
+    with broker(client_name="graft-health") as queue_side:
         alive, beats = workers(client, now)
         return Measured(
             queues=queues(queue_side, client, beats, now),

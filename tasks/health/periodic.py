@@ -7,9 +7,9 @@ import platform
 import time
 from typing import Any
 
-from graft.config.celery_app import app
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
+from graft.tasks.base import own_task
 from graft.tasks.health import canaries, measure, report_store, webhook
 from graft.tasks.health.checks import judge
 from graft.tasks.health.limits import Limits
@@ -35,7 +35,7 @@ def look(client: Any = None, before: Report | None = None) -> Report:
     )
 
 
-@app.task(name="graft.health.check", ignore_result=True)
+@own_task("graft.health.check", ignore_result=True)
 def check() -> str | None:
     """Take a look, keep it, and tell what changed; the overall state, or None while another look still runs."""
     client = shared()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks.health.measurements import Redis
 
 EVICTED: Final = "graft:health:evicted"

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from graft.config.settings import Settings, settings
+from graft.config.deployment import settings
+from graft.config.settings import Settings
 from graft.tasks.health.verdicts import Change, Report
 
 logger = logging.getLogger(__name__)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from contextlib import closing
 
-from graft.config.celery_app import app
-from graft.config.redis_client import shared
-from graft.config.settings import settings
+from graft.config.deployment import settings
+from graft.config.redis_client import broker, shared
+from graft.tasks.base import own_task
 from graft.tasks.health import measure, report_store
 from graft.tasks.leaks import findings, keyspace, samples
 
@@ -18,7 +17,7 @@ LOCK = "graft:leaks:lock"
 COUNTS = "graft:leaks:counts"
 
 
-@app.task(name="graft.leaks.check", ignore_result=True)
+@own_task("graft.leaks.check", ignore_result=True)
 def check() -> int | None:
     """Judge every series, and keep what was found; how many findings, or None while another look still runs."""
     client = shared()
@@ -32,7 +31,7 @@ def check() -> int | None:
         found = [finding for each in series for finding in findings.of_process(each, config.leaks_hold)]
         past = keyspace.series(client)
         since = past[-1].at if past else 0.0
-        with closing(measure.broker()) as queue_side:
+        with broker(client_name="graft-health") as queue_side:
             ran: Counter[str] = Counter()
             for sample in (sample for each in series for sample in each if sample.at > since):
                 ran.update(sample.ran)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 
 SERIES: Final = "graft:leaks:process:"
 PROCESSES: Final = "graft:leaks:processes"

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from graft.config.celery_app import app
-from graft.tasks.base import ReliableTask
+from graft.tasks.base import ReliableTask, own_task
 from graft.tasks.legacy.migration_poc import now
 
 OLD_MODULE: Final = "celery_integration_framework"
@@ -37,4 +36,4 @@ def report_generation(report_type: str, parameters: Mapping[str, Any] | None = N
 
 
 for _func in (data_processing, report_generation):
-    app.task(name=f"{OLD_MODULE}.{_func.__name__}", base=ReliableTask, shared=False)(_func)
+    own_task(f"{OLD_MODULE}.{_func.__name__}", base=ReliableTask)(_func)

@@ -13,12 +13,11 @@ from typing import Any, Final
 
 from celery import current_task, group
 
-from graft.config.celery_app import app
-from graft.tasks.base import ReliableTask
+from graft.tasks.base import ReliableTask, own_task
 from graft.tasks.cleanup import expired_results
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.legacy import migration_poc_metrics
-from graft.tasks.waits import ExactWaits
+from graft.tasks.policy import ExactWaits
 
 OLD_MODULE: Final = "celery_migration_poc"
 LIMITS: Final[dict[str, Any]] = {"track_started": True, "time_limit": 300, "soft_time_limit": 270}
@@ -42,10 +41,9 @@ def both_names(old_module: str, **options: Any) -> Callable[[Callable[..., Any]]
     """Register a function as a task under its own name and as ``<old_module>.<name>``; gives the one of short name."""
 
     def register(func: Callable[..., Any]) -> Any:
-        # Not shared: names as short as these belong to nobody else's app.
-        merged = {"base": PocTask, "shared": False, **LIMITS, **options}
-        app.task(name=f"{old_module}.{func.__name__}", **merged)(func)
-        return app.task(name=func.__name__, **merged)(func)
+        merged = {"base": PocTask, **LIMITS, **options}
+        own_task(f"{old_module}.{func.__name__}", **merged)(func)
+        return own_task(func.__name__, **merged)(func)
 
     return register
 

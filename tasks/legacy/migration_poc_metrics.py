@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from graft.config.celery_app import app
+from graft.config.deployment import app
 from graft.config.redis_client import shared
 from graft.tasks.monitoring.worker_registry import workers
 from graft.tasks.queues import depth
@@ -38,7 +38,7 @@ def _ask(what: str, names: list[str]) -> dict[str, Any]:
     for _ in range(ASKED):
         missing = [name for name in names if name not in answers]
         if missing:
-            inspect = app.control.inspect(missing, timeout=PATIENCE, limit=len(missing))
+            inspect = app().control.inspect(missing, timeout=PATIENCE, limit=len(missing))
             answers |= getattr(inspect, what)() or {}
     return answers
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 import psutil
 from celery import chord
 
-from graft.config.celery_app import app
+from graft.tasks.base import own_task
 from graft.tasks.legacy.migration_poc import LIMITS, PocTask, both_names, now, worker_name
 
 OLD_MODULE: Final = "celery_ray_hybrid_poc"
@@ -50,7 +50,7 @@ def process_small_batch(item: Any) -> dict[str, Any]:
     return stamp(item)
 
 
-@app.task(name=f"{OLD_MODULE}.process_chunk", base=PocTask, shared=False, **LIMITS)
+@own_task(f"{OLD_MODULE}.process_chunk", base=PocTask, **LIMITS)
 def process_chunk(items: Sequence[Any]) -> list[dict[str, Any]]:
     """What ``process_small_batch`` gives for each of *items*."""
     return [stamp(item) for item in items]
@@ -74,7 +74,7 @@ def orchestrate_hybrid_job(self: PocTask, job_config: Mapping[str, Any]) -> Any:
     return self.hand_over(chord([process_chunk.s(chunk) for chunk in chunks], finish_hybrid_job.s(job, True)))
 
 
-@app.task(name=f"{OLD_MODULE}.finish_hybrid_job", base=PocTask, shared=False, **LIMITS)
+@own_task(f"{OLD_MODULE}.finish_hybrid_job", base=PocTask, **LIMITS)
 def finish_hybrid_job(results: list[Any], job: Mapping[str, Any], chunked: bool) -> dict[str, Any]:
     """The job's answer, once all its parts are done."""
     return _report(job, list(chain.from_iterable(results)) if chunked else results)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from graft.config.redis_client import shared
-from graft.tasks.monitoring import run_counts
+from graft.tasks.monitoring.run_counts import run_counts
 from graft.tasks.sending.sizing import Pace
 
 FIGURES: Final = "graft:figures:"
@@ -32,7 +32,7 @@ class Figures:
 
 def add(pipe: Any, name: str, items: int, seconds: float, errors: int, retries: int = 0) -> None:
     """Count a run of *items*, on the caller's pipeline; *retries* of the *errors* will be run again."""
-    run_counts.note(name, items)
+    run_counts().note(name, items)
     key = FIGURES + name
     pipe.hincrby(key, "items", items)
     pipe.hincrbyfloat(key, "seconds", seconds)

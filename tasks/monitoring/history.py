@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from graft.config.celery_app import app
-from graft.config.redis_client import shared
+from graft.config.redis_client import broker, shared
+from graft.tasks.base import own_task
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import measure
 from graft.tasks.monitoring import function_stats, worker_load
@@ -42,7 +41,7 @@ def look(client: Any = None) -> Look:
     client = client or shared()
     now = measure.clock(client)
     _, beats = measure.workers(client, now)
-    with closing(measure.broker()) as queue_side:
+    with broker(client_name="graft-health") as queue_side:
         queues = measure.queues(queue_side, client, beats, now)
     totals = function_stats.read().values()
     everything = worker_load.loads(waiting(), beats, unacked())[-1]
@@ -59,7 +58,7 @@ def look(client: Any = None) -> Look:
     )
 
 
-@app.task(name="graft.history.note", ignore_result=True)
+@own_task("graft.history.note", ignore_result=True)
 def note() -> None:
     """Add a look to the history."""
     client = shared()

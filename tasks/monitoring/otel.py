@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from celery import signals
 
-from graft.config.settings import settings
+from graft.config.deployment import part, settings
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,7 @@ def is_on() -> bool:
     return bool(opentelemetry.sdk.trace)
 
 
-@cache
-def _tracer() -> Any:
+def _make_tracer() -> Any:
     """This process's tracer. Made at its first span: an exporter's thread would not outlive a fork."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
@@ -58,6 +57,10 @@ def _tracer() -> Any:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         trace.set_tracer_provider(provider)
     return trace.get_tracer("graft")
+
+
+def _tracer() -> Any:
+    return part(_make_tracer)
 
 
 def note_caller(batch_id: str) -> None:
@@ -146,7 +149,3 @@ def _flush(**_: Any) -> None:
     flush = getattr(trace.get_tracer_provider(), "force_flush", None)
     if flush is not None:
         flush(FLUSH_MS)
-
-
-# A pool process makes a tracer of its own.
-os.register_at_fork(after_in_child=_tracer.cache_clear)

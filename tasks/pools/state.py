@@ -15,8 +15,8 @@ from uuid import uuid4
 
 import redis
 
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.tasks.delivery import poison_isolation
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.ids import new_id

@@ -16,20 +16,18 @@ from uuid import uuid4
 
 from celery import current_task
 
-from graft.config.celery_app import app
+from graft.config.deployment import app, settings
 from graft.config.queues import broker_priority
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.tasks import codec
 from graft.tasks.callables import function_store
-from graft.tasks.cleanup.periodic import SENT_AT
 from graft.tasks.delivery import poison_isolation
-from graft.tasks.envelope import Envelope, WireFunction, error_frame, value_frame
+from graft.tasks.envelope import RUN_ENVELOPE, Envelope, WireFunction, error_frame, value_frame
 from graft.tasks.errors import PoisonedError
 from graft.tasks.pools.state import TO_NOBODY, TO_STREAM, Done, Holder, RedisLedger, Taken, Turn
-from graft.tasks.running.envelope_task import RUN_ENVELOPE
+from graft.tasks.queues.message_format import SENT_AT
 from graft.tasks.running.item_runner import run_items
-from graft.tasks.shared import lease_renewer
+from graft.tasks.shared.lease_renewer import lease_renewer
 
 logger = logging.getLogger(__name__)
 
@@ -101,14 +99,14 @@ def send_tickets(name: str, generation: str, tickets: Sequence[str]) -> None:
     if not tickets:
         return
     function = WireFunction("import", f"{__name__}:run_next", b"", False)
-    with app.producer_pool.acquire(block=True) as producer:
+    with app().producer_pool.acquire(block=True) as producer:
         for ticket in tickets:
             envelope = Envelope(ticket, f"pool:{name}", function, [0], [(name, generation, ticket)], False)
-            message = app.amqp.as_task_v2(
+            message = app().amqp.as_task_v2(
                 ticket, RUN_ENVELOPE, args=(envelope.seal(),), kwargs={}, ignore_result=True,
                 argsrepr=f"(the next task of pool {name})", kwargsrepr="{}",
             )  # fmt: skip
-            app.amqp.send_task_message(
+            app().amqp.send_task_message(
                 producer, RUN_ENVELOPE, message, queue=QUEUE, priority=broker_priority(0), declare=[], retry=False,
                 headers={SENT_AT: time.time()},
             )  # fmt: skip
@@ -133,11 +131,11 @@ class _Visit:
         self.count = 0
 
     def run(self) -> int:
-        lease_renewer.keep(self.holder.token, self.renew, settings().visibility_timeout / 3)
+        lease_renewer().keep(self.holder.token, self.renew, settings().visibility_timeout / 3)
         try:
             turn = self.work()
         finally:
-            lease_renewer.drop(self.holder.token)
+            lease_renewer().drop(self.holder.token)
         send_tickets(self.ledger.name, self.ledger.generation, turn.tickets)
         return self.count
 

@@ -14,9 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 from graft.config.queues import names
-from graft.config.redis_client import connect
-from graft.config.settings import settings
-from graft.tasks.queues.depth import UNACKED, lists
+from graft.tasks.queues.message_format import UNACKED, lists
 
 CHUNK: Final = 200
 LONGEST_SEARCH: Final = 200_000  # Messages; a longer queue is not lost, only busy.
@@ -39,13 +37,6 @@ _IN_RECORD: Final = _MATCH + (
     "local page = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]) "
     "for i = 2, #page[2], 2 do note(page[2][i]) end return {page[1], found}"
 )
-
-
-def broker() -> Any:
-    """A client of the broker's Redis, which need not be the result backend's."""
-    return connect(
-        settings().model_copy(update={"result_backend": settings().broker_url}), client_name="graft-whereabouts"
-    )
 
 
 def missing(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> set[str]:

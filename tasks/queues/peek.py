@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from graft.tasks.cleanup.periodic import SENT_AT
-from graft.tasks.queues import locate
-from graft.tasks.queues.depth import UNACKED, lists
+from graft.config.redis_client import broker
+from graft.tasks.queues.message_format import SENT_AT, UNACKED, lists
 
 PAGE: Final = 100
 CHUNK: Final = 200
@@ -61,7 +60,7 @@ class Waiting:
 def peek(queue: str, limit: int = 10, judge: Judge = lambda raw: "") -> list[Waiting]:
     """The messages that are taken next, in that order. They stay where they are."""
     found: list[Waiting] = []
-    with locate.broker() as client:
+    with broker() as client:
         for step, key in enumerate(lists(queue)):
             if len(found) < limit:
                 # Messages come in on the left and are taken on the right.
@@ -116,7 +115,7 @@ def held(text: str, client: Any) -> int:
 
 def every(queue: str) -> Iterator[Waiting]:
     """All messages that wait in *queue* now, roughly: workers take them meanwhile."""
-    with locate.broker() as client:
+    with broker() as client:
         for step, key in enumerate(lists(queue)):
             for at in range(0, int(client.llen(key)), PAGE):
                 yield from (read(raw, step) for raw in client.lrange(key, at, at + PAGE - 1))

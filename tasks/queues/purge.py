@@ -18,19 +18,18 @@ from typing import Any, Final
 
 from celery.app.task import Context
 
-from graft.config.celery_app import app
+from graft.config.deployment import app, settings
 from graft.config.queues import names
-from graft.config.redis_client import shared
-from graft.config.settings import settings
+from graft.config.redis_client import broker, shared
 from graft.tasks import codec
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.store import DeadLetter
-from graft.tasks.delivery import run_counter
+from graft.tasks.delivery import cancellation
+from graft.tasks.envelope import RUN_ENVELOPE
 from graft.tasks.errors import CancelledBatchError, EnvelopeError
-from graft.tasks.queues import locate, peek
-from graft.tasks.queues.depth import lists
+from graft.tasks.queues import peek
+from graft.tasks.queues.message_format import lists
 from graft.tasks.queues.peek import Judge, Waiting
-from graft.tasks.running.envelope_task import RUN_ENVELOPE
 from graft.tasks.sending import payloads
 
 PASSES: Final = 5
@@ -55,7 +54,7 @@ def purge(
     What workers would quarantine goes to the quarantine: nothing of it is believed, opened or signed.
     """
     done = Withdrawn()
-    with locate.broker() as client:
+    with broker() as client:
         for step, key in enumerate(lists(queue)):
             for _ in range(PASSES):
                 if not _pass(key, queue, step, client, judge, wanted, drop, done):
@@ -135,7 +134,7 @@ def tell(raw: bytes, reason: str) -> None:
         id=headers["id"], task=headers["task"], group=headers.get("group"), group_index=headers.get("group_index"),
         chord=embed.get("chord"), root_id=headers.get("root_id"), parent_id=headers.get("parent_id"),
     )  # fmt: skip
-    app.backend.mark_as_revoked(headers["id"], reason, request, store_result=not headers.get("ignore_result"))
+    app().backend.mark_as_revoked(headers["id"], reason, request, store_result=not headers.get("ignore_result"))
 
 
 def cancel(batch: str, judge: Judge) -> int:
@@ -143,9 +142,9 @@ def cancel(batch: str, judge: Judge) -> int:
 
     Its caller stops sending (progress.py) and hears of what was taken out at once. What runs is finished.
     """
-    run_counter.cancel(batch, settings().result_ttl)
+    cancellation.cancel(batch, settings().result_ttl)
     withdrawn = 0
-    with locate.broker() as client:
+    with broker() as client:
         for _ in range(PASSES):
             before = withdrawn
             for key, raw in waiting_of(batch, client):
@@ -176,5 +175,5 @@ def _body(raw: bytes) -> tuple[Any, dict[str, Any], dict[str, Any]]:
 
 def _quarantine(raw: bytes, queue: str, flaw: str) -> None:
     reason, _, detail = flaw.partition(": ")
-    with app.connection_for_write() as connection:
+    with app().connection_for_write() as connection:
         connection.default_channel.quarantine(raw, queue, reason, f"{detail}; purged at {time.time():.0f}")

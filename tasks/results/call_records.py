@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 
 RECORD: Final = "graft:call:"
 TOTALS: Final = "graft:calls:"

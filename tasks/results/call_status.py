@@ -1,7 +1,7 @@
 """What has become of a call, by its id: more than Celery's PENDING, which stands for five different things.
 
-    from graft.tasks import fate
-    fate.of(task_id)        # queued, running, succeeded, failed, revoked, dead, expired, lost or unknown
+    from graft.tasks.results import call_status
+    call_status.of(task_id)        # queued, running, succeeded, failed, revoked, dead, expired, lost or unknown
 
 ``running``: a worker holds its message; it runs, or waits there for its time. ``dead``: buried, and can be replayed.
 ``expired``: it ended, and its answer was not fetched in time. ``lost``: it was sent, has not ended, and is nowhere.
@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from graft.config.redis_client import shared
-from graft.config.settings import settings
+from graft.config.deployment import settings
+from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters.store import LETTERS
 from graft.tasks.queues import locate
 from graft.tasks.results import call_records
@@ -63,11 +63,11 @@ class Traces:
 
 def of(task_id: str) -> Fate:
     """What has become of the call or task *task_id*. Raises RedisError when Redis does not answer."""
-    with locate.broker() as broker:
-        found = _traces(task_id, broker)
+    with broker() as queue_side:
+        found = _traces(task_id, queue_side)
         if found.place is None and found.fate(time.time(), 0) in ("expired", "lost", "unknown"):
             time.sleep(MOMENT)
-            found = _traces(task_id, broker)
+            found = _traces(task_id, queue_side)
     return found.fate(time.time(), settings().result_ttl)
 
 

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 import redis
 
-from graft.config.celery_app import app
+from graft.config.deployment import app, settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.tasks.envelope import Envelope, Outcome, Report, error_frame, value_frame
 from graft.tasks.errors import NotYet
 from graft.tasks.running.item_runner import Ran
@@ -28,7 +27,7 @@ class Teller:
 
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
-        self._key = app.backend.get_key_for_task(envelope.id)
+        self._key = app().backend.get_key_for_task(envelope.id)
 
     def __call__(self, ran: Ran, places: Sequence[int]) -> None:
         """Announce the outcomes at *places*, as many as one announcement holds."""
@@ -45,7 +44,7 @@ class Teller:
         report = Report(list(frames), list(frames.values()), True, 0.0, 0.0, 0)
         meta = {"task_id": self._envelope.id, "status": PART, "result": report.seal(_purpose(self._envelope.id))}
         try:
-            shared().publish(self._key, app.backend.encode(meta))
+            shared().publish(self._key, app().backend.encode(meta))
         except redis.RedisError as error:
             logger.debug("outcomes of envelope %s could not be told early: %s", self._envelope.id, error)
 

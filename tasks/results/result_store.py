@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from celery import states
 
-from graft.config.celery_app import app
+from graft.config.deployment import app, settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.config.transport.qos import stock
 from graft.tasks.envelope import Outcome, Report
 from graft.tasks.errors import EnvelopeError
@@ -49,7 +48,7 @@ def announce(pipe: Any, request: Any, text: str) -> None:
     """
     if request.ignore_result:
         return
-    backend = app.backend
+    backend = app().backend
     meta = backend._get_result_meta(result=text, state=states.SUCCESS, traceback=None, request=request)
     record = backend.encode({**meta, "task_id": request.id})
     key = backend.get_key_for_task(request.id)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,8 @@ from typing import Any, Final
 
 import redis
 
-from graft.config.celery_app import app
-from graft.config.redis_client import connect
-from graft.config.settings import settings
+from graft.config.deployment import app, part, settings
+from graft.config.redis_client import broker, connect
 from graft.tasks import errors, ids
 from graft.tasks.callables import function_store
 from graft.tasks.errors import (
@@ -144,8 +142,8 @@ class Inbox:
         if not due:
             return
         try:
-            with locate.broker() as broker:
-                missing = locate.missing(due, broker)
+            with broker() as queue_side:
+                missing = locate.missing(due, queue_side)
         except (redis.RedisError, OSError) as error:
             logger.debug("could not search for overdue envelopes: %s", error)
             return
@@ -203,7 +201,7 @@ class Inbox:
 
 
 def _channel(envelope_id: str) -> str:
-    key = app.backend.get_key_for_task(envelope_id)
+    key = app().backend.get_key_for_task(envelope_id)
     return key.decode() if isinstance(key, bytes) else str(key)
 
 
@@ -244,17 +242,6 @@ def failure_of(meta: Meta) -> BaseException:
     return TaskQueueError(f"{name}: {text}")
 
 
-_inbox = Inbox()
-
-
 def inbox() -> Inbox:
     """This process's inbox."""
-    return _inbox
-
-
-def _renew() -> None:
-    global _inbox
-    _inbox = Inbox()
-
-
-os.register_at_fork(after_in_child=_renew)
+    return part(Inbox)

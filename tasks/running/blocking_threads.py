@@ -13,13 +13,14 @@ import asyncio
 import atexit
 import contextvars
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Final, ParamSpec, TypeVar
+
+from graft.config.deployment import existing, part
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -77,9 +78,6 @@ class HelperThreads:
             del call  # Nothing shall live on because this thread waits.
 
 
-_helpers = HelperThreads()
-
-
 async def ask(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """``func(*args, **kwargs)``, which blocks for a round trip, without holding up the loop."""
     answer: Future[T] = Future()
@@ -92,7 +90,7 @@ async def ask(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             except BaseException as error:
                 answer.set_exception(error)
 
-    _helpers.add(call)
+    part(HelperThreads).add(call)
     return await asyncio.wrap_future(answer)
 
 
@@ -103,19 +101,14 @@ def soon(func: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         func(*args, **kwargs)
 
     with suppress(RuntimeError):
-        _helpers.add(call)
-
-
-def _renew() -> None:
-    global _helpers
-    _helpers = HelperThreads()
+        part(HelperThreads).add(call)
 
 
 def _close() -> None:
-    _helpers.close()
+    if (helpers := existing(HelperThreads)) is not None:
+        helpers.close()
 
 
-os.register_at_fork(after_in_child=_renew)
 with suppress(RuntimeError):  # The interpreter is ending already.
     # atexit's own time is too late: what is told last may need to start a thread.
     getattr(threading, "_register_atexit", atexit.register)(_close)

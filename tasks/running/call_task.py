@@ -16,17 +16,15 @@ from typing import Any, Final
 from celery import current_task
 from celery.exceptions import TaskPredicate, TimeLimitExceeded
 
-from graft.config.celery_app import app
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.tasks import codec
-from graft.tasks.base import ReliableTask
+from graft.tasks.base import ReliableTask, own_task
 from graft.tasks.callables.references import FunctionRef, refer, resolve
 from graft.tasks.errors import EnvelopeError
-from graft.tasks.policy import RetryPolicy
+from graft.tasks.policy import ExactWaits, RetryPolicy
 from graft.tasks.results import call_records
-from graft.tasks.running import item_runner
-from graft.tasks.waits import ExactWaits
+from graft.tasks.running import worker_runtime
 
 CALL: Final = "graft.call"
 
@@ -106,13 +104,13 @@ class CallTask(ReliableTask):
             call_records.ended(shared(), task_id, kwargs["owner"], "", float(limit), 0.0, text)
 
 
-@app.task(name=CALL, base=CallTask, bind=True, shared=False)
+@own_task(CALL, base=CallTask, bind=True)
 def call(self: CallTask, wire: str, *, owner: str, retry_limit: int, retry_wait: float) -> str:
     """Run the call in *wire* for the framework *owner*; its value, sealed. *retry_*… are the policy's."""
     func, args, kwargs = _open(wire)
     value = func(*args, **kwargs)
     if inspect.isawaitable(value):
-        value = item_runner.wait_for(value)
+        value = worker_runtime.wait_for(value)
     return codec.seal(
         f"call-value:{self.request.id}", codec.dump_item(value, settings().item_limit, "the result of the call")
     )

@@ -6,20 +6,19 @@ import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import redis
 from celery.exceptions import Reject, TaskPredicate, TimeLimitExceeded
 
-from graft.config.celery_app import app
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks import codec
-from graft.tasks.base import ReliableTask
+from graft.tasks.base import ReliableTask, own_task
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
-from graft.tasks.delivery import run_counter
+from graft.tasks.delivery import cancellation
 from graft.tasks.delivery.run_counter import Delivery, Runs
-from graft.tasks.envelope import Envelope, Report, error_frame, value_frame
+from graft.tasks.envelope import REDUCE, RUN_ENVELOPE, Envelope, Report, error_frame, value_frame
 from graft.tasks.errors import (
     CancelledBatchError,
     EnvelopeError,
@@ -32,13 +31,10 @@ from graft.tasks.errors import (
 from graft.tasks.monitoring import function_stats
 from graft.tasks.results import partial
 from graft.tasks.results.result_store import CLAIM, OUTCOME, Claim, announce, fetch_claims, settle
-from graft.tasks.running import giving, item_runner
+from graft.tasks.running import item_runner, work_stealing, worker_runtime
 from graft.tasks.sending import payloads
 
 logger = logging.getLogger(__name__)
-
-RUN_ENVELOPE: Final = "graft.batch"
-REDUCE: Final = "graft.reduce"
 
 
 class EnvelopeTask(ReliableTask):
@@ -60,7 +56,7 @@ class EnvelopeTask(ReliableTask):
         except EnvelopeLostError:  # What it needs is its caller's to send again.
             raise
         except EnvelopeError as error:
-            item_runner.aside(self.bury, error, _reason(error), self.request.retries + 1)
+            worker_runtime.off_loop(self.bury, error, _reason(error), self.request.retries + 1)
             raise
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
@@ -89,13 +85,13 @@ def _reason(error: EnvelopeError) -> dead_letters.Reason:
     return "unreferenceable" if isinstance(error, UnreferenceableError) else "bad_envelope"
 
 
-@app.task(name=RUN_ENVELOPE, base=EnvelopeTask, bind=True, runs_on_loop=True)
+@own_task(RUN_ENVELOPE, base=EnvelopeTask, bind=True, runs_on_loop=True)
 def run_envelope(self: EnvelopeTask, wire: str) -> str:
     """Run the envelope in *wire*; the sealed report, or a claim on it.
 
-    In the io lane this runs on the event loop: what waits for Redis steps aside (:func:`invoke.aside`).
+    In the io lane this runs on the event loop: what waits for Redis runs off the loop (:func:`off_loop`).
     """
-    run, func = item_runner.aside(_begin, self, wire)
+    run, func = worker_runtime.off_loop(_begin, self, wire)
     return str(run.answer(func))
 
 
@@ -130,7 +126,7 @@ class _Run:
 
     def answer(self, func: Any) -> str:
         """The sealed report, once every item has an outcome or has been sent to run again."""
-        return str(item_runner.aside(self.finish, self.run(func)))
+        return str(worker_runtime.off_loop(self.finish, self.run(func)))
 
     def finish(self, ran: item_runner.Ran) -> str:
         """Send what may run again back, and tell the rest."""
@@ -171,7 +167,7 @@ class _Run:
         limit = settings().run_limit
         dead = [place for place in places if delivery.is_dead(envelope.positions[place], limit)]
         for place in dead:
-            item_runner.aside(self.bury_poison, place)
+            worker_runtime.off_loop(self.bury_poison, place)
         ran = item_runner.run_items(
             envelope,
             func,
@@ -183,11 +179,11 @@ class _Run:
         return replace(ran, values={}, errors={})
 
     def is_cancelled(self) -> bool:
-        return run_counter.is_cancelled(self.envelope.batch)
+        return cancellation.is_cancelled(self.envelope.batch)
 
     def give(self, places: list[int]) -> bool:
         """Have others run the items at *places*; whether they will. Called on another thread, while the run goes on."""
-        given = giving.give(self.envelope, places, RUN_ENVELOPE, self.request)
+        given = work_stealing.give(self.envelope, places, RUN_ENVELOPE, self.request)
         if not given:
             return False
         self.given += given
@@ -316,7 +312,7 @@ class _Run:
         return Report(list(frames), list(frames.values()), True, *figures)
 
 
-@app.task(name=REDUCE, base=EnvelopeTask, bind=True)
+@own_task(REDUCE, base=EnvelopeTask, bind=True)
 def reduce_batch(self: EnvelopeTask, claims: list[str], wire: str) -> str:
     """The body of a batch's chord: apply the reducer to all its values; the first failed item is the answer instead."""
     envelope = Envelope.open(payloads.fetch(wire, self.request.id), self.request.id)

@@ -1,7 +1,4 @@
-"""Runs the items of one envelope in this process: plain calls here, awaitables on the event loop.
-
-The loop itself belongs to the worker, which supplies "something that runs a coroutine" at boot (:func:`use_runner`).
-"""
+"""Runs the items of one envelope in this process: plain calls here, awaitables on the event loop."""
 
 from __future__ import annotations
 
@@ -21,80 +18,17 @@ from typing import Any, Protocol
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks.envelope import Envelope
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, ProcessExitError
 from graft.tasks.monitoring import otel
 from graft.tasks.running import blocking_threads
 from graft.tasks.running.work_stealing import Give, drained, sharer
+from graft.tasks.running.worker_runtime import off_loop, run_coroutine
 
 LAST_WORDS = 5.0  # Seconds that an item has to end once its envelope has been stopped.
 LOOK_EVERY = 0.5  # Seconds between looks at the batch's cancel flag.
 TELL_EVERY = 0.25  # Seconds after which an envelope that takes longer tells what has come of its items so far.
-
-
-class Runner(Protocol):
-    """Something that runs a coroutine to its end while the calling thread waits."""
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any: ...
-
-
-_in_worker = False
-
-
-def enter_worker() -> None:
-    """This process runs tasks from now on."""
-    global _in_worker
-    _in_worker = True
-
-
-def in_worker() -> bool:
-    """Whether this process runs tasks: waiting here for other tasks could leave no worker to run them."""
-    return _in_worker
-
-
-_make_runner: Callable[[], Runner] | None = None
-_aside: Callable[..., Any] | None = None
-
-
-def use_runner(make: Callable[[], Runner], aside: Callable[..., Any] | None = None) -> None:
-    """Supply the event loop of this process; *make* is called when the first coroutine arrives.
-
-    *aside* is what :func:`aside` does here, where tasks themselves run on that loop.
-    """
-    global _make_runner, _aside
-    _make_runner, _aside = make, aside
-
-
-def _runner() -> Runner:
-    if _make_runner is None:
-        raise EnvelopeError("this process runs no coroutines: it was not started as a worker (graft.workers.app)")
-    return _make_runner()
-
-
-def wait_for(awaitable: Awaitable[Any]) -> Any:
-    """The value or error of *awaitable*, in the way in which this process runs coroutines."""
-    return _runner().run(awaitable if inspect.iscoroutine(awaitable) else _as_coroutine(awaitable))
-
-
-async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
-
-
-def aside(func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:
-    """``func(*args)``, which waits for the network, without holding up an event loop that this may be running on.
-
-    *computes*: it is somebody's plain function and may take as long as it likes.
-    """
-    return func(*args) if _aside is None else _aside(func, *args, computes=computes)
-
-
-def pause(seconds: float) -> None:
-    """Wait, without holding up an event loop that this may be running on."""
-    if _aside is None:
-        time.sleep(seconds)
-    else:
-        wait_for(asyncio.sleep(seconds))
 
 
 class Watch(Protocol):
@@ -180,12 +114,12 @@ def run_items(
         todo = deque(places)
         run = partial(_run_plain, envelope, func, todo, concurrency, ran, is_cancelled, watch)
         if give is None or len(places) < 2:
-            aside(run, computes=True)
+            off_loop(run, computes=True)
         else:
             with sharer().offered(todo, give, 2 * settings().envelope_seconds) as offer:
-                aside(run, computes=True)
+                off_loop(run, computes=True)
                 while not offer.is_exhausted():  # Nobody took it.
-                    aside(run, computes=True)
+                    off_loop(run, computes=True)
     ran.elapsed = time.perf_counter() - began
     return ran
 
@@ -377,13 +311,13 @@ def _run_async(
     together = _Together(envelope, func, places, ran, is_cancelled, tell)
     if watch is None:
         try:
-            _runner().run(together.all(min(concurrency, len(places))))
+            run_coroutine(together.all(min(concurrency, len(places))))
         except SoftTimeLimitExceeded as error:
             begun = ran.values.keys() | ran.errors.keys()
             ran.errors.update((place, error) for place in places if place not in begun)
         return
     for place in places:
         if not (is_begun and place == places[0]):
-            aside(watch.starting, place)
-        _runner().run(together.one(place))
-        aside(watch.finished, place, ran.values.get(place), ran.errors.get(place))
+            off_loop(watch.starting, place)
+        run_coroutine(together.one(place))
+        off_loop(watch.finished, place, ran.values.get(place), ran.errors.get(place))

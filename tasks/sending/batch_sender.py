@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graft.config.celery_app import app
-from graft.config.settings import settings
+from graft.config.deployment import app, settings
 from graft.tasks import codec
 from graft.tasks.batch import Batch
 from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
-from graft.tasks.delivery import run_counter
-from graft.tasks.envelope import Envelope, Given, Outcome, WireFunction
+from graft.tasks.delivery import cancellation
+from graft.tasks.envelope import RUN_ENVELOPE, Envelope, Given, Outcome, WireFunction
 from graft.tasks.errors import CancelledBatchError, EnvelopeLostError, TaskQueueError
 from graft.tasks.ids import new_id
 from graft.tasks.monitoring import function_stats
@@ -27,7 +26,6 @@ from graft.tasks.policy import ONCE, RetryPolicy
 from graft.tasks.results.partial import PART, told
 from graft.tasks.results.result_store import open_report
 from graft.tasks.results.subscriber import failure_of
-from graft.tasks.running.envelope_task import RUN_ENVELOPE
 from graft.tasks.sending import payloads
 from graft.tasks.sending.in_flight import Flight, Flights, Parcel
 from graft.tasks.sending.sizing import Pace, Room, Run, Sizing
@@ -121,7 +119,7 @@ class Feeder:
             function_store.forget_stored()
             self._offer_function(client)
             # A worker that missed the callable has answered under the same ids.
-            client.delete(*(app.backend.get_key_for_task(parcel.id) for parcel in lost))
+            client.delete(*(app().backend.get_key_for_task(parcel.id) for parcel in lost))
         return lost
 
     def _lanes(self, client: Any) -> int:
@@ -355,7 +353,7 @@ class Feeder:
         if not self._cancelling:
             return
         self._cancelling = False
-        run_counter.cancel(self.batch.id, settings().result_ttl)
+        cancellation.cancel(self.batch.id, settings().result_ttl)
         if not self._finished:
             self._finished = True
             total = self._next + (self.source.remaining or 0)

@@ -15,23 +15,23 @@ import redis
 from celery.states import READY_STATES
 from kombu.exceptions import OperationalError
 
-from graft.config.celery_app import app
-from graft.config.settings import settings
-from graft.tasks.cleanup.periodic import SENT_AT
+from graft.config.deployment import app, settings
 from graft.tasks.errors import BrokerUnavailable, ResultTimeout
-from graft.tasks.running.item_runner import in_worker
+from graft.tasks.queues.message_format import SENT_AT
+from graft.tasks.running.worker_runtime import in_worker
 
 UNREACHABLE: Final = (OperationalError, redis.RedisError, OSError)
 LOOK_AT: Final = 500  # Results looked at in one round trip.
 LOOK_FIRST, LOOK_LATER = 0.005, 0.1
 
 
-def find(name: str, celery: Any = app) -> Any:
+def find(name: str, celery: Any = None) -> Any:
     """The task registered under *name*.
 
     Raises:
         ValueError: there is none.
     """
+    celery = celery or app()
     celery.loader.import_default_modules()
     task = celery.tasks.get(name)
     if task is None:
@@ -40,7 +40,7 @@ def find(name: str, celery: Any = app) -> Any:
 
 
 def send(
-    name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, celery: Any = app, **options: Any
+    name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, celery: Any = None, **options: Any
 ) -> str:
     """Send a message for the task *name* where its route leads; its id, ``task_id`` unless made here.
 
@@ -50,6 +50,7 @@ def send(
     Raises:
         BrokerUnavailable: the broker did not take it.
     """
+    celery = celery or app()
     task_id = options.pop("task_id", None) or str(uuid4())
     message_options = {key: options.pop(key) for key in ("countdown", "eta", "shadow", "argsrepr") if key in options}
     message = celery.amqp.create_task_message(
@@ -66,7 +67,7 @@ def send(
     return task_id
 
 
-def wait(ids: Sequence[str], timeout: float | None = None, celery: Any = app) -> None:
+def wait(ids: Sequence[str], timeout: float | None = None, celery: Any = None) -> None:
     """Return when every one of *ids* has ended. Blocks its thread.
 
     Raises:
@@ -76,6 +77,7 @@ def wait(ids: Sequence[str], timeout: float | None = None, celery: Any = app) ->
     """
     if in_worker():
         raise RuntimeError("a task must not wait for tasks: with every worker waiting, none is left to run them")
+    celery = celery or app()
     began = answered = time.monotonic()
     left, pause = list(ids), LOOK_FIRST
     while True:
@@ -106,12 +108,13 @@ def _ended(ids: Sequence[str], celery: Any) -> set[str]:
     }
 
 
-def collect(ids: Sequence[str], timeout: float | None = None, celery: Any = app) -> list[Any]:
+def collect(ids: Sequence[str], timeout: float | None = None, celery: Any = None) -> list[Any]:
     """The results of *ids*, in their order.
 
     Raises:
         Exception: the first failed one's own error; and as :func:`wait`.
     """
+    celery = celery or app()
     wait(ids, timeout, celery)
     results = []
     for task_id in ids:

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from graft.config.celery_app import app
-from graft.config.redis_client import shared
+from graft.config.deployment import app
+from graft.config.redis_client import broker, shared
 from graft.tasks.batch import Batch
 from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
@@ -20,7 +20,6 @@ from graft.tasks.envelope import Envelope, Given, Outcome
 from graft.tasks.errors import CancelledBatchError, EnvelopeLostError
 from graft.tasks.ids import new_id
 from graft.tasks.monitoring import function_stats
-from graft.tasks.queues import locate
 from graft.tasks.results.result_store import OUTCOME, Claim, open_report
 from graft.tasks.results.subscriber import failure_of, inbox
 from graft.tasks.running.envelope_task import reduce_batch
@@ -87,7 +86,7 @@ class ReducingFeeder(Feeder):
         )
         self._chord = dict(signature)
         inbox().expect(self._body_id, self._reduced, is_sent=False)
-        app.backend.set_chord_size(self.batch.id, len(cuts))
+        app().backend.set_chord_size(self.batch.id, len(cuts))
         chord_recovery.note(
             self.batch.id, self._chord, {index: envelope.id for index, envelope in enumerate(cuts)}, is_watched=True
         )
@@ -124,8 +123,8 @@ class ReducingFeeder(Feeder):
         if self._looks > chord_recovery.MISSES:
             return False
         inbox().expect(body_id, self._reduced)
-        with locate.broker() as broker:
-            chord_recovery.finish(self.batch.id, broker)
+        with broker() as queue_side:
+            chord_recovery.finish(self.batch.id, queue_side)
         return True
 
     def _reduced(self, envelope_id: str, answer: Mapping[str, Any] | BaseException) -> None:

@@ -6,13 +6,12 @@ has not left yet can still be cancelled, and waits in this process.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from graft.config.settings import settings
+from graft.config.deployment import part, settings
 from graft.tasks import codec
 from graft.tasks.batch import Batch
 from graft.tasks.envelope import Outcome
@@ -120,8 +119,28 @@ class Line(Batch):
                 future.answer(Outcome(0, error=error))
 
 
-_lock = threading.Lock()
-_lines: OrderedDict[Order, Line] = OrderedDict()
+class _Lines:
+    """The lines of this process, by what they carry; the one used last is the last."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.by_order: OrderedDict[Order, Line] = OrderedDict()
+
+    def get(self, order: Order) -> Line:
+        with self.lock:
+            line = self.by_order.get(order)
+            if line is None:
+                line = self.by_order[order] = Line(order)
+                idle = [key for key, other in self.by_order.items() if other.is_idle and other is not line]
+                for key in idle[:-LINES]:
+                    del self.by_order[key]
+            return line
+
+    def drop(self, order: Order, line: Line) -> None:
+        """*line* has failed."""
+        with self.lock:
+            if self.by_order.get(order) is line:
+                del self.by_order[order]
 
 
 def call(order: Order, args: Sequence[Any], kwargs: Mapping[str, Any], future: Call | None = None) -> Call:
@@ -133,30 +152,9 @@ def call(order: Order, args: Sequence[Any], kwargs: Mapping[str, Any], future: C
         UnpicklableError, PayloadTooLargeError: an argument cannot travel.
     """
     frame = codec.dump_item((tuple(args), dict(kwargs)), settings().item_limit, "the arguments of the call")
-    future = future or Call()
+    future, lines = future or Call(), part(_Lines)
     while True:
-        line = _line(order)
+        line = lines.get(order)
         if line.call(frame, future):
             return future
-        with _lock:
-            if _lines.get(order) is line:
-                del _lines[order]
-
-
-def _line(order: Order) -> Line:
-    with _lock:
-        line = _lines.get(order)
-        if line is None:
-            line = _lines[order] = Line(order)
-            for idle in [key for key, other in _lines.items() if other.is_idle and other is not line][:-LINES]:
-                del _lines[idle]
-        return line
-
-
-def _renew() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _lines.clear()
-
-
-os.register_at_fork(after_in_child=_renew)
+        lines.drop(order, line)

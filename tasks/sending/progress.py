@@ -19,8 +19,9 @@ from weakref import WeakSet
 
 import redis
 
+from graft.config.deployment import existing, part
 from graft.config.redis_client import connect, shared
-from graft.tasks.delivery import run_counter
+from graft.tasks.delivery import cancellation
 
 if TYPE_CHECKING:
     from graft.tasks.sending.batch_sender import Feeder
@@ -50,16 +51,26 @@ class BatchNote:
     caller: str
 
 
+class _Watched:
+    """The batches of this process, and those that others were told of."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.feeders: WeakSet[Feeder] = WeakSet()
+        self.published: set[str] = set()
+        self.thread: threading.Thread | None = None
+
+
 def watch(feeder: Feeder) -> None:
-    """Tell of this feeder's batch until it is done. Returns at once."""
-    global _thread
-    if feeder in _feeders or not feeder.batch.is_told:
+    """Publish the progress of this feeder's batch until it is done. Returns at once."""
+    watched = part(_Watched)
+    if feeder in watched.feeders or not feeder.batch.is_told:
         return
-    with _lock:
-        _feeders.add(feeder)
-        if _thread is None:
-            _thread = threading.Thread(target=_tell, name="graft-progress", daemon=True)
-            _thread.start()
+    with watched.lock:
+        watched.feeders.add(feeder)
+        if watched.thread is None:
+            watched.thread = threading.Thread(target=_publish, args=(watched,), name="graft-progress", daemon=True)
+            watched.thread.start()
 
 
 def running(client: Any = None) -> list[BatchNote]:
@@ -70,33 +81,31 @@ def running(client: Any = None) -> list[BatchNote]:
     return sorted((BatchNote(**json.loads(text)) for text in texts if text), key=lambda note: -note.seconds)
 
 
-def _tell() -> None:
-    global _thread
-    told = _told
+def _publish(watched: _Watched) -> None:
     client = connect(client_name="graft-progress")
     while True:
         time.sleep(EVERY)
-        with _lock:
-            current = [feeder for feeder in _feeders if not feeder.batch.done()]
-            for feeder in set(_feeders) - set(current):
-                _feeders.discard(feeder)
-            if not current and not told:
-                _thread = None
+        with watched.lock:
+            current = [feeder for feeder in watched.feeders if not feeder.batch.done()]
+            for feeder in set(watched.feeders) - set(current):
+                watched.feeders.discard(feeder)
+            if not current and not watched.published:
+                watched.thread = None
                 client.close()
                 return
         try:
-            for feeder in _write(current, told, client):
+            for feeder in _write(current, watched.published, client):
                 feeder.batch.cancel()
         except (redis.RedisError, OSError) as error:
-            logger.debug("the progress of batches cannot be told: %s", error)
+            logger.debug("the progress of batches cannot be published: %s", error)
 
 
-def _write(current: list[Feeder], told: set[str], client: Any) -> list[Feeder]:
-    """Tell how far each batch is; those that somebody has cancelled."""
+def _write(current: list[Feeder], published: set[str], client: Any) -> list[Feeder]:
+    """Publish how far each batch is; those that somebody has cancelled."""
     now = time.time()
     with client.pipeline(transaction=False) as pipe:
         for feeder in current:
-            pipe.exists(run_counter.CANCEL_KEY + feeder.batch.id)
+            pipe.exists(cancellation.CANCEL_KEY + feeder.batch.id)
         for feeder in current:
             far = feeder.batch.progress()
             if far.seconds < EVERY:
@@ -107,38 +116,25 @@ def _write(current: list[Feeder], told: set[str], client: Any) -> list[Feeder]:
             )  # fmt: skip
             pipe.set(NOTE + note.id, json.dumps(asdict(note)), ex=EXPIRES)
             pipe.zadd(BATCHES, {note.id: now})
-            told.add(note.id)
-        for gone in told - {feeder.batch.id for feeder in current}:
+            published.add(note.id)
+        for gone in published - {feeder.batch.id for feeder in current}:
             pipe.delete(NOTE + gone)
             pipe.zrem(BATCHES, gone)
-            told.discard(gone)
+            published.discard(gone)
         pipe.zremrangebyscore(BATCHES, 0, now - 10 * EXPIRES)
         flags = pipe.execute()[: len(current)]
     cancelled = [feeder for feeder, flag in zip(current, flags, strict=True) if flag]
     return [feeder for feeder in cancelled if not feeder.is_finished]
 
 
-_lock = threading.Lock()
-_feeders: WeakSet[Feeder] = WeakSet()
-_told: set[str] = set()
-_thread: threading.Thread | None = None
-
-
 @atexit.register
-def _take_leave() -> None:
+def _withdraw() -> None:
     """This process ends: nobody waits for its batches any more."""
-    if _told:
+    watched = existing(_Watched)
+    if watched is not None and watched.published:
         try:
             with connect(client_name="graft-progress", socket_timeout=EVERY) as client:
-                client.delete(*(NOTE + name for name in _told))
-                client.zrem(BATCHES, *_told)
+                client.delete(*(NOTE + name for name in watched.published))
+                client.zrem(BATCHES, *watched.published)
         except (redis.RedisError, OSError) as error:
-            logger.debug("the end of batches cannot be told: %s", error)
-
-
-def _forget() -> None:
-    global _lock, _feeders, _told, _thread
-    _lock, _feeders, _told, _thread = threading.Lock(), WeakSet(), set(), None
-
-
-os.register_at_fork(after_in_child=_forget)
+            logger.debug("the end of batches cannot be published: %s", error)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -21,13 +19,12 @@ from celery import signals
 from kombu.exceptions import KombuError, OperationalError
 from kombu.serialization import dumps as serialize
 
-from graft.config.celery_app import app
+from graft.config.deployment import app, existing, part, settings
 from graft.config.redis_client import connect
-from graft.config.settings import settings
 from graft.config.transport.channel import Channel
 from graft.tasks.callables import function_store
-from graft.tasks.cleanup.periodic import SENT_AT
 from graft.tasks.errors import BrokerUnavailable
+from graft.tasks.queues.message_format import SENT_AT
 from graft.tasks.results.subscriber import inbox, unavailable
 from graft.tasks.sending import payloads, progress
 from graft.tasks.sending.batch_sender import Feeder
@@ -136,11 +133,11 @@ class Publisher:
 
     def _handler(self, feeder: Feeder) -> Callable[[str, Mapping[str, Any] | BaseException], None]:
         def handle(envelope_id: str, answer: Mapping[str, Any] | BaseException) -> None:
-            parts = feeder.answered(envelope_id, answer, self._answers())
-            for part in parts:
-                inbox().expect(part, handle)
-            if parts:
-                inbox().look_up(parts, self._answers())
+            children = feeder.answered(envelope_id, answer, self._answers())
+            for child in children:
+                inbox().expect(child, handle)
+            if children:
+                inbox().look_up(children, self._answers())
 
         return handle
 
@@ -154,8 +151,8 @@ class Publisher:
         if self._producer is None:
             client.ping()
             function_store.forget_stored()
-            connection = app.connection_for_write()
-            self._producer = app.amqp.Producer(connection.channel(), auto_declare=False)
+            connection = app().connection_for_write()
+            self._producer = app().amqp.Producer(connection.channel(), auto_declare=False)
             self._was_connected = True
         return client
 
@@ -179,7 +176,7 @@ class Publisher:
             return
         with self._producer.batch() as batch:
             for parcel in parcels:
-                app.amqp.send_task_message(
+                app().amqp.send_task_message(
                     self._producer, parcel.task, _message(parcel), queue=parcel.queue, priority=parcel.priority,
                     declare=[], retry=False, headers={SENT_AT: time.time()},
                 )  # fmt: skip
@@ -211,8 +208,8 @@ def save_group(batch_id: str, envelope_ids: list[str], client: Any) -> None:
     Written as Celery writes it, without its result objects, each of which would subscribe and unsubscribe on its own.
     """
     record = {"result": ((batch_id, None), [((envelope_id, None), None) for envelope_id in envelope_ids])}
-    key = app.backend.get_key_for_group(batch_id)
-    client.set(key, app.backend.encode(record), ex=int(settings().result_ttl))
+    key = app().backend.get_key_for_group(batch_id)
+    client.set(key, app().backend.encode(record), ex=int(settings().result_ttl))
 
 
 class _Terms(NamedTuple):
@@ -223,15 +220,18 @@ class _Terms(NamedTuple):
     announces: bool
 
 
-@cache
-def _terms() -> _Terms:
-    """Read once: each look into the configuration costs as much as rendering half a message."""
-    conf = app.conf
+def _read_terms() -> _Terms:
+    conf = app().conf
     return _Terms(conf.task_serializer, conf.task_default_delivery_mode, bool(conf.task_send_sent_event))
 
 
+def _terms() -> _Terms:
+    """Read once: each access to Celery's configuration costs as much as rendering half a message."""
+    return part(_read_terms)
+
+
 def _message(parcel: Parcel) -> Any:
-    return app.amqp.as_task_v2(
+    return app().amqp.as_task_v2(
         parcel.id,
         parcel.task,
         args=parcel.args,
@@ -266,22 +266,12 @@ def _rendered(parcel: Parcel, channel: Any) -> dict[str, Any]:
     return message
 
 
-_publisher = Publisher()
-
-
 def publisher() -> Publisher:
     """This process's publisher."""
-    return _publisher
+    return part(Publisher)
 
 
 @atexit.register
 def _name_the_unsent() -> None:
-    publisher().name_the_unsent()
-
-
-def _renew() -> None:
-    global _publisher
-    _publisher = Publisher()
-
-
-os.register_at_fork(after_in_child=_renew)
+    if (one := existing(Publisher)) is not None:
+        one.name_the_unsent()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks import codec
 from graft.tasks.shared import lua
 

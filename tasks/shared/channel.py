@@ -11,7 +11,7 @@ import pickle
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks import codec
 from graft.tasks.shared import lua
 from graft.tasks.shared.lua import CLOCK, KEPT

@@ -11,6 +11,7 @@ the queue and keeps its ticket, which is its place in line.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,10 +19,13 @@ from typing import Any, Final
 from graft.tasks.errors import BrokerUnavailable, NotYet
 from graft.tasks.policy import RetryPolicy
 from graft.tasks.running import blocking_threads
-from graft.tasks.running.item_runner import in_worker
-from graft.tasks.shared import lease_renewer, lua
+from graft.tasks.running.worker_runtime import in_worker
+from graft.tasks.shared import lua
+from graft.tasks.shared.lease_renewer import lease_renewer
 from graft.tasks.shared.rate_limiter import SharedRateLimiter
 from graft.tasks.shared.semaphore import SharedSemaphore
+
+logger = logging.getLogger(__name__)
 
 Guard = SharedSemaphore | SharedRateLimiter
 
@@ -108,18 +112,18 @@ def _wait_for(guard: Guard, ticket: str) -> float:
     answer = guard.take(ticket, PATIENCE)
     if not answer.slot:
         return min(LOOK * answer.ahead, LOOK_AT_LEAST)
-    lease_renewer.keep(ticket, lambda: guard.renew(ticket), guard.lease / 3)
+    lease_renewer().keep(ticket, lambda: guard.renew(ticket), guard.lease / 3)
     return 0.0
 
 
 def leave(guard: Guard, ticket: str) -> None:
     """Let the next one pass. When Redis does not answer, the lease runs out."""
     if isinstance(guard, SharedSemaphore):
-        lease_renewer.drop(ticket)
+        lease_renewer().drop(ticket)
         try:
             guard.leave(ticket)
         except BrokerUnavailable as error:
-            lease_renewer.logger.warning("the permit %s will expire by itself: %s", ticket, error)
+            logger.warning("the permit %s will expire by itself: %s", ticket, error)
 
 
 def withdraw(guard: Guard, ticket: str) -> None:

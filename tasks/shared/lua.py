@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import redis
 
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.tasks.errors import BrokerUnavailable, TaskQueueError
 
 PREFIX: Final = "graft:shared:"

@@ -305,7 +305,7 @@ def test_replacing_a_module_that_nobody_imports_is_an_error_after_the_run(write)
 def test_the_mode_is_set_before_settings_are_read(write):
     write(
         "program.py",
-        "import os\nfrom graft.config.settings import settings\nprint(settings().mode, os.environ['GRAFT_MODE'])",
+        "import os\nfrom graft.config.deployment import settings\nprint(settings().mode, os.environ['GRAFT_MODE'])",
     )
     for mode in ("local", "cluster"):
         other = {"local": "cluster", "cluster": "local"}[mode]

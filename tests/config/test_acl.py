@@ -30,7 +30,8 @@ PRODUCER = """
 from celery import chord, group
 import graft
 from graft.compat.executor import CeleryExecutor
-from graft.tasks import whereabouts
+from graft.config.redis_client import broker
+from graft.tasks.queues import locate
 from tests import samples
 from tests.workers.aio.samples import add, total
 
@@ -43,12 +44,12 @@ print(add.delay(1, 2).get(timeout=60), group(add.s(n, 1) for n in range(3)).appl
 print(chord([add.s(1, 1), add.s(2, 2)], total.s()).apply_async().get(timeout=60))
 cancelled = graft.submit(samples.sleep, [0.01] * 200, batch_size=1)
 cancelled.cancel()
-with whereabouts.broker() as broker:  # As for an answer that is overdue.
-    print(whereabouts.missing(["nowhere"], broker))
+with broker() as queue_side:  # As for an answer that is overdue.
+    print(locate.missing(["nowhere"], queue_side))
 """
 DONE = "True 20\n14\n25 [36, 49]\n3 [1, 2, 3]\n6\n{'nowhere'}\n"
 LOOK = "from graft.tasks.health import periodic; print(periodic.look().state)"
-FATE = "from graft.tasks import fate; print(fate.of('nobody'))"
+FATE = "from graft.tasks.results import call_status; print(call_status.of('nobody'))"
 FORCED = """
 import time
 from functools import partial
@@ -62,7 +63,9 @@ while not pool.statistics()["running"]:
     time.sleep(0.01)
 print(pool.advanced_shutdown(0.05, 60.0), pool.statistics()["abandoned"])
 """
-JANITOR = "from graft.tasks import janitor, maintenance; print(janitor.tidy(), maintenance.prune_dead_letters())"
+JANITOR = (
+    "from graft.tasks.cleanup import periodic, redis_keys; print(redis_keys.tidy(), periodic.prune_dead_letters())"
+)
 
 
 class Deployment:

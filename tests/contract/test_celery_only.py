@@ -42,9 +42,9 @@ def executor():
 
 @pytest.fixture
 def calls():
-    call_report.calls.clear()
-    yield call_report.calls
-    call_report.calls.clear()
+    call_report.calls().clear()
+    yield call_report.calls()
+    call_report.calls().clear()
 
 
 # ---- where calls run -------------------------------------------------------------------------------------------------
@@ -601,7 +601,7 @@ from graft.compat.call_report import calls
 from tests import samples
 executor = CeleryExecutor()
 executor.submit(samples.square, 2).result()
-with calls._lock:  # As another thread might hold it.
+with calls()._lock:  # As another thread might hold it.
     pid = os.fork()
     if pid == 0:
         signal.alarm(30)

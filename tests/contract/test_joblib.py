@@ -91,9 +91,9 @@ def test_all_slots_are_the_live_workers(celery):
 
 def test_batches_grow(celery):
     assert issubclass(CeleryBackend, AutoBatchingMixin)
-    call_report.calls.clear()
+    call_report.calls().clear()
     Parallel(n_jobs=2, backend=celery)(delayed(samples.square)(i) for i in range(2_000))
-    (row,) = call_report.calls.rows()
+    (row,) = call_report.calls().rows()
     assert (row.call, row.func, row.where) == ("joblib.Parallel", "tests.samples:square", "cluster")
     assert row.calls < 1_000
 
@@ -106,11 +106,11 @@ def test_an_error_carries_the_remote_traceback(celery):
 
 def test_what_cannot_travel_stays(celery):
     seen, lock = [], threading.Lock()
-    call_report.calls.clear()
+    call_report.calls().clear()
     Parallel(n_jobs=2, backend=celery)(delayed(seen.append)(i) for i in range(10))
     assert sorted(seen) == list(range(10))
     assert Parallel(n_jobs=2, backend=celery)([delayed(samples.identity)(lock)] * 2) == [lock, lock]
-    assert {row.where for row in call_report.calls.rows()} == {"caller"}
+    assert {row.where for row in call_report.calls().rows()} == {"caller"}
     with pytest.raises(UnreferenceableError):
         Parallel(n_jobs=2, backend=celery, place="cluster")([delayed(threading.Lock().acquire)()])
 

@@ -146,7 +146,7 @@ def test_an_error_is_raised_with_its_remote_traceback_as_the_cause(workers_survi
         graft.submit(samples.raise_value_error, [1]).collect(WAIT)
     assert isinstance(raised.value.__cause__, RemoteTraceback)
     assert "samples.py" in str(raised.value.__cause__)
-    assert "invoke.py" not in str(raised.value.__cause__)
+    assert "item_runner.py" not in str(raised.value.__cause__)
 
 
 def test_the_chain_of_an_error_is_shown(workers_survive):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.config.settings import settings
+from graft.config.deployment import current
 from graft.tasks import codec
 from graft.tasks.errors import PayloadTooLargeError, RemoteTraceback, SignatureError, UnpicklableError
 
@@ -22,13 +22,13 @@ def keys(monkeypatch):
 
     def use(*values: str) -> None:
         monkeypatch.setenv("GRAFT_SIGNING_KEY", ",".join(values))
-        settings.cache_clear()
+        current.reread_settings()
         codec._keys.cache_clear()
 
     use("first-key-first-key")
     yield use
     monkeypatch.undo()
-    settings.cache_clear()
+    current.reread_settings()
     codec._keys.cache_clear()
 
 

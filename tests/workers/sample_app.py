@@ -6,7 +6,7 @@ import os
 import time
 
 from graft.config.celery_app import app
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.config.transport import transport_url
 from graft.workers.bootsteps.lease_renewal import LeaseRenewal
 from graft.workers.bootsteps.redis_preflight import RedisFitness

@@ -229,7 +229,7 @@ def test_no_error_at_start_tells_a_secret(redis_stack, wrong):
     environ = {**redis_stack.env, "GRAFT_SIGNING_KEY": KEY, "GRAFT_WEBHOOK_KEY": HOOK, **wrong}
     for code in (
         "import graft; graft.submit(abs, [1]).collect(5)",
-        "from graft.config.settings import settings; print(settings())",
+        "from graft.config.deployment import settings; print(settings())",
     ):
         done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, timeout=WAIT, check=False)
         assert_clean(f"the error for {next(iter(wrong))}", done.stdout + done.stderr)

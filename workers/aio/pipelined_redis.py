@@ -20,8 +20,8 @@ import redis.asyncio
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 
+from graft.config.deployment import settings
 from graft.config.redis_client import SENTINEL_PORT
-from graft.config.settings import settings
 
 logger = logging.getLogger(__name__)
 

@@ -22,15 +22,15 @@ import psutil
 import redis
 from celery import signals
 
+from graft.config.deployment import part, settings
 from graft.config.redis_client import shared
-from graft.config.settings import settings
 from graft.tasks.health import beat_ticks, periodic, task_counts
 from graft.tasks.health.measure import clock
 from graft.tasks.leaks import borrowed_connections, samples
 from graft.tasks.leaks.findings import RECYCLE
 from graft.tasks.leaks.samples import Sample
 from graft.tasks.leaks.tracemalloc_session import Tracer
-from graft.tasks.monitoring import run_counts
+from graft.tasks.monitoring.run_counts import run_counts
 from graft.workers import async_runner, process_stats
 from graft.workers.bootsteps.pool_upkeep import PeriodicStep
 
@@ -59,7 +59,7 @@ class Observer:
         sample = self.measure(clock(client))
         samples.keep(sample, client)
         self._tracer.step(sample.key, sample.at, client)
-        task_counts.add(_take_plain(), client)
+        task_counts.add(part(_TaskCounts).take(), client)
         self._last = sample
         if self.role == "pool" and client.getdel(f"{RECYCLE}:{sample.key}"):
             logger.warning("this process leaks and is replaced once it has finished what it runs")
@@ -91,7 +91,7 @@ class Observer:
             coroutines=count,
             objects=objects,
             lag=lag,
-            ran=run_counts.take(),
+            ran=run_counts().take(),
             evidence=evidence,
             held=[[who, round(seconds, 1)] for who, seconds in borrowed_connections.held(settings().leaks_hold)[:5]],
         )
@@ -154,34 +154,39 @@ def _end_after_this_task(why: str) -> None:
 @signals.task_postrun.connect
 def _end_after_enough_items(**_: Any) -> None:
     limit = settings().items_per_child
-    if limit is not None and run_counts.total() >= limit:
+    if limit is not None and run_counts().total >= limit:
         _end_after_this_task(
-            f"a process has run {run_counts.total()} items (GRAFT_ITEMS_PER_CHILD={limit}) and is replaced"
+            f"a process has run {run_counts().total} items (GRAFT_ITEMS_PER_CHILD={limit}) and is replaced"
         )
 
 
-_plain: Counter[str] = Counter()
-_plain_lock = threading.Lock()
+class _TaskCounts:
+    """What became of tasks that are not ours, in this process, since it was last asked."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
 
-def _take_plain() -> Counter[str]:
-    global _plain
-    with _plain_lock:
-        taken, _plain = _plain, Counter()
-    return taken
+    def add(self, *names: str) -> None:
+        with self._lock:
+            self._counts.update(names)
+
+    def take(self) -> Counter[str]:
+        with self._lock:
+            taken, self._counts = self._counts, Counter()
+        return taken
 
 
 def _count_plain(sender: Any, *names: str) -> None:
     if not str(getattr(sender, "name", "")).startswith("graft."):
-        with _plain_lock:
-            _plain.update(names)
+        part(_TaskCounts).add(*names)
 
 
 @signals.task_prerun.connect
 def _note_run(sender: Any = None, **_: Any) -> None:
     name = str(getattr(sender, "name", ""))
     if name not in ENVELOPES:
-        run_counts.note(name)
+        run_counts().note(name)
 
 
 @signals.task_success.connect
@@ -201,9 +206,6 @@ def _note_retry(sender: Any = None, **_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _observe_pool_process(sender: Any = None, **_: Any) -> None:
-    global _plain_lock
-    _plain_lock = threading.Lock()
-    _plain.clear()
     if sender is not None:  # Prefork's; other pools are the main process.
         threading.Thread(target=_keep_looking, args=(str(sender),), name="graft-probe", daemon=True).start()
 

@@ -15,7 +15,7 @@ from celery.concurrency.prefork import TaskPool as Prefork
 from redis.exceptions import RedisError
 
 from graft.config.transport.channel import Channel
-from graft.tasks.running.envelope_task import RUN_ENVELOPE
+from graft.tasks.envelope import RUN_ENVELOPE
 
 logger = logging.getLogger(__name__)
 

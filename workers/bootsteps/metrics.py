@@ -29,8 +29,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from graft.config.settings import settings
-from graft.tasks.cleanup.periodic import SENT_AT
+from graft.config.deployment import settings
+from graft.tasks.queues.message_format import SENT_AT
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from celery import bootsteps
 
+from graft.config.deployment import settings
 from graft.config.redis_client import connect
-from graft.config.settings import settings
 
 LOOK_EVERY = 0.5
 

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 from celery import signals
 
-from graft.tasks.queues import pause
+from graft.tasks.queues import throughput
 from graft.workers.bootsteps.pool_upkeep import PeriodicStep
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Taken(PeriodicStep):
         counts = dict(_taken)
         _taken.clear()
         try:
-            pause.add_taken(consumer.hostname, counts, self._client)
+            throughput.add_taken(consumer.hostname, counts, self._client)
         except (redis.RedisError, OSError) as error:
             logger.debug("what was taken cannot be counted now: %s", error)
             _taken.update(counts)

@@ -8,9 +8,10 @@ from typing import Any
 import redis
 from celery import bootsteps
 
+from graft.config.deployment import settings
 from graft.config.redis_checks import Finding, Role, ask, judge
 from graft.config.redis_client import connect
-from graft.config.settings import Settings, settings, without_password
+from graft.config.settings import Settings, without_password
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import click
 import redis
 from rich.text import Text
 
-from graft.config.celery_app import app as our_app
-from graft.config.settings import settings
+from graft.config.deployment import app as our_app
+from graft.config.deployment import settings
 from graft.scripts.commands.doctor import facts
 from graft.scripts.commands.doctor.rules import ORDER, Problem, examine
 from graft.scripts.console import output, say

@@ -13,11 +13,11 @@ from typing import Any, Final
 import psutil
 
 from graft.config import redis_checks
+from graft.config.deployment import settings
 from graft.config.queues import names
-from graft.config.redis_client import connect, shared
-from graft.config.settings import Settings, settings
+from graft.config.redis_client import broker, connect, shared
+from graft.config.settings import Settings
 from graft.scripts.commands.doctor.rules import Grace, Reader, Setup
-from graft.tasks.health.measure import broker
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import depth, pause
 
@@ -70,7 +70,7 @@ def live(setup: Setup) -> Setup:
 
 def servers(config: Settings) -> tuple[tuple[str, redis_checks.Finding], ...]:
     """What is wrong with the Redis that keeps the messages, and with that of the results where it is another."""
-    with closing(broker()) as client:
+    with broker() as client:
         found = [("broker", each) for each in redis_checks.judge(redis_checks.ask(client), config.broker_url, "broker")]
     if config.backend_url != config.broker_url:
         with closing(connect(config)) as client:

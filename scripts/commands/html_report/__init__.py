@@ -17,8 +17,8 @@ from typing import Any, Final
 import click
 import redis
 
+from graft.config.deployment import settings
 from graft.config.redis_client import connect
-from graft.config.settings import settings
 from graft.scripts.commands.html_report import charts
 from graft.scripts.console import complain, say
 from graft.tasks.dead_letters import store as dead_letters

@@ -18,7 +18,7 @@ import redis
 from rich.console import Console
 from rich.live import Live
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.scripts.commands import queue_judge
 from graft.scripts.commands.top import read, view
 from graft.scripts.commands.top.read import Rates, Snapshot

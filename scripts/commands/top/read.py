@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from dataclasses import dataclass, field
 
 from graft.config.queues import QUEUES
-from graft.config.redis_client import shared
-from graft.tasks.cleanup.periodic import SENT_AT
+from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import report_store
-from graft.tasks.health.measure import broker, loops
+from graft.tasks.health.measure import loops
 from graft.tasks.health.verdicts import State
 from graft.tasks.monitoring import function_stats, worker_registry
 from graft.tasks.monitoring.function_stats import Figures
-from graft.tasks.queues import pause
-from graft.tasks.queues.depth import lists
+from graft.tasks.queues import pause, throughput
+from graft.tasks.queues.message_format import SENT_AT, lists
 from graft.tasks.sending import progress
 from graft.tasks.sending.progress import BatchNote
 
@@ -76,10 +74,10 @@ def look() -> Snapshot:
     """Everything as it is now. Raises RedisError when Redis does not answer."""
     client = shared()
     beats = worker_registry.workers(client)
-    by_queue, by_worker = pause.taken(client)
+    by_queue, by_worker = throughput.taken(client)
     paused = pause.paused(client)
     lags = {loop.process.partition(" ")[0]: loop.lag for loop in loops(client, beats)}
-    with closing(broker()) as queue_side, queue_side.pipeline(transaction=False) as pipe:
+    with broker() as queue_side, queue_side.pipeline(transaction=False) as pipe:
         for queue in QUEUES:
             for key in lists(queue.name):
                 pipe.llen(key)

@@ -71,11 +71,11 @@ def test_the_chunks_of_the_chapter(count, sizes):
 
 
 def test_a_function_of_the_callers_own_runs_on_the_workers(stack):
-    calls.clear()
+    calls().clear()
     assert os.getpid() not in run(fan_out_fan_in(range(4), 2, samples.process_id))
     assert sorted(run(fan_out_fan_in(range(9), 4, samples.async_square))) == [x * x for x in range(9)]
     assert sorted(run(fan_out_fan_in(range(5), 2, lambda x: x + 1))) == [1, 2, 3, 4, 5]
-    assert {row.where for row in calls.rows()} == {"cluster"}
+    assert {row.where for row in calls().rows()} == {"cluster"}
 
 
 def test_what_captures_the_callers_state_stays_with_it():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.compat.async_worker_optimization import AsyncBatchProcessor
-from graft.config.settings import settings
+from graft.config.deployment import current
 from graft.tasks.errors import PayloadTooLargeError, RemoteTraceback, UnpicklableError
 from graft.tasks.policy import RetryPolicy
 from tests import samples
@@ -577,7 +577,7 @@ def test_an_item_that_cannot_be_kept_is_refused(redis, item, error):
 def test_local_mode_and_nameless_processors_keep_nothing(monkeypatch, redis):
     assert run(AsyncBatchProcessor().recover()) == []
     monkeypatch.setenv("GRAFT_MODE", "local")
-    settings.cache_clear()
+    current.reread_settings()
     try:
         handler, _ = doubling()
         processor = AsyncBatchProcessor(1, name="here")
@@ -586,4 +586,4 @@ def test_local_mode_and_nameless_processors_keep_nothing(monkeypatch, redis):
         assert not redis.exists(KEY + "here")
     finally:
         monkeypatch.undo()
-        settings.cache_clear()
+        current.reread_settings()

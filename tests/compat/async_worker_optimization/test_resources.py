@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from graft.compat.async_worker_optimization import AsyncWorkerOptimizer, LoadLevel, ResourcePool
 from graft.compat.async_worker_optimization.worker_group import Wish, WorkerGroup
 from graft.config.celery_app import app
-from graft.config.settings import settings
+from graft.config.deployment import current
 from graft.tasks.errors import TaskQueueError
 from tests.stack import run_python, wait_until
 
@@ -144,14 +144,14 @@ def test_managing_a_pool_needs_no_broker(redis_stack):
 
 def test_local_mode_records_nothing(monkeypatch, caplog):
     monkeypatch.setenv("GRAFT_MODE", "local")
-    settings.cache_clear()
+    current.reread_settings()
     try:
         with caplog.at_level("DEBUG"):
             AsyncWorkerOptimizer().manage_resource_pool("here", {"min_workers": 1, "max_workers": 2})
         assert "is not recorded: GRAFT_MODE=local" in caplog.text
     finally:
         monkeypatch.undo()
-        settings.cache_clear()
+        current.reread_settings()
 
 
 # ---- bound to workers ------------------------------------------------------------------------------------------------

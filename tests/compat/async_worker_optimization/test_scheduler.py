@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.compat.async_worker_optimization import AsyncTaskScheduler
-from graft.config.settings import settings
+from graft.config.deployment import current
 from graft.tasks.errors import UnreferenceableError
 from graft.tasks.policy import RetryPolicy
 from tests import samples
@@ -302,7 +302,7 @@ def test_only_texts_and_integers_are_ids_in_redis(name):
 
 def test_local_mode_keeps_named_tasks_in_memory(monkeypatch, redis):
     monkeypatch.setenv("GRAFT_MODE", "local")
-    settings.cache_clear()
+    current.reread_settings()
     try:
         scheduler = AsyncTaskScheduler(name="here")
         run(scheduler.schedule_task("a", samples.process_id))
@@ -310,7 +310,7 @@ def test_local_mode_keeps_named_tasks_in_memory(monkeypatch, redis):
         assert run(scheduler.execute_next()) == os.getpid()
     finally:
         monkeypatch.undo()
-        settings.cache_clear()
+        current.reread_settings()
 
 
 # ---- schedules -------------------------------------------------------------------------------------------------------

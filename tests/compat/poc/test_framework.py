@@ -12,8 +12,8 @@ import pytest
 from graft.compat import celery_integration_framework as poc
 from graft.compat.celery_integration_framework import TaskStatus, WorkerStatus
 from graft.compat.celery_integration_framework.client import step_of
+from graft.config.deployment import settings
 from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS
-from graft.config.settings import settings
 from graft.tasks.errors import RemoteTraceback, UnreferenceableError
 from graft.tasks.queues import depth
 from graft.tasks.sending import by_task_name
@@ -131,7 +131,7 @@ def test_a_task_is_retried_as_often_as_asked_and_ends_with_its_own_last_error(st
 
 @pytest.mark.acl_role("operator")
 def test_retries_wait_sixty_seconds_and_then_twice_as_long(stack, framework):
-    from graft.tasks.waits import ExactWaits
+    from graft.tasks.policy import ExactWaits
 
     task = framework.create_task(samples.raise_value_error)
     assert (task.retry_limit, task.retry_wait) == (3, 60.0)

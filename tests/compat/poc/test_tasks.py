@@ -9,11 +9,11 @@ import pytest
 
 from graft.compat import celery_migration_poc as poc
 from graft.config.celery_app import app
+from graft.config.deployment import settings
 from graft.config.queues import names
-from graft.config.settings import settings
 from graft.tasks.cleanup import expired_results
 from graft.tasks.legacy import migration_poc_metrics
-from graft.tasks.queues import depth
+from graft.tasks.queues import message_format
 from graft.tasks.sending import by_task_name
 from tests.roles import acting_as
 from tests.stack import wait_until
@@ -146,4 +146,4 @@ def test_queue_lengths_count_every_priority_and_without_workers_there_are_none(f
 
 
 def test_a_queue_has_a_list_for_each_priority():
-    assert depth.lists("batch") == ["batch", *(f"batch\x06\x16{step}" for step in range(1, 10))]
+    assert message_format.lists("batch") == ["batch", *(f"batch\x06\x16{step}" for step in range(1, 10))]

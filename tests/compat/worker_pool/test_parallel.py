@@ -11,7 +11,7 @@ import pytest
 
 from graft.compat import worker_pool as wp
 from graft.compat.worker_pool import Task, WorkerPool
-from graft.config.settings import settings
+from graft.config.deployment import current
 from tests.compat.worker_pool import work
 from tests.stack import wait_until
 
@@ -21,10 +21,10 @@ def place(request, monkeypatch):
     request.getfixturevalue("stack")
     if request.param == "local":
         monkeypatch.setenv("GRAFT_MODE", "local")
-        settings.cache_clear()
+        current.reread_settings()
     yield request.param
     monkeypatch.undo()
-    settings.cache_clear()
+    current.reread_settings()
 
 
 def run(main):

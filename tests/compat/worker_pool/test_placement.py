@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from graft.compat.worker_pool.placement import Placing, Work
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.tasks.errors import PayloadTooLargeError
 from tests.compat.worker_pool import work
 

@@ -11,7 +11,7 @@ import pytest
 from graft.compat import worker_pool as wp
 from graft.compat.call_report import calls
 from graft.compat.worker_pool import Result, Task, TaskProcessor, WorkerPool
-from graft.config.settings import settings
+from graft.config.deployment import current
 from graft.tasks.errors import PoisonedError
 from tests.compat.worker_pool import work
 from tests.stack import wait_until
@@ -23,7 +23,7 @@ def pools(request, monkeypatch):
     request.getfixturevalue("stack")
     if request.param == "local":
         monkeypatch.setenv("GRAFT_MODE", "local")
-        settings.cache_clear()
+        current.reread_settings()
     made = []
 
     def make(kind=WorkerPool, *args, **kwargs):
@@ -37,7 +37,7 @@ def pools(request, monkeypatch):
         except wp.ShutdownTimeoutError:
             pass
     monkeypatch.undo()
-    settings.cache_clear()
+    current.reread_settings()
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ def test_what_cannot_travel_runs_here_under_the_same_bounds(stack):
         with lock:
             running -= 1
 
-    calls.clear()
+    calls().clear()
     with WorkerPool(2, 50) as pool:
         for number in range(20):
             pool.submit_task(Task(number, change))
@@ -306,7 +306,7 @@ def test_what_cannot_travel_runs_here_under_the_same_bounds(stack):
     assert len(seen) == 20
     assert peak <= 2
     assert sorted(result.task_id for result in pool.get_result()) == list(range(30))
-    rows = [(row.where, row.calls) for row in calls.rows() if row.call == "WorkerPool.submit_task"]
+    rows = [(row.where, row.calls) for row in calls().rows() if row.call == "WorkerPool.submit_task"]
     assert rows == [("cluster", 10), ("caller", 20)]
 
 

@@ -23,7 +23,7 @@ from celery.worker.strategy import default as strategy_of
 from kombu.transport.virtual import Message
 from kombu.utils.json import dumps
 
-from graft.config.settings import settings
+from graft.config.deployment import settings
 from graft.config.transport import signing
 from graft.config.transport.message_validation import BadMessage, checked, decode
 from graft.config.transport.task_validation import forgery, refusal

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graft.config.settings import settings as graft_settings
+from graft.config.deployment import settings as graft_settings
 from graft.config.transport import signing
 from graft.config.transport.message_validation import BadMessage, checked
 from graft.tasks import codec

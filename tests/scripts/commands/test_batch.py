@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 
 import graft
 from graft.scripts.commands.batch import command
-from graft.tasks.delivery import run_counter
+from graft.tasks.delivery import cancellation
 from graft.tasks.errors import CancelledBatchError
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import pause, peek, purge
-from graft.tasks.queues.depth import lists
+from graft.tasks.queues.message_format import lists
 from graft.tasks.sending import progress
 from graft.tasks.sending.coalescing import Line
 from tests import samples
@@ -83,14 +83,14 @@ def test_an_id_that_nobody_has_is_said_to_be_unknown(redis):
             done = run(verb, unknown)
             assert done.exit_code == 1
             assert "batch list" in done.stderr
-    assert not redis.exists(run_counter.CANCEL_KEY + "nobody")
+    assert not redis.exists(cancellation.CANCEL_KEY + "nobody")
 
 
 def test_nothing_is_cancelled_without_a_yes(paused):
     batch = graft.submit(samples.square, [1, 2], queue=QUEUE)
     wait_until(lambda: waiting(paused), WAIT, "the message to wait")
     assert run("cancel", batch.id).exit_code == 2
-    assert not run_counter.is_cancelled(batch.id)
+    assert not cancellation.is_cancelled(batch.id)
     assert purge.cancel(batch.id, lambda raw: "") == 1
 
 
@@ -140,7 +140,7 @@ def test_a_reduced_batch_is_answered_when_it_is_cancelled(paused):
 
 ABANDON = """
 import sys, time, graft
-from graft.tasks import messages
+from graft.tasks.queues import peek
 from tests import samples
 path = sys.argv[1]
 batch = graft.submit(samples.note, [(path, str(n)) for n in range(3)], queue="low", batch_size=1, in_flight=3)
@@ -185,7 +185,7 @@ def test_workers_heed_the_flag_for_what_is_not_taken_out(paused, tmp_path):
     ledger = tmp_path / "ran"
     batch = graft.submit(samples.note, [(str(ledger), "1")], queue=QUEUE)
     wait_until(lambda: waiting(paused), WAIT, "the message to wait")
-    run_counter.cancel(batch.id, 60)
+    cancellation.cancel(batch.id, 60)
     pause.resume(QUEUE)
     with pytest.raises(CancelledBatchError):
         batch.collect(WAIT)

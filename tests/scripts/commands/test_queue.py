@@ -27,7 +27,7 @@ from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.errors import CancelledBatchError
 from graft.tasks.legacy.migration_poc import app
 from graft.tasks.queues import pause, peek, purge
-from graft.tasks.queues.depth import lists
+from graft.tasks.queues.message_format import lists
 from graft.tasks.sending import payloads
 from tests import samples
 from tests.stack import run_python, wait_until
@@ -247,7 +247,7 @@ def test_what_workers_would_refuse_goes_where_they_put_it(paused):
 
 SEND = """
 import time, graft
-from graft.tasks import messages
+from graft.tasks.queues import peek
 from tests import samples
 graft.submit(samples.square, range(400), batch_size=1, in_flight=400)
 while len(peek.peek("batch", 400)) < 400: time.sleep(0.05)

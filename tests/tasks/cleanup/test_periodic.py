@@ -5,9 +5,11 @@ import time
 
 import pytest
 
-from graft.config.settings import settings
-from graft.tasks.cleanup.periodic import SENT_AT, SEPARATOR, lift_waiting_messages, prune_dead_letters
+from graft.config.deployment import settings
+from graft.tasks.cleanup.periodic import prune_dead_letters
 from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.queues.aging import lift_waiting_messages
+from graft.tasks.queues.message_format import SENT_AT, SEPARATOR
 
 pytestmark = pytest.mark.acl_role("worker")
 

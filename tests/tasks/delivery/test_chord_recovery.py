@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import graft
 from graft.config.celery_app import app
+from graft.config.redis_client import broker
 from graft.tasks.delivery import chord_recovery
 from graft.tasks.delivery.chord_recovery import State
 from graft.tasks.errors import EnvelopeLostError
@@ -73,8 +74,8 @@ def test_messages_are_found_on_their_queue_and_with_their_worker(stack, redis):
         (taken, *_), *_ = [json.loads(record) for record in redis.hvals("unacked")]
         sent = [json.loads(raw)["headers"]["id"] for raw in redis.lrange("heavy\x06\x165", 0, -1)]
         sent.append(taken["headers"]["id"])
-        with locate.broker() as broker:
-            assert locate.missing([*sent, "nowhere"], broker) == {"nowhere"}
+        with broker() as queue_side:
+            assert locate.missing([*sent, "nowhere"], queue_side) == {"nowhere"}
     assert waiting.collect(WAIT) == [x * x for x in range(250)]
     running.collect(WAIT)
 
@@ -192,8 +193,8 @@ def test_a_chord_that_lost_a_part_fails_with_a_letter(stack, redis, quick):
 def test_a_record_that_was_not_written_here_is_dropped(redis):
     forged = new_id()
     redis.hset(chord_recovery.CHORD + forged, mapping={"body": "forged", "part:0": "some"})
-    with locate.broker() as broker:
-        assert chord_recovery.finish(forged, broker) == "settled"
+    with broker() as queue_side:
+        assert chord_recovery.finish(forged, queue_side) == "settled"
     assert not redis.exists(chord_recovery.CHORD + forged)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.tasks.delivery import poison_isolation, run_counter
+from graft.tasks.delivery import cancellation, poison_isolation, run_counter
 from graft.tasks.delivery.run_counter import Delivery, Runs
 from graft.tasks.ids import new_id
 
@@ -120,10 +120,10 @@ def test_a_run_that_has_ended_meanwhile_leaves_no_record(redis):
 
 def test_a_cancelled_batch_is_seen_on_arrival(runs, redis):
     batch = new_id()
-    run_counter.cancel(batch, ttl=60)
+    cancellation.cancel(batch, ttl=60)
     delivery, _ = runs.begin(batch, [0])
     assert delivery.cancelled
-    assert 0 < redis.ttl(run_counter.CANCEL_KEY + batch) <= 60
+    assert 0 < redis.ttl(cancellation.CANCEL_KEY + batch) <= 60
 
 
 def test_every_record_expires(runs, redis):

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from graft.config.redis_client import shared
+from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.queues import locate
 from graft.tasks.results import call_records, call_status
@@ -85,12 +85,12 @@ def test_an_error_leaves_a_letter_and_a_message_that_is_gone_is_lost(stack):
 
 
 def test_where_tells_the_queue_from_the_worker(redis):
-    with locate.broker() as broker:
+    with broker() as queue_side:
         redis.lpush("low", b'{"body": "", "properties": {"correlation_id": "waits"}}')
         redis.hset("unacked", "tag", b'[{"properties": {"correlation_id": "held"}}, "", "low"]')
         try:
-            assert locate.where(["waits", "held", "gone"], broker) == {"waits": "queued", "held": "held"}
-            assert locate.missing(["waits", "held", "gone"], broker) == {"gone"}
+            assert locate.where(["waits", "held", "gone"], queue_side) == {"waits": "queued", "held": "held"}
+            assert locate.missing(["waits", "held", "gone"], queue_side) == {"gone"}
         finally:
             redis.delete("low")
             redis.hdel("unacked", "tag")

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from graft.config.deployment import current
 from graft.tasks.running.blocking_threads import THREADS, HelperThreads, ask, soon
 
 mark: contextvars.ContextVar[str] = contextvars.ContextVar("mark", default="nobody's")
@@ -61,7 +62,7 @@ def test_a_call_that_was_given_up_before_it_began_is_not_made():
     assert begun.wait(30)
 
     async def gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("graft.tasks.running.blocking_threads._helpers", helpers)
+        monkeypatch.setitem(current._parts, HelperThreads, helpers)
         call = asyncio.ensure_future(ask(made.append, "made"))
         await asyncio.sleep(0)
         call.cancel()

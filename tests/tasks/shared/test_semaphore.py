@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.tasks.shared import lease_renewer
+from graft.tasks.shared.lease_renewer import lease_renewer
 from graft.tasks.shared.lua import DifferentFiguresError
 from graft.tasks.shared.semaphore import SharedSemaphore
 from tests.stack import wait_until
@@ -134,14 +134,14 @@ def test_never_more_than_the_limit_and_in_the_order_of_asking(limit, steps):
 
 def test_a_lease_is_renewed_until_it_is_dropped():
     renewed = []
-    lease_renewer.keep("t", lambda: renewed.append(1) or True, 0.01)
+    lease_renewer().keep("t", lambda: renewed.append(1) or True, 0.01)
     wait_until(lambda: len(renewed) >= 3)
-    assert lease_renewer.drop("t")
+    assert lease_renewer().drop("t")
     count, later = len(renewed), []
-    assert not lease_renewer.drop("t")
-    lease_renewer.keep("other", lambda: later.append(1) or True, 0.01)
+    assert not lease_renewer().drop("t")
+    lease_renewer().keep("other", lambda: later.append(1) or True, 0.01)
     wait_until(lambda: len(later) >= 3)
-    lease_renewer.drop("other")
+    lease_renewer().drop("other")
     assert len(renewed) == count
 
 
@@ -154,11 +154,11 @@ def test_a_renewal_that_fails_is_tried_again_and_one_that_is_refused_ends(caplog
             raise answer
         return answer
 
-    lease_renewer.keep("u", renew, 0.01)
+    lease_renewer().keep("u", renew, 0.01)
     wait_until(lambda: not answers)
     wait_until(lambda: "somebody else has it" in caplog.text)
     assert "away" in caplog.text
-    assert not lease_renewer.drop("u")
+    assert not lease_renewer().drop("u")
 
 
 def test_a_permit_is_not_renewed_after_it_was_given_back():
@@ -169,9 +169,9 @@ def test_a_permit_is_not_renewed_after_it_was_given_back():
         go_on.wait(10)
         return True
 
-    lease_renewer.keep("v", renew, 0.01)
+    lease_renewer().keep("v", renew, 0.01)
     entered.wait(10)
-    dropping = threading.Thread(target=lease_renewer.drop, args=("v",))
+    dropping = threading.Thread(target=lease_renewer().drop, args=("v",))
     dropping.start()
     dropping.join(0.1)
     assert dropping.is_alive()

@@ -122,11 +122,11 @@ def test_results_outlast_a_redis_that_is_full(fresh_stack):
 
 AT_ONCE = """
 from graft.config.celery_app import app
-from graft.tasks import cluster
+from graft.tasks.monitoring import worker_registry
 from tests.stack import wait_until
 from tests.workers import aio_samples as tasks
 
-(worker,) = cluster.workers()
+(worker,) = worker_registry.workers()
 
 def pool():
     (stats,) = (app.control.inspect([worker.name], timeout=2).stats() or {"": {"pool": {}}}).values()
@@ -170,11 +170,11 @@ def test_rate_limits_hold(fresh_stack):
 MEMORY = """
 import time
 from graft.config.celery_app import app
-from graft.tasks import cluster
+from graft.tasks.monitoring import worker_registry
 from tests.workers import aio_samples as tasks
 from tests.stack import wait_until
 
-(worker,) = cluster.workers()
+(worker,) = worker_registry.workers()
 
 def total():
     (stats,) = (app.control.inspect([worker.name], timeout=2).stats() or {"": {"total": {}}}).values()
@@ -186,8 +186,8 @@ def memory_after(number):
             tasks.add.apply_async((1, 1), queue="io", ignore_result=True, producer=producer)
     wait_until(lambda: total() >= number, 60, "all to run")
     since = time.time()
-    wait_until(lambda: cluster.workers()[0].at > since, 10, "a heartbeat")
-    return cluster.workers()[0].memory
+    wait_until(lambda: worker_registry.workers()[0].at > since, 10, "a heartbeat")
+    return worker_registry.workers()[0].memory
 
 before = memory_after(500)
 memory_after(1000)

@@ -1,26 +1,17 @@
-"""Celery's way out, with two things that it lacks: a middle priority where none is given, and a look at chords.
+"""Celery's way out, with two things that Celery lacks: a middle priority where none is given, and a record of chords.
 
 A receiver of Celery's signals could do the same, but every message would have to take the slow road for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from celery.app.amqp import AMQP
 
 from graft.config.queues import MIDDLE_PRIORITY
-
-OnPart = Callable[[Mapping[str, Any], Any], None]
-
-_on_part: OnPart | None = None
-
-
-def watch_chords(on_part: OnPart) -> None:
-    """Have *on_part* called with the headers and the body of every message that is a part of a chord."""
-    global _on_part
-    _on_part = on_part
+from graft.tasks.delivery import chord_recovery
 
 
 class Amqp(AMQP):
@@ -34,8 +25,8 @@ class Amqp(AMQP):
             if options.get("priority") is None:
                 options["priority"] = MIDDLE_PRIORITY
             headers, _, body, _ = message
-            if _on_part is not None and headers.get("group") and (body[2] or {}).get("chord"):
-                _on_part(headers, body)
+            if headers.get("group") and (body[2] or {}).get("chord"):
+                chord_recovery.note_part(headers, body)
             return send(producer, name, message, *args, **options)
 
         return send_task_message

@@ -1,0 +1,106 @@
+"""What one process has one of: the app, the settings, and parts such as the publisher, each made at its first use.
+
+    settings() · app() · part(Publisher)          the deployment of this process
+    adopt(app)                                    somebody's app takes the place of our own, before anything is sent
+
+Nothing here happens at import. After a fork the child has none of its parent's threads, locks and connections: its
+parts are made anew. A part that must outlive a fork has a method ``after_fork``; it stays, and the method is called.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from graft.config.settings import Settings
+
+T = TypeVar("T")
+
+
+class Deployment:
+    """One app with all that belongs to it, in one process."""
+
+    def __init__(self) -> None:
+        self._app: Any = None
+        self._settings: Settings | None = None
+        self._lock = threading.RLock()
+        self._parts: dict[Callable[[], Any], Any] = {}
+
+    @property
+    def app(self) -> Any:
+        """The Celery app; our own unless another was adopted."""
+        if self._app is None:
+            # Here, so that a facade can be imported without Celery. It adopts itself.
+            from graft.config import celery_app  # noqa: F401
+        return self._app
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, read from the environment once."""
+        if self._settings is None:
+            self._settings = Settings()
+        return self._settings
+
+    def adopt(self, app: Any) -> None:
+        """Have *app* for the app of this process."""
+        self._app = app
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether there is an app yet."""
+        return self._app is not None
+
+    def has(self, app: Any) -> bool:
+        """Whether *app* is the app of this process."""
+        return app is self._app
+
+    def reread_settings(self) -> None:
+        """Read the environment again when it is next asked for: it has changed."""
+        self._settings = None
+
+    def part(self, make: Callable[[], T]) -> T:
+        """What *make* gave when it was first called in this process."""
+        try:
+            found: T = self._parts[make]
+        except KeyError:
+            with self._lock:
+                if make not in self._parts:
+                    self._parts[make] = make()
+                found = self._parts[make]
+        return found
+
+    def existing(self, make: Callable[[], T]) -> T | None:
+        """The part that *make* has given already, or None."""
+        return self._parts.get(make)
+
+    def drop(self, make: Callable[[], Any]) -> None:
+        """Have the part made anew when it is next needed."""
+        self._parts.pop(make, None)
+
+    def after_fork(self) -> None:
+        """In a forked child: keep what says how to come along, forget the rest."""
+        self._lock = threading.RLock()
+        self._parts = {make: found for make, found in self._parts.items() if hasattr(found, "after_fork")}
+        for found in list(self._parts.values()):
+            found.after_fork()
+
+
+current = Deployment()
+"""The deployment of this process."""
+os.register_at_fork(after_in_child=current.after_fork)
+
+adopt = current.adopt
+part = current.part
+existing = current.existing
+
+
+def app() -> Any:
+    """The Celery app of this process."""
+    return current.app
+
+
+def settings() -> Settings:
+    """The settings of this process."""
+    return current.settings

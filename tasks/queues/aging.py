@@ -1,0 +1,49 @@
+"""No message waits for ever behind more urgent ones: the oldest of each step is moved to the front when it is due."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Final
+
+from graft.config.deployment import settings
+from graft.config.queues import PRIORITY_STEPS, QUEUES
+from graft.config.redis_client import broker
+from graft.tasks.base import own_task
+from graft.tasks.queues.message_format import SENT_AT, SEPARATOR
+
+# Moves the oldest message of a step to the place that is taken next, unless somebody took it meanwhile.
+_LIFT: Final = """
+if redis.call('LINDEX', KEYS[1], -1) == ARGV[1] then
+  redis.call('RPOP', KEYS[1])
+  redis.call('RPUSH', KEYS[2], ARGV[1])
+  return 1
+end
+return 0
+"""
+
+
+@own_task("graft.maintenance.lift_waiting_messages", ignore_result=True)
+def lift_waiting_messages() -> int:
+    """Move messages that have waited longer than ``max_waiting`` to the front of their queue; how many."""
+    client = broker()
+    lift = client.register_script(_LIFT)
+    lifted = 0
+    for queue in QUEUES:
+        for step in PRIORITY_STEPS[1:]:
+            key = f"{queue.name}{SEPARATOR}{step}"
+            for _ in range(100):  # A bound for one tick; the next one goes on.
+                message = client.lindex(key, -1)
+                if message is None or not _is_old(message):
+                    break
+                lifted += int(lift(keys=[key, queue.name], args=[message]))
+    client.close()
+    return lifted
+
+
+def _is_old(message: bytes) -> bool:
+    try:
+        sent_at = float(json.loads(message)["headers"][SENT_AT])
+    except (ValueError, KeyError, TypeError):
+        return False  # Not sent by this project; its priority is left as it is.
+    return time.time() - sent_at > settings().max_waiting

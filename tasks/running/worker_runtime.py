@@ -1,0 +1,86 @@
+"""How this process runs coroutines and blocking calls, if it is a worker: the worker says so at boot.
+
+The event loop belongs to the worker, which supplies "something that runs a coroutine" (:func:`use_runner`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+from graft.config.deployment import part
+from graft.tasks.errors import EnvelopeError
+
+
+class Runner(Protocol):
+    """Something that runs a coroutine to its end while the calling thread waits."""
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any: ...
+
+
+class WorkerRuntime:
+    """What a worker has told this process about itself."""
+
+    def __init__(self) -> None:
+        self.is_worker = False
+        self.make_runner: Callable[[], Runner] | None = None
+        self.off_loop: Callable[..., Any] | None = None
+
+    def after_fork(self) -> None:
+        """A pool process is a worker as its parent is."""
+
+
+def enter_worker() -> None:
+    """This process runs tasks from now on."""
+    part(WorkerRuntime).is_worker = True
+
+
+def in_worker() -> bool:
+    """Whether this process runs tasks: waiting here for other tasks could leave no worker to run them."""
+    return part(WorkerRuntime).is_worker
+
+
+def use_runner(make: Callable[[], Runner], off_loop: Callable[..., Any] | None = None) -> None:
+    """Supply the event loop of this process; *make* is called when the first coroutine arrives.
+
+    *off_loop* is what :func:`off_loop` does here, where tasks themselves run on that loop.
+    """
+    runtime = part(WorkerRuntime)
+    runtime.make_runner, runtime.off_loop = make, off_loop
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The value or error of *coroutine*, in the way in which this process runs coroutines."""
+    make = part(WorkerRuntime).make_runner
+    if make is None:
+        raise EnvelopeError("this process runs no coroutines: it was not started as a worker (graft.workers.app)")
+    return make().run(coroutine)
+
+
+def wait_for(awaitable: Awaitable[Any]) -> Any:
+    """The value or error of *awaitable*."""
+    return run_coroutine(awaitable if inspect.iscoroutine(awaitable) else _as_coroutine(awaitable))
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def off_loop(func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:
+    """``func(*args)``, which waits for the network, without holding up an event loop that this may be running on.
+
+    *computes*: it is somebody's plain function and may take as long as it likes.
+    """
+    elsewhere = part(WorkerRuntime).off_loop
+    return func(*args) if elsewhere is None else elsewhere(func, *args, computes=computes)
+
+
+def pause(seconds: float) -> None:
+    """Wait, without holding up an event loop that this may be running on."""
+    if part(WorkerRuntime).off_loop is None:
+        time.sleep(seconds)
+    else:
+        wait_for(asyncio.sleep(seconds))
