@@ -25,7 +25,7 @@ from graft.tasks.callables.importable import name_of
 from graft.tasks.callables.references import FunctionRef, refer
 from graft.tasks.errors import ItemTimeoutError, TaskQueueError, UnpicklableError, UnreferenceableError
 from graft.tasks.policy import RetryPolicy, as_policy
-from graft.tasks.running.worker_runtime import in_worker
+from graft.tasks.worker_runtime import in_worker
 
 if TYPE_CHECKING:
     from graft.tasks.batch import Batch

@@ -18,7 +18,7 @@ from joblib.parallel import AutoBatchingMixin, ParallelBackendBase  # type: igno
 from graft.compat.bridge import is_local, place_function
 from graft.compat.dispatcher import Switchboard
 from graft.tasks.callables.references import FunctionRef, resolve
-from graft.tasks.running.worker_runtime import in_worker
+from graft.tasks.worker_runtime import in_worker
 
 CALL: Final = "joblib.Parallel"
 # What joblib tells every backend, for memory maps and processes that there are none of here.

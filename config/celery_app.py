@@ -8,12 +8,12 @@ from graft.config.celeryconfig import options
 from graft.config.deployment import adopt, settings
 from graft.config.transport import register
 
-# Imported by workers, Beat and Flower. What they define is registered with the deployment's app (tasks/base.py).
+# Imported by workers, Beat and Flower. What they define is registered with the deployment's app (own_task.py).
 TASK_MODULES = [
     f"graft.tasks.{name}"
     for name in (
         *("running.envelope_task", "running.call_task"),
-        *("delivery.chord_recovery", "queues.aging", "cleanup.periodic", "cleanup.redis_keys"),
+        *("cleanup.chord_recovery", "queues.aging", "cleanup.periodic", "cleanup.redis_keys"),
         *("health.canaries", "health.periodic", "leaks.periodic", "monitoring.history"),
         *("legacy.migration_poc", "legacy.ray_hybrid_poc", "legacy.integration_framework"),
     )

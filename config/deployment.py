@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from graft.config.settings import Settings
@@ -32,8 +33,8 @@ class Deployment:
     def app(self) -> Any:
         """The Celery app; our own unless another was adopted."""
         if self._app is None:
-            # Here, so that a facade can be imported without Celery. It adopts itself.
-            from graft.config import celery_app  # noqa: F401
+            # Only now, so that a facade can be imported without Celery; by name, since it imports this module.
+            import_module("graft.config.celery_app")
         return self._app
 
     @property

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from celery import Task
-from celery._state import connect_on_app_finalize
 from celery.exceptions import Ignore, Reject, TaskPredicate
-from celery.local import Proxy
 
-from graft.config.deployment import app, current, settings
+from graft.config.deployment import settings
+from graft.tasks import worker_runtime
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import poison_isolation
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.errors import PoisonedError
 from graft.tasks.policy import ONCE, RetryPolicy
-from graft.tasks.running import worker_runtime
 
 
 class ReliableTask(Task):
@@ -105,22 +103,3 @@ class ReliableTask(Task):
                 envelope=dead_letters.message_text(self.request.args, self.request.kwargs),
             )
         )
-
-
-def own_task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Register a function of ours as the task *name* of the deployment's app, and of no other app.
-
-    Celery's ``shared_task`` would give the task to every app of the process. What comes back stands for the task.
-    """
-
-    def register(func: Callable[..., Any]) -> Any:
-        def add(one: Any) -> None:
-            if current.has(one):
-                one.task(name=name, shared=False, lazy=False, **options)(func)
-
-        connect_on_app_finalize(add)
-        if current.is_adopted and app().finalized:
-            add(app())
-        return Proxy(lambda: app().tasks[name])
-
-    return register

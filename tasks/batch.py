@@ -18,7 +18,7 @@ from typing import Any, Final
 from graft.tasks.envelope import Outcome
 from graft.tasks.errors import ResultTimeout, TaskQueueError
 from graft.tasks.monitoring import otel
-from graft.tasks.running.worker_runtime import in_worker
+from graft.tasks.worker_runtime import in_worker
 
 AT_ONCE: Final = 1000  # Values that a reader takes in one go.
 _ABSENT: Final = object()

@@ -77,7 +77,7 @@ def body(values: list[int]) -> int:
 
 def run_chord() -> None:
     """Run a chord, look after it as Beat would have it done, and print what it came to."""
-    from graft.tasks.delivery import chord_recovery
+    from graft.tasks.cleanup import chord_recovery
 
     chord_recovery.PATIENCE = 0.0
     result = chord([part.s(number) for number in (1, 2, 3)], body.s()).apply_async()

@@ -22,7 +22,7 @@ from kombu.asynchronous import get_event_loop
 
 from graft.config.deployment import settings
 from graft.config.transport.channel import Channel
-from graft.tasks.running import worker_runtime
+from graft.tasks import worker_runtime
 from graft.workers import async_tasks
 from graft.workers.aio import backend_patch
 from graft.workers.aio.job import GRACE, Job

@@ -12,9 +12,9 @@ from celery.signals import task_prerun, worker_init, worker_process_init
 
 from graft.config.celery_app import app
 from graft.config.redis_client import be_patient
-from graft.tasks.delivery import chord_recovery, poison_isolation
+from graft.tasks import worker_runtime
+from graft.tasks.delivery import chord_records, poison_isolation
 from graft.tasks.monitoring import otel
-from graft.tasks.running import worker_runtime
 from graft.workers import async_tasks, beat_ticks, control, refused_tasks, shutdown_deadline
 from graft.workers.async_runner import runner
 from graft.workers.bootsteps.heartbeat import Heartbeat
@@ -41,7 +41,7 @@ worker_runtime.use_runner(runner)
 
 
 # A part of a chord may come from a caller that puts nothing on record.
-task_prerun.connect(chord_recovery.note_run, weak=False)
+task_prerun.connect(chord_records.note_run, weak=False)
 
 OUTAGE_PATIENCE = 120.0
 

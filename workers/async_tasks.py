@@ -16,8 +16,8 @@ from typing import Any
 from billiard.common import terminate_handler_fired
 from celery import Celery, Task
 
+from graft.tasks import worker_runtime
 from graft.tasks.errors import ProcessExitError, SelfCancelledError, TaskQueueError
-from graft.tasks.running import worker_runtime
 from graft.workers import task_context
 
 

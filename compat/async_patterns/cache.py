@@ -13,8 +13,8 @@ from weakref import WeakSet
 from graft.compat import bridge
 from graft.compat.async_patterns import polling
 from graft.config.deployment import part
+from graft.tasks import blocking_threads
 from graft.tasks.ids import new_id
-from graft.tasks.running import blocking_threads
 from graft.tasks.shared.cache import LEASE, Found, SharedCache
 from graft.tasks.shared.lease_renewer import lease_renewer
 from graft.tasks.shared.lua import seconds

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final, ParamSpec, TypeVar
 
 from graft.config.deployment import settings
+from graft.tasks import blocking_threads
 from graft.tasks.errors import BrokerUnavailable
-from graft.tasks.running import blocking_threads
 
 T = TypeVar("T")
 P = ParamSpec("P")

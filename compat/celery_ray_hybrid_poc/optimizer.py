@@ -13,9 +13,9 @@ from graft.compat import bridge
 from graft.compat.async_worker_optimization.placing import reference
 from graft.compat.celery_ray_hybrid_poc import ray_side
 from graft.tasks.legacy import ray_hybrid_poc
-from graft.tasks.running.worker_runtime import in_worker
 from graft.tasks.sending import by_task_name
 from graft.tasks.submit import submit
+from graft.tasks.worker_runtime import in_worker
 
 if TYPE_CHECKING:
     from graft.compat.celery_ray_hybrid_poc.pipeline import AdaptivePipeline

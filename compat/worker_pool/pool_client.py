@@ -28,7 +28,7 @@ from graft.compat.worker_pool.processor import as_result
 from graft.compat.worker_pool.replies import AT_ONCE, Mailbox, Replies, pop, result_of
 from graft.compat.worker_pool.submission import Intake, send
 from graft.tasks.pools.state import TO_NOBODY, TO_STREAM, Entry, Ledger, Limits, RedisLedger, Standing, redis_or_error
-from graft.tasks.running.worker_runtime import in_worker
+from graft.tasks.worker_runtime import in_worker
 
 logger = logging.getLogger("graft.compat.worker_pool")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graft.tasks.base import own_task
+from graft.config.own_task import own_task
 from graft.tasks.dead_letters import store as dead_letters
 
 

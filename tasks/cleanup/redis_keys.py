@@ -19,10 +19,10 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from graft.config.deployment import settings
+from graft.config.own_task import own_task
 from graft.config.redis_client import broker, shared
-from graft.tasks.base import own_task
+from graft.tasks.messages.message_format import UNACKED
 from graft.tasks.monitoring import worker_registry
-from graft.tasks.queues.message_format import UNACKED
 
 CURSOR: Final = "graft:janitor:cursor"
 SEEN: Final = "graft:janitor:seen"  # What looked abandoned, by when it did first.

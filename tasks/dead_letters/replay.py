@@ -21,8 +21,8 @@ from graft.tasks.dead_letters.store import DeadLetter
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.envelope import REDUCE, RUN_ENVELOPE, Envelope
 from graft.tasks.errors import EnvelopeError, TaskQueueError
-from graft.tasks.queues.message_format import SENT_AT
-from graft.tasks.sending import payloads
+from graft.tasks.messages import payloads
+from graft.tasks.messages.message_format import SENT_AT
 
 FALLBACK: Final = "default"
 

@@ -22,9 +22,9 @@ from graft.config.redis_client import shared
 from graft.tasks.delivery import poison_isolation
 from graft.tasks.delivery.cancellation import CANCEL_KEY
 from graft.tasks.envelope import Given
+from graft.tasks.messages.message_format import MESSAGE_TTL
 
 RUN_KEY: Final = "graft:run:"
-TTL: Final = 7 * 86400  # Outlives every redelivery of the message it counts.
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Runs:
         Raises:
             NotAloneError: one more death would be its last, and another of that kind runs in this worker; not counted.
         """
-        count = partial(self.client.eval, _BEGIN, 2, self.key, CANCEL_KEY + batch, TTL)
+        count = partial(self.client.eval, _BEGIN, 2, self.key, CANCEL_KEY + batch, MESSAGE_TTL)
         run, cancelled = count(poison_isolation.deaths())
         if not run:
             poison_isolation.enter(self.name[0])
@@ -113,7 +113,7 @@ class Runs:
     def finished(self, position: int, frame: tuple[bool, bytes]) -> None:
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hset(self.done_key, str(position), (b"+" if frame[0] else b"-") + frame[1])
-            pipe.expire(self.done_key, TTL)
+            pipe.expire(self.done_key, MESSAGE_TTL)
             pipe.hdel(self.key, "current")
             pipe.execute()
 

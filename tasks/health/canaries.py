@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from graft.config.own_task import own_task
 from graft.config.redis_client import shared
-from graft.tasks.base import own_task
-from graft.tasks.queues.message_format import SENT_AT
+from graft.tasks.messages.message_format import SENT_AT
 
 ECHOES: Final = "graft:health:echoes"
 EXPIRES: Final = 600.0  # Seconds after which an echo is given up, by its reader, and another is sent.

@@ -18,10 +18,10 @@ from graft.tasks.dead_letters.query import causes
 from graft.tasks.health import beat_ticks, canaries, leak_verdicts, redis_info, task_counts
 from graft.tasks.health.measurements import Held, Loop, Measured, Pile, Queue, Work, Worker
 from graft.tasks.leaks import samples
+from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
 from graft.tasks.monitoring import function_stats
 from graft.tasks.monitoring.worker_registry import BEAT, BEAT_TTL, NAMES, WorkerBeat
 from graft.tasks.queues import pause
-from graft.tasks.queues.message_format import SENT_AT, UNACKED, lists
 
 SEEN: Final = "graft:health:seen"  # queue and step -> the message at its head, and when it was first seen there
 HELD: Final = "graft:health:held"  # delivery tag -> when it was first seen with a worker

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from graft.config.deployment import settings
+from graft.config.own_task import own_task
 from graft.config.redis_client import shared
-from graft.tasks.base import own_task
 from graft.tasks.health import canaries, measure, report_store, webhook
 from graft.tasks.health.checks import judge
 from graft.tasks.health.limits import Limits

@@ -6,8 +6,8 @@ import logging
 from collections import Counter
 
 from graft.config.deployment import settings
+from graft.config.own_task import own_task
 from graft.config.redis_client import broker, shared
-from graft.tasks.base import own_task
 from graft.tasks.health import measure, report_store
 from graft.tasks.leaks import findings, keyspace, samples
 

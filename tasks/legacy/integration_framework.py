@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from graft.tasks.base import ReliableTask, own_task
+from graft.config.own_task import own_task
+from graft.tasks.base import ReliableTask
 from graft.tasks.legacy.migration_poc import now
 
 OLD_MODULE: Final = "celery_integration_framework"

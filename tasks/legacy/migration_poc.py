@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from celery import current_task, group
 
-from graft.tasks.base import ReliableTask, own_task
+from graft.config.own_task import own_task
+from graft.tasks.base import ReliableTask
 from graft.tasks.cleanup import expired_results
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.legacy import migration_poc_metrics

@@ -16,7 +16,7 @@ from uuid import uuid4
 import psutil
 from celery import chord
 
-from graft.tasks.base import own_task
+from graft.config.own_task import own_task
 from graft.tasks.legacy.migration_poc import LIMITS, PocTask, both_names, now, worker_name
 
 OLD_MODULE: Final = "celery_ray_hybrid_poc"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from graft.config.own_task import own_task
 from graft.config.redis_client import broker, shared
-from graft.tasks.base import own_task
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import measure
 from graft.tasks.monitoring import function_stats, worker_load

@@ -24,8 +24,8 @@ from graft.tasks.callables import function_store
 from graft.tasks.delivery import poison_isolation
 from graft.tasks.envelope import RUN_ENVELOPE, Envelope, WireFunction, error_frame, value_frame
 from graft.tasks.errors import PoisonedError
+from graft.tasks.messages.message_format import SENT_AT
 from graft.tasks.pools.state import TO_NOBODY, TO_STREAM, Done, Holder, RedisLedger, Taken, Turn
-from graft.tasks.queues.message_format import SENT_AT
 from graft.tasks.running.item_runner import run_items
 from graft.tasks.shared.lease_renewer import lease_renewer
 

@@ -7,10 +7,10 @@ import time
 from typing import Final
 
 from graft.config.deployment import settings
+from graft.config.own_task import own_task
 from graft.config.queues import PRIORITY_STEPS, QUEUES
 from graft.config.redis_client import broker
-from graft.tasks.base import own_task
-from graft.tasks.queues.message_format import SENT_AT, SEPARATOR
+from graft.tasks.messages.message_format import SENT_AT, SEPARATOR
 
 # Moves the oldest message of a step to the place that is taken next, unless somebody took it meanwhile.
 _LIFT: Final = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graft.config.queues import PRIORITY_STEPS, QUEUES
 from graft.config.redis_client import broker
-from graft.tasks.queues.message_format import UNACKED, lists
+from graft.tasks.messages.message_format import UNACKED, lists
 
 
 def waiting() -> dict[str, int]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 from graft.config.queues import names
-from graft.tasks.queues.message_format import UNACKED, lists
+from graft.tasks.messages.message_format import UNACKED, lists
 
 CHUNK: Final = 200
 LONGEST_SEARCH: Final = 200_000  # Messages; a longer queue is not lost, only busy.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from graft.config.redis_client import broker
-from graft.tasks.queues.message_format import SENT_AT, UNACKED, lists
+from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
 
 PAGE: Final = 100
 CHUNK: Final = 200

@@ -27,10 +27,10 @@ from graft.tasks.dead_letters.store import DeadLetter
 from graft.tasks.delivery import cancellation
 from graft.tasks.envelope import RUN_ENVELOPE
 from graft.tasks.errors import CancelledBatchError, EnvelopeError
+from graft.tasks.messages import payloads
+from graft.tasks.messages.message_format import lists
 from graft.tasks.queues import peek
-from graft.tasks.queues.message_format import lists
 from graft.tasks.queues.peek import Judge, Waiting
-from graft.tasks.sending import payloads
 
 PASSES: Final = 5
 CHECKS: Final = frozenset({"graft.health.echo"})  # Left where they are: one that is gone would look like a fault.

@@ -17,14 +17,14 @@ from celery import current_task
 from celery.exceptions import TaskPredicate, TimeLimitExceeded
 
 from graft.config.deployment import settings
+from graft.config.own_task import own_task
 from graft.config.redis_client import shared
-from graft.tasks import codec
-from graft.tasks.base import ReliableTask, own_task
+from graft.tasks import codec, worker_runtime
+from graft.tasks.base import ReliableTask
 from graft.tasks.callables.references import FunctionRef, refer, resolve
 from graft.tasks.errors import EnvelopeError
 from graft.tasks.policy import ExactWaits, RetryPolicy
 from graft.tasks.results import call_records
-from graft.tasks.running import worker_runtime
 
 CALL: Final = "graft.call"
 

@@ -12,8 +12,9 @@ import redis
 from celery.exceptions import Reject, TaskPredicate, TimeLimitExceeded
 
 from graft.config.deployment import settings
-from graft.tasks import codec
-from graft.tasks.base import ReliableTask, own_task
+from graft.config.own_task import own_task
+from graft.tasks import codec, worker_runtime
+from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import cancellation
@@ -28,11 +29,11 @@ from graft.tasks.errors import (
     SignatureError,
     UnreferenceableError,
 )
+from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
 from graft.tasks.results import partial
 from graft.tasks.results.result_store import CLAIM, OUTCOME, Claim, announce, fetch_claims, settle
-from graft.tasks.running import item_runner, work_stealing, worker_runtime
-from graft.tasks.sending import payloads
+from graft.tasks.running import item_runner, work_stealing
 
 logger = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from graft.config.deployment import settings
+from graft.tasks import blocking_threads
 from graft.tasks.envelope import Envelope
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, ProcessExitError
 from graft.tasks.monitoring import otel
-from graft.tasks.running import blocking_threads
 from graft.tasks.running.work_stealing import Give, drained, sharer
-from graft.tasks.running.worker_runtime import off_loop, run_coroutine
+from graft.tasks.worker_runtime import off_loop, run_coroutine
 
 LAST_WORDS = 5.0  # Seconds that an item has to end once its envelope has been stopped.
 LOOK_EVERY = 0.5  # Seconds between looks at the batch's cancel flag.

@@ -19,9 +19,9 @@ from typing import Any, Final
 from graft.config.deployment import app, part
 from graft.tasks.envelope import Envelope, Given
 from graft.tasks.ids import sibling_of
+from graft.tasks.messages import payloads
+from graft.tasks.messages.message_format import SENT_AT
 from graft.tasks.monitoring.worker_registry import slots
-from graft.tasks.queues.message_format import SENT_AT
-from graft.tasks.sending import payloads
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 from celery.app.amqp import AMQP
 
 from graft.config.queues import MIDDLE_PRIORITY
-from graft.tasks.delivery import chord_recovery
+from graft.tasks.delivery import chord_records
 
 
 class Amqp(AMQP):
@@ -26,7 +26,7 @@ class Amqp(AMQP):
                 options["priority"] = MIDDLE_PRIORITY
             headers, _, body, _ = message
             if headers.get("group") and (body[2] or {}).get("chord"):
-                chord_recovery.note_part(headers, body)
+                chord_records.note_part(headers, body)
             return send(producer, name, message, *args, **options)
 
         return send_task_message

@@ -20,13 +20,13 @@ from graft.tasks.delivery import cancellation
 from graft.tasks.envelope import RUN_ENVELOPE, Envelope, Given, Outcome, WireFunction
 from graft.tasks.errors import CancelledBatchError, EnvelopeLostError, TaskQueueError
 from graft.tasks.ids import new_id
+from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
 from graft.tasks.monitoring.worker_registry import slots
 from graft.tasks.policy import ONCE, RetryPolicy
 from graft.tasks.results.partial import PART, told
 from graft.tasks.results.result_store import open_report
 from graft.tasks.results.subscriber import failure_of
-from graft.tasks.sending import payloads
 from graft.tasks.sending.in_flight import Flight, Flights, Parcel
 from graft.tasks.sending.sizing import Pace, Room, Run, Sizing
 from graft.tasks.sending.sources import Source

@@ -17,8 +17,8 @@ from kombu.exceptions import OperationalError
 
 from graft.config.deployment import app, settings
 from graft.tasks.errors import BrokerUnavailable, ResultTimeout
-from graft.tasks.queues.message_format import SENT_AT
-from graft.tasks.running.worker_runtime import in_worker
+from graft.tasks.messages.message_format import SENT_AT
+from graft.tasks.worker_runtime import in_worker
 
 UNREACHABLE: Final = (OperationalError, redis.RedisError, OSError)
 LOOK_AT: Final = 500  # Results looked at in one round trip.

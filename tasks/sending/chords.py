@@ -15,7 +15,8 @@ from graft.config.redis_client import broker, shared
 from graft.tasks.batch import Batch
 from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
-from graft.tasks.delivery import chord_recovery
+from graft.tasks.cleanup import chord_recovery
+from graft.tasks.delivery import chord_records
 from graft.tasks.envelope import Envelope, Given, Outcome
 from graft.tasks.errors import CancelledBatchError, EnvelopeLostError
 from graft.tasks.ids import new_id
@@ -87,7 +88,7 @@ class ReducingFeeder(Feeder):
         self._chord = dict(signature)
         inbox().expect(self._body_id, self._reduced, is_sent=False)
         app().backend.set_chord_size(self.batch.id, len(cuts))
-        chord_recovery.note(
+        chord_records.note(
             self.batch.id, self._chord, {index: envelope.id for index, envelope in enumerate(cuts)}, is_watched=True
         )
 
@@ -99,7 +100,7 @@ class ReducingFeeder(Feeder):
         super().settle_cancel()
         if is_cut_short:  # The chord lacks the parts that were not sent, and nobody will send its body.
             self._cuts = deque()
-            chord_recovery.forget(self.batch.id)
+            chord_records.forget(self.batch.id)
             self.batch.note_answer(Outcome(0, error=CancelledBatchError("cancelled before all of it was sent")))
             inbox().forget(self._body_id)
 

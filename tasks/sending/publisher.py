@@ -24,9 +24,10 @@ from graft.config.redis_client import connect
 from graft.config.transport.channel import Channel
 from graft.tasks.callables import function_store
 from graft.tasks.errors import BrokerUnavailable
-from graft.tasks.queues.message_format import SENT_AT
+from graft.tasks.messages import payloads
+from graft.tasks.messages.message_format import SENT_AT
 from graft.tasks.results.subscriber import inbox, unavailable
-from graft.tasks.sending import payloads, progress
+from graft.tasks.sending import progress
 from graft.tasks.sending.batch_sender import Feeder
 from graft.tasks.sending.in_flight import Parcel
 

@@ -16,14 +16,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from graft.tasks import blocking_threads
 from graft.tasks.errors import BrokerUnavailable, NotYet
 from graft.tasks.policy import RetryPolicy
-from graft.tasks.running import blocking_threads
-from graft.tasks.running.worker_runtime import in_worker
 from graft.tasks.shared import lua
 from graft.tasks.shared.lease_renewer import lease_renewer
 from graft.tasks.shared.rate_limiter import SharedRateLimiter
 from graft.tasks.shared.semaphore import SharedSemaphore
+from graft.tasks.worker_runtime import in_worker
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import graft
-from graft.tasks.queues.message_format import lists
+from graft.tasks.messages.message_format import lists
 from tests import samples
 from tests.stack import run_python, wait_until
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from graft.tasks.queues.message_format import lists
+from graft.tasks.messages.message_format import lists
 from tests.stack import run_python, wait_until
 
 SEND = "import graft, time; graft.submit(time.sleep, [{seconds}], batch_size=1); time.sleep(2)"

@@ -30,7 +30,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from graft.config.deployment import settings
-from graft.tasks.queues.message_format import SENT_AT
+from graft.tasks.messages.message_format import SENT_AT
 
 logger = logging.getLogger(__name__)
 

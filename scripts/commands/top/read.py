@@ -11,10 +11,10 @@ from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import report_store
 from graft.tasks.health.measure import loops
 from graft.tasks.health.verdicts import State
+from graft.tasks.messages.message_format import SENT_AT, lists
 from graft.tasks.monitoring import function_stats, worker_registry
 from graft.tasks.monitoring.function_stats import Figures
 from graft.tasks.queues import pause, throughput
-from graft.tasks.queues.message_format import SENT_AT, lists
 from graft.tasks.sending import progress
 from graft.tasks.sending.progress import BatchNote
 

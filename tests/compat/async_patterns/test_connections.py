@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import graft
 import psutil
 from graft.compat.async_patterns import AsyncCache, RateLimiter, Semaphore, channel
-from graft.tasks.running.blocking_threads import THREADS
+from graft.tasks.blocking_threads import THREADS
 from tests import samples
 
 PORT = urlsplit(os.environ["CELERY_BROKER_URL"]).port

@@ -13,7 +13,7 @@ from graft.config.deployment import settings
 from graft.config.queues import names
 from graft.tasks.cleanup import expired_results
 from graft.tasks.legacy import migration_poc_metrics
-from graft.tasks.queues import message_format
+from graft.tasks.messages import message_format
 from graft.tasks.sending import by_task_name
 from tests.roles import acting_as
 from tests.stack import wait_until

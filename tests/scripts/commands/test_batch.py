@@ -17,9 +17,9 @@ import graft
 from graft.scripts.commands.batch import command
 from graft.tasks.delivery import cancellation
 from graft.tasks.errors import CancelledBatchError
+from graft.tasks.messages.message_format import lists
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import pause, peek, purge
-from graft.tasks.queues.message_format import lists
 from graft.tasks.sending import progress
 from graft.tasks.sending.coalescing import Line
 from tests import samples

@@ -26,9 +26,9 @@ from graft.tasks import codec
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.errors import CancelledBatchError
 from graft.tasks.legacy.migration_poc import app
+from graft.tasks.messages import payloads
+from graft.tasks.messages.message_format import lists
 from graft.tasks.queues import pause, peek, purge
-from graft.tasks.queues.message_format import lists
-from graft.tasks.sending import payloads
 from tests import samples
 from tests.stack import run_python, wait_until
 

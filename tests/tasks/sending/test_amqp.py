@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from graft.config.celery_app import app
-from graft.tasks.queues.message_format import lists
+from graft.tasks.messages.message_format import lists
 from tests.people import held
 
 

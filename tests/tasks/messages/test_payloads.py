@@ -10,7 +10,7 @@ import pytest
 
 import graft
 from graft.tasks.errors import TaskQueueError
-from graft.tasks.sending import payloads
+from graft.tasks.messages import payloads
 from tests import samples
 from tests.people import held, letters
 from tests.stack import run_python, wait_until

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 import graft
 from graft.config.celery_app import app
 from graft.config.redis_client import broker
-from graft.tasks.delivery import chord_recovery
-from graft.tasks.delivery.chord_recovery import State
+from graft.tasks.cleanup import chord_recovery
+from graft.tasks.cleanup.chord_recovery import State
+from graft.tasks.delivery import chord_records
 from graft.tasks.errors import EnvelopeLostError
 from graft.tasks.ids import new_id
 from graft.tasks.queues import locate
@@ -185,22 +186,22 @@ def test_a_chord_that_lost_a_part_fails_with_a_letter(stack, redis, quick):
     with pytest.raises(ChordError, match="is lost"):
         result.get(timeout=WAIT)
     assert result.id in {letter.id for letter in letters() if letter.reason == "lost"}
-    assert not redis.exists(chord_recovery.CHORD + result.parent.id)
+    assert not redis.exists(chord_records.CHORD + result.parent.id)
     result.forget()
 
 
 @pytest.mark.acl_role("worker")
 def test_a_record_that_was_not_written_here_is_dropped(redis):
     forged = new_id()
-    redis.hset(chord_recovery.CHORD + forged, mapping={"body": "forged", "part:0": "some"})
+    redis.hset(chord_records.CHORD + forged, mapping={"body": "forged", "part:0": "some"})
     with broker() as queue_side:
         assert chord_recovery.finish(forged, queue_side) == "settled"
-    assert not redis.exists(chord_recovery.CHORD + forged)
+    assert not redis.exists(chord_records.CHORD + forged)
 
 
 @pytest.mark.acl_role("worker")
 def test_the_record_of_a_finished_chord_is_dropped(stack, redis, quick):
     batch = graft.submit(samples.square, range(10), batch_size=2, reduce=samples.total)
     assert batch.collect(WAIT) == 285
-    assert redis.exists(chord_recovery.CHORD + batch.id)
-    look_until(lambda: not redis.exists(chord_recovery.CHORD + batch.id))
+    assert redis.exists(chord_records.CHORD + batch.id)
+    look_until(lambda: not redis.exists(chord_records.CHORD + batch.id))

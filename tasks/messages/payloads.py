@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from graft.config.redis_client import shared
 from graft.tasks import codec
-from graft.tasks.delivery.run_counter import TTL
 from graft.tasks.errors import EnvelopeError
+from graft.tasks.messages.message_format import MESSAGE_TTL
 
 BODY: Final = "graft:body:"
 BESIDE: Final = "beside"  # Stands in the message for what is kept beside it.
@@ -28,7 +28,7 @@ def store(envelope_id: str, sealed: bytes, client: Any = None) -> str:
     """Keep *sealed* beside its message where it is large; the message's argument. Before the message is sent."""
     text = argument(sealed)
     if text == BESIDE:
-        (client or shared()).set(BODY + envelope_id, sealed, ex=TTL)
+        (client or shared()).set(BODY + envelope_id, sealed, ex=MESSAGE_TTL)
     return text
 
 
@@ -44,6 +44,6 @@ def fetch(argument: str, envelope_id: str) -> str | bytes:
     if sealed is None:
         raise EnvelopeError(
             f"the content of envelope {envelope_id} is gone from Redis ({BODY}…): it came back without its data, or "
-            f"evicts keys (maxmemory-policy must be noeviction), or {TTL // 86400} days have passed"
+            f"evicts keys (maxmemory-policy must be noeviction), or {MESSAGE_TTL // 86400} days have passed"
         )
     return sealed

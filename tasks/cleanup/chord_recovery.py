@@ -19,26 +19,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-import redis
 from celery.app.task import Context
 from celery.canvas import maybe_signature
 from celery.exceptions import ChordError
 from celery.states import READY_STATES
-from kombu.utils.json import dumps
 
-from graft.config.deployment import app, settings
+from graft.config.deployment import app
+from graft.config.own_task import own_task
 from graft.config.redis_client import broker, shared
 from graft.tasks import codec
-from graft.tasks.base import own_task
 from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.delivery.chord_records import CHORD, CHORDS, forget
 from graft.tasks.errors import SignatureError
 from graft.tasks.queues import locate
-from graft.tasks.running import worker_runtime
 
 logger = logging.getLogger(__name__)
 
-CHORDS: Final = "graft:chords"
-CHORD: Final = "graft:chord:"
 PATIENCE: Final = 10.0  # Seconds that a chord is left alone after its first part was sent.
 AT_ONCE: Final = 200  # Chords for one look; the next one goes on.
 MISSES: Final = 2
@@ -80,48 +76,6 @@ class State:
     def countable(self) -> list[int]:
         """Parts that are done and were not counted."""
         return [index for index, state in self.uncounted.items() if state in READY_STATES]
-
-
-def note(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], *, is_watched: bool = False) -> None:
-    """Put *chord*, its body and the ids of its *parts* by index on record."""
-    key = CHORD + chord
-    fields: dict[str, Any] = {f"part:{index}": part for index, part in parts.items()}
-    if is_watched:
-        fields["watched"] = 1
-    with shared().pipeline(transaction=False) as pipe:
-        pipe.hsetnx(key, "body", codec.seal(f"chord:{chord}", dumps(body).encode()))
-        pipe.hset(key, mapping=fields)
-        pipe.expire(key, int(settings().result_ttl))
-        pipe.zadd(CHORDS, {chord: time.time()}, nx=True)
-        pipe.execute()
-
-
-def note_part(headers: Mapping[str, Any], body: Any) -> None:
-    """Celery is about to send a part of a chord; one of somebody else's is put on record."""
-    # The envelopes of a batch are on record before the first of them is sent (tasks/sending/chords.py).
-    if headers["task"] == "graft.batch" or headers.get("group_index") is None or not settings().signing_keys:
-        return
-    try:
-        note(headers["group"], body[2]["chord"], {headers["group_index"]: headers["id"]})
-    except redis.RedisError as error:  # The worker puts it on record when it runs.
-        logger.warning("chord %s could not be put on record: %s", headers["group"], error)
-
-
-def note_run(task: Any = None, **_: Any) -> None:
-    """A part is about to run here; its caller may not have this module, and have put nothing on record."""
-    request = getattr(task, "request", None)
-    if request is None or not request.chord or not request.group or task.name == "graft.batch":
-        return
-    if request.group_index is not None and settings().signing_keys:
-        worker_runtime.off_loop(note, request.group, request.chord, {request.group_index: request.id})
-
-
-def forget(chord: str) -> None:
-    """Take *chord* off the record."""
-    with shared().pipeline(transaction=False) as pipe:
-        pipe.delete(CHORD + chord)
-        pipe.zrem(CHORDS, chord)
-        pipe.execute()
 
 
 @own_task("graft.maintenance.finish_chords", ignore_result=True)

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from graft.config.deployment import current
-from graft.tasks.running.blocking_threads import THREADS, HelperThreads, ask, soon
+from graft.tasks.blocking_threads import THREADS, HelperThreads, ask, soon
 
 mark: contextvars.ContextVar[str] = contextvars.ContextVar("mark", default="nobody's")
 
@@ -90,7 +90,7 @@ def test_a_call_that_fails_ends_no_thread(caplog):
 PROGRAM = """
 import os
 import time
-from graft.tasks.running.blocking_threads import soon
+from graft.tasks.blocking_threads import soon
 
 def tell(what):
     time.sleep(0.2)

@@ -1,0 +1,30 @@
+"""Our own tasks belong to the deployment's app, whichever that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery._state import connect_on_app_finalize
+from celery.local import Proxy
+
+from graft.config.deployment import app, current
+
+
+def own_task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Register a function of ours as the task *name* of the deployment's app, and of no other app.
+
+    Celery's ``shared_task`` would give the task to every app of the process. What comes back stands for the task.
+    """
+
+    def register(func: Callable[..., Any]) -> Any:
+        def add(one: Any) -> None:
+            if current.has(one):
+                one.task(name=name, shared=False, lazy=False, **options)(func)
+
+        connect_on_app_finalize(add)
+        if current.is_adopted and app().finalized:
+            add(app())
+        return Proxy(lambda: app().tasks[name])
+
+    return register
