@@ -26,7 +26,17 @@ _ABSENT: Final = object()
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a batch has come. ``total`` is None for an input whose end has not been reached."""
+    """How far a batch has come: counts of items, unless said otherwise.
+
+    Attributes:
+        total: items of the batch; None while the end of an iterator has not been reached.
+        sent: items that have been sent.
+        done: items that have an outcome, failed ones included.
+        failed: items whose outcome is an error.
+        envelopes: messages that have been sent.
+        retries: runs of items that were repeated because the item raised.
+        seconds: time since the batch was submitted, until its end.
+    """
 
     total: int | None
     sent: int
@@ -40,10 +50,22 @@ class Progress:
 class Batch:
     """The results of one ``submit``: collect them, iterate over them, or await them.
 
-    ``batch.collect()`` and ``await batch`` give the list of values in the order of the items (of a reduced batch: the
-    reducer's result). ``for value in batch`` and ``async for value in batch`` give them in the same order as soon as
-    they can; :meth:`as_completed` gives outcomes in the order in which they arrive. The first failing item's own error
-    is raised, its remote traceback as the cause; the other items run on.
+    - ``batch.collect()`` or ``await batch``: the list of all values, in the order of the items
+    - ``for value in batch`` or ``async for value in batch``: the same values, each as soon as all before it are there
+    - ``batch.as_completed()`` or ``batch.as_completed_async()``: an Outcome for each item, as they arrive
+
+    If an item fails, its own error is raised, with the worker's traceback as ``__cause__``; the other items run on. A
+    reduced batch has one value, the reducer's result: collect it or await it.
+
+    A batch of an iterator is a stream: its outcomes are dropped when they have been read, so it can be read once. Stop
+    iterating, and no more input is read. Never start, and everything still runs. If the calling process exits, items
+    that were not sent yet are dropped; sent ones still run.
+
+    A task must not wait for a batch: collecting, awaiting or iterating inside a task is a RuntimeError.
+
+    Attributes:
+        id: the batch's id, as ``celery -A graft batch list`` shows it; also the id of its Celery group.
+        reduced: whether the batch has a reducer.
     """
 
     is_told = True  # To others, while it runs (progress.py).
@@ -77,11 +99,18 @@ class Batch:
     # ---- for callers ----------------------------------------------------------------------------------------------
 
     def collect(self, timeout: float | None = None) -> Any:
-        """Wait for all values, in the order of the items.
+        """Wait for all items and return their values.
+
+        Args:
+            timeout: seconds to wait. Default: no limit.
+
+        Returns:
+            The list of values in the order of the items; of a reduced batch, the reducer's result.
 
         Raises:
-            ResultTimeout: not all had arrived after *timeout* seconds; the batch goes on and can be collected later.
+            ResultTimeout: not all values had arrived after *timeout* seconds. The batch goes on; collect it later.
             BrokerUnavailable: the broker could not be reached.
+            EnvelopeLostError: Redis lost a message of the batch more often than it is sent again.
             Exception: the first failing item's own error, as soon as it is known.
         """
         self._drain_freely()
@@ -97,10 +126,9 @@ class Batch:
         return self._values()
 
     def __iter__(self) -> Iterator[Any]:
-        """Values in the order of the items; an item's error is raised in its place.
+        """Give the values in the order of the items; a failed item's error is raised in its place.
 
-        The values of a stream are dropped once they have been read, so it is read once; leaving the loop cancels what
-        has not begun.
+        Leaving the loop over a stream cancels the items that have not begun.
         """
         self._refuse_second_reader()
         index = 0
@@ -127,7 +155,15 @@ class Batch:
             self._note_left()
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Outcome]:
-        """Outcomes as they arrive, errors included as values; *timeout* bounds the wait for the next one."""
+        """Give an Outcome for each item, in the order in which they arrive; errors are in the outcomes, not raised.
+
+        Args:
+            timeout: seconds to wait for the next outcome. Default: no limit.
+
+        Raises:
+            ResultTimeout: no outcome arrived within *timeout* seconds.
+            BrokerUnavailable: the broker could not be reached.
+        """
         self._refuse_second_reader()
         try:
             while True:
@@ -140,7 +176,7 @@ class Batch:
             self._note_left()
 
     async def as_completed_async(self) -> AsyncIterator[Outcome]:
-        """The same for a coroutine."""
+        """Give the same outcomes to a coroutine: ``async for outcome in batch.as_completed_async()``."""
         self._refuse_second_reader()
         try:
             while True:
@@ -153,7 +189,7 @@ class Batch:
             self._note_left()
 
     def progress(self) -> Progress:
-        """How far the batch has come, without a round trip."""
+        """Return how far the batch has come. Asks this process alone, not Redis."""
         with self._changed:
             return Progress(
                 self._total,
@@ -166,12 +202,12 @@ class Batch:
             )
 
     def done(self) -> bool:
-        """Whether every item has its outcome, or the batch has failed as a whole."""
+        """Return whether every item has its outcome, or the batch has failed as a whole."""
         with self._changed:
             return self._is_over
 
     def cancel(self) -> None:
-        """Keep what has not begun from running. What runs is finished; cancelled items end in CancelledBatchError."""
+        """Cancel the items that have not begun; they end in CancelledBatchError. Items that run are finished."""
         if self._cancel is not None and not self.done():
             self._cancel()
 

@@ -34,14 +34,20 @@ class WireFunction:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one item: ``value``, or ``error``."""
+    """What became of one item.
+
+    Attributes:
+        index: the item's position in the batch, from 0.
+        value: what the function returned; None if the item failed.
+        error: the exception that the item ended with, or None. The worker's traceback is its ``__cause__``.
+    """
 
     index: int
     value: Any = None
     error: BaseException | None = None
 
     def unwrap(self) -> Any:
-        """The value, or the error raised."""
+        """Return the value, or raise the error."""
         if self.error is not None:
             raise self.error
         return self.value

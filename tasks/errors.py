@@ -12,39 +12,39 @@ class EnvelopeError(TaskQueueError):
 
 
 class EnvelopeLostError(EnvelopeError):
-    """An envelope is nowhere any more and has no answer: Redis lost it. Whether it ran is not known."""
+    """Redis lost an envelope, and it was sent again in vain. Whether it ran is not known."""
 
 
 class SignatureError(EnvelopeError):
-    """A byte string was not signed with a key that this process accepts; it was not unpickled."""
+    """The signature of a byte string does not verify with the keys of this process. Nothing was unpickled."""
 
 
 class UnreferenceableError(EnvelopeError, TypeError):
-    """A worker can neither import a callable nor receive it by value."""
+    """A worker can neither import a callable nor receive a copy of it. Define it at the top level of a module."""
 
 
 class UnpicklableError(EnvelopeError, TypeError):
-    """An item, an argument or a result cannot be pickled, so it cannot travel."""
+    """An item, an argument or a result cannot be pickled, so it cannot be sent."""
 
 
 class PayloadTooLargeError(EnvelopeError, ValueError):
-    """An item or a result is larger than the deployment allows."""
+    """An item or a result is larger than ``GRAFT_ITEM_LIMIT``."""
 
 
 class CancelledBatchError(TaskQueueError):
-    """The item was cancelled before it ran."""
+    """The item was cancelled before it ran: by ``Batch.cancel``, ``batch cancel`` or ``queue purge``."""
 
 
 class PermanentError(TaskQueueError):
-    """Raised by a task that must not be run again, whatever its retry policy says."""
+    """The item must not run again, whatever its retry policy says. Raise it in your own function."""
 
 
 class PoisonedError(PermanentError):
-    """The item kept killing the processes that ran it."""
+    """The item was running each time when ``GRAFT_RUN_LIMIT`` worker processes died. It is a dead letter."""
 
 
 class ProcessExitError(PermanentError):
-    """The callable tried to end the worker's process (``sys.exit``, ``KeyboardInterrupt``)."""
+    """The function tried to end the worker's process (``sys.exit``, ``KeyboardInterrupt``)."""
 
 
 class SelfCancelledError(TaskQueueError):
@@ -63,19 +63,23 @@ class NotYet(TaskQueueError):
 
 
 class ItemTimeoutError(TaskQueueError, TimeoutError):
-    """One item ran longer than its own time limit."""
+    """The item ran longer than its ``timeout``."""
 
 
 class ResultTimeout(TaskQueueError, TimeoutError):
-    """The results did not arrive within the time the caller gave."""
+    """The results did not arrive within the caller's ``timeout``. The batch goes on."""
 
 
 class BrokerUnavailable(TaskQueueError, ConnectionError):
-    """The broker did not answer in time."""
+    """The broker did not answer within ``GRAFT_CONNECT_TIMEOUT``. The message names its address."""
 
 
 class RemoteTraceback(Exception):
-    """The cause of an error that was raised on a worker: its traceback there, as text."""
+    """The ``__cause__`` of an error that was raised on a worker.
+
+    Attributes:
+        text: the traceback on the worker.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -12,8 +12,13 @@ from graft.tasks.errors import PermanentError
 class RetryPolicy:
     """How often a failed item runs again, and how long it waits in between.
 
-    Waits grow as ``base * 2**(run - 1)`` up to ``ceiling``, drawn uniformly from ``[0, wait]`` so that items that
-    failed together do not come back together.
+    The longest wait is ``base * 2**(run - 1)`` seconds, at most ``ceiling``. The wait itself is drawn uniformly from 0
+    to that, so that items that failed together do not come back together. A PermanentError is never retried.
+
+    Attributes:
+        runs: runs in all, at least 1; the first one counts.
+        base: seconds, the longest wait after the first run.
+        ceiling: seconds, the longest wait after any run.
     """
 
     runs: int = 5
@@ -27,7 +32,7 @@ class RetryPolicy:
             raise ValueError(f"base={self.base:g} s and ceiling={self.ceiling:g} s must not be negative")
 
     def wait_after(self, run: int, error: BaseException) -> float | None:
-        """Seconds until the next run, or None when the item is dead; *run* counts from 1."""
+        """Return the seconds until the next run, or None if there is none. *run* is the run that failed, from 1."""
         if run >= self.runs or isinstance(error, PermanentError) or not isinstance(error, Exception):
             return None
         return random.uniform(0, min(self.ceiling, self.base * 2 ** min(run - 1, 63)))
@@ -35,13 +40,20 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class ExactWaits(RetryPolicy):
-    """Waits ``base * factor**(run - 1)`` seconds, not a random part of them; ``ceiling`` has no part in this."""
+    """A policy whose waits are exact: ``base * factor**(run - 1)`` seconds. A PermanentError is never retried.
+
+    Attributes:
+        runs: runs in all, at least 1; the first one counts.
+        base: seconds, the wait after the first run.
+        factor: by what the wait grows from run to run; 1 keeps it the same.
+        ceiling: not used.
+    """
 
     base: float = 60.0
     factor: float = 1.0
 
     def wait_after(self, run: int, error: BaseException) -> float | None:
-        """Seconds until the next run, or None when the item is dead; *run* counts from 1."""
+        """Return the seconds until the next run, or None if there is none. *run* is the run that failed, from 1."""
         if run >= self.runs or isinstance(error, PermanentError) or not isinstance(error, Exception):
             return None
         return float(self.base * self.factor ** (run - 1))

@@ -34,26 +34,35 @@ def submit(
     by_value: bool = False,
     unpack: bool = False,
 ) -> Batch:
-    """Apply *func* to every item on the workers. Returns at once; nothing here waits for the network.
+    """Apply *func* to every item on the workers. Return the batch at once, without a round trip to Redis.
 
     Args:
-        func: sync or async; importable on the workers, or capturing nothing mutable.
-        items: any iterable, endless ones included: a sequence is cut where it stands, anything else is read ahead by a
-            bounded amount.
-        reduce: called on a worker with the list of all values; the batch's value is then its result.
-        batch_size: items in one envelope; learnt from the callable's own pace unless given.
-        in_flight: envelopes sent and not yet answered; unless given, enough to keep every worker busy.
-        concurrency: items of one envelope that run at once where *func* is async.
-        retry: a policy, or a number of retries, for items that raise; none unless given.
-        timeout: seconds one item may run; it ends in ItemTimeoutError.
-        priority: larger goes first; 0 is the middle.
-        queue: one of the queues in config/queues.py; by default ``batch``, and ``io`` for async callables.
-        by_value: send a copy of *func* whatever it captures. Changes to what it captured stay on the worker.
+        func: a function, sync or async. Workers import it by name. A lambda, a nested function or a function of
+            ``__main__`` is sent as a copy, if it captures nothing that can change.
+        items: any iterable, also an endless one. A sequence is sent as it is now; a list is copied first. Any other
+            iterable is read by a thread, a bounded number of items ahead.
+        reduce: a function of the list of all values, in the order of the items. It runs on a worker, and its result
+            is the value of the batch. Needs at least one item.
+        batch_size: items in one envelope, at least 1. Default: learnt from how long *func* takes.
+        in_flight: envelopes that are sent and not yet answered, at least 1. Default: enough to keep all workers busy.
+        concurrency: items of one envelope that run at the same time, at least 1. Default: 1, and 100 if *func* is
+            async.
+        retry: a policy, or a number of retries, for items that raise. Default: no retry.
+        timeout: seconds that one item may run; then it fails with ItemTimeoutError. Default: no limit for an item;
+            ``GRAFT_SOFT_TIME_LIMIT`` still limits the envelope.
+        priority: a larger number runs first; 0 is the middle.
+        queue: the name of a queue; docs/configuration.md lists them. Default: ``batch``, ``io`` if *func* is async.
+        by_value: send a copy of *func*, whatever it captures. Changes to what it captured stay on the worker.
         unpack: items are ``(args, kwargs)`` pairs, and ``func(*args, **kwargs)`` is called.
 
+    Returns:
+        The batch. A broker that is down is reported there, as BrokerUnavailable.
+
     Raises:
-        UnreferenceableError: a worker can neither import nor receive *func* (or *reduce*).
-        TypeError, ValueError: for values that cannot work; nothing has been sent then.
+        UnreferenceableError: a worker can neither import *func* (or *reduce*) nor receive a copy of it.
+        TypeError: an argument has the wrong type. Nothing has been sent.
+        ValueError: an argument is out of range, the queue does not exist, or *reduce* has no items. Nothing has been
+            sent.
     """
     ref = refer(func, by_value=by_value)
     order = Order(

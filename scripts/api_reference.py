@@ -1,0 +1,137 @@
+"""``python -m graft.scripts.api_reference``: writes docs/api.md from public docstrings; ``--check`` only compares.
+
+griffe, mkdocstrings' own reader, takes signatures and docstrings from the source; nothing is imported.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import griffe
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PATH: Final = ROOT / "docs" / "api.md"
+LINE: Final = 110
+HEAD: Final = """# API reference
+
+Generated from docstrings by `python -m graft.scripts.api_reference`. Every name here is imported from `graft`:
+`graft.submit`, `graft.Batch` and so on. The facades for old code are in [migration.md](migration.md), `ReliableTask` in
+[your-own-project.md](your-own-project.md). Durations are seconds, sizes bytes.
+"""
+
+# Where each name is defined, and the methods that are for callers.
+SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
+    "Submitting": [("submit.submit", ())],
+    "Results": [
+        ("batch.Batch", ("collect", "__iter__", "as_completed", "as_completed_async", "progress", "done", "cancel")),
+        ("envelope.Outcome", ("unwrap",)),
+        ("batch.Progress", ()),
+    ],
+    "Retry policies": [("policy.RetryPolicy", ("wait_after",)), ("policy.ExactWaits", ())],
+}
+
+
+def page() -> str:
+    """The whole page."""
+    package = griffe.load("graft", search_paths=[ROOT], docstring_parser="google", allow_inspection=False)
+    lines = [HEAD]
+    for title, entries in SECTIONS.items():
+        lines.append(f"## {title}\n")
+        for name, methods in entries:
+            found = package[f"tasks.{name}"]
+            lines += _entry(found, "###", "graft.")
+            for method in methods:
+                lines += _entry(found[method], "####", f"{found.name}.")
+    lines += ["## Errors\n", *_errors(package["tasks.errors"], package.exports or [])]
+    return "\n".join(lines)
+
+
+def _entry(found: griffe.Object, level: str, prefix: str) -> Iterator[str]:
+    name = {"__iter__": f"for value in {found.parent.name.lower() if found.parent else ''}"}.get(
+        found.name, f"{prefix}{found.name}"
+    )
+    yield f"{level} `{name}`\n"
+    if isinstance(found, griffe.Function) and not found.name.startswith("__"):
+        yield f"```python\n{_signature(found.name, found.parameters, str(found.returns))}\n```\n"
+    elif isinstance(found, griffe.Class) and found.has_labels("dataclass"):
+        yield f"```python\n{_signature(found.name, found.parameters, found.name)}\n```\n"
+    if found.docstring is None:
+        raise LookupError(f"{found.path} is in the API reference and has no docstring")
+    for section in found.docstring.parsed:
+        yield from _section(section)
+
+
+def _section(section: griffe.DocstringSection) -> Iterator[str]:
+    match section:
+        case griffe.DocstringSectionText():
+            yield f"{_markdown(section.value)}\n"
+        case griffe.DocstringSectionParameters() | griffe.DocstringSectionAttributes():
+            yield from (f"- **`{each.name}`**: {_line(each.description)}" for each in section.value)
+            yield ""
+        case griffe.DocstringSectionReturns():
+            yield f"**Returns:** {_line(section.value[0].description)}\n"
+        case griffe.DocstringSectionRaises():
+            yield "**Raises:**\n"
+            yield from (f"- `{each.annotation}`: {_line(each.description)}" for each in section.value)
+            yield ""
+        case _:
+            raise LookupError(f"the API reference cannot show a section of {section.kind.value}")
+
+
+def _signature(name: str, parameters: griffe.Parameters, returns: str) -> str:
+    """The signature as one would write it, a parameter a line where there are many."""
+    words: list[str] = []
+    for each in parameters:
+        if each.name == "self":
+            continue
+        if each.kind is griffe.ParameterKind.keyword_only and "*" not in words:
+            words.append("*")
+        default = "" if each.default is None else f" = {each.default}"
+        words.append(f"{each.name}: {each.annotation}{default}")
+    line = f"{name}({', '.join(words)}) -> {returns}"
+    return (
+        line
+        if len(line) <= LINE
+        else "\n    ".join([f"{name}(", *(f"{word}," for word in words)]) + f"\n) -> {returns}"
+    )
+
+
+def _errors(module: griffe.Object, exported: list[str | griffe.ExprName]) -> Iterator[str]:
+    """A table of the exported errors, each after the error it derives from."""
+    yield "| error | is also | when |\n|---|---|---|"
+    names = {str(name) for name in exported}
+    for error in module.classes.values():
+        if error.name in names:
+            bases = ", ".join(f"`{base}`" for base in error.bases)
+            text = error.docstring.parsed[0].value if error.docstring else ""
+            yield f"| `{error.name}` | {bases} | {_line(text)} |"
+    yield ""
+
+
+def _markdown(text: str) -> str:
+    """A docstring's marks as Markdown has them: ``code`` and *parameter* become `code` and `parameter`."""
+    return re.sub(r"(?<![\w*`])\*(\w+)\*(?![\w*])", r"`\1`", text.replace("``", "`"))
+
+
+def _line(text: str) -> str:
+    return _markdown(" ".join(text.split()))
+
+
+def main() -> int:
+    """Write the page, or with ``--check`` say whether it is up to date."""
+    text = page()
+    if "--check" in sys.argv[1:]:
+        if PATH.exists() and PATH.read_text(encoding="utf-8") == text:
+            return 0
+        print(f"{PATH.name} is not up to date; run: python -m graft.scripts.api_reference", file=sys.stderr)
+        return 1
+    PATH.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
