@@ -1,1 +1,4 @@
-"""What is configured: settings, queues, the app, the transport."""
+"""Settings, queues, schedule, Redis clients, the app, the transport.
+
+Imports nothing of ours; every other room imports it.
+"""

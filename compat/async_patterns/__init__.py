@@ -1,11 +1,12 @@
 """The async patterns of the Rust chapter, as Python: local by default, cluster-wide by ``name=``.
 
-streams, buffering, dynamic, generators   elements one at a time, several at once, as they complete
-limits, rates, turns                      semaphore, connection pool, rate limiter
+streams, buffering, futures_unordered, generators
+                                          elements one at a time, several at once, as they complete
+limits, rates, fair_semaphore             semaphore, connection pool, rate limiter
 retry, breaker, timeouts                  what to do with failures
-channels, ends, pipelines                 bounded queues, and stages joined by them
+channels, channel_ends, pipelines         bounded queues, and stages joined by them
 remote, fan_out                           calls on the workers; chunks, keys, batches
-quieting, cache                           debounce, throttle; one computation per key
+debounce, cache                           debounce, throttle; one computation per key
 """
 
 from __future__ import annotations

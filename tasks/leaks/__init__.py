@@ -1,8 +1,11 @@
-"""What grows and does not stop: in worker processes, and in Redis.
+"""Finds memory, files, connections and keys that grow and do not stop, in worker processes and in Redis.
+
+Imports monitoring and the rooms below it. Workers write samples; Beat's task judges; health and ``celery -A graft
+leaks`` read the findings.
 
 worker processes ── a sample each tick (workers/bootsteps/leak_sampler.py) ──► Redis: the last SERIES of each process
 Beat ─► queue maintenance ─► periodic.check ─┬─ keyspace: a sample of Redis itself
-                                             ├─ slope, judge: series -> clean, suspect, leaking (pure)
-                                             ├─ blame: growth -> the callables that ran meanwhile (pure)
+                                             ├─ theil_sen, trend: series -> clean, suspect, leaking (pure)
+                                             ├─ attribution: growth -> the callables that ran meanwhile (pure)
                                              └─ findings ─► health, `celery -A graft leaks`, recycling
 """

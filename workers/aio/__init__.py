@@ -1,1 +1,4 @@
-"""The parts of the io lane's pool: one event loop that runs tasks, with Celery's own tracer, by the thousand."""
+"""The parts of the io lane's pool: one event loop that runs thousands of tasks, with Celery's own tracer.
+
+Imports ``tasks`` and ``config``. ``workers/aio_pool.py`` puts them together.
+"""
