@@ -93,11 +93,8 @@ def options(config: Settings) -> dict[str, Any]:
         "enable_utc": True,
         **redbeat.options(config),
         # Processes.
-        # Messages, each of which may hold many items; items are counted by GRAFT_ITEMS_PER_CHILD.
+        # Messages, each of which may hold many items; GRAFT_ITEMS_PER_CHILD counts items (workers/recycling.py).
         "worker_max_tasks_per_child": 1000,
-        # KiB that nothing has: what the pool compares with it is how a process is replaced
-        # (workers/bootsteps/leak_sampler.py).
-        "worker_max_memory_per_child": 1 << 40 if config.leaks_recycle or config.items_per_child else None,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
     }
