@@ -7,7 +7,7 @@ from typing import Any
 from kombu.entity import Queue
 
 from graft.config import redbeat
-from graft.config.beat_schedule import BEAT_SCHEDULE, checks
+from graft.config.beat_schedule import beat_schedule
 from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS, QUEUES
 from graft.config.settings import Settings
 from graft.config.transport import transport_url
@@ -76,19 +76,9 @@ def options(config: Settings) -> dict[str, Any]:
         "task_default_routing_key": "default",
         "task_default_priority": MIDDLE_PRIORITY,
         "task_create_missing_queues": False,
-        "task_routes": {
-            f"{old_module}{task}": {"queue": queue}
-            for old_module in ("", "celery_migration_poc.")
-            for task, queue in (
-                ("process_item", "default"),
-                ("batch_process", "batch"),
-                ("heavy_computation", "heavy"),
-                ("cleanup_old_results", "maintenance"),
-                ("collect_metrics", "maintenance"),
-            )
-        },
+        "task_routes": _poc_routes() if config.poc_tasks else {},
         # Beat.
-        "beat_schedule": BEAT_SCHEDULE | checks(config),
+        "beat_schedule": beat_schedule(config),
         "timezone": "UTC",
         "enable_utc": True,
         **redbeat.options(config),
@@ -97,6 +87,20 @@ def options(config: Settings) -> dict[str, Any]:
         "worker_max_tasks_per_child": 1000,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
+    }
+
+
+def _poc_routes() -> dict[str, dict[str, str]]:
+    return {
+        f"{old_module}{task}": {"queue": queue}
+        for old_module in ("", "celery_migration_poc.")
+        for task, queue in (
+            ("process_item", "default"),
+            ("batch_process", "batch"),
+            ("heavy_computation", "heavy"),
+            ("cleanup_old_results", "maintenance"),
+            ("collect_metrics", "maintenance"),
+        )
     }
 
 
