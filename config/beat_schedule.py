@@ -1,52 +1,42 @@
-"""The beat table: what runs how often."""
+"""The beat table: which periodic task runs how often."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-from celery.schedules import crontab
+from celery.schedules import crontab, schedule
 
 from graft.config.settings import Settings
 
-# Periodic tasks keep no result, and one that was not started within its period is dropped: an outage must not be
-# followed by a pile of identical runs.
-BEAT_SCHEDULE: Final[dict[str, dict[str, Any]]] = {
-    name: {
-        "task": f"graft.maintenance.{task}",
-        "schedule": every,
-        "options": {"queue": "maintenance", "priority": 0, "expires": every, "ignore_result": True},
-    }
-    for name, task, every in (
-        ("lift-waiting-messages", "lift_waiting_messages", 10.0),
-        ("tidy", "tidy", 300.0),
-        ("finish-chords", "finish_chords", 10.0),
-        ("prune-dead-letters", "prune_dead_letters", 3600.0),
-    )
-} | {
-    # Of the earlier proof of concept, under the names it had.
-    name: {
-        "task": task,
-        "schedule": schedule,
-        "options": {"queue": "maintenance", "expires": expires, "ignore_result": True},
-    }
-    for name, task, schedule, expires in (
-        ("cleanup-old-results", "cleanup_old_results", crontab(hour=2, minute=0), 3600.0),
-        ("collect-metrics", "collect_metrics", 60.0, 60.0),
-    )
-}
 
+def beat_schedule(config: Settings) -> dict[str, dict[str, Any]]:
+    """Beat's entries for *config*.
 
-def checks(config: Settings) -> dict[str, dict[str, Any]]:
-    """The periodic checks, as often as *config* says."""
+    Periodic tasks keep no result. One that was not started within its period is dropped: an outage must not be followed
+    by a pile of identical runs.
+    """
+    rows: list[tuple[str, str, float | schedule, float]] = [
+        (name, f"graft.{task}", every, max(every, 10.0))
+        for name, task, every in (
+            ("lift-waiting-messages", "maintenance.lift_waiting_messages", 10.0),
+            ("finish-chords", "maintenance.finish_chords", 10.0),
+            ("tidy", "maintenance.tidy", 300.0),
+            ("prune-dead-letters", "maintenance.prune_dead_letters", 3600.0),
+            ("check-health", "health.check", config.health_every),
+            ("note-history", "history.note", config.health_every),
+            ("check-leaks", "leaks.check", config.leaks_every),
+        )
+    ]
+    if config.poc_tasks:
+        rows += [
+            ("cleanup-old-results", "cleanup_old_results", crontab(hour=2, minute=0), 3600.0),
+            ("collect-metrics", "collect_metrics", 60.0, 60.0),
+        ]
     return {
         name: {
             "task": task,
             "schedule": every,
-            "options": {"queue": "maintenance", "priority": 0, "expires": max(every, 10.0), "ignore_result": True},
+            "options": {"queue": "maintenance", "priority": 0, "expires": expires, "ignore_result": True},
         }
-        for name, task, every in (
-            ("check-health", "graft.health.check", config.health_every),
-            ("check-leaks", "graft.leaks.check", config.leaks_every),
-            ("note-history", "graft.history.note", config.health_every),
-        )
+        for name, task, every, expires in rows
     }

@@ -7,7 +7,7 @@ from typing import Any
 from kombu.entity import Queue
 
 from graft.config import redbeat
-from graft.config.beat_schedule import BEAT_SCHEDULE, checks
+from graft.config.beat_schedule import beat_schedule
 from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS, QUEUES
 from graft.config.settings import Settings
 from graft.config.transport import transport_url
@@ -76,30 +76,31 @@ def options(config: Settings) -> dict[str, Any]:
         "task_default_routing_key": "default",
         "task_default_priority": MIDDLE_PRIORITY,
         "task_create_missing_queues": False,
-        "task_routes": {
-            f"{old_module}{task}": {"queue": queue}
-            for old_module in ("", "celery_migration_poc.")
-            for task, queue in (
-                ("process_item", "default"),
-                ("batch_process", "batch"),
-                ("heavy_computation", "heavy"),
-                ("cleanup_old_results", "maintenance"),
-                ("collect_metrics", "maintenance"),
-            )
-        },
+        "task_routes": _poc_routes() if config.poc_tasks else {},
         # Beat.
-        "beat_schedule": BEAT_SCHEDULE | checks(config),
+        "beat_schedule": beat_schedule(config),
         "timezone": "UTC",
         "enable_utc": True,
         **redbeat.options(config),
         # Processes.
-        # Messages, each of which may hold many items; items are counted by GRAFT_ITEMS_PER_CHILD.
+        # Messages, each of which may hold many items; GRAFT_ITEMS_PER_CHILD counts items (workers/recycling.py).
         "worker_max_tasks_per_child": 1000,
-        # KiB that nothing has: what the pool compares with it is how a process is replaced
-        # (workers/bootsteps/leak_sampler.py).
-        "worker_max_memory_per_child": 1 << 40 if config.leaks_recycle or config.items_per_child else None,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
+    }
+
+
+def _poc_routes() -> dict[str, dict[str, str]]:
+    return {
+        f"{old_module}{task}": {"queue": queue}
+        for old_module in ("", "celery_migration_poc.")
+        for task, queue in (
+            ("process_item", "default"),
+            ("batch_process", "batch"),
+            ("heavy_computation", "heavy"),
+            ("cleanup_old_results", "maintenance"),
+            ("collect_metrics", "maintenance"),
+        )
     }
 
 

@@ -52,6 +52,13 @@ class Settings(BaseSettings):
         "cluster", description="Where the facades run callables; local keeps everything in the calling process."
     )
 
+    poc_tasks: bool = Field(
+        False,
+        description="For the tasks of the old proof of concept: callers route them to `default`, `batch` and `heavy`, "
+        "and Beat sends cleanup_old_results (daily at 02:00 UTC) and collect_metrics (each minute). Without this the "
+        "tasks run too, in `default`.",
+    )
+
     connect_timeout: float = Field(3.5, gt=0, le=60, description="A broker that does not answer within this is down.")
     outage_grace: float = Field(
         30.0, ge=0, description="How long calls in flight outlive a broker that was reachable before."

@@ -15,7 +15,7 @@ from graft.config.redis_client import be_patient
 from graft.tasks import worker_runtime
 from graft.tasks.delivery import chord_records, poison_isolation
 from graft.tasks.monitoring import otel
-from graft.workers import async_tasks, beat_ticks, control, refused_tasks, shutdown_deadline
+from graft.workers import async_tasks, beat_ticks, control, recycling, refused_tasks, shutdown
 from graft.workers.async_runner import runner
 from graft.workers.bootsteps.heartbeat import Heartbeat
 from graft.workers.bootsteps.leak_sampler import Probe
@@ -86,4 +86,4 @@ def _let_go_of_the_parent(**_: Any) -> None:
     gc.freeze()
 
 
-__all__ = ["app", "beat_ticks", "control", "refused_tasks", "shutdown_deadline"]
+__all__ = ["app", "beat_ticks", "control", "recycling", "refused_tasks", "shutdown"]

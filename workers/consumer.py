@@ -23,7 +23,7 @@ from kombu.utils.json import dumps
 from graft.config.transport.channel import Channel
 from graft.config.transport.private_api import require
 from graft.config.transport.task_validation import forgery, refusal
-from graft.workers.prefork_patch import finish_writing, hand_over, settle, spare_the_leaving
+from graft.workers.prefork_patch import finish_writing, hand_over, settle, skip_leaving_processes
 from graft.workers.refused_tasks import tell_caller
 from graft.workers.shutdown import between_turns, pardon_active
 
@@ -96,7 +96,7 @@ class HardenedConsumer(Consumer):
         return super().ensure_connected(conn)
 
     def on_ready(self) -> None:
-        spare_the_leaving(self.pool)
+        skip_leaving_processes(self.pool)
         if self._kept:
             channel = self.task_consumer.channel
             channel.adopt(self._kept)

@@ -1,7 +1,13 @@
-"""What is in the pipes between a worker and its pool processes when the event loop that serves them stops.
+"""Mends how Celery's prefork pool writes tasks to its processes and reads their replies.
 
-Celery 5.7 forgets a task that it has written and not yet heard of. A process runs it all the same, its message goes
-back and runs again, and a stop waits 30 s for that process, which waits for its result to be read.
+    settle, finish_writing    when the event loop stops: no task is forgotten that was written to a process.
+                              Celery 5.7 forgets it. The process runs it all the same, its message goes back and runs
+                              again, and a stop waits 30 s for a process that waits for its result to be read.
+    hand_over                 an idle process gets its task at once, not a turn of the loop later
+    skip_leaving_processes    no task is written to a process that has done its last and ends
+
+Private names: those of ``celery.concurrency.asynpool`` and of kombu's ``Hub`` that :func:`require` checks below, and
+billiard's ``_write_to``, ``_accepted`` (ApplyResult), ``outqR_fd`` and ``_is_alive`` (Process).
 """
 
 from __future__ import annotations
@@ -27,13 +33,13 @@ require(asynpool, "_get_job_writer", "_select")
 
 
 def settle(pool: Any, hub: Any) -> None:
-    """Have every task that went to a process known as running, or as done."""
+    """Read the pipes until Celery knows of every task written to a process that it runs, or has ended."""
     finish_writing(pool)
     inner = getattr(pool, "_pool", None)
     if not isinstance(inner, asynpool.AsynPool):
         return
     deadline = time.monotonic() + PATIENCE
-    while (pipes := _unheard(inner) & hub.readers.keys()) and time.monotonic() < deadline:
+    while (pipes := _unacknowledged(inner) & hub.readers.keys()) and time.monotonic() < deadline:
         readable, _, _ = asynpool._select(pipes, timeout=0.1)
         for pipe in readable & hub.readers.keys():
             read, arguments = hub.readers[pipe]
@@ -58,7 +64,7 @@ def finish_writing(pool: Any) -> None:
 
 
 def hand_over(pool: Any, hub: Any) -> None:
-    """Write what waits here to processes that have nothing to do.
+    """Write the tasks that wait here to idle processes.
 
     Celery does so too, a turn of its loop later: after the next message has been asked for, and every pipe polled.
     """
@@ -69,8 +75,8 @@ def hand_over(pool: Any, hub: Any) -> None:
             hub.consolidate_callback(list(idle))
 
 
-def spare_the_leaving(pool: Any) -> None:
-    """Have no task written to a process that has done its last and ends: it would lie there until that is noticed.
+def skip_leaving_processes(pool: Any) -> None:
+    """Have no task written to a process that has done its last and ends: the task would wait until Celery notices.
 
     Celery takes such a process for idle. One call in a thousand took 0.1 to 0.6 s for it (``max_tasks_per_child``).
     """
@@ -81,14 +87,14 @@ def spare_the_leaving(pool: Any) -> None:
     def free(pipe: int) -> None:
         process = inner._fileno_to_inq.get(pipe)
         counter = inner._on_ready_counters.get(process.pid) if process else None
-        # This result is not counted yet. Its process counts alike, so what is spared here does end.
+        # This result is not counted yet. Its process counts alike, so a process skipped here does end.
         if counter is None or counter.value + 1 < inner._maxtasksperchild:
             inner._busy_workers.discard(pipe)
 
     inner._mark_worker_as_available = free
 
 
-def _unheard(inner: Any) -> set[int]:
-    """The pipes of living processes that were sent a task and have not said that they run it."""
+def _unacknowledged(inner: Any) -> set[int]:
+    """The pipes of living processes that were sent a task and have not acknowledged it."""
     sent = [job._write_to for job in tuple(inner._cache.values()) if job._write_to and not job._accepted]
     return {process.outqR_fd for process in sent if process._is_alive()}

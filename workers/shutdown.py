@@ -1,40 +1,56 @@
-"""A worker that is told to stop blames nobody for the processes that it takes down.
+"""How a worker stops, so that no run is lost, and none is counted as a death of its process.
 
-    SIGTERM (warm)   fetches nothing more, finishes what runs; what the supervisor kills after its patience returns
+    SIGTERM (warm)   fetches nothing more and finishes what runs; after ``drain_timeout`` seconds it becomes a cold one
     SIGQUIT (cold)   waits ``worker_soft_shutdown_timeout``, then ends what runs; its messages return at once
 
-Without a word from here, three restarts while an item runs would look like an item that killed three processes.
+A run that the worker ends itself is pardoned: without that, three restarts while an item runs would look like an item
+that killed three processes.
 
-Celery takes the pool down from within the signal's handler, wherever its event loop happens to be. It may have written
-half a task to a pool process: that waits for the other half, the shutdown for the process, and both for ever (5.7).
-Here the loop finishes its turn first (:func:`between_turns`).
+Celery's warm shutdown waits for ever: whoever stops the process kills it in the middle, and what it ran is delivered
+again only when its lease has run out. A cold shutdown cancels what runs and returns its messages. Threads cannot be
+cancelled: a worker that still runs some ends with them, and their messages return when their leases run out.
+
+Private names: Celery 5.7 calls the handler of a signal that ends a worker at once ``worker_Cold`` (apps/worker.py,
+``_shutdown_handler``). It takes the pool down inside that handler, wherever the event loop happens to be. The loop may
+have written half a task to a pool process, which waits for the other half, as the shutdown waits for the process, both
+for ever. :func:`between_turns` lets the loop finish its turn first.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+import celery.apps.worker
 import redis
 from celery import signals
 from celery.worker import state
 
+from graft.config.deployment import settings
 from graft.config.redis_client import connect
+from graft.config.transport.private_api import require
 from graft.tasks.delivery import run_counter
 
 logger = logging.getLogger(__name__)
 
-COLD: Final = "worker_Cold"  # What Celery calls the handler of a signal that ends the worker at once.
+require(celery.apps.worker, "_shutdown_handler")
+
+COLD: Final = "worker_Cold"
+COLD_SECONDS: Final = 8.0  # That a cold shutdown may take; killing pool processes takes two.
 
 _pardoned: set[tuple[str, int]] = set()
 
 
+# The handler of a signal sends this one, before anything is ended.
+@signals.worker_shutting_down.connect
 def pardon_active(**_: Any) -> None:
-    """Tell Redis that what runs here is ended by us, if it is ended. Called once or twice on the way out."""
+    """Note in Redis that this worker ends what runs here. Called once or twice on the way out."""
     runs = {(request.id, int(request.request_dict.get("retries") or 0)) for request in tuple(state.active_requests)}
     runs -= _pardoned
     if not runs:
@@ -45,46 +61,65 @@ def pardon_active(**_: Any) -> None:
             run_counter.pardon(runs, client)
     except (redis.RedisError, OSError) as error:
         logger.warning(
-            "%d runs will count against their items, Redis could not be told otherwise: %r", len(runs), error
-        )
+            "Redis did not take the note that this worker stops: its %d runs count as deaths of their process: %r",
+            len(runs), error,
+        )  # fmt: skip
+
+
+@signals.worker_shutting_down.connect
+def _set_deadline(how: str = "", **_: Any) -> None:
+    seconds = settings().drain_timeout
+    if how != "Warm" or not seconds:
+        return
+    deadline = threading.Timer(seconds, _become_cold, (seconds,))
+    deadline.name = "drain"
+    deadline.daemon = True  # The usual case: everything is finished long before.
+    deadline.start()
+
+
+def _become_cold(seconds: float) -> None:
+    logger.warning("tasks still run %g s after SIGTERM (GRAFT_DRAIN_TIMEOUT): their messages are given back", seconds)
+    os.kill(os.getpid(), signal.SIGQUIT)
+    time.sleep(COLD_SECONDS)
+    logger.error(
+        "tasks still run %g s after they were cancelled: this process ends now, and their messages return when their "
+        "leases run out", COLD_SECONDS,
+    )  # fmt: skip
+    os._exit(1)
 
 
 def between_turns(loop: Callable[..., None], hub: Any, prepare: Callable[[], None]) -> Callable[..., None]:
     """*loop*, the consumer's, in which a cold shutdown begins between two turns, and after *prepare*."""
-    asked: list[Callable[[], object]] = []
+    requested: list[Callable[[], object]] = []
 
-    def end() -> None:
-        while asked:
+    def begin() -> None:
+        while requested:
             prepare()
-            asked.pop()()
+            requested.pop()()
 
-    def ask(handler: Callable[..., object], number: int, frame: object) -> None:
-        if not asked:
-            asked.append(partial(handler, number, frame))
+    def request(handler: Callable[..., object], number: int, frame: object) -> None:
+        if not requested:
+            requested.append(partial(handler, number, frame))
 
     def run(*args: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return loop(*args)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGQUIT, signal.SIGTERM, signal.SIGINT)}
-        ours = {
-            number: (handler, partial(ask, handler))
+        replaced = {
+            number: (handler, partial(request, handler))
             for number, handler in handlers.items()
             if callable(handler) and getattr(handler, "__name__", "") == COLD
         }
-        for number, (_, patient) in ours.items():
-            signal.signal(number, patient)
-        hub.on_tick.add(end)
+        for number, (_, ours) in replaced.items():
+            signal.signal(number, ours)
+        hub.on_tick.add(begin)
         try:
             return loop(*args)
         finally:
-            hub.on_tick.discard(end)
-            for number, (handler, patient) in ours.items():
-                if signal.getsignal(number) is patient:  # A shutdown that has begun puts others in their place.
+            hub.on_tick.discard(begin)
+            for number, (handler, ours) in replaced.items():
+                if signal.getsignal(number) is ours:  # A shutdown that has begun replaces handlers itself.
                     signal.signal(number, handler)
-            end()
+            begin()
 
     return run
-
-
-# The handler of a signal sends this one, before anything is ended.
-signals.worker_shutting_down.connect(pardon_active, weak=False)

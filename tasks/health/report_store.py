@@ -1,4 +1,4 @@
-"""The last report, the history and the changes, in Redis and bounded; and the lock that keeps looks apart."""
+"""The last report and the changes, in Redis and bounded; and the lock that lets one check run at a time."""
 
 from __future__ import annotations
 
@@ -6,30 +6,19 @@ import json
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
 from graft.tasks.health.verdicts import Change, Report
 
 REPORT: Final = "graft:health"
-HISTORY: Final = "graft:health:history"
 CHANGES: Final = "graft:health:changes"
 LOCK: Final = "graft:health:lock"
 COUNTS: Final = "graft:health:counts"
 LOCK_MS: Final = 120_000  # A look that was killed gives way after two minutes.
-HISTORY_LENGTH: Final = 2880  # A day at one look every 30 s.
 CHANGES_LENGTH: Final = 500
 
 _UNLOCK: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
-
-
-@dataclass(frozen=True)
-class Past:
-    """One earlier look: when, how it ended, and the checks that were not ok."""
-
-    at: float
-    state: str
-    bad: tuple[str, ...]
 
 
 @contextmanager
@@ -60,22 +49,13 @@ def last(client: Any) -> Report | None:
 
 
 def keep(report: Report, changes: Sequence[Change], client: Any) -> None:
-    """Make *report* the last one, and add it to the history."""
-    bad = [verdict.name for verdict in report.verdicts if verdict.state != "ok"]
+    """Make *report* the last one, and note *changes*."""
     with client.pipeline() as pipe:
         pipe.set(REPORT, json.dumps(report.as_dict()))
-        pipe.lpush(HISTORY, json.dumps({"at": report.at, "state": report.state, "bad": bad[:20]}))
-        pipe.ltrim(HISTORY, 0, HISTORY_LENGTH - 1)
         for change in changes:
             pipe.lpush(CHANGES, json.dumps({"at": report.at, **asdict(change)}))
         pipe.ltrim(CHANGES, 0, CHANGES_LENGTH - 1)
         pipe.execute()
-
-
-def history(client: Any, limit: int = HISTORY_LENGTH) -> list[Past]:
-    """Earlier looks, the latest first."""
-    entries = (json.loads(text) for text in client.lrange(HISTORY, 0, limit - 1))
-    return [Past(entry["at"], entry["state"], tuple(entry["bad"])) for entry in entries]
 
 
 def past_changes(client: Any, limit: int = CHANGES_LENGTH) -> list[tuple[float, Change]]:

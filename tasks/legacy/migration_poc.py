@@ -1,7 +1,8 @@
 """The tasks of the earlier proof of concept, under their short names and under their old module's.
 
-A plain ``.delay()`` arrives in a queue that is read (``task_routes`` in ``config/celeryconfig.py``). Arguments and
-results of tasks called by name are JSON. No task waits for another: one that needs others is replaced by them.
+A plain ``.delay()`` arrives in a queue that is read: the old one where ``GRAFT_POC_TASKS=true``, else ``default``. The
+setting also has Beat send the last two (``config/beat_schedule.py``). Arguments and results of tasks called by name are
+JSON. No task waits for another: one that needs others is replaced by them.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def now() -> str:
 
 
 def process(item: Mapping[str, Any]) -> dict[str, Any]:
-    """What the task ``process_item`` does, for one item with an ``id``."""
+    """The work of the task ``process_item``: a stamp for one item with an ``id``."""
     return {"id": item.get("id"), "processed": True, "timestamp": now(), "worker_id": worker_name()}
 
 
@@ -73,7 +74,7 @@ def process_item(item: Mapping[str, Any]) -> dict[str, Any]:
 
 @both_names(OLD_MODULE, bind=True)
 def batch_process(self: PocTask, items: list[Mapping[str, Any]]) -> Any:
-    """What ``process_item`` gives for each of *items*, in their order.
+    """The results of ``process_item`` for each of *items*, in their order.
 
     The items are tasks of their own, retried as such, and their results come together under this task's id. Difference:
     the proof of concept waited for them inside the task, which Celery refuses.

@@ -1,4 +1,4 @@
-"""A day of figures for whoever looks later: noted by Beat's order, kept bounded in Redis, drawn by the HTML report."""
+"""One series of the deployment's last day: Beat has it noted, ``celery -A graft html-report`` draws it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import measure
 from graft.tasks.monitoring import function_stats, worker_load
-from graft.tasks.queues.depth import unacked, waiting
+from graft.tasks.queues.depth import unacked
 
 HISTORY: Final = "graft:history"
-LENGTH: Final = 2880  # A day at one look every 30 s.
+LENGTH: Final = 2880  # A day, at one snapshot every 30 s.
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """The deployment at one moment. ``queues`` is name -> [messages waiting, age of the oldest in seconds].
 
     ``items``, ``errors`` and ``busy`` (seconds) are totals since the callables were first run.
@@ -36,16 +36,16 @@ class Look:
     dead_letters: int = 0
 
 
-def look(client: Any = None) -> Look:
-    """Measure now."""
+def snapshot(client: Any = None) -> Snapshot:
+    """The deployment now."""
     client = client or shared()
     now = measure.clock(client)
     _, beats = measure.workers(client, now)
     with broker(client_name="graft-health") as queue_side:
         queues = measure.queues(queue_side, client, beats, now)
     totals = function_stats.read().values()
-    everything = worker_load.loads(waiting(), beats, unacked())[-1]
-    return Look(
+    everything = worker_load.loads({queue.name: queue.waiting for queue in queues}, beats, unacked())[-1]
+    return Snapshot(
         at=now,
         queues={queue.name: [queue.waiting, round(queue.oldest or 0.0, 3)] for queue in queues},
         items=sum(one.items for one in totals),
@@ -60,18 +60,18 @@ def look(client: Any = None) -> Look:
 
 @own_task("graft.history.note", ignore_result=True)
 def note() -> None:
-    """Add a look to the history."""
+    """Add a snapshot to the history."""
     client = shared()
     with client.pipeline() as pipe:
-        pipe.rpush(HISTORY, json.dumps(asdict(look(client))))
+        pipe.rpush(HISTORY, json.dumps(asdict(snapshot(client))))
         pipe.ltrim(HISTORY, -LENGTH, -1)
         pipe.execute()
 
 
-def read(client: Any, limit: int = LENGTH) -> list[Look]:
-    """The looks of the last day, the oldest first."""
+def read(client: Any, limit: int = LENGTH) -> list[Snapshot]:
+    """The snapshots of the last day, the oldest first."""
     found: list[Mapping[str, Any]] = [json.loads(text) for text in client.lrange(HISTORY, -limit, -1)]
-    return [Look(**{name: value for name, value in record.items() if name in _FIELDS}) for record in found]
+    return [Snapshot(**{name: value for name, value in record.items() if name in _FIELDS}) for record in found]
 
 
-_FIELDS: Final = frozenset(Look.__dataclass_fields__)
+_FIELDS: Final = frozenset(Snapshot.__dataclass_fields__)

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.config.beat_schedule import BEAT_SCHEDULE
+from graft.config.beat_schedule import beat_schedule
+from graft.config.celeryconfig import options
 from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS, QUEUES, broker_priority, names
+from graft.config.settings import Settings
 
 numbers = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False)
 
@@ -38,6 +40,12 @@ def test_every_beat_entry_names_a_task_and_a_queue_that_exist():
     from graft.celery import app
 
     app.loader.import_default_modules()
-    for entry in BEAT_SCHEDULE.values():
+    for entry in beat_schedule(Settings(poc_tasks=True)).values():
         assert entry["task"] in app.tasks
         assert entry["options"]["queue"] in names()
+
+
+def test_a_deployment_has_the_proof_of_concepts_routes_and_beat_entries_only_where_it_asks_for_them():
+    without, asked = (options(Settings(poc_tasks=wanted)) for wanted in (False, True))
+    assert not without["task_routes"]
+    assert asked["beat_schedule"].keys() - without["beat_schedule"].keys() == {"cleanup-old-results", "collect-metrics"}

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-import billiard.pool
 import psutil
 import redis
 from celery import signals
@@ -31,7 +30,7 @@ from graft.tasks.leaks.findings import RECYCLE
 from graft.tasks.leaks.samples import Sample
 from graft.tasks.leaks.tracemalloc_session import Tracer
 from graft.tasks.monitoring.run_counts import run_counts
-from graft.workers import async_runner, process_stats
+from graft.workers import async_runner, process_stats, recycling
 from graft.workers.bootsteps.pool_upkeep import PeriodicStep
 
 logger = logging.getLogger(__name__)
@@ -62,8 +61,8 @@ class Observer:
         task_counts.add(part(_TaskCounts).take(), client)
         self._last = sample
         if self.role == "pool" and client.getdel(f"{RECYCLE}:{sample.key}"):
-            logger.warning("this process leaks and is replaced once it has finished what it runs")
-            _end_after_this_task("a leaking process has finished its task and is replaced")
+            logger.warning("this process leaks: it is replaced when its task has ended")
+            recycling.end_after_this_task("a leaking process has ended its task and is replaced")
 
     def measure(self, at: float) -> Sample:
         self._collect()
@@ -142,21 +141,6 @@ def _stand_in_for_beat(worker: str, client: Any) -> None:
     if client.set(STAND_IN, worker, nx=True, px=max(1, int(config.health_every * 1000))):
         periodic.check.apply_async(
             queue="maintenance", priority=0, expires=max(config.health_every, 10.0), ignore_result=True
-        )
-
-
-def _end_after_this_task(why: str) -> None:
-    """Have this pool process end between two tasks, as it does for a limit on memory: nothing is lost or cut short."""
-    billiard.pool.mem_rss = lambda: 1 << 50
-    billiard.pool.MAXMEM_USED_FMT = why
-
-
-@signals.task_postrun.connect
-def _end_after_enough_items(**_: Any) -> None:
-    limit = settings().items_per_child
-    if limit is not None and run_counts().total >= limit:
-        _end_after_this_task(
-            f"a process has run {run_counts().total} items (GRAFT_ITEMS_PER_CHILD={limit}) and is replaced"
         )
 
 

@@ -31,7 +31,7 @@ from graft.tasks.leaks.samples import Sample
 from graft.tasks.leaks.theil_sen import theil_sen, thin
 from graft.tasks.monitoring import function_stats, history
 from graft.tasks.monitoring.function_stats import Figures
-from graft.tasks.monitoring.history import Look
+from graft.tasks.monitoring.history import Snapshot
 
 MIB: Final = 1 << 20
 LETTERS: Final = 2000  # The newest; older ones are in the count alone.
@@ -67,7 +67,7 @@ class Found:
     name: str
     at: float
     health: Report
-    looks: Sequence[Look]
+    looks: Sequence[Snapshot]
     processes: Sequence[Sequence[Sample]]
     leaks: Sequence[Finding]
     causes: Sequence[Cause]
@@ -115,7 +115,7 @@ def page(found: Found) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _span(looks: Sequence[Look]) -> str:
+def _span(looks: Sequence[Snapshot]) -> str:
     if len(looks) < 2:
         return "; Beat has noted no history yet"
     minutes = (looks[-1].at - looks[0].at) / 60
@@ -153,7 +153,7 @@ def _health(report: Report) -> str:
     return table(("state", "check", "found", "remedy"), rows) + f"<p class=sub>{fine} checks are ok."
 
 
-def rates(looks: Sequence[Look], total: str) -> list[charts.Point]:
+def rates(looks: Sequence[Snapshot], total: str) -> list[charts.Point]:
     """Growth per second between one look and the next; a total that was set back starts anew."""
     return [
         (after.at, max(0.0, getattr(after, total) - getattr(before, total)) / (after.at - before.at))
@@ -162,7 +162,7 @@ def rates(looks: Sequence[Look], total: str) -> list[charts.Point]:
     ]
 
 
-def _throughput(looks: Sequence[Look]) -> list[str]:
+def _throughput(looks: Sequence[Snapshot]) -> list[str]:
     busy = [(look.at, look.running / look.slots) for look in looks if look.slots]
     return [
         charts.lines(
@@ -182,7 +182,7 @@ def _callables(known: dict[str, Figures]) -> str:
     return table(("callable", "items", "busy s", "ms per item", "errors", "retried"), rows)
 
 
-def _queues(looks: Sequence[Look]) -> list[str]:
+def _queues(looks: Sequence[Snapshot]) -> list[str]:
     names = sorted({name for look in looks for name in look.queues})
     series = {
         place: {name: [(look.at, look.queues[name][place]) for look in looks if name in look.queues] for name in names}

@@ -174,15 +174,15 @@ def test_two_looks_never_overlap_and_the_second_is_counted(clean):
     assert {verdict.name: verdict.state for verdict in last.verdicts}["checks"] == "ok"  # There was no look before it.
 
 
-def test_history_and_changes_are_kept_and_bounded(clean, monkeypatch):
-    monkeypatch.setattr(report_store, "HISTORY_LENGTH", 5)
+def test_the_last_report_and_the_latest_changes_are_kept(clean, monkeypatch):
+    monkeypatch.setattr(report_store, "CHANGES_LENGTH", 5)
     for number in range(12):
         bad = Verdict("x", "", "failing" if number % 2 else "ok", "y")
         report_store.keep(Report(float(number), (bad,)), changes([], [bad]), clean)
-    past = report_store.history(clean)
-    assert [entry.at for entry in past] == [11.0, 10.0, 9.0, 8.0, 7.0]
-    assert past[0].bad == ("x",)
-    assert len(report_store.past_changes(clean)) == 6
+    last = report_store.last(clean)
+    assert last is not None
+    assert last.at == 11.0
+    assert [at for at, _ in report_store.past_changes(clean)] == [11.0, 9.0, 7.0, 5.0, 3.0]
 
 
 def test_a_message_without_a_date_ages_from_when_it_was_first_seen(redis_stack):
