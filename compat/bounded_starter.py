@@ -1,4 +1,4 @@
-"""Starts what waits in order, a bounded number at a time."""
+"""Starts calls in the order in which they were added, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -8,29 +8,26 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-Start = Callable[[], Future[Any] | None]  # What it started, or None: it is not wanted any more.
+Start = Callable[[], Future[Any] | None]  # Returns the future of the call it started, or None if it started nothing.
 
 
-class Turns:
-    """No more than *most* of what was added are under way at once; any thread may add."""
+class BoundedStarter:
+    """At most *limit* of the calls that were added run at once; any thread may add."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._lock = threading.Lock()
         self._waiting: deque[Start] = deque()
-        self._under_way = 0
+        self._running = 0
         self._is_starting = False
 
     def add(self, start: Start) -> None:
-        """Call *start* when it has its turn, on whatever thread makes room."""
+        """Call *start* when there is room, on whatever thread makes room."""
         self._waiting.append(start)
-        self._go_on()
+        self._start_waiting()
 
-    def _go_on(self) -> None:
-        """Start as many as may be.
-
-        What ends at once brings us back here from its own callback: the flag makes that a loop.
-        """
+    def _start_waiting(self) -> None:
+        """Start as many as fit. A call that ends at once comes back here from its callback; the flag ends that."""
         with self._lock:
             if self._is_starting:
                 return
@@ -38,11 +35,11 @@ class Turns:
         try:
             while True:
                 with self._lock:
-                    if self._under_way >= self._most or not self._waiting:
+                    if self._running >= self._limit or not self._waiting:
                         self._is_starting = False
                         return
                     start = self._waiting.popleft()
-                    self._under_way += 1
+                    self._running += 1
                 started = start()
                 if started is None:
                     self._ended()
@@ -54,5 +51,5 @@ class Turns:
 
     def _ended(self, _: object = None) -> None:
         with self._lock:
-            self._under_way -= 1
-        self._go_on()
+            self._running -= 1
+        self._start_waiting()

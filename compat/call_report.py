@@ -1,6 +1,6 @@
-"""The call report: which old calls ran in the cluster, which stayed with the caller, and why. Nothing is silent.
+"""The call report: which old calls ran in the cluster, which stayed in this process, and why.
 
-``bridge`` records every call in :func:`calls`; ``python -m graft.compat`` prints it when the program has ended.
+Every facade records its calls in :func:`calls`; ``python -m graft.compat`` prints the report when the program ends.
 """
 
 from __future__ import annotations
@@ -8,85 +8,113 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from graft.compat.placement import Placement, Where
 from graft.config.deployment import part
+from graft.tasks.callables.importable import name_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PIPE_WIDTH: Final = 80  # Columns of a report that no terminal shows.
-# Names and reasons are long, so each has lines of its own; the figures stay in columns below them.
+    from graft.tasks.batch import Progress
+
+PIPE_WIDTH: Final = 80  # Columns of a report that is not written to a terminal.
+# Names and reasons are long, so each has lines of its own; the figures stand in columns below them.
 HEADINGS: Final = ("calls", "items", "seconds", "envelopes", "retries", "failed")
 WIDTHS: Final = (18, 13, 13, 12, 10, 9)
+SECTIONS: Final[dict[Where, tuple[str, str]]] = {
+    "cluster": ("in the cluster", "green"),
+    "local": ("in this process", "yellow"),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class CallRecord:
-    """One call of an old interface. ``reason`` says why it ran where it did; ``seconds`` are the caller's wall time."""
+class CallReportEntry:
+    """One call of an old interface, or the sum of those that differ in their figures only.
+
+    ``reason`` says why it ran where it did; ``seconds`` are the caller's wall time.
+    """
 
     call: str
     func: str
-    where: Literal["cluster", "caller"]
+    where: Where
     reason: str
     items: int
-    seconds: float
-    envelopes: int
-    retries: int
-    failed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CallRow:
-    """All calls that differ in their figures only, summed up."""
-
-    call: str
-    func: str
-    where: Literal["cluster", "caller"]
-    reason: str
-    calls: int = 0
-    items: int = 0
     seconds: float = 0.0
     envelopes: int = 0
     retries: int = 0
     failures: int = 0
+    calls: int = 1
 
-    def plus(self, record: CallRecord) -> CallRow:
+    def plus(self, other: CallReportEntry) -> CallReportEntry:
         return replace(
             self,
-            calls=self.calls + 1,
-            items=self.items + record.items,
-            seconds=self.seconds + record.seconds,
-            envelopes=self.envelopes + record.envelopes,
-            retries=self.retries + record.retries,
-            failures=self.failures + record.failed,
+            calls=self.calls + other.calls,
+            items=self.items + other.items,
+            seconds=self.seconds + other.seconds,
+            envelopes=self.envelopes + other.envelopes,
+            retries=self.retries + other.retries,
+            failures=self.failures + other.failures,
+        )
+
+
+class ReportedCall:
+    """A call under way; :meth:`close` records it.
+
+    Args:
+        call: name of the old call.
+        func: the caller's own function.
+    """
+
+    def __init__(self, call: str, func: Callable[..., Any], placement: Placement, items: int) -> None:
+        self.call = call
+        self.func = name_of(func)
+        self.placement = placement
+        self.items = items
+        self.began = time.perf_counter()
+
+    def close(self, *, failed: bool, progress: Progress | None = None) -> None:
+        """Record the call; *progress* is that of its batch, if it was sent."""
+        calls().record(
+            CallReportEntry(
+                call=self.call,
+                func=self.func,
+                where=self.placement.where,
+                reason=self.placement.reason,
+                items=self.items,
+                seconds=time.perf_counter() - self.began,
+                envelopes=progress.envelopes if progress else 0,
+                retries=progress.retries if progress else 0,
+                failures=failed,
+            )
         )
 
 
 class CallReport:
-    """Sums of calls, by call, function, place and reason; threads may record at once."""
+    """Sums of calls, by call, function, placement and reason; threads may record at once."""
 
     def __init__(self) -> None:
         self.after_fork()
-        self._rows: dict[tuple[str, str, str, str], CallRow] = {}
+        self._rows: dict[tuple[str, str, str, str], CallReportEntry] = {}
 
     def after_fork(self) -> None:
         """After a fork: the lock may be held by a thread that only the parent has."""
         self._lock = threading.Lock()
 
-    def record(self, record: CallRecord) -> None:
-        key = (record.call, record.func, record.where, record.reason)
+    def record(self, entry: CallReportEntry) -> None:
+        key = (entry.call, entry.func, entry.where, entry.reason)
         with self._lock:
-            row = self._rows.get(key) or CallRow(record.call, record.func, record.where, record.reason)
-            self._rows[key] = row.plus(record)
+            known = self._rows.get(key)
+            self._rows[key] = known.plus(entry) if known else entry
 
-    def rows(self) -> list[CallRow]:
-        """In order of first appearance, those of the cluster before those of the caller."""
+    def rows(self) -> list[CallReportEntry]:
+        """Sums in the order of their first calls; those of the cluster come before local ones."""
         with self._lock:
-            rows = list(self._rows.values())
-        return sorted(rows, key=lambda row: row.where == "caller")
+            return sorted(self._rows.values(), key=lambda row: row.where == "local")
 
     def clear(self) -> None:
         with self._lock:
@@ -122,7 +150,7 @@ def calls() -> CallReport:
     return part(CallReport)
 
 
-def _lines(rows: list[CallRow]) -> Iterator[RenderableType]:
+def _lines(rows: list[CallReportEntry]) -> Iterator[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
@@ -132,27 +160,27 @@ def _lines(rows: list[CallRow]) -> Iterator[RenderableType]:
     yield Text(f"Call report: {_sum(rows)}", style="bold")
     yield Text("\n" + _columns(HEADINGS), style="dim")
     notes: dict[str, int] = {}
-    for where, style in (("cluster", "green"), ("caller", "yellow")):
+    for where, (title, style) in SECTIONS.items():
         chosen = [row for row in rows if row.where == where]
         if chosen:
-            yield Text(f"in the {where}", style=f"bold {style}")
+            yield Text(title, style=f"bold {style}")
         for row in chosen:
             note = notes.setdefault(row.reason, len(notes) + 1)
             yield Text(f"  {row.call}\n  {row.func} [{note}]\n{_columns(_figures(row))}", overflow="fold")
     reasons = Table.grid(padding=(0, 1))
     for reason, note in notes.items():
         reasons.add_row(f"[{note}]", Text(reason, overflow="fold"))
-    yield Text("\nwhy there", style="dim")
+    yield Text("\nreasons", style="dim")
     yield reasons
 
 
-def _sum(rows: list[CallRow]) -> str:
-    count, here = sum(row.calls for row in rows), sum(row.calls for row in rows if row.where == "caller")
+def _sum(rows: list[CallReportEntry]) -> str:
+    count, local = sum(row.calls for row in rows), sum(row.calls for row in rows if row.where == "local")
     unit = "call" if count == 1 else "calls"
-    return f"{count:,} {unit}, {count - here:,} in the cluster and {here:,} in the caller"
+    return f"{count:,} {unit}, {count - local:,} in the cluster and {local:,} in this process"
 
 
-def _figures(row: CallRow) -> tuple[str, ...]:
+def _figures(row: CallReportEntry) -> tuple[str, ...]:
     sent = f"{row.envelopes:,}" if row.where == "cluster" else "-"
     return f"{row.calls:,}", f"{row.items:,}", f"{row.seconds:,.2f}", sent, f"{row.retries:,}", f"{row.failures:,}"
 

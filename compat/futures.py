@@ -1,4 +1,4 @@
-"""What a caller of dispatcher.py holds for one call: a standard future, and the standard error of a broken executor."""
+"""The future of a call that dispatcher.py makes, and the standard error of a broken executor."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 class BrokenClusterError(BrokenExecutor, BrokerUnavailable):
-    """The broker did not answer, so the call could not be made or its result not be had.
+    """The broker did not answer: the call could not be made, or its result not be fetched.
 
-    Later calls try again: an outage fails the calls that it meets, not the executor.
+    The executor is not broken for good: later calls try again.
     """
 
 
 def executor_error(error: BaseException) -> BaseException:
-    """*error* as an executor reports it: a broker out of reach is a BrokenExecutor, anything else stays."""
+    """*error* as an executor reports it: BrokerUnavailable becomes a BrokenExecutor, any other error stays."""
     if isinstance(error, BrokerUnavailable) and not isinstance(error, BrokenExecutor):
         broken = BrokenClusterError(str(error))
         broken.__cause__ = error
@@ -31,19 +31,19 @@ def executor_error(error: BaseException) -> BaseException:
 
 
 class CallFuture(Call):
-    """One call. Its carrier, if it has one, is the future of another that makes the call in its place."""
+    """The future of one call. It may have a carrier: another future, whose result it takes over."""
 
     def __init__(self) -> None:
         super().__init__()
         self._carrier: Future[Any] | None = None
 
     def follow(self, carrier: Future[Any]) -> None:
-        """Become what *carrier* becomes."""
+        """Take over the result of *carrier*."""
         self._carrier = carrier
         carrier.add_done_callback(self._settle)
 
     def running(self) -> bool:
-        """Whether the call has left this process, or runs in it, and cannot be cancelled any more."""
+        """Whether the call was sent, or runs in this process, and can no longer be cancelled."""
         carrier = self._carrier
         return super().running() or (carrier is not None and carrier.running() and not self.done())
 
@@ -54,11 +54,11 @@ class CallFuture(Call):
         is_cancelled = super().cancel()
         with self._condition:
             if self._state == CANCELLED:
-                self.set_running_or_notify_cancel()  # Whoever waits for several futures is told here.
+                self.set_running_or_notify_cancel()  # Wakes those who wait for several futures.
         return is_cancelled
 
     def fail(self, error: BaseException) -> None:
-        """End in *error*, unless it has ended."""
+        """End in *error*, unless the call has ended."""
         with suppress(InvalidStateError):
             self.set_exception(error)
 
@@ -68,11 +68,11 @@ class CallFuture(Call):
     def _settle(self, carrier: Future[Any]) -> None:
         try:
             self._become(carrier)
-        except InvalidStateError:  # It was given up; see fail.
+        except InvalidStateError:  # The call was abandoned; see fail.
             pass
-        except BaseException:  # A callback asked the process to end; the thread that hears everybody's results stays.
+        except BaseException:  # A callback wants the process to end; the thread that receives all results goes on.
             logger.exception("a callback of a future ended with more than an error")
-        # Whoever waits for this future holds no carrier, and a carrier's value must not be kept twice.
+        # A carrier's value must not be kept twice.
         self._carrier = None
 
     def _become(self, carrier: Future[Any]) -> None:

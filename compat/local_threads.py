@@ -1,4 +1,4 @@
-"""Calls that stay with their caller (rule R2): on threads, as ``concurrent.futures`` would make them."""
+"""Calls of an executor or pool that stay in this process (rule R2) run on its threads."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from graft.compat.local import awaited_within
 from graft.compat.map_call import MapCall
 from graft.tasks.envelope import Outcome
-from graft.tasks.errors import CancelledBatchError, ItemTimeoutError
+from graft.tasks.errors import CancelledBatchError
 from graft.tasks.policy import RetryPolicy
 
 
-class Here:
-    """The threads of one executor or pool; made when they are first needed.
+class LocalThreads:
+    """The threads of one executor or pool; started when they are first needed.
 
     Args:
-        most: threads at once; the standard library's number unless given.
+        limit: threads at once. Default: the standard library's number.
         policy: when a call that raises is made again.
         timeout: seconds that an awaitable may take. A plain function cannot be stopped.
     """
 
-    def __init__(self, most: int | None, policy: RetryPolicy, timeout: float | None) -> None:
-        self._most = most
+    def __init__(self, limit: int | None, policy: RetryPolicy, timeout: float | None) -> None:
+        self._limit = limit
         self._policy = policy
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -56,21 +57,21 @@ class Here:
         batch.note_sent(len(items), envelopes=0)
 
     def retire(self) -> None:
-        """The threads end once they are idle; a call that comes later gets others."""
+        """Let the threads end once they are idle; a later call starts others."""
         with self._lock:
             if self._threads is not None:
                 self._threads.shutdown(wait=False)
                 self._retired, self._threads = self._threads, None
 
     def wait(self) -> None:
-        """Until the threads that were retired have ended."""
+        """Wait until the retired threads have ended."""
         if self._retired is not None:
             self._retired.shutdown()
 
     def _submit(self, func: Callable[..., Any], *args: Any) -> Future[Any]:
         with self._lock:
             if self._threads is None:
-                self._threads = ThreadPoolExecutor(self._most, "graft-here")
+                self._threads = ThreadPoolExecutor(self._limit, "graft-local")
             return self._threads.submit(func, *args)
 
     def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -80,19 +81,9 @@ class Here:
             run += 1
             try:
                 value = func(*args, **kwargs)
-                return asyncio.run(_awaited(value, self._timeout)) if inspect.isawaitable(value) else value
+                return asyncio.run(awaited_within(self._timeout, value)) if inspect.isawaitable(value) else value
             except Exception as error:
                 wait = self._policy.wait_after(run, error)
                 if wait is None:
                     raise
             time.sleep(wait)
-
-
-async def _awaited(value: Awaitable[Any], timeout: float | None) -> Any:
-    try:
-        async with asyncio.timeout(timeout) as limit:
-            return await value
-    except TimeoutError as error:
-        if limit.expired():
-            raise ItemTimeoutError(f"the call ran longer than its limit of {timeout:g} s") from error
-        raise

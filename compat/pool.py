@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, Unpack
 
-from graft.compat.bridge import Place
-from graft.compat.dispatcher import Switchboard
+from graft.compat.dispatcher import CallDispatcher
 from graft.compat.pool_initializer import run_initialised
-from graft.compat.pool_iterators import WINDOW, Feed, IMapIterator
+from graft.compat.pool_iterators import WINDOW, IMapIterator, InputReader
 from graft.compat.pool_results import AsyncResult, Callback, terminated
+from graft.compat.routes import ExecutorOptions, Route
 from graft.tasks.ids import new_id
-from graft.tasks.policy import RetryPolicy
 
 __all__ = ["AsyncResult", "IMapIterator", "Pool", "TimeoutError", "register_joblib"]
 
@@ -24,28 +23,25 @@ TimeoutError = multiprocessing.TimeoutError
 class Pool:
     """Runs calls on the workers, behind the interface of ``multiprocessing.Pool``, which is its source.
 
-    What must stay with the caller by rule R2 (closures over lists, bound methods, arguments that cannot be pickled,
-    locks among them) runs on threads of this pool.
+    Calls that must stay in this process by rule R2 (closures over lists, bound methods, arguments that cannot be
+    pickled, locks among them) run on threads of this pool.
 
-    Differences from multiprocessing: ``terminate`` cannot stop what runs on a worker, and results that will not be had
-    any more raise CancelledBatchError instead of never being ready; ``imap`` reads its input a bounded way ahead of its
-    reader, and no further once that has left; a call that raises StopIteration does not end an ``imap`` in silence.
+    Differences from multiprocessing: ``terminate`` cannot stop a call that runs on a worker; results that will not
+    come any more raise CancelledBatchError instead of never being ready; ``imap`` reads its input a bounded way ahead
+    of its reader, and no further once the reader has left; a call that raises StopIteration does not end an ``imap``
+    silently.
 
     Args:
-        processes: calls under way at once; as many as the workers take unless given.
+        processes: calls that may run at once. Default: unlimited. A limit disables batching of single calls and is
+            slower.
         initializer: called as ``initializer(*initargs)`` in each worker process before this pool's first call there.
-            The processes are shared and outlive the pool, and so does what it leaves there. Where function,
-            initializer or arguments cannot travel, all of it happens in the caller. An error of the initializer's is
-            that of the call.
+            The processes are shared and outlive the pool, and so do the initializer's effects. If the function, the
+            initializer or an argument cannot travel, both run in this process. An error of the initializer is the
+            call's error.
         initargs: see *initializer*.
-        maxtasksperchild: accepted; when a pool process is replaced is the worker's own setting
-            (``--max-tasks-per-child``).
-        context: accepted; no process is started here.
-        queue: one of config/queues.py; by default ``batch``, and ``io`` for async callables.
-        priority: larger goes first.
-        retry: a RetryPolicy, or a number of retries, for calls that raise; none unless given.
-        timeout: seconds that one call may run; it ends in ItemTimeoutError.
-        place: "cluster" or "local" instead of what the callable would choose.
+        maxtasksperchild: accepted and ignored; the workers' own setting is ``--max-tasks-per-child``.
+        context: accepted and ignored; no process is started here.
+        options: ``queue``, ``priority``, ``retry``, ``timeout`` and ``place``, see :class:`ExecutorOptions`.
     """
 
     def __init__(
@@ -55,12 +51,7 @@ class Pool:
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: Any = None,
-        *,
-        queue: str | None = None,
-        priority: float = 0,
-        retry: RetryPolicy | int | None = None,
-        timeout: float | None = None,
-        place: Place | None = None,
+        **options: Unpack[ExecutorOptions],
     ) -> None:
         if processes is not None and processes < 1:
             raise ValueError(f"processes={processes} must be at least 1")
@@ -68,9 +59,7 @@ class Pool:
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        self._board = Switchboard(
-            max_workers=processes, queue=queue, priority=priority, retry=retry, timeout=timeout, place=place
-        )
+        self._dispatcher = CallDispatcher(processes, **options)
         self._initializer = initializer
         self._initargs = tuple(initargs)
         self._id = new_id()
@@ -89,7 +78,7 @@ class Pool:
         callback: Callback | None = None,
         error_callback: Callback | None = None,
     ) -> AsyncResult:
-        """Start ``func(*args, **kwds)``. Callbacks run on the thread that hears results, and must not wait for it."""
+        """Start ``func(*args, **kwds)``. Callbacks run on the thread that receives results, and must not wait."""
         return self._apply("Pool.apply_async", func, args, kwds, callback, error_callback)
 
     def _apply(
@@ -98,19 +87,18 @@ class Pool:
         func: Callable[..., Any],
         args: Iterable[Any],
         kwds: Mapping[str, Any] | None,
-        callback: Callback | None = None,
-        error_callback: Callback | None = None,
+        *callbacks: Callback | None,
     ) -> AsyncResult:
         self._refuse_after_close()
-        future = self._board.call(self._prepared(func), tuple(args), dict(kwds or {}), call=name, shown=func)
-        return AsyncResult(future, future.result, callback, error_callback)
+        future = self._dispatcher.call(self._prepared(func), tuple(args), dict(kwds or {}), call=name, shown=func)
+        return AsyncResult(future, future.result, *callbacks)
 
     # ---- maps -------------------------------------------------------------------------------------------------------
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """The values of *func* for every item, in order, or the error that came first once all have ended.
 
-        *chunksize* is the number of items in one envelope; learnt from the pace of *func* unless given.
+        *chunksize* is the number of items in one envelope. Default: learnt from the pace of *func*.
         """
         values: list[Any] = self._map("Pool.map", func, iterable, chunksize).get()
         return values
@@ -140,69 +128,65 @@ class Pool:
         callback: Callback | None = None,
         error_callback: Callback | None = None,
     ) -> AsyncResult:
-        items = _spread(iterable)
-        return self._map("Pool.starmap_async", func, items, chunksize, callback, error_callback, unpack=True)
+        name, items = "Pool.starmap_async", _spread(iterable)
+        return self._map(name, func, items, chunksize, callback, error_callback, unpack=True)
 
     def _map(
         self,
         name: str,
         func: Callable[..., Any],
-        iterable: Iterable[Any],
+        items: Iterable[Any],
         chunksize: int | None,
-        callback: Callback | None = None,
-        error_callback: Callback | None = None,
-        *,
+        *callbacks: Callback | None,
         unpack: bool = False,
     ) -> AsyncResult:
-        self._refuse_after_close()
-        if chunksize is not None and chunksize < 1:
-            raise ValueError(f"chunksize={chunksize} must be at least 1")
-        items: Sequence[Any] = list(iterable)
-        route = self._board.route(self._prepared(func), call=name, batch_size=chunksize, is_map=True, shown=func)
-        batch = self._board.map(route, items, unpack=unpack)
-        return AsyncResult(batch.ended, batch.values, callback, error_callback)
+        route = self._route(name, func, chunksize)
+        batch = self._dispatcher.map(route, list(items), unpack=unpack)
+        return AsyncResult(batch.ended, batch.values, *callbacks)
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
-        """Values in order; a thread reads the input a bounded way ahead of the reader: it may be endless, or slow."""
+        """Values in order. A thread reads the input a bounded way ahead of the reader; it may be slow or endless."""
         return self._imap("Pool.imap", func, iterable, chunksize, ordered=True)
 
     def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
-        """The same in the order in which values arrive."""
+        """Like :meth:`imap`, in the order in which values arrive."""
         return self._imap("Pool.imap_unordered", func, iterable, chunksize, ordered=False)
 
     def _imap(
         self, name: str, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int, *, ordered: bool
     ) -> IMapIterator:
+        route = self._route(name, func, None if chunksize == 1 else chunksize)
+        reader = InputReader(ordered=ordered, window=max(WINDOW, 4 * chunksize))
+        reader.start(lambda item: self._dispatcher.follow(route, (item,), {}), iter(iterable))
+        self._dispatcher.add_reader(reader)
+        return IMapIterator(reader)
+
+    def _route(self, name: str, func: Callable[..., Any], chunksize: int | None) -> Route:
         self._refuse_after_close()
-        if chunksize < 1:
+        if chunksize is not None and chunksize < 1:
             raise ValueError(f"chunksize={chunksize} must be at least 1")
-        batch_size = chunksize if chunksize > 1 else None
-        route = self._board.route(self._prepared(func), call=name, batch_size=batch_size, is_map=True, shown=func)
-        feed = Feed(ordered=ordered, window=max(WINDOW, 4 * chunksize))
-        feed.start(lambda item: self._board.follow(route, (item,), {}), iter(iterable))
-        self._board.add_stream(feed)
-        return IMapIterator(feed)
+        return self._dispatcher.route(self._prepared(func), call=name, batch_size=chunksize, is_map=True, shown=func)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Take no more calls; those that were taken are made."""
-        self._board.close()
+        """Refuse new calls; accepted calls run."""
+        self._dispatcher.close()
 
     def terminate(self) -> None:
-        """Take no more calls, and keep what has not begun from running; what runs is let go, and runs to its end."""
-        self._board.close()
-        self._board.abandon(terminated())
+        """Refuse new calls and cancel those that have not begun; running calls end unobserved."""
+        self._dispatcher.close()
+        self._dispatcher.abandon(terminated())
 
     def join(self) -> None:
-        """Wait for every call that was made, and was not let go by :meth:`terminate`.
+        """Wait for every accepted call that :meth:`terminate` has not abandoned.
 
         Raises:
             ValueError: the pool has been neither closed nor terminated.
         """
-        if not self._board.is_closed:
+        if not self._dispatcher.is_closed:
             raise ValueError("Pool is still running")
-        self._board.wait()
+        self._dispatcher.wait()
 
     def __enter__(self) -> Self:
         self._refuse_after_close()
@@ -217,7 +201,7 @@ class Pool:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     def _refuse_after_close(self) -> None:
-        if self._board.is_closed:
+        if self._dispatcher.is_closed:
             raise ValueError("Pool not running")
 
     def _prepared(self, func: Callable[..., Any]) -> Callable[..., Any]:
@@ -226,7 +210,7 @@ class Pool:
         return functools.partial(run_initialised, self._id, self._initializer, self._initargs, func)
 
 
-def _spread(iterable: Iterable[Iterable[Any]]) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
+def _spread(iterable: Iterable[Iterable[Any]]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     return ((tuple(item), {}) for item in iterable)
 
 

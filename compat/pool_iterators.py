@@ -1,6 +1,6 @@
 """``imap`` and ``imap_unordered`` of a Pool: its iterator, and the thread that reads the input.
 
-input ── Feed: one thread, a window ahead ── calls on the workers ── IMapIterator ── reader
+input ── InputReader: one thread, a window ahead ── calls on the workers ── IMapIterator ── its reader
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, Final
 
 from graft.compat.pool_results import terminated
 
-ROOM, DISCARD, STOP = range(3)  # Signs to the thread: a call was handed out; nobody will read; make no more calls.
+ROOM, DISCARD, STOP = range(3)  # Signals to the thread: a call was taken; nobody will read; make no more calls.
 WINDOW: Final = 1_000  # Calls that are made ahead of the reader.
 
 
-class Feed:
+class InputReader:
     """Makes the calls of one ``imap``, and hands out those that have ended.
 
-    As in multiprocessing the input is read by another thread than its reader's: it may be slow, wait for values that
-    its reader has had, or never end. *window* bounds the calls that are made and not yet handed out.
+    As in multiprocessing, a thread of its own reads the input, which may be slow, wait for values that the iterator has
+    given, or never end. *window* limits the calls that are made and not yet handed out.
     """
 
     def __init__(self, *, ordered: bool, window: int) -> None:
@@ -35,7 +35,7 @@ class Feed:
         self._ended = 0  # Of those.
         self._is_over = self._is_stalled = self._is_discarding = False
         self._error: BaseException | None = None
-        self._signs: SimpleQueue[int] = SimpleQueue()
+        self._signals: SimpleQueue[int] = SimpleQueue()
 
     def start(self, call: Callable[[Any], Future[Any]], items: Iterator[Any]) -> None:
         threading.Thread(target=self._make, args=(call, items), name="graft-imap", daemon=True).start()
@@ -46,12 +46,12 @@ class Feed:
         """The next call, which has ended; None when there are no more.
 
         Raises:
-            multiprocessing.TimeoutError: there was none after *timeout* seconds.
-            Exception: what the items raised, once, after all calls before it.
+            multiprocessing.TimeoutError: no call had ended after *timeout* seconds.
+            Exception: an error of the input, once, after all calls before it.
         """
         with self._changed:
             if not self._changed.wait_for(self._can_take, None if timeout is None else max(timeout, 0.0)):
-                raise multiprocessing.TimeoutError(f"no value had come after {timeout:g} s")
+                raise multiprocessing.TimeoutError(f"no value after {timeout:g} s")
             if not self._calls:
                 error, self._error = self._error, None
                 if error is not None:
@@ -62,23 +62,23 @@ class Feed:
             self._ended -= 1
             self._is_stalled = False
             self._changed.notify_all()  # Other readers: this may have been the last.
-        self.sign(ROOM)
+        self.signal(ROOM)
         return future
 
-    def sign(self, sign: int) -> None:
-        """Tell the thread. Takes no lock, because objects may be collected at any moment."""
-        self._signs.put(sign)
+    def signal(self, signal: int) -> None:
+        """Signal the thread. Takes no lock, because objects may be collected at any moment."""
+        self._signals.put(signal)
 
     def end(self, error: BaseException | None = None) -> None:
-        """There are no more items; *error* comes after the calls that were made."""
+        """Make no more calls; the iterator raises *error* after those that were made."""
         with self._changed:
             if not self._is_over:
                 self._is_over, self._error = True, error
                 self._changed.notify_all()
-        self.sign(STOP)
+        self.signal(STOP)
 
     def wait_fed(self) -> None:
-        """Until the input has ended, or nothing more of it is read before its reader goes on."""
+        """Wait until the input has ended, or no more of it is read before the iterator is read."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_over or (self._is_stalled and not self._is_discarding))
 
@@ -101,15 +101,15 @@ class Feed:
             self.end()
 
     def _finds_room(self) -> bool:
-        while not self._room or not self._signs.empty():
-            if not self._room and self._signs.empty():
+        while not self._room or not self._signals.empty():
+            if not self._room and self._signals.empty():
                 with self._changed:
-                    self._is_stalled = self._signs.empty()
+                    self._is_stalled = self._signals.empty()
                     self._changed.notify_all()
-            sign = self._signs.get()
-            if sign == STOP:
+            signal = self._signals.get()
+            if signal == STOP:
                 return False
-            if sign == ROOM:
+            if signal == ROOM:
                 self._room += 1
             else:
                 with self._changed:
@@ -131,35 +131,35 @@ class Feed:
         with self._changed:
             self._ended += 1
             if self._is_discarding:
-                self.sign(ROOM)
+                self.signal(ROOM)
             elif not self._ordered:
                 self._calls.append(future)
             self._changed.notify_all()
 
 
 class IMapIterator(Iterator[Any]):
-    """What ``imap`` and ``imap_unordered`` give; any thread may read it.
+    """The iterator of ``imap`` and ``imap_unordered``; any thread may read it.
 
-    Left after its first value, it stops reading its input. Dropped unread, all of its input is worked off.
+    Stop iterating and no more input is read. Never start, and all of the input is still processed.
     """
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed  # Whose thread does not know this object.
+    def __init__(self, reader: InputReader) -> None:
+        self._reader = reader  # Its thread does not know this object.
         self._is_read = False
 
     def __next__(self) -> Any:
         return self.next()
 
     def next(self, timeout: float | None = None) -> Any:
-        """The next value, or the error of its call raised; the value after it can still be had.
+        """The next value, or the error of its call raised; iteration can go on after an error.
 
         Raises:
-            multiprocessing.TimeoutError: it was not there after *timeout* seconds; it can still be had later.
+            multiprocessing.TimeoutError: no value after *timeout* seconds; try again later.
             CancelledBatchError: the pool was terminated before the call had ended.
-            RuntimeError: the call raised StopIteration, which would end the iteration in silence.
+            RuntimeError: the call raised StopIteration, which would end the iteration silently.
         """
         self._is_read = True
-        future = self._feed.take(timeout)
+        future = self._reader.take(timeout)
         if future is None:
             raise StopIteration
         try:
@@ -170,4 +170,4 @@ class IMapIterator(Iterator[Any]):
             raise RuntimeError("a call raised StopIteration") from error
 
     def __del__(self) -> None:
-        self._feed.sign(STOP if self._is_read else DISCARD)
+        self._reader.signal(STOP if self._is_read else DISCARD)

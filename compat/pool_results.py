@@ -1,4 +1,4 @@
-"""What a Pool gives for the calls of ``apply_async`` and the maps: ``AsyncResult``."""
+"""The results of ``apply_async`` and the maps of a Pool: ``AsyncResult``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Callback = Callable[[Any], object]
 
 
 def terminated() -> CancelledBatchError:
-    """What waits for a pool that is no more."""
+    """The error of calls that a terminated pool abandons."""
     return CancelledBatchError("the pool was terminated before the call had ended")
 
 
 class AsyncResult:
-    """What ``apply_async``, ``map_async`` and ``starmap_async`` give. Callbacks have run before it is ready."""
+    """The result of ``apply_async``, ``map_async`` or ``starmap_async``. Callbacks have run before it is ready."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class AsyncResult:
         """Whether the call raised no error.
 
         Raises:
-            ValueError: it is not ready.
+            ValueError: the result is not ready.
         """
         if not self.ready():
             raise ValueError(f"{self!r} not ready")
@@ -59,7 +59,7 @@ class AsyncResult:
         """The value, or the call's own error raised; of a map the list of values, or the error that came first.
 
         Raises:
-            multiprocessing.TimeoutError: it is not ready after *timeout* seconds; it can still be had later.
+            multiprocessing.TimeoutError: the result is not ready after *timeout* seconds; try again later.
             CancelledBatchError: the pool was terminated before the call had ended.
         """
         self.wait(timeout)
@@ -70,18 +70,15 @@ class AsyncResult:
         return self._value
 
     def _settle(self, read: Callable[[], Any], callback: Callback | None, error_callback: Callback | None) -> None:
-        told, argument = callback, None
         try:
-            self._value = argument = read()
-        except CancelledError:
-            told, self._error = error_callback, terminated()
-            argument = self._error
+            self._value = read()
         except BaseException as error:
-            told, self._error, argument = error_callback, error, error
+            self._error = terminated() if isinstance(error, CancelledError) else error
+        chosen, argument = (callback, self._value) if self._error is None else (error_callback, self._error)
         try:
-            if told is not None:
-                told(argument)
-        except BaseException:  # It is the caller's code, on the thread that hears everybody's results.
+            if chosen is not None:
+                chosen(argument)
+        except BaseException:  # The caller's code, on the thread that receives everybody's results.
             logger.exception("a callback of a pool failed")
         finally:
             self._is_ready.set()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
-from graft.compat import bridge
 from graft.compat.async_patterns import polling
-from graft.tasks import blocking_threads
+from graft.compat.placement import is_local
 from graft.tasks.errors import TaskQueueError
+from graft.tasks.running import blocking_threads
 from graft.tasks.shared.circuit_breaker import Circuit, Rules, SharedBreaker
 
 
@@ -71,7 +71,7 @@ class CircuitBreaker:
         self._rules = Rules(failure_threshold, success_threshold, timeout, half_open_limit)
         self._lock = threading.Lock()
         self._circuit = Circuit()
-        self._shared = None if name is None or bridge.is_local() else SharedBreaker(name, self._rules)
+        self._shared = None if name is None or is_local() else SharedBreaker(name, self._rules)
 
     @property
     def state(self) -> CircuitState:

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from typing import Any, Final
 from weakref import WeakSet
 
-from graft.compat import bridge
 from graft.compat.async_patterns import polling
+from graft.compat.placement import is_local
 from graft.config.deployment import part
 from graft.tasks import blocking_threads
 from graft.tasks.ids import new_id
@@ -40,7 +40,7 @@ class AsyncCache:
         self._lock = threading.Lock()
         self._kept: dict[Hashable, tuple[float, Any]] = {}  # By end of life, for as long as every age is the same.
         self._working: dict[Hashable, Future[Any]] = {}
-        self._shared = None if name is None or bridge.is_local() else SharedCache(name, ttl, lease)
+        self._shared = None if name is None or is_local() else SharedCache(name, ttl, lease)
 
     def __len__(self) -> int:
         """Values in this process, some of which may have just expired."""

@@ -6,8 +6,8 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
-from graft.compat import bridge
 from graft.compat.async_patterns.channel_ends import END, ChannelClosedError, Ends, LocalEnds, SharedEnd
+from graft.compat.placement import is_local
 from graft.tasks.shared.channel import LEASE, SharedChannel
 from graft.tasks.shared.lua import at_least_one
 
@@ -102,7 +102,7 @@ def channel(capacity: int, *, name: str | None = None, lease: float = LEASE) -> 
         lease: seconds, of a named one.
     """
     at_least_one("capacity", capacity)
-    if name is None or bridge.is_local():
+    if name is None or is_local():
         local = LocalEnds(capacity)
         return Sender(local), Receiver(local)
     shared = SharedChannel(name, capacity, lease)

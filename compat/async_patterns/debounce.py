@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any, Final
 
-from graft.compat import bridge
 from graft.compat.async_patterns.polling import awaited
-from graft.tasks import blocking_threads
+from graft.compat.placement import is_local
+from graft.tasks.running import blocking_threads
 from graft.tasks.shared.latest_event import SharedLatest
 from graft.tasks.shared.lua import seconds
 
@@ -43,7 +43,7 @@ async def throttle(
 
 
 def _shared(name: str | None, interval: float, kind: str) -> SharedLatest | None:
-    return None if name is None or bridge.is_local() else SharedLatest(name, interval, kind)
+    return None if name is None or is_local() else SharedLatest(name, interval, kind)
 
 
 class _Gate:

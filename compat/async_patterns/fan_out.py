@@ -16,6 +16,7 @@ from graft.compat import bridge
 from graft.compat.async_patterns.buffering import buffer_unordered
 from graft.compat.async_patterns.remote import Limit, on_workers
 from graft.compat.async_patterns.streams import Stream
+from graft.compat.placement import Where
 from graft.tasks.policy import RetryPolicy
 from graft.tasks.shared.lua import at_least_one
 
@@ -28,7 +29,7 @@ async def fan_out_fan_in(
     num_workers: int,
     func: Callable[[Any], Any] | None = None,
     *,
-    place: bridge.Place | None = None,
+    place: Where | None = None,
     retry: RetryPolicy | int | None = None,
     limit: Limit | None = None,
 ) -> list[Any]:
@@ -53,7 +54,7 @@ async def batch_process(
     max_concurrent_batches: int,
     func: Callable[[Any], Any] | None = None,
     *,
-    place: bridge.Place | None = None,
+    place: Where | None = None,
     retry: RetryPolicy | int | None = None,
     limit: Limit | None = None,
 ) -> list[Any]:
@@ -78,7 +79,7 @@ async def map_reduce(
     reduce_fn: Callable[[Any, list[Any]], Any],
     *,
     combine_fn: Callable[[Any, list[Any]], Any] | None = None,
-    place: bridge.Place | None = None,
+    place: Where | None = None,
     retry: RetryPolicy | int | None = None,
 ) -> dict[Any, Any]:
     """Key to ``reduce_fn(key, values)``, keys in the order of their first appearance, values in that of the inputs.
@@ -102,7 +103,7 @@ async def map_reduce(
     return dict(zip(groups, reduced, strict=True))
 
 
-async def word_count(texts: Iterable[str], *, place: bridge.Place | None = None) -> list[tuple[str, int]]:
+async def word_count(texts: Iterable[str], *, place: Where | None = None) -> list[tuple[str, int]]:
     """Words of all *texts*, split at white space, in lower case: with their counts, largest first, then by alphabet."""
     counts = await map_reduce(texts, words, add_up, combine_fn=add_up, place=place)
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))

@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from graft.compat import bridge
 from graft.compat.async_patterns import polling
 from graft.compat.async_patterns.fair_semaphore import Turns
+from graft.compat.placement import is_local
 from graft.tasks.ids import new_id
 from graft.tasks.shared.lease_renewer import lease_renewer
 from graft.tasks.shared.semaphore import LEASE, SharedSemaphore
@@ -96,7 +96,7 @@ class _Limit(Generic[T]):
         self._permit = permit
         self.name = name
         self.shared = None
-        if name is not None and not bridge.is_local():
+        if name is not None and not is_local():
             self.shared = SharedSemaphore(name, limit, lease, kind)
 
     def acquire(self) -> Acquiring[T]:

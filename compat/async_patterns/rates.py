@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 
-from graft.compat import bridge
 from graft.compat.async_patterns import polling
 from graft.compat.async_patterns.fair_semaphore import Turns
-from graft.tasks import blocking_threads
+from graft.compat.placement import is_local
 from graft.tasks.ids import new_id
+from graft.tasks.running import blocking_threads
 from graft.tasks.shared.rate_limiter import Bucket, SharedRateLimiter
 
 
@@ -33,7 +33,7 @@ class RateLimiter:
         self._full_at = 0.0
         self._turn = Turns(1)
         self.shared = None
-        if name is not None and not bridge.is_local():
+        if name is not None and not is_local():
             self.shared = SharedRateLimiter(name, per_second)
 
     async def acquire(self) -> None:

@@ -11,6 +11,7 @@ from graft.compat import bridge
 from graft.compat.async_patterns import polling
 from graft.compat.async_patterns.limits import ConnectionPool, Semaphore
 from graft.compat.async_patterns.rates import RateLimiter
+from graft.compat.placement import Where
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.ids import new_id
 from graft.tasks.policy import RetryPolicy, as_policy
@@ -26,7 +27,7 @@ def on_workers(
     retry: RetryPolicy | int | None = None,
     timeout: float | None = None,
     priority: float = 0,
-    place: bridge.Place | None = None,
+    place: Where | None = None,
     call: str = "on_workers",
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     """An async function that calls *func*, sync or async, on a worker and returns its value.

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from graft.compat import bridge
 from graft.compat.async_patterns.polling import awaited
 from graft.compat.async_patterns.remote import Limit, on_workers
+from graft.compat.placement import Where
 from graft.tasks.shared.lua import seconds
 
 
@@ -51,7 +51,7 @@ async def batch_with_timeout(
     item_timeout: float = 10.0,
     *,
     partial: bool = False,
-    place: bridge.Place | None = None,
+    place: Where | None = None,
     limit: Limit | None = None,
 ) -> list[Any]:
     """*func* of each item, one after the other: an entry each, its value or its exception.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from graft.compat import bridge
 from graft.compat.async_worker_optimization.durable_items import Backlog
 from graft.compat.async_worker_optimization.handler_results import Answers, Handler, answered_async, answered_plain
+from graft.compat.placement import Where, is_local
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.policy import RetryPolicy
 
@@ -52,7 +53,7 @@ class AsyncBatchProcessor:
         *,
         name: str | None = None,
         retry: RetryPolicy | int | None = None,
-        place: bridge.Place | None = None,
+        place: Where | None = None,
     ) -> None:
         self.batch_size = batch_size
         self.timeout = timeout
@@ -66,7 +67,7 @@ class AsyncBatchProcessor:
         self._batches = 0
         self._items = 0
         self._is_closed = False
-        self._backlog = None if name is None or bridge.is_local() else Backlog(name)
+        self._backlog = None if name is None or is_local() else Backlog(name)
         # One thread: items reach Redis, and their batch, in the order in which they were added.
         self._scribe = ThreadPoolExecutor(1, "graft-batch-backlog") if self._backlog else None
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import psutil
 
-from graft.compat import bridge
+from graft.compat import worker_admin
 from graft.compat.async_worker_optimization import redis_records
 from graft.tasks.leaks import gc_types
 
@@ -217,7 +217,7 @@ class _Usage:
     def now(cls) -> _Usage:
         traced = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else 0
         nobody: dict[str, int] = {}
-        workers = redis_records.soon(bridge.worker_memory, nobody, within=LOOK_FOR)
+        workers = redis_records.soon(worker_admin.worker_memory, nobody, within=LOOK_FOR)
         return cls(len(gc_types.types()), traced, workers)
 
     def growth(self, start: _Usage) -> list[dict[str, Any]]:

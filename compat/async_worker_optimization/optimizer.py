@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from graft.compat import bridge
+from graft.compat import bridge, worker_admin
 from graft.compat.async_worker_optimization import redis_records
 from graft.compat.async_worker_optimization.data import WorkerMetrics
 from graft.compat.async_worker_optimization.pipeline import Pipeline
-from graft.compat.async_worker_optimization.placing import reference
 from graft.compat.async_worker_optimization.resources import ResourcePool
+from graft.compat.placement import Where, reference
 from graft.tasks.policy import RetryPolicy
 
 LOOK_FOR: Final = 0.25  # Seconds that a report waits for figures: to old code they are an extra.
@@ -48,7 +48,7 @@ class AsyncWorkerOptimizer:
         batch_size: int = 10,
         max_concurrent: int = 5,
         *,
-        place: bridge.Place | None = None,
+        place: Where | None = None,
         retry: RetryPolicy | int | None = None,
         timeout: float | None = None,
         priority: float = 0,
@@ -99,7 +99,7 @@ class AsyncWorkerOptimizer:
         await self._note_run(task_func, place)
         return results
 
-    async def _note_run(self, func: Callable[..., Any], place: bridge.Place | None) -> None:
+    async def _note_run(self, func: Callable[..., Any], place: Where | None) -> None:
         if ref := reference(func, place):
             self._fill(await asyncio.to_thread(_figures_soon, ref.name))
 
@@ -118,7 +118,7 @@ class AsyncWorkerOptimizer:
         The figures are kept in Redis for 30 days, so a new process finds those of earlier ones. Without a broker, and
         in local mode, nothing changes.
         """
-        self._fill(await asyncio.to_thread(bridge.function_figures))
+        self._fill(await asyncio.to_thread(worker_admin.function_stats))
         return self.metrics
 
     def setup_pipeline(
@@ -127,7 +127,7 @@ class AsyncWorkerOptimizer:
         *,
         max_concurrent: int | None = None,
         retry: RetryPolicy | int | None = None,
-        place: bridge.Place | None = None,
+        place: Where | None = None,
     ) -> Pipeline:
         """A :class:`Pipeline` over *stages*, registered in ``pipelines`` as ``pipeline_<n>``, the next free number.
 
@@ -191,7 +191,7 @@ class AsyncWorkerOptimizer:
 
         ``load`` is tasks active and reserved by capacity, ``capacity`` the number of pool processes.
         """
-        return await asyncio.to_thread(bridge.worker_figures)
+        return await asyncio.to_thread(worker_admin.worker_loads)
 
     def calculate_balance_score(
         self, distribution: Mapping[Any, int], workers: Sequence[Mapping[str, Any]], *, by_capacity: bool = False
@@ -233,7 +233,7 @@ class AsyncWorkerOptimizer:
 
 
 def _figures_soon(name: str | None = None) -> dict[str, dict[str, float]]:
-    return redis_records.soon(functools.partial(bridge.function_figures, name), {}, within=LOOK_FOR)
+    return redis_records.soon(functools.partial(worker_admin.function_stats, name), {}, within=LOOK_FOR)
 
 
 def _cut(items: Any, batch_size: int) -> list[Any]:

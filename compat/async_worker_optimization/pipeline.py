@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from graft.compat import bridge
-from graft.compat.async_worker_optimization.placing import reference
+from graft.compat.placement import Where, reference
 from graft.tasks.policy import RetryPolicy
 
 MAX_CONCURRENT: Final = 1000  # In the cluster.
@@ -35,7 +35,7 @@ class Pipeline:
         *,
         max_concurrent: int | None = None,
         retry: RetryPolicy | int | None = None,
-        place: bridge.Place | None = None,
+        place: Where | None = None,
     ) -> None:
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent={max_concurrent} must be at least 1, or no item would ever start")

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from graft.compat import bridge
-from graft.tasks import blocking_threads
+from graft.compat import worker_admin
+from graft.tasks.running import blocking_threads
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -115,7 +115,7 @@ class PerformanceProfiler:
         A row has ``call_count``, ``total_time``, ``average_time`` and ``errors_count``; :meth:`analyze_bottlenecks`
         takes it. Without a broker it is empty.
         """
-        figures = await blocking_threads.ask(bridge.function_figures)
+        figures = await blocking_threads.ask(worker_admin.function_stats)
         return {
             "function_stats": {
                 name: {

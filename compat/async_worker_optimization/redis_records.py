@@ -15,8 +15,9 @@ from typing import Any, Final, TypeVar
 
 import redis
 
-from graft.compat import bridge
+from graft.compat.placement import is_local
 from graft.config.deployment import existing, part, settings
+from graft.config.redis_client import shared
 from graft.tasks.errors import BrokerUnavailable
 
 PREFIX: Final = "graft:compat:"
@@ -56,7 +57,7 @@ class _Writer:
                 taken = dict(self._pending)
                 self._pending.clear()
             try:
-                with bridge.state().pipeline(transaction=False) as pipe:
+                with shared().pipeline(transaction=False) as pipe:
                     for key, fields in taken.items():
                         pipe.hset(key, mapping=dict(fields))
                         pipe.expire(key, TTL)
@@ -69,7 +70,7 @@ class _Writer:
 def redis_or_error() -> Iterator[Any]:
     """This deployment's Redis for a block; BrokerUnavailable names it when it does not answer."""
     try:
-        yield bridge.state()
+        yield shared()
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise BrokerUnavailable(f"{settings().broker_name} did not answer: {error}") from error
 
@@ -80,7 +81,7 @@ def keep(key: str, fields: Mapping[str, str | float]) -> None:
     Local mode writes nothing, and a broker that does not answer is logged at debug level only: to old code the record
     is an extra that must cost it nothing.
     """
-    if bridge.is_local():
+    if is_local():
         logger.debug("%s is not recorded: GRAFT_MODE=local", key)
         return
     part(_Writer).add(key, fields)

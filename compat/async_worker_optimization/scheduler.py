@@ -11,11 +11,11 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from graft.compat import bridge
-from graft.compat.async_worker_optimization.placing import reference
 from graft.compat.async_worker_optimization.shared_schedule import Schedule
-from graft.tasks import blocking_threads
+from graft.compat.placement import Where, is_local, reference
 from graft.tasks.errors import UnreferenceableError
 from graft.tasks.policy import RetryPolicy
+from graft.tasks.running import blocking_threads
 
 logger = logging.getLogger("graft.compat.async_worker_optimization")
 
@@ -46,14 +46,14 @@ class AsyncTaskScheduler:
         *,
         name: str | None = None,
         retry: RetryPolicy | int | None = None,
-        place: bridge.Place | None = None,
+        place: Where | None = None,
     ) -> None:
         self.retry = retry
         self.place = place
         self._tasks: dict[Hashable, _Pending] = {}
         self._heap: list[tuple[float, int, Hashable]] = []  # Entries whose task was replaced or cancelled stay in.
         self._numbers = itertools.count(1)
-        self._shared = None if name is None or bridge.is_local() else Schedule(name)
+        self._shared = None if name is None or is_local() else Schedule(name)
 
     async def schedule_task(self, task_id: Hashable, task_func: Callable[[], Any], priority: float = 0) -> None:
         """Add a task; the larger *priority* goes first, negative and fractional ones too.

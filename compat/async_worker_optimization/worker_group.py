@@ -8,7 +8,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from graft.compat import bridge
+from graft.compat import worker_admin
 
 logger = logging.getLogger("graft.compat.async_worker_optimization")
 
@@ -73,7 +73,7 @@ class WorkerGroup:
 
     def _resize(self, wish: Wish) -> tuple[dict[str, int], Exception | None]:
         try:
-            return bridge.resize_workers(self.name, wish.processes, wish.prefetch), None
+            return worker_admin.resize_workers(self.name, wish.processes, wish.prefetch), None
         except Exception as error:
             logger.warning("worker group %s was not resized to %d: %s", self.name, wish.processes, error)
             return {}, error
@@ -98,7 +98,7 @@ class WorkerGroup:
     def _largest(self) -> int:
         """Pool processes of the largest worker, 0 when none answers: then nothing waits and the resize says why."""
         try:
-            figures = bridge.worker_figures()
+            figures = worker_admin.worker_loads()
         except Exception as error:
             logger.debug("worker group %s: no figures: %s", self.name, error)
             return 0

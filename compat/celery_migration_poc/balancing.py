@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from graft.compat import bridge
+from graft.compat import worker_admin
 from graft.compat.async_worker_optimization.resources import Size
 from graft.config.deployment import app
 from graft.tasks.errors import TaskQueueError
@@ -39,7 +39,7 @@ def _group(worker: WorkerBeat) -> str:
 def _resize(group: str, size: Size, deadline: float) -> None:
     while True:
         try:
-            bridge.resize_workers(group, size.processes, size.processes * size.prefetch)
+            worker_admin.resize_workers(group, size.processes, size.processes * size.prefetch)
             return
         except TaskQueueError:  # Processes that are busy cannot be taken away yet.
             if time.monotonic() > deadline:

@@ -9,11 +9,11 @@ from typing import Any
 
 from celery import chain
 
-from graft.compat import bridge
 from graft.compat.async_worker_optimization import AsyncWorkerOptimizer
 from graft.compat.async_worker_optimization.data import LoadLevel
 from graft.compat.async_worker_optimization.resources import SIZES
 from graft.compat.celery_migration_poc import balancing, resource_pool
+from graft.config.redis_client import shared
 from graft.tasks.legacy import migration_poc, migration_poc_metrics
 from graft.tasks.policy import RetryPolicy
 from graft.tasks.queues import depth
@@ -33,7 +33,7 @@ class CeleryWorkerOptimizer:
 
     def __init__(self) -> None:
         self.logger = logging.getLogger("graft.compat.celery_migration_poc")
-        self.redis_client = bridge.state()
+        self.redis_client = shared()
         self._batches = AsyncWorkerOptimizer()
         self.metrics = self._batches.metrics
 

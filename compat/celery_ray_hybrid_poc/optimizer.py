@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from graft.compat import bridge
-from graft.compat.async_worker_optimization.placing import reference
 from graft.compat.celery_ray_hybrid_poc import ray_side
+from graft.compat.placement import is_local, reference
 from graft.tasks.legacy import ray_hybrid_poc
 from graft.tasks.sending import by_task_name
 from graft.tasks.submit import submit
@@ -71,7 +71,7 @@ class HybridWorkerOptimizer:
             Exception: the first failed task's own error.
         """
         task = by_task_name.find(task_name)
-        if bridge.is_local():
+        if is_local():
             return [task(item) for item in items]
         return by_task_name.collect([by_task_name.send(task_name, [item]) for item in items], PATIENCE)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from graft.compat import bridge
 from graft.compat.celery_ray_hybrid_poc import ray_side
+from graft.compat.placement import is_local
+from graft.tasks.running.worker_runtime import in_worker
 from graft.tasks.submit import submit
-from graft.tasks.worker_runtime import in_worker
 
 
 def mark(item: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class RayWorkerPool:
         items = list(items)
         if self.actor is not None:
             return list(ray_side.get(self.actor.process_batch.remote(items)))
-        if bridge.is_local() or in_worker():
+        if is_local() or in_worker():
             marked = [mark(item) for item in items]
         else:
             marked = submit(mark, items, in_flight=self.size).collect()

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
-from graft.compat import bridge
+from graft.compat import worker_admin
 from graft.compat.worker_pool.data import Task
 from graft.compat.worker_pool.pool import WorkerPool
 from graft.compat.worker_pool.processor import TaskProcessor
@@ -92,7 +92,7 @@ class DynamicWorkerPool(WorkerPool):
         if self.worker_group is None or workers == self._group_size:
             return
         try:
-            bridge.resize_workers(self.worker_group, workers)
+            worker_admin.resize_workers(self.worker_group, workers)
         except TaskQueueError as error:
             logger.warning("the workers %s@… do not follow the pool yet: %s", self.worker_group, error)
         else:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from graft.compat.call_report import CallRecord, calls
+from graft.compat.call_report import CallReportEntry, calls
 from graft.config.deployment import settings
 from graft.tasks import codec
 from graft.tasks.callables import function_store
@@ -72,9 +72,9 @@ class Placing:
                 if self.is_forced:
                     raise
                 reason = str(error)
-        where: Literal["cluster", "caller"] = "cluster" if content else "caller"
+        where: Literal["cluster", "local"] = "cluster" if content else "local"
         name = name_of(work.func)
-        calls().record(CallRecord(f"{self.pool}.{call}", name, where, reason, len(work.items), 0.0, 0, 0, False))
+        calls().record(CallReportEntry(f"{self.pool}.{call}", name, where, reason, len(work.items)))
         return Placed(work, content)
 
     def _refer(self, func: Callable[..., Any], by_value: bool) -> FunctionRef:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final, Literal
 from uuid import uuid4
 
-from graft.compat import bridge
+from graft.compat.placement import is_local
 from graft.compat.worker_pool.data import Result
 from graft.compat.worker_pool.errors import PoolClosedError
 from graft.compat.worker_pool.local_state import LocalLedger
@@ -59,7 +59,7 @@ class Engine:
         self.limits = limits
         self.is_private = name is None
         self.name = name or f"unnamed-{uuid4().hex}"
-        self.is_shared = not bridge.is_local() and not in_worker() and (place != "local" or name is not None)
+        self.is_shared = not is_local() and not in_worker() and (place != "local" or name is not None)
         only_here = "" if self.is_shared else "the pool is kept in this process (GRAFT_MODE=local, or inside a task)"
         self.placing = Placing(kind, only_here, place)
         self._limit = limit

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import psutil
 
-from graft.compat import bridge
+from graft.compat import worker_admin
 from graft.compat.celery_ray_hybrid_poc import HybridWorkerOptimizer
 from graft.tasks.monitoring.worker_registry import BEAT_EVERY
 
@@ -131,7 +131,7 @@ def memory(with_workers: bool) -> int:
             continue
     if with_workers:
         time.sleep(BEAT_EVERY)  # Workers tell with every heartbeat.
-        total += sum(bridge.worker_memory().values())
+        total += sum(worker_admin.worker_memory().values())
     return total
 
 

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from graft.compat.call_report import CallRecord, CallReport, calls
+from graft.compat.call_report import CallReport, CallReportEntry, calls
 
 WHY = (
     "a worker cannot import __main__:main.<locals>.collect, and it captures 'results' (list), which is the caller's "
@@ -29,15 +29,15 @@ def call(**figures):
         "seconds": 2.5,
         "envelopes": 12,
         "retries": 1,
-        "failed": False,
+        "failures": 0,
     }
-    return CallRecord(**(given | figures))
+    return CallReportEntry(**(given | figures))
 
 
 @pytest.fixture
 def report():
     report = CallReport()
-    report.record(call(where="caller", reason=WHY, items=10, envelopes=0, retries=0, failed=True))
+    report.record(call(where="local", reason=WHY, items=10, envelopes=0, retries=0, failures=1))
     for _ in range(3):
         report.record(call())
     report.record(call(call="Pipeline.process", func="__main__:<lambda>", items=1_234_567, seconds=12345.678))
@@ -58,19 +58,19 @@ def test_calls_that_differ_in_figures_only_are_summed(report):
         3, 3 * 1532, 7.5, 36, 3, 0,
     )  # fmt: skip
     assert (second.call, second.calls) == ("Pipeline.process", 1)
-    assert (third.where, third.reason, third.failures) == ("caller", WHY, 1)
+    assert (third.where, third.reason, third.failures) == ("local", WHY, 1)
 
 
 def test_the_text_has_every_name_figure_and_reason_within_80_columns(report):
     lines = text(report).splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0] == "Call report: 5 calls, 4 in the cluster and 1 in the caller"
+    assert lines[0] == "Call report: 5 calls, 4 in the cluster and 1 in this process"
     assert lines[2].split() == ["calls", "items", "seconds", "envelopes", "retries", "failed"]
     place = lines.index("  stdlib_index.stages:measure_source_file [1]")
     assert lines[place - 1] == "  AsyncWorkerOptimizer.optimize_batch_processing"
     assert lines[place + 1].split() == ["3", "4,596", "7.50", "36", "3", "0"]
-    assert lines.index("in the cluster") < place < lines.index("in the caller")
-    notes = " ".join(line.strip() for line in lines[lines.index("why there") + 1 :])
+    assert lines.index("in the cluster") < place < lines.index("in this process")
+    notes = " ".join(line.strip() for line in lines[lines.index("reasons") + 1 :])
     assert notes == f"[1] a worker can import it [2] {WHY}"
 
 
@@ -152,4 +152,4 @@ def test_threads_may_record_at_once():
 
 
 def test_the_process_has_one_report():
-    assert isinstance(calls, CallReport)
+    assert isinstance(calls(), CallReport)

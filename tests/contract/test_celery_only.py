@@ -75,7 +75,7 @@ def test_what_cannot_be_pickled_stays_and_is_the_same_object(executor, calls):
     assert next(executor.map(samples.identity, [lock], buffersize=1)) is lock
     with Pool() as pool:
         assert pool.apply(samples.identity, (lock,)) is lock
-    assert {row.where for row in calls.rows()} == {"caller"}
+    assert {row.where for row in calls.rows()} == {"local"}
     assert all("cannot be pickled" in row.reason for row in calls.rows())
 
 
@@ -90,7 +90,7 @@ def test_the_place_can_be_forced(calls):
             list(executor.map(samples.identity, [lock]))
         assert executor.submit(samples.Accumulator(1).add, 2).result() == 3
         assert isinstance(executor.submit(threading.Lock().acquire).exception(), UnreferenceableError)
-    assert [row.where for row in calls.rows() if "asked for" in row.reason] == ["caller"] * 2
+    assert [row.where for row in calls.rows() if "asked for" in row.reason] == ["local"] * 2
 
 
 def test_every_call_is_in_the_report(executor, calls):
@@ -406,11 +406,11 @@ def test_a_callback_that_asks_for_the_end_silences_nobody(executor, caplog, stop
 
 def test_threads_end_with_the_executor():
     with CeleryExecutor(place="local") as executor:
-        assert executor.submit(threading.current_thread).result().name.startswith("graft-here")
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("graft-here")]
+        assert executor.submit(threading.current_thread).result().name.startswith("graft-local")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("graft-local")]
     with Pool(place="local") as pool:
         pool.map(samples.square, range(50))
-    wait_until(lambda: not [one for one in threading.enumerate() if one.name.startswith("graft-here")])
+    wait_until(lambda: not [one for one in threading.enumerate() if one.name.startswith("graft-local")])
 
 
 def test_a_terminated_pool_says_so_to_who_waits(gate: Gate):

@@ -110,7 +110,7 @@ def test_what_cannot_travel_stays(celery):
     Parallel(n_jobs=2, backend=celery)(delayed(seen.append)(i) for i in range(10))
     assert sorted(seen) == list(range(10))
     assert Parallel(n_jobs=2, backend=celery)([delayed(samples.identity)(lock)] * 2) == [lock, lock]
-    assert {row.where for row in call_report.calls().rows()} == {"caller"}
+    assert {row.where for row in call_report.calls().rows()} == {"local"}
     with pytest.raises(UnreferenceableError):
         Parallel(n_jobs=2, backend=celery, place="cluster")([delayed(threading.Lock().acquire)()])
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import graft
-from graft.compat import bridge
+from graft.compat import worker_admin
 from graft.config.celery_app import app
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.monitoring import worker_registry
@@ -119,7 +119,7 @@ def test_a_size_that_cannot_be_is_refused(stack):
 
 def test_resizing_a_group_that_does_not_exist_says_how_to_start_one(stack):
     try:
-        bridge.resize_workers("nobody", 2)
+        worker_admin.resize_workers("nobody", 2)
     except TaskQueueError as error:
         told = str(error)
     assert "no worker named nobody@… is alive; start one with: celery -A graft worker -n nobody@%h" in told

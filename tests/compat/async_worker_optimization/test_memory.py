@@ -210,18 +210,18 @@ def test_profiling_memory_is_the_analysis_or_the_process():
 def test_growth_of_a_workers_memory_is_reported_by_its_name(stack, monkeypatch):
     """A worker keeps 64 MiB; the limit is lowered for the test, the figures are the worker's own."""
     import graft
-    from graft.compat import bridge
+    from graft.compat import worker_admin
     from graft.compat.async_worker_optimization import memory
     from tests import samples
     from tests.stack import wait_until
 
     monkeypatch.setattr(memory, "WORKER_GROWTH", 40 << 20)
-    wait_until(bridge.worker_memory, what="a heartbeat")
+    wait_until(worker_admin.worker_memory, what="a heartbeat")
     optimizer = memory.MemoryOptimizer()
     optimizer.start_leak_detection()
     graft.submit(samples.keep_memory, [64 << 20]).collect(30)
     wait_until(optimizer.detect_memory_leaks, what="the growth to be seen")
     (found,) = optimizer.detect_memory_leaks()
     assert found["type"] == "worker_memory_growth"
-    assert found["location"] in bridge.worker_memory()
+    assert found["location"] in worker_admin.worker_memory()
     assert found["size"] > 40 << 20

@@ -307,7 +307,7 @@ def test_what_cannot_travel_runs_here_under_the_same_bounds(stack):
     assert peak <= 2
     assert sorted(result.task_id for result in pool.get_result()) == list(range(30))
     rows = [(row.where, row.calls) for row in calls().rows() if row.call == "WorkerPool.submit_task"]
-    assert rows == [("cluster", 10), ("caller", 20)]
+    assert rows == [("cluster", 10), ("local", 20)]
 
 
 def test_a_place_can_be_forced(stack):

@@ -1,0 +1,133 @@
+"""Routes: how the calls of one callable are made, on workers or on local threads.
+
+The route of an importable function cannot change, so it is kept for the next call.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Unpack
+
+from graft.compat.placement import CallOptions, Placement, check_place, place_calls
+from graft.config.queues import broker_priority, names
+from graft.tasks.policy import as_policy
+
+if TYPE_CHECKING:
+    from graft.tasks.callables.references import FunctionRef
+    from graft.tasks.sending.batch_sender import Order
+
+KEPT: Final = 256  # Routes of importable functions.
+TOGETHER: Final = 100  # Items of one envelope that an async callable runs at once.
+
+
+class ExecutorOptions(CallOptions, total=False):
+    """Options of executors and pools."""
+
+    queue: str | None
+    """One of the queues in config/queues.py. Default: ``batch``, and ``io`` for async callables."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How calls of one callable are made, while what it captures stays the same. *order* is None for local calls.
+
+    Attributes:
+        call: the old call's name, for the report.
+        shown: the caller's own function, where *func* only wraps it.
+        is_map: each map or stream of calls has ``max_workers`` for itself.
+    """
+
+    call: str
+    func: Callable[..., Any]
+    shown: Callable[..., Any]
+    placement: Placement
+    is_map: bool
+    order: Order | None = None
+
+    def moved_here(self, reason: str) -> Route:
+        """The same calls, made in this process."""
+        return replace(self, placement=Placement("local", reason), order=None)
+
+
+class Routes:
+    """The routes of one executor or pool, by its own options."""
+
+    def __init__(self, max_workers: int | None, **options: Unpack[ExecutorOptions]) -> None:
+        queue, timeout = options.get("queue"), options.get("timeout")
+        if queue is not None and queue not in names():
+            raise ValueError(f"there is no queue {queue!r}; there are {', '.join(names())}")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout={timeout!r} must be more than 0 seconds; None means no limit")
+        check_place(options.get("place"))
+        self.place = options.get("place")
+        self.policy = as_policy(options.get("retry"))
+        self.timeout = timeout
+        self._max_workers = max_workers
+        self._queue = queue
+        self._priority = broker_priority(options.get("priority", 0))
+        self._kept: dict[tuple[Any, ...], Route] = {}
+
+    def forget(self) -> None:
+        """Decide anew from here on: a forked child may be a worker."""
+        self._kept.clear()
+
+    def get(
+        self,
+        func: Callable[..., Any],
+        *,
+        call: str,
+        batch_size: int | None = None,
+        is_map: bool = False,
+        shown: Callable[..., Any] | None = None,
+    ) -> Route:
+        """The route of *func*. For *call*, *is_map* and *shown* see :class:`Route`.
+
+        Args:
+            batch_size: calls in one envelope. Default: learnt from the callable's own pace.
+
+        Raises:
+            TypeError: *func* cannot be called.
+            UnreferenceableError: forced to the cluster, but a worker can neither import nor receive *func*.
+        """
+        key = (func, call, batch_size, is_map) if shown is None and _is_module_level(func) else None
+        if key is not None and (kept := self._kept.get(key)):
+            return kept
+        placement = place_calls(func, self.place)
+        ref = placement.function
+        order = None if ref is None else self._order(ref, batch_size, is_map)
+        route = Route(call, func, shown or func, placement, is_map, order)
+        if key is not None and ref is not None and ref.how == "import":
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            self._kept[key] = route
+        return route
+
+    def _order(self, ref: FunctionRef, batch_size: int | None, is_map: bool) -> Order:
+        from graft.tasks.sending.batch_sender import Order
+
+        in_flight, concurrency = None, TOGETHER if ref.is_async else 1
+        if self._max_workers is not None and is_map:
+            # The envelope of a plain callable runs one item at a time; async items share one.
+            in_flight = min(self._max_workers, 2) if ref.is_async else self._max_workers
+            concurrency = max(1, self._max_workers // in_flight)
+        elif self._max_workers is not None:
+            batch_size = concurrency = 1
+        return Order(
+            function=ref,
+            queue=self._queue or ("io" if ref.is_async else "batch"),
+            priority=self._priority,
+            batch_size=batch_size,
+            in_flight=in_flight,
+            concurrency=concurrency,
+            timeout=self.timeout,
+            policy=self.policy,
+            unpack=True,
+        )
+
+
+def _is_module_level(func: Callable[..., Any]) -> bool:
+    """Whether *func* still is what its module has under its name: then its route cannot have changed."""
+    module = sys.modules.get(getattr(func, "__module__", None) or "")
+    return module is not None and getattr(module, getattr(func, "__qualname__", ""), None) is func
