@@ -1,16 +1,12 @@
-"""Printing and arguments shared by the tools for people. Results go to stdout, everything else to stderr."""
+"""Printing for people. Results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+import time
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from graft.config.queues import Lane
-from graft.scripts.stack.local_stack import LANE_LIMITS, default_lanes
 
 output = Console(soft_wrap=True, highlight=False, emoji=False)
 messages = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
@@ -35,47 +31,28 @@ def show(table: Table) -> None:
     Console(width=max(output.width, needed), highlight=False, emoji=False).print(table)
 
 
-def lane(text: str) -> tuple[Lane, int]:
-    """``cpu=4`` -> ("cpu", 4), for argparse."""
-    name, _, number = text.partition("=")
-    for known, limit in LANE_LIMITS.items():
-        if name == known:
-            if number.isdecimal() and 1 <= int(number) <= limit:
-                return known, int(number)
-            raise argparse.ArgumentTypeError(f"{text!r}: N in {name}=N must be a whole number from 1 to {limit}")
-    raise argparse.ArgumentTypeError(f"{text!r}: the lanes are {' and '.join(f'{known}=N' for known in LANE_LIMITS)}")
+def ago(moment: float) -> str:
+    """``15 min ago``."""
+    return f"{lasting(time.time() - moment)} ago"
 
 
-def directory(text: str) -> Path:
-    """A directory that exists, for argparse."""
-    path = Path(text)
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a directory")
-    return path
+def lasting(seconds: float) -> str:
+    """Seconds, minutes, hours or days: ``90 s``, ``15 min``."""
+    seconds = max(0.0, seconds)
+    for name, unit in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
-def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--lane`` and ``--pythonpath``; read them with ``lanes_of`` and ``arguments.pythonpath``."""
-    defaults = ", ".join(f"{name}={number}" for name, number in default_lanes().items())
-    parser.add_argument(
-        "--lane",
-        type=lane,
-        action="append",
-        default=[],
-        metavar="LANE=N",
-        help="a worker that runs N items at once: cpu=N processes (at most 256) or io=N (at most 10000); may be given "
-        f"once for each lane; default: {defaults}",
-    )
-    parser.add_argument(
-        "--pythonpath",
-        type=directory,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a directory to import from, for the workers and the command; may be repeated",
-    )
+def duration(seconds: float) -> str:
+    """Seconds, milliseconds or microseconds: ``1.20 s``, ``3.5 ms``, ``800 µs``."""
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
-def lanes_of(arguments: argparse.Namespace) -> dict[Lane, int]:
-    """The lanes that were asked for."""
-    return dict(arguments.lane) or default_lanes()
+def several(count: int, noun: str) -> str:
+    """``1 message``, ``2,000 messages``, ``3 batches``."""
+    plural = noun + ("es" if noun.endswith("ch") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from graft.config.queues import Lane
-from graft.scripts.console import add_stack_arguments, complain, lanes_of
+from graft.scripts.console import complain
 from graft.scripts.stack import background
+from graft.scripts.stack.arguments import add_stack_arguments, lanes_of
 from graft.scripts.stack.local_stack import LocalStack
 from graft.scripts.stack.redis_server import StackError
 

@@ -6,7 +6,6 @@ guard of a local stack, so nothing outlives the run, whatever ends it.
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
 import sys
@@ -24,12 +23,11 @@ from graft.scripts.bench.contenders import CONTENDERS
 from graft.scripts.bench.contenders.base import Contender, Place
 from graft.scripts.bench.measuring import tree
 from graft.scripts.bench.runner import ADDRESS, SECRET
-from graft.scripts.stack.local_stack import LocalStack
+from graft.scripts.stack.local_stack import LocalStack, own_environ
 from graft.scripts.stack.redis_server import last_lines
 from graft.scripts.stack.services import Service
 
 DATABASES = 16
-FOREIGN = ("CELERY_", "GRAFT_", "FLOWER_")
 PATIENCE = 60.0  # For a contender's first answer, with everybody else starting, too.
 
 
@@ -177,8 +175,7 @@ class Field:
 
     def __init__(self, cores: int) -> None:
         self.cores = cores
-        own = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-        self._stack = LocalStack({}, environ=own)
+        self._stack = LocalStack({}, environ=own_environ())
         self._seats: dict[tuple[str, int], Seat] = {}
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ from graft.scripts.bench.machine import Machine
 from graft.scripts.bench.measuring import Series, quantile
 from graft.scripts.bench.run import Outcome
 from graft.scripts.bench.targets import MIB, Verdict, examined, percent_busy, verdicts
+from graft.scripts.console import duration
 
 SCALED = "≈: ran fewer items, the time is scaled to all of them"
 KEPT_TIMES = 2_000  # Of each series of single calls, in the JSON file.
@@ -121,15 +122,6 @@ def as_markdown(outcome: Outcome, machine: Machine) -> str:
 def _markdown_table(heads: list[str], rows: list[list[str]]) -> list[str]:
     rule = "|".join("---" if index == 0 else "--:" for index in range(len(heads)))
     return [f"| {' | '.join(heads)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
-
-
-def duration(seconds: float) -> str:
-    """Seconds with the unit that suits them."""
-    if seconds >= 1:
-        return f"{seconds:.2f} s"
-    if seconds >= 1e-3:
-        return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds * 1e6:.3g} µs"
 
 
 def as_json(outcome: Outcome, machine: Machine) -> str:

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from graft.config.redis_client import broker, shared
 from graft.scripts.commands import queue_judge
-from graft.scripts.commands.options import HELP, Verbs, confirm, examples, lasting, several
+from graft.scripts.commands.options import HELP, CommandGroup, confirm, examples
 from graft.scripts.commands.top.view import left
-from graft.scripts.console import complain, output, say, show
+from graft.scripts.console import complain, lasting, output, say, several, show
 from graft.tasks.delivery import cancellation
 from graft.tasks.queues import peek, purge
 from graft.tasks.sending import progress
@@ -53,7 +53,7 @@ EXAMPLES: Final = examples(
 )
 
 
-@click.group(cls=Verbs, context_settings=HELP, epilog=EXAMPLES)
+@click.group(cls=CommandGroup, context_settings=HELP, epilog=EXAMPLES)
 def command() -> None:
     """Batches that run: how far they are, and how to stop one."""
 

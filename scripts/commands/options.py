@@ -1,10 +1,9 @@
-"""What the commands with verbs (dead-letters, queue, batch) share: ages, questions, and a Redis that is away."""
+"""Options and behaviour that several commands share: durations, questions, and the error when Redis does not answer."""
 
 from __future__ import annotations
 
 import re
 import sys
-import time
 from typing import Any, Final
 
 import click
@@ -26,8 +25,8 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-class Verbs(click.Group):
-    """A group of commands that says that Redis is away, or refuses, instead of a traceback; exit code 3."""
+class CommandGroup(click.Group):
+    """A command with sub-commands. When Redis does not answer or refuses, one line says so and the exit code is 3."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -63,23 +62,3 @@ def confirm(question: str, yes: bool) -> None:
         raise SystemExit(NOT_CONFIRMED)
     if not click.confirm(question, err=True):
         raise SystemExit(NOT_CONFIRMED)
-
-
-def ago(when: float) -> str:
-    """A moment as a person says it."""
-    return f"{lasting(time.time() - when)} ago"
-
-
-def lasting(seconds: float) -> str:
-    """A duration as a person says it."""
-    seconds = max(0.0, seconds)
-    for name, unit in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} s"
-
-
-def several(count: int, noun: str) -> str:
-    """``1 message``, ``2,000 messages``, ``3 batches``."""
-    plural = noun + ("es" if noun.endswith("ch") else "s")
-    return f"{count:,} {noun if count == 1 else plural}"

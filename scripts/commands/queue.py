@@ -19,10 +19,10 @@ from rich.text import Text
 
 from graft.config.queues import QUEUES, names
 from graft.scripts.commands import queue_judge
-from graft.scripts.commands.options import HELP, Age, Verbs, confirm, examples, lasting, several
+from graft.scripts.commands.options import HELP, Age, CommandGroup, confirm, examples
 from graft.scripts.commands.top import read
 from graft.scripts.commands.top.view import remark
-from graft.scripts.console import complain, say, show
+from graft.scripts.console import complain, lasting, say, several, show
 from graft.tasks.queues import pause as queue_pause
 from graft.tasks.queues import peek as queue_peek
 from graft.tasks.queues import purge as queue_purge
@@ -53,7 +53,7 @@ EXAMPLES: Final = examples(
 )
 
 
-@click.group(cls=Verbs, context_settings=HELP, epilog=EXAMPLES)
+@click.group(cls=CommandGroup, context_settings=HELP, epilog=EXAMPLES)
 def command() -> None:
     """Queues: what waits in them, and who reads them."""
 

@@ -42,6 +42,12 @@ def default_lanes() -> dict[Lane, int]:
     return {"cpu": min(len(os.sched_getaffinity(0)), LANE_LIMITS["cpu"]), "io": 100}
 
 
+def own_environ() -> dict[str, str]:
+    """The environment of this process without the settings of any deployment, for a stack that touches none."""
+    foreign = ("CELERY_", "GRAFT_", "FLOWER_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+
+
 class LocalStack:
     """Redis and workers of one's own.
 

@@ -21,8 +21,8 @@ from rich.text import Text
 
 from graft.config.queues import names
 from graft.scripts.commands.dead_letters.options import choosing, chosen, found
-from graft.scripts.commands.options import HELP, Verbs, ago, confirm, examples, several
-from graft.scripts.console import complain, output, say
+from graft.scripts.commands.options import HELP, CommandGroup, confirm, examples
+from graft.scripts.console import ago, complain, output, say, several
 from graft.scripts.console import show as show_table
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import Choice, causes
@@ -41,7 +41,7 @@ EXAMPLES: Final = examples(
 )
 
 
-@click.group(cls=Verbs, context_settings=HELP, epilog=EXAMPLES)
+@click.group(cls=CommandGroup, context_settings=HELP, epilog=EXAMPLES)
 def command() -> None:
     """Work that no policy will run again, kept until somebody looks."""
 

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.scripts.bench.advice import (
+from graft.scripts.commands.tune import command
+from graft.scripts.commands.tune.advice import (
     MOST_PROCESSES,
     Cluster,
     Sample,
@@ -27,8 +28,7 @@ from graft.scripts.bench.advice import (
     recommend,
     verdict,
 )
-from graft.scripts.bench.sampling import load_function, load_items, sample
-from graft.scripts.commands.tune import command
+from graft.scripts.commands.tune.sampling import load_function, load_items, sample
 from tests import samples
 from tests.scripts.sandbox import Sandbox
 

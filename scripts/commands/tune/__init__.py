@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graft.config.queues import Lane
-from graft.scripts.bench.advice import (
+from graft.scripts.commands.tune.advice import (
     Cluster,
     Sample,
     break_even_items,
@@ -24,11 +24,9 @@ from graft.scripts.bench.advice import (
     recommend,
     verdict,
 )
-from graft.scripts.bench.field import FOREIGN
-from graft.scripts.bench.report import duration
-from graft.scripts.bench.sampling import as_task, load_function, load_items, sample
-from graft.scripts.console import complain, say
-from graft.scripts.stack.local_stack import LocalStack
+from graft.scripts.commands.tune.sampling import as_task, load_function, load_items, sample
+from graft.scripts.console import complain, duration, say
+from graft.scripts.stack.local_stack import LocalStack, own_environ
 from graft.scripts.stack.redis_server import StackError
 
 
@@ -78,11 +76,10 @@ def command(function: str, items: str, seconds: float, json_file: Path | None) -
 
 
 def _cluster(function: str, items: str, found: Sample, workers: int, seconds: float) -> Cluster:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     lanes: dict[Lane, int] = {lane(found): workers}
-    with LocalStack(lanes, pythonpath=[Path.cwd()], environ=environ) as stack:
+    with LocalStack(lanes, pythonpath=[Path.cwd()], environ=own_environ()) as stack:
         done = subprocess.run(
-            [sys.executable, "-m", "graft.scripts.bench.sampling"],
+            [sys.executable, "-m", "graft.scripts.commands.tune.sampling"],
             env=stack.env,
             input=as_task(function, items, found, seconds),
             capture_output=True,

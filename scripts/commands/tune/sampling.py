@@ -17,8 +17,7 @@ from typing import Any, Self
 
 import click
 
-from graft.scripts.bench.advice import Sample, fitting_size
-from graft.scripts.bench.measuring import quantile
+from graft.scripts.commands.tune.advice import Sample, fitting_size
 
 AT_ONCE = 100
 SIZED = 20  # Items that are pickled to see how large they are.
@@ -151,12 +150,13 @@ def _sample(
 ) -> Sample:
     count = len(times)
     queued = min(ended.queued - began.queued, 0.95 * sum(times))
+    slowest = statistics.quantiles(times, n=100, method="inclusive")[-1] if count > 1 else times[0]
     cpu = min(ended.cpu - began.cpu, sum(times) - queued)
     return Sample(
         items=count,
         seconds=(sum(times) - queued) / count,
         cpu=cpu / count,
-        slowest=quantile(times, 0.99) / max(statistics.median(times), 1e-9),
+        slowest=slowest / max(statistics.median(times), 1e-9),
         size=sum(sizes) / len(sizes),
         is_async=is_async,
         at_once=at_once,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graft.config.queues import Lane
+from graft.scripts.console import duration
 
 ENVELOPE_SECONDS = 0.1
 ENVELOPE_BYTES = 1 << 20
@@ -154,7 +155,7 @@ def _where(sample: Sample, cluster: Cluster, items: int) -> Recommendation:
                 why = f"the workers take {1 / ratio:.2g} times as long, whatever the number of items"
             need = break_even_seconds(sample, cluster)
             if not sample.is_async and sample.seconds < need < math.inf:
-                why += f"; it pays from about {_duration(need)} per item on, and these take {_duration(sample.seconds)}"
+                why += f"; it pays from about {duration(need)} per item on, and these take {duration(sample.seconds)}"
             return Recommendation("where", "in the caller's process", why)
         case "send":
             need = break_even_items(sample, cluster)
@@ -186,13 +187,13 @@ def _batch_size(sample: Sample, cluster: Cluster) -> Recommendation:
     if cluster.best == 0:
         return Recommendation(
             "batch_size", "leave it out",
-            f"the size learnt by itself is as quick as any ({_duration(cluster.seconds)} per item); about "
+            f"the size learnt by itself is as quick as any ({duration(cluster.seconds)} per item); about "
             f"{fitting_size(sample):,} items hold a tenth of a second of work or a mebibyte",
         )  # fmt: skip
     return Recommendation(
         "batch_size", f"{cluster.best:,}",
-        f"{_duration(cluster.seconds)} per item, where sizes learnt by itself gave "
-        + (_duration(cluster.sizes[0]) if 0 in cluster.sizes else "nothing"),
+        f"{duration(cluster.seconds)} per item, where sizes learnt by itself gave "
+        + (duration(cluster.sizes[0]) if 0 in cluster.sizes else "nothing"),
     )  # fmt: skip
 
 
@@ -213,9 +214,3 @@ def _prefetch(sample: Sample) -> str:
     if sample.slowest > 20:
         return f"one item in a hundred takes {sample.slowest:.0f} times the median: nothing may wait behind it"
     return "envelopes hold many items each, so there is nothing to gain from reserving more of them"
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 1:
-        return f"{seconds:.2f} s"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"

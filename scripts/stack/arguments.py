@@ -1,0 +1,55 @@
+"""The options of programs that start a local stack: ``--lane`` and ``--pythonpath``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from graft.config.queues import Lane
+from graft.scripts.stack.local_stack import LANE_LIMITS, default_lanes
+
+
+def lane(text: str) -> tuple[Lane, int]:
+    """``cpu=4`` -> ("cpu", 4), for argparse."""
+    name, _, number = text.partition("=")
+    for known, limit in LANE_LIMITS.items():
+        if name == known:
+            if number.isdecimal() and 1 <= int(number) <= limit:
+                return known, int(number)
+            raise argparse.ArgumentTypeError(f"{text!r}: N in {name}=N must be a whole number from 1 to {limit}")
+    raise argparse.ArgumentTypeError(f"{text!r}: the lanes are {' and '.join(f'{known}=N' for known in LANE_LIMITS)}")
+
+
+def directory(text: str) -> Path:
+    """A directory that exists, for argparse."""
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a directory")
+    return path
+
+
+def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--lane`` and ``--pythonpath``; read them with ``lanes_of`` and ``arguments.pythonpath``."""
+    defaults = ", ".join(f"{name}={number}" for name, number in default_lanes().items())
+    parser.add_argument(
+        "--lane",
+        type=lane,
+        action="append",
+        default=[],
+        metavar="LANE=N",
+        help="a worker that runs N items at once: cpu=N processes (at most 256) or io=N (at most 10000); may be given "
+        f"once for each lane; default: {defaults}",
+    )
+    parser.add_argument(
+        "--pythonpath",
+        type=directory,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a directory to import from, for the workers and the command; may be repeated",
+    )
+
+
+def lanes_of(arguments: argparse.Namespace) -> dict[Lane, int]:
+    """The lanes that were asked for."""
+    return dict(arguments.lane) or default_lanes()
