@@ -15,7 +15,7 @@ from graft.tasks.callables.importable import name_of
 from graft.tasks.callables.references import FunctionRef, refer
 from graft.tasks.errors import UnreferenceableError
 from graft.tasks.policy import RetryPolicy
-from graft.tasks.running.worker_runtime import in_worker
+from graft.tasks.worker_runtime import in_worker
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from graft.compat.async_patterns import polling
 from graft.compat.placement import is_local
+from graft.tasks import blocking_threads
 from graft.tasks.errors import TaskQueueError
-from graft.tasks.running import blocking_threads
 from graft.tasks.shared.circuit_breaker import Circuit, Rules, SharedBreaker
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from graft.compat.async_patterns.polling import awaited
 from graft.compat.placement import is_local
-from graft.tasks.running import blocking_threads
+from graft.tasks import blocking_threads
 from graft.tasks.shared.latest_event import SharedLatest
 from graft.tasks.shared.lua import seconds
 

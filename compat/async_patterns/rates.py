@@ -8,8 +8,8 @@ import time
 from graft.compat.async_patterns import polling
 from graft.compat.async_patterns.fair_semaphore import Turns
 from graft.compat.placement import is_local
+from graft.tasks import blocking_threads
 from graft.tasks.ids import new_id
-from graft.tasks.running import blocking_threads
 from graft.tasks.shared.rate_limiter import Bucket, SharedRateLimiter
 
 

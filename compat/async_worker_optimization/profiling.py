@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from graft.compat import worker_admin
-from graft.tasks.running import blocking_threads
+from graft.tasks import blocking_threads
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from graft.compat import bridge
 from graft.compat.async_worker_optimization.shared_schedule import Schedule
 from graft.compat.placement import Where, is_local, reference
+from graft.tasks import blocking_threads
 from graft.tasks.errors import UnreferenceableError
 from graft.tasks.policy import RetryPolicy
-from graft.tasks.running import blocking_threads
 
 logger = logging.getLogger("graft.compat.async_worker_optimization")
 

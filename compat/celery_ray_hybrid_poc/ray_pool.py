@@ -7,8 +7,8 @@ from typing import Any
 
 from graft.compat.celery_ray_hybrid_poc import ray_side
 from graft.compat.placement import is_local
-from graft.tasks.running.worker_runtime import in_worker
 from graft.tasks.submit import submit
+from graft.tasks.worker_runtime import in_worker
 
 
 def mark(item: Any) -> dict[str, Any]:
