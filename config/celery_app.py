@@ -6,7 +6,6 @@ from celery import Celery
 
 from graft.config.celeryconfig import options
 from graft.config.deployment import adopt, settings
-from graft.config.transport import register
 
 # Imported by workers, Beat and Flower. What they define is registered with the deployment's app (own_task.py).
 TASK_MODULES = [
@@ -19,7 +18,6 @@ TASK_MODULES = [
     )
 ]
 
-register()
 app = Celery("graft", amqp="graft.tasks.sending.amqp:Amqp", include=TASK_MODULES)
 app.config_from_object(options(settings()))
 adopt(app)

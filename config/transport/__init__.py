@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from functools import cache
 from typing import Any, Final
 
 from kombu.connection import resolve_aliases
@@ -52,6 +53,7 @@ class SentinelTransport(Transport):
     Channel = SentinelChannel
 
 
+@cache
 def register() -> None:
     """Make the transport known to kombu, under the schemes that `transport_url` gives out."""
     require(stock.Channel, "_brpop_start", "_brpop_read", "_receive_one", "_deliver_fanout_message", "_queue_cycle")
@@ -84,6 +86,7 @@ def transport_url(url: str) -> str:
     ``redis://``, ``rediss://`` and the spellings of a Unix socket (``redis+socket://``, ``socket://``, ``unix://``)
     are mapped; ``sentinel://`` keeps its name, under which `register` has put our own transport.
     """
+    register()
     return ";".join(_hardened(part) for part in url.split(";"))
 
 

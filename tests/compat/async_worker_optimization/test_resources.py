@@ -117,16 +117,16 @@ import logging, os, socket, sys
 mute = socket.create_server(("127.0.0.1", 0))
 url = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
 os.environ |= {"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
-from graft.compat.async_worker_optimization import AsyncWorkerOptimizer, ResourcePool, records
+from graft.compat.async_worker_optimization import AsyncWorkerOptimizer, ResourcePool, redis_records
 from graft.tasks.errors import BrokerUnavailable
 
 logging.basicConfig(level="DEBUG", format="%(levelname)s %(message)s", stream=sys.stderr)
 pool = AsyncWorkerOptimizer().manage_resource_pool("nowhere", {"min_workers": 1, "max_workers": 2})
 connection, _ = mute.accept()
-assert not records.settle(0), "it waited for the broker"
+assert not redis_records.settle(0), "it waited for the broker"
 mute.close()
 connection.close()
-assert records.settle(60)
+assert redis_records.settle(60)
 try:
     ResourcePool.recorded("nowhere")
 except BrokerUnavailable:

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import graft
+from graft.config.celery_app import app
 from graft.scripts.commands.dead_letters import command
 from graft.tasks.callables.function_store import store
 from graft.tasks.callables.references import refer
@@ -24,7 +25,6 @@ from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import Choice, causes
 from graft.tasks.envelope import Envelope
 from graft.tasks.ids import new_id
-from graft.tasks.legacy.migration_poc import app
 from graft.tasks.policy import RetryPolicy
 from tests import samples
 from tests.stack import run_python, wait_until

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import graft
+from graft.config.celery_app import app
 from graft.config.queues import names
 from graft.config.transport.channel import QUARANTINE_KEY
 from graft.scripts.commands.batch import command as batches_command
@@ -25,7 +26,6 @@ from graft.scripts.commands.queue import command
 from graft.tasks import codec
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.errors import CancelledBatchError
-from graft.tasks.legacy.migration_poc import app
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import lists
 from graft.tasks.queues import pause, peek, purge
