@@ -133,7 +133,7 @@ def test_a_failover_loses_no_item_and_no_worker(watched, fresh_stack):
 
 
 ASYNC_CLIENT = """
-from tests.workers import aio_samples as tasks
+from tests.workers.aio import samples as tasks
 
 print([tasks.pause.apply_async((number, 0.1), queue="io").get(timeout=60) for number in range(3)])
 """

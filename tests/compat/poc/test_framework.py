@@ -204,7 +204,7 @@ def test_larger_priorities_go_first(priority, step):
 
 WAITING = """
 from graft.compat.celery_integration_framework import CeleryIntegrationFramework
-from graft.tasks import depths
+from graft.tasks.queues import depth
 from graft.config.redis_client import shared
 from tests import samples
 

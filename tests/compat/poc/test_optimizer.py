@@ -99,7 +99,7 @@ def test_priority_is_honoured(fresh_stack, tmp_path):
 PRIORITY = """
 import asyncio, sys
 from graft.compat.celery_migration_poc import AsyncWorkerOptimizationCompat
-from graft.tasks import depths
+from graft.tasks.queues import depth
 from tests import samples
 
 path = sys.argv[1]
@@ -115,7 +115,7 @@ async def main():
     while compat.celery_optimizer.unacknowledged() != 1:
         await asyncio.sleep(0.02)
     later = asyncio.ensure_future(call(samples.note, (path, "later"), -3))
-    while depths.waiting()["batch"] != 1:
+    while depth.waiting()["batch"] != 1:
         await asyncio.sleep(0.02)
     urgent = asyncio.ensure_future(call(samples.note, (path, "urgent"), 3))
     await asyncio.gather(busy, later, urgent)

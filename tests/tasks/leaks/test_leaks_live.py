@@ -28,7 +28,7 @@ TICKS = 150  # A leak is named within so many: thirty seconds here, an hour and 
 DRIVER = """
 import sys, time
 import graft
-from tests.tasks import leaky
+from tests.tasks.leaks import leaky
 leak = getattr(leaky, sys.argv[1])
 for number in range(100_000):
     graft.submit(leak, [2 * number, 2 * number + 1], batch_size=1).collect(60)
@@ -141,7 +141,7 @@ def test_a_leaking_process_is_replaced_between_two_items_where_that_is_wanted(re
 import os, threading, time
 import graft
 from pathlib import Path
-from tests.tasks import leaky
+from tests.tasks.leaks import leaky
 from tests import samples
 
 def leak_slowly(number):

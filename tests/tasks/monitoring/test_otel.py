@@ -17,13 +17,13 @@ pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed
 CALLER = """
 import graft
 from opentelemetry import trace
-from graft.tasks import tracing
+from graft.tasks.monitoring import otel
 from tests import samples
 
-tracing.is_on()
-with tracing._tracer().start_as_current_span("the caller"):
+otel.is_on()
+with otel._tracer().start_as_current_span("the caller"):
     graft.submit(samples.square, range(4), batch_size=2).collect(timeout=60)
-with tracing._tracer().start_as_current_span("an async caller"):
+with otel._tracer().start_as_current_span("an async caller"):
     graft.submit(samples.async_square, range(2)).collect(timeout=60)
 """
 

@@ -14,7 +14,7 @@ WAIT = 60.0
 
 SEND = """
 import sys
-from tests.workers import aio_samples as tasks
+from tests.workers.aio import samples as tasks
 for number in range(int(sys.argv[1])):
     tasks.pause.apply_async((number, float(sys.argv[2])), queue="io", task_id=f"task-{number}")
 """
@@ -124,7 +124,7 @@ AT_ONCE = """
 from graft.config.celery_app import app
 from graft.tasks.monitoring import worker_registry
 from tests.stack import wait_until
-from tests.workers import aio_samples as tasks
+from tests.workers.aio import samples as tasks
 
 (worker,) = worker_registry.workers()
 
@@ -153,7 +153,7 @@ def test_a_pool_runs_as_many_tasks_at_once_as_its_size_says(fresh_stack):
 RATE = """
 import time
 from graft.config.celery_app import app
-from tests.workers import aio_samples as tasks
+from tests.workers.aio import samples as tasks
 app.control.rate_limit("aio.add", "5/s", reply=True, timeout=2)
 began = time.time()
 assert [tasks.add.apply_async((1, 1), queue="io") .get(timeout=60) for _ in range(6)] == [2] * 6
@@ -171,7 +171,7 @@ MEMORY = """
 import time
 from graft.config.celery_app import app
 from graft.tasks.monitoring import worker_registry
-from tests.workers import aio_samples as tasks
+from tests.workers.aio import samples as tasks
 from tests.stack import wait_until
 
 (worker,) = worker_registry.workers()
