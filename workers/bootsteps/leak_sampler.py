@@ -121,7 +121,7 @@ class LeakSampler(PeriodicStep):
 
 def _loop_of(pool: Any) -> asyncio.AbstractEventLoop | None:
     """The loop that is the pool (workers/aio_pool.py), or that of the coroutines in this process."""
-    return getattr(getattr(pool, "floor", None), "loop", None) or async_runner.current()
+    return getattr(getattr(pool, "loop_thread", None), "loop", None) or async_runner.current()
 
 
 @signals.worker_process_init.connect
