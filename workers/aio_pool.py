@@ -25,18 +25,18 @@ from graft.config.transport.channel import Channel
 from graft.tasks import worker_runtime
 from graft.workers import async_tasks
 from graft.workers.aio import backend_patch
-from graft.workers.aio.job import GRACE, Job
-from graft.workers.aio.loop_monitor import Watch
-from graft.workers.aio.loop_thread import Floor
+from graft.workers.aio.loop_monitor import LoopMonitor
+from graft.workers.aio.loop_thread import LoopThread
+from graft.workers.aio.task_run import GRACE, TaskRun
 
 logger = logging.getLogger(__name__)
 
 FETCH: Final = 50  # Messages taken, and acknowledged, in one round trip.
 OUTAGE_PATIENCE: Final = 120.0
-# Thousands of tasks that wait are no garbage, and Python would look through all of them again and again: with its own
-# figures each of 10,000 tasks cost 0.57 ms of processor time, with these 0.41 ms.
-COLLECT: Final = (10_000, 20, 50)
-TURN: Final = 0.001  # Seconds for which a thread keeps the interpreter: two of them hand tasks to each other.
+# Thousands of tasks that wait are no garbage, and Python would search all of them again and again: with its own
+# thresholds each of 10,000 tasks cost 0.57 ms of processor time, with these 0.41 ms.
+GC_THRESHOLD: Final = (10_000, 20, 50)
+SWITCH_INTERVAL: Final = 0.001  # Seconds that a thread keeps the interpreter: two threads hand tasks to each other.
 
 
 class TaskPool(BasePool):
@@ -47,31 +47,31 @@ class TaskPool(BasePool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.floor: Floor | None = None
-        self.watch: Watch | None = None
+        self.loop_thread: LoopThread | None = None
+        self.monitor: LoopMonitor | None = None
         self._is_async: dict[str, bool] = {}
 
     def on_start(self) -> None:
-        sys.setswitchinterval(TURN)
-        gc.set_threshold(*COLLECT)
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        gc.set_threshold(*GC_THRESHOLD)
         Channel.most_at_once = FETCH
         async_tasks.prepare(self.app)
         signals.worker_process_init.send(sender=None)  # This is the process that runs tasks.
-        self.floor = floor = Floor(self.limit, settings().io_threads, self._wake)
-        self.floor.start()
-        worker_runtime.use_runner(lambda: floor, off_loop=floor.aside)
+        self.loop_thread = loop_thread = LoopThread(self.limit, settings().io_threads, self._wake)
+        self.loop_thread.start()
+        worker_runtime.use_runner(lambda: loop_thread, off_loop=loop_thread.off_loop)
         ready = threading.Event()
 
         def attach() -> None:
             try:
-                backend_patch.attach(self.app, floor, OUTAGE_PATIENCE)
+                backend_patch.attach(self.app, loop_thread, OUTAGE_PATIENCE)
             finally:
                 ready.set()
 
-        floor.call(attach)
+        loop_thread.call(attach)
         ready.wait()
-        self.watch = Watch(floor, settings().loop_lag)
-        self.watch.start()
+        self.monitor = LoopMonitor(loop_thread, settings().loop_lag)
+        self.monitor.start()
 
     def _wake(self, func: Callable[[], None]) -> None:
         hub = get_event_loop()
@@ -94,14 +94,14 @@ class TaskPool(BasePool):
         soft_timeout: float | None = None,
         timeout: float | None = None,
         **_: Any,
-    ) -> Job:
-        assert self.floor is not None
+    ) -> TaskRun:
+        assert self.loop_thread is not None
         name = args[0]
         is_async = self._is_async.get(name)
         if is_async is None:
             is_async = self._is_async[name] = async_tasks.is_async(self.app.tasks[name])
-        job = Job(
-            self.floor,
+        run = TaskRun(
+            self.loop_thread,
             target,
             args,
             is_async=is_async,
@@ -112,11 +112,11 @@ class TaskPool(BasePool):
             soft=soft_timeout if soft_timeout is not None else self.options.get("soft_timeout"),
             hard=timeout if timeout is not None else self.options.get("timeout"),
         )
-        self.floor.call(self.floor.admit, job)
-        return job
+        self.loop_thread.call(self.loop_thread.admit, run)
+        return run
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
-        """Nothing: *pid* is this process. The request terminates its :class:`Job` as well, which is the one meant."""
+        """Do nothing: *pid* is this process. The request also terminates its :class:`TaskRun`, which is meant."""
 
     # ---- size --------------------------------------------------------------------------------------------------------
 
@@ -130,8 +130,8 @@ class TaskPool(BasePool):
 
     def _resize(self, limit: int) -> None:
         self.limit = limit
-        if self.floor is not None:
-            self.floor.call(self.floor.resize, limit)
+        if self.loop_thread is not None:
+            self.loop_thread.call(self.loop_thread.resize, limit)
 
     @property
     def num_processes(self) -> int:
@@ -139,55 +139,55 @@ class TaskPool(BasePool):
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()
-        if self.floor is not None and self.watch is not None:
+        if self.loop_thread is not None and self.monitor is not None:
             info.update(
                 {
-                    "loop": f"{type(self.floor.loop).__module__}.{type(self.floor.loop).__name__}",
-                    "running": self.floor.running,
-                    "waiting": self.floor.waiting,
-                    "strays": self.floor.strays,
+                    "loop": f"{type(self.loop_thread.loop).__module__}.{type(self.loop_thread.loop).__name__}",
+                    "running": self.loop_thread.running,
+                    "waiting": self.loop_thread.waiting,
+                    "strays": self.loop_thread.strays,
                     "timeouts": (self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0),
-                    **self.watch.report(),
+                    **self.monitor.report(),
                 }
             )
         return info
 
-    # ---- the end -----------------------------------------------------------------------------------------------------
+    # ---- stop --------------------------------------------------------------------------------------------------------
 
     def on_stop(self) -> None:
         """Finish what runs. A cold shutdown may come meanwhile: it cancels what runs, and calls this once more."""
-        floor = self.floor
-        if floor is None:
+        loop_thread = self.loop_thread
+        if loop_thread is None:
             return
-        while floor.jobs:
-            self._turn()
-        self._leave(floor)
+        while loop_thread.runs:
+            self._run_main_loop()
+        self._stop_loop(loop_thread)
 
     def on_terminate(self) -> None:
         """Cancel what runs; the messages go back as the consumer closes."""
-        floor = self.floor
-        if floor is None:
+        loop_thread = self.loop_thread
+        if loop_thread is None:
             return
-        for job in tuple(floor.jobs):
-            floor.call(job.cancel, "the worker ends")
+        for run in tuple(loop_thread.runs):
+            loop_thread.call(run.cancel, "the worker ends")
         deadline = time.monotonic() + GRACE + 1
-        while floor.jobs and time.monotonic() < deadline:
-            self._turn()
-        self._leave(floor)
+        while loop_thread.runs and time.monotonic() < deadline:
+            self._run_main_loop()
+        self._stop_loop(loop_thread)
 
-    def _turn(self) -> None:
-        """What the main loop would do, while it waits: ends of tasks are noted, timers fire."""
+    def _run_main_loop(self) -> None:
+        """Do the work of the main loop while it waits: ends of tasks are processed, timers fire."""
         time.sleep(0.01)
         hub = get_event_loop()
-        if hub is None or self.floor is None:
+        if hub is None or self.loop_thread is None:
             return
         for ready in hub._pop_ready():
             ready()
         hub.fire_timers()
 
-    def _leave(self, floor: Floor) -> None:
-        if self.watch is not None:
-            self.watch.stop()
-        floor.stop()
-        self._turn()
-        self.floor = None
+    def _stop_loop(self, loop_thread: LoopThread) -> None:
+        if self.monitor is not None:
+            self.monitor.stop()
+        loop_thread.stop()
+        self._run_main_loop()
+        self.loop_thread = None

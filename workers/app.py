@@ -15,26 +15,22 @@ from graft.config.redis_client import be_patient
 from graft.tasks import worker_runtime
 from graft.tasks.delivery import chord_records, poison_isolation
 from graft.tasks.monitoring import otel
-from graft.workers import async_tasks, beat_ticks, control, recycling, refused_tasks, shutdown
+from graft.workers import async_tasks, control, recycling, refused_tasks, run_counting, shutdown
 from graft.workers.async_runner import runner
+from graft.workers.bootsteps.beat_stand_in import BeatStandIn
 from graft.workers.bootsteps.heartbeat import Heartbeat
-from graft.workers.bootsteps.leak_sampler import Probe
+from graft.workers.bootsteps.leak_sampler import LeakSampler
 from graft.workers.bootsteps.lease_renewal import LeaseRenewal
 from graft.workers.bootsteps.metrics import Metrics
-from graft.workers.bootsteps.pool_upkeep import PoolUpkeep, SigningKey
-from graft.workers.bootsteps.queue_pause import Pauses
-from graft.workers.bootsteps.queue_throughput import Taken
-from graft.workers.bootsteps.redis_preflight import RedisFitness
+from graft.workers.bootsteps.pool_upkeep import PoolUpkeep
+from graft.workers.bootsteps.preflight import RedisPreflight, SigningKeyPreflight
+from graft.workers.bootsteps.queue_pause import QueuePause
+from graft.workers.bootsteps.queue_throughput import QueueThroughput
 
-app.steps["worker"].add(SigningKey)
-app.steps["worker"].add(RedisFitness)
-app.steps["consumer"].add(Heartbeat)
-app.steps["consumer"].add(PoolUpkeep)
-app.steps["consumer"].add(LeaseRenewal)
-app.steps["consumer"].add(Pauses)
-app.steps["consumer"].add(Probe)
-app.steps["consumer"].add(Taken)
-app.steps["consumer"].add(Metrics)
+app.steps["worker"].update((SigningKeyPreflight, RedisPreflight))
+app.steps["consumer"].update(
+    (Heartbeat, PoolUpkeep, LeaseRenewal, QueuePause, LeakSampler, BeatStandIn, QueueThroughput, Metrics)
+)
 
 # tasks/running asks for something that runs a coroutine; this is it.
 worker_runtime.use_runner(runner)
@@ -86,4 +82,4 @@ def _let_go_of_the_parent(**_: Any) -> None:
     gc.freeze()
 
 
-__all__ = ["app", "beat_ticks", "control", "recycling", "refused_tasks", "shutdown"]
+__all__ = ["app", "control", "recycling", "refused_tasks", "run_counting", "shutdown"]

@@ -78,6 +78,6 @@ def _finish(value: Any) -> Any:
         raise TaskQueueError(f"the coroutine raised {error!r}, which is no Exception") from error
     finally:
         # In the io lane: the limits are for the task, not for storing what came of it.
-        job = getattr(task_context.owner(), "job", None)
-        if job is not None and job.is_async:
-            job.disarm()
+        run = getattr(task_context.owner(), "run", None)
+        if run is not None and run.is_async:
+            run.disarm()

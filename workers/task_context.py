@@ -22,12 +22,12 @@ class Ended(BaseException):
 class Owner:
     """Marks the context of one run of one task. Small on purpose: what a task leaves behind may hold on to it."""
 
-    __slots__ = ("__weakref__", "id", "job", "name", "strays")
+    __slots__ = ("__weakref__", "id", "name", "run", "strays")
 
-    def __init__(self, name: str, task_id: str, job: Any = None) -> None:
+    def __init__(self, name: str, task_id: str, run: Any = None) -> None:
         self.name = name
         self.id = task_id
-        self.job = job  # Until the run has ended.
+        self.run = run  # Until the run has ended.
         self.strays: weakref.WeakSet[Any] | None = None
 
     def __str__(self) -> str:

@@ -1,8 +1,18 @@
-"""When Beat last sent something: each Beat notes it under its name (workers/beat_ticks.py), in Redis's time."""
+"""When Beat last sent something: each Beat notes it under its name, in Redis's time."""
 
 from __future__ import annotations
 
+import logging
+import os
+import platform
 from typing import Any, Final
+
+import redis
+from celery import signals
+
+from graft.config.redis_client import shared
+
+logger = logging.getLogger(__name__)
 
 TICKS: Final = "graft:beats"
 KEPT: Final = 86400
@@ -15,9 +25,16 @@ redis.call('EXPIRE', KEYS[1], {KEPT})
 """
 
 
-def note(name: str, client: Any) -> None:
-    """*name* has just sent a task."""
-    client.eval(_NOTE, 1, TICKS, name)
+@signals.beat_init.connect
+def _note_what_is_sent(**_: Any) -> None:
+    signals.after_task_publish.connect(_note, weak=False)
+
+
+def _note(**_: Any) -> None:
+    try:
+        shared().eval(_NOTE, 1, TICKS, f"{platform.node()}/{os.getpid()}")
+    except (redis.RedisError, OSError) as error:
+        logger.warning("Redis did not take the note that Beat runs; health may call Beat silent: %s", error)
 
 
 def silence(client: Any, now: float) -> float | None:

@@ -15,11 +15,12 @@ from graft.config.redis_client import broker, shared
 from graft.config.transport.channel import QUARANTINE_COUNTS_KEY, QUARANTINE_KEY
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import causes
-from graft.tasks.health import beat_ticks, canaries, leak_verdicts, redis_info, task_counts
+from graft.tasks.health import beat_ticks, canaries, leak_verdicts, redis_info
 from graft.tasks.health.measurements import Held, Loop, Measured, Pile, Queue, Work, Worker
 from graft.tasks.leaks import samples
 from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
 from graft.tasks.monitoring import function_stats
+from graft.tasks.monitoring.run_counts import plain_totals
 from graft.tasks.monitoring.worker_registry import BEAT, BEAT_TTL, NAMES, WorkerBeat
 from graft.tasks.queues import pause
 
@@ -238,7 +239,7 @@ def quarantine(queue_side: Any, client: Any, now: float) -> Pile:
 def work(client: Any, now: float) -> Work:
     """What has run since the look that is nearest to a window ago."""
     known = function_stats.read().values()
-    plain = task_counts.read(client)
+    plain = plain_totals(client)
     totals = {
         "items": sum(one.items for one in known) + plain["items"],
         "errors": sum(one.errors for one in known) + plain["errors"],

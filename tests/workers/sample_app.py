@@ -9,7 +9,7 @@ from graft.config.celery_app import app
 from graft.config.deployment import settings
 from graft.config.transport import transport_url
 from graft.workers.bootsteps.lease_renewal import LeaseRenewal
-from graft.workers.bootsteps.redis_preflight import RedisFitness
+from graft.workers.bootsteps.preflight import RedisPreflight
 
 app.conf.include = ()
 if os.environ.get("SAMPLE_STOCK"):
@@ -19,7 +19,7 @@ else:
     # Celery prefers the variable CELERY_BROKER_URL to the option broker_url, but not to these two.
     app.conf.broker_read_url = app.conf.broker_write_url = transport_url(settings().broker_url)
     app.steps["consumer"].add(LeaseRenewal)
-    app.steps["worker"].add(RedisFitness)
+    app.steps["worker"].add(RedisPreflight)
 
 
 def _write(kind: str, label: str) -> None:

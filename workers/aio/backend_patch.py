@@ -15,8 +15,8 @@ from celery.backends.redis import RedisBackend
 
 from graft.config.transport.private_api import require
 from graft.workers.aio import greenlet_bridge
-from graft.workers.aio.loop_thread import Floor
-from graft.workers.aio.pipelined_redis import Line
+from graft.workers.aio.loop_thread import LoopThread
+from graft.workers.aio.pipelined_redis import PipelinedRedis
 
 require(
     RedisBackend, "get", "_set", "_store_result", "_get_result_meta", "_MAX_STR_VALUE_SIZE",
@@ -37,33 +37,33 @@ return 1
 """
 
 
-def attach(app: Celery, floor: Floor, patience: float) -> None:
+def attach(app: Celery, loop_thread: LoopThread, patience: float) -> None:
     """On the loop's thread: have its backend, and what *app* publishes there, wait without holding the loop up."""
-    app.send_task = _aside(floor, app.send_task)
-    app.amqp._retry_publish = _aside(floor, app.amqp._retry_publish)
+    app.send_task = _off_loop(loop_thread, app.send_task)
+    app.amqp._retry_publish = _off_loop(loop_thread, app.amqp._retry_publish)
     backend = app.backend  # Of this thread alone (Celery 5.7, app/base.py).
     if not isinstance(backend, RedisBackend):
         return
-    line = Line(patience)
+    pipelined = PipelinedRedis(patience)
     get, set_ = backend.get, backend._set
 
-    def get_on_line(key: Any) -> Any:
+    def get_pipelined(key: Any) -> Any:
         if not greenlet_bridge.can_wait():
             return get(key)
-        return greenlet_bridge.wait(line.send(("GET", key)))[0]
+        return greenlet_bridge.wait(pipelined.send(("GET", key)))[0]
 
-    def set_on_line(key: Any, value: Any, expires: Any = None) -> None:
+    def set_pipelined(key: Any, value: Any, expires: Any = None) -> None:
         if not greenlet_bridge.can_wait():
             set_(key, value, expires)
             return
         seconds = backend.expires if expires is None else expires
         stored = ("SETEX", key, seconds, value) if seconds else ("SET", key, value)
-        greenlet_bridge.wait(line.send(stored, ("PUBLISH", key, value)))
+        greenlet_bridge.wait(pipelined.send(stored, ("PUBLISH", key, value)))
 
     store = backend._store_result
     success = backend.encode({"status": states.SUCCESS})[:-1]
 
-    def store_on_line(
+    def store_pipelined(
         task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
     ) -> Any:
         """One round trip for the two that Celery makes."""
@@ -81,20 +81,20 @@ def attach(app: Celery, floor: Floor, patience: float) -> None:
         kept = backend.failure_expires if state == states.FAILURE else None
         seconds = int(backend.expires or 0) if kept is None else int(kept)
         greenlet_bridge.wait(
-            line.send(("EVAL", _STORE, 1, backend.get_key_for_task(task_id), record, seconds, success))
+            pipelined.send(("EVAL", _STORE, 1, backend.get_key_for_task(task_id), record, seconds, success))
         )
         return result
 
-    backend.get = get_on_line
-    backend._set = set_on_line
-    backend._store_result = store_on_line
+    backend.get = get_pipelined
+    backend._set = set_pipelined
+    backend._store_result = store_pipelined
     for name in ("on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks"):
-        setattr(backend, name, _aside(floor, getattr(backend, name)))
+        setattr(backend, name, _off_loop(loop_thread, getattr(backend, name)))
 
 
-def _aside(floor: Floor, func: Callable[..., Any]) -> Callable[..., Any]:
+def _off_loop(loop_thread: LoopThread, func: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(func)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return floor.aside(lambda: func(*args, **kwargs))
+        return loop_thread.off_loop(lambda: func(*args, **kwargs))
 
     return call

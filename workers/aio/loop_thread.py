@@ -3,9 +3,9 @@
 main thread (Celery's consumer: messages, acks, events, remote control)
    │  call(func): one wake-up however many calls have gathered                 ▲ post(func): likewise
    ▼                                                                           │
-loop's thread (jobs in greenlets, limits, results)  ── in_thread, aside ──►  other threads
+loop thread (runs in greenlets, limits, results)  ── in_thread, off_loop ──►  other threads
 
-Those are for plain functions (``io_threads``), and for calls that wait for Redis.
+Other threads are for plain functions (``io_threads``), and for calls that wait for Redis.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from graft.workers import task_context
 from graft.workers.aio import greenlet_bridge
-from graft.workers.aio.job import Job
 from graft.workers.async_runner import AsyncRunner, new_loop, run_for_ever
 from graft.workers.task_context import Owner
 
@@ -33,35 +32,45 @@ logger = logging.getLogger(__name__)
 
 _threads_queues: Any = concurrent.futures.thread._threads_queues
 
-ASIDE_THREADS: Final = 8  # For calls that wait for Redis: publishing, chords, counting runs.
-LEAVE: Final = 2.0  # Seconds that what tasks have left behind has to end with the worker.
+BLOCKING_THREADS: Final = 8  # For calls that wait for Redis: publishing, chords, counting runs.
+STOP_PATIENCE: Final = 2.0  # Seconds that what tasks have left behind has to end with the worker.
 
 
-class Part(asyncio.Task[Any]):
+class MarkedTask(asyncio.Task[Any]):
     """A task of asyncio that knows by which run's code it was made."""
 
     mark: Owner | None = None
 
 
-class Floor:
-    """Where jobs run. *limit* of them at once; the others wait in the order in which they came."""
+class Run(Protocol):
+    """What the loop thread needs of a run (task_run.py)."""
+
+    owner: Owner
+
+    def start(self) -> None: ...
+
+    def cancel(self, reason: str) -> None: ...
+
+
+class LoopThread:
+    """Runs tasks: *limit* of them at once; the others wait in the order in which they came."""
 
     def __init__(self, limit: int, threads: int, wake_main: Callable[[Callable[[], None]], None]) -> None:
         self.limit = limit
         self.loop = new_loop()
         self.current: Owner | None = None
         self.strays = 0
-        self.steps = 0  # Of all jobs together, so that a busy loop can be told from a blocked one.
-        self.jobs: set[Job] = set()
-        self._waiting: deque[Job] = deque()
+        self.steps = 0  # Of all runs together, so that a busy loop can be told from a blocked one.
+        self.runs: set[Run] = set()
+        self._waiting: deque[Run] = deque()
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._posts: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._wake_main = wake_main
         self._is_over = False
-        self._runs = 0
+        self._running = 0
         self._base = contextvars.copy_context()
         self._threads = ThreadPoolExecutor(threads, "graft-plain")
-        self._aside = ThreadPoolExecutor(ASIDE_THREADS, "graft-aside")
+        self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "graft-blocking")
         self.loop.set_task_factory(self._make_task)
         self._runner = AsyncRunner(self.loop)
         self.thread = threading.Thread(
@@ -70,12 +79,12 @@ class Floor:
 
     @property
     def running(self) -> int:
-        """Jobs that have begun."""
-        return self._runs
+        """Runs that have begun and not ended."""
+        return self._running
 
     @property
     def waiting(self) -> int:
-        """Jobs without a place."""
+        """Runs that have not begun."""
         return len(self._waiting)
 
     # ---- from any thread ---------------------------------------------------------------------------------------------
@@ -104,7 +113,7 @@ class Floor:
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException:
-                logger.exception("the end of a task could not be noted")
+                logger.exception("the end of a task could not be processed; its message is delivered again")
             finally:
                 posts.popleft()
 
@@ -116,26 +125,26 @@ class Floor:
         """Have *func* called on a thread for plain functions."""
         self._threads.submit(func)
 
-    # ---- for tasks.invoke --------------------------------------------------------------------------------------------
+    # ---- for tasks.running -------------------------------------------------------------------------------------------
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """The coroutine's result, for code of a job on the loop, or on any thread but the loop's."""
+        """The coroutine's result, for the code of a run on the loop, or on any thread but the loop's."""
         if greenlet_bridge.can_wait():
             try:
                 return greenlet_bridge.wait(coroutine)
             finally:
-                _refuse_answered()
+                _unwind_if_cancelled()
         if threading.current_thread() is self.thread:
             coroutine.close()
-            raise RuntimeError("this would wait for a coroutine on the event loop that is to run it: await it instead")
+            raise RuntimeError("a coroutine cannot be waited for on the event loop that is to run it: await it instead")
         return self._runner.run(coroutine)
 
-    def aside(self, func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:
-        """``func(*args)``, which blocks; a job on the loop leaves the loop to the others meanwhile."""
+    def off_loop(self, func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:
+        """``func(*args)``, which blocks; a run on the loop leaves the loop to the others meanwhile."""
         if not greenlet_bridge.can_wait():
             return func(*args)
         context = contextvars.copy_context()
-        threads = self._threads if computes else self._aside
+        threads = self._threads if computes else self._blocking
         return greenlet_bridge.wait(self.loop.run_in_executor(threads, partial(context.run, func, *args)))
 
     # ---- on the loop's thread ----------------------------------------------------------------------------------------
@@ -151,45 +160,45 @@ class Floor:
             finally:
                 calls.popleft()
 
-    def admit(self, job: Job) -> None:
-        """Run *job* as soon as there is a place."""
-        self.jobs.add(job)
-        self._waiting.append(job)
+    def admit(self, run: Run) -> None:
+        """Start *run* as soon as fewer than *limit* run."""
+        self.runs.add(run)
+        self._waiting.append(run)
         self._fill()
 
     def resize(self, limit: int) -> None:
-        """Run *limit* jobs at once from now on; what runs goes on."""
+        """Run *limit* runs at once from now on; what runs goes on."""
         self.limit = limit
         self._fill()
 
-    def withdraw(self, job: Job) -> None:
-        """*job*, which has not begun, will not."""
-        self._waiting.remove(job)
-        self._runs += 1  # ended() takes it off again.
+    def drop(self, run: Run) -> None:
+        """Have *run*, which has not begun, never begin."""
+        self._waiting.remove(run)
+        self._running += 1  # ended() takes it off again.
 
-    def ended(self, job: Job) -> None:
-        """*job* gives up its place."""
-        self._runs -= 1
-        self.jobs.discard(job)
-        strays = job.owner.strays
+    def ended(self, run: Run) -> None:
+        """Count *run* no more, and start the next one."""
+        self._running -= 1
+        self.runs.discard(run)
+        strays = run.owner.strays
         if strays is not None and (left := [task for task in strays if not task.done()]):
             self.strays += len(left)
             logger.warning(
-                "%s has ended and left %d asyncio tasks running, such as %s; await what a task starts, or use "
+                "%s has ended and left %d asyncio tasks running, such as %s; await each task that you start, or use "
                 "asyncio.TaskGroup",
-                job.owner, len(left), left[0].get_name(),
+                run.owner, len(left), left[0].get_name(),
             )  # fmt: skip
         if self._waiting:
             self._fill()
 
     def _fill(self) -> None:
-        while self._waiting and self._runs < self.limit:
-            self._runs += 1
+        while self._waiting and self._running < self.limit:
+            self._running += 1
             self._waiting.popleft().start()
 
     def _make_task(self, loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         """Asyncio's own task, noted with the run whose code makes it."""
-        task = Part(coroutine, loop=loop, **options)
+        task = MarkedTask(coroutine, loop=loop, **options)
         mark = task_context.owner()
         if isinstance(mark, Owner):
             if mark.strays is None:
@@ -203,7 +212,7 @@ class Floor:
     def start(self) -> None:
         self.thread.start()
 
-    def stop(self, patience: float = LEAVE) -> None:
+    def stop(self, patience: float = STOP_PATIENCE) -> None:
         """End the loop, its thread, and whatever still runs there."""
         if self._is_over:
             return
@@ -224,14 +233,14 @@ class Floor:
         self.loop.call_soon_threadsafe(begin)
         self.thread.join(patience + 1)
         self._is_over = True
-        for pool in (self._threads, self._aside):
+        for pool in (self._threads, self._blocking):
             pool.shutdown(wait=False, cancel_futures=True)
             for thread in pool._threads:  # Or the end of the process would wait for functions that never return.
                 _threads_queues.pop(thread, None)
 
 
-def _refuse_answered() -> None:
-    """Unwind a run that somebody else has answered for, whatever its coroutine made of the cancellation."""
-    job = getattr(task_context.owner(), "job", None)
-    if job is not None and job.is_cancelled:
+def _unwind_if_cancelled() -> None:
+    """Unwind a cancelled run, even if its coroutine has caught the cancellation."""
+    run = getattr(task_context.owner(), "run", None)
+    if run is not None and run.is_cancelled:
         raise task_context.Ended

@@ -1,7 +1,7 @@
-"""One connection to Redis for the results of all tasks on the loop: what comes together travels together.
+"""One connection to Redis for the results of all tasks on the loop: commands of one moment share a round trip.
 
 Commands that are sent while the last ones are under way leave in one pipeline after them, so a thousand tasks that end
-at once cost a few round trips. An outage is sat out here; the tasks that wait take no thread and no turn of the loop.
+at once cost a few round trips. An outage is sat out here; tasks that wait take no thread and no turn of the loop.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SLOWEST: Final = 1.0  # Seconds between two attempts at most.
 Command = tuple[Any, ...]
 
 
-class Line:
+class PipelinedRedis:
     """Sends commands in the order in which they come. Belongs to one loop."""
 
     def __init__(self, patience: float) -> None:
@@ -46,18 +46,18 @@ class Line:
         """The replies to *commands*, which leave together; the first error among them is raised.
 
         Raises:
-            redis.ConnectionError: Redis was away for longer than the patience of this line.
+            redis.ConnectionError: Redis was away for longer than *patience* seconds.
         """
-        answer = asyncio.get_running_loop().create_future()
-        self._queue.append((commands, answer))
+        reply = asyncio.get_running_loop().create_future()
+        self._queue.append((commands, reply))
         if self._sender is None or self._sender.done():
-            # No part of the run that happens to be the first: it outlives it, and has a context of its own.
+            # Belongs to no run: this task outlives the run that happens to be the first, so its context is new.
             loop = asyncio.get_running_loop()
-            self._sender = asyncio.Task(self._send_all(), loop=loop, name="graft-line", context=Context())
-        replies: list[Any] = await answer
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
+            self._sender = asyncio.Task(self._send_all(), loop=loop, name="graft-io-results", context=Context())
+        replies: list[Any] = await reply
+        for each in replies:
+            if isinstance(each, Exception):
+                raise each
         return replies
 
     async def close(self) -> None:
@@ -69,23 +69,23 @@ class Line:
             batch: list[tuple[Sequence[Command], asyncio.Future[Any]]] = []
             commands: list[Command] = []
             while self._queue and len(commands) < MOST:
-                group, answer = self._queue.popleft()
-                if not answer.done():  # Nobody waits for it any more.
-                    batch.append((group, answer))
+                group, reply = self._queue.popleft()
+                if not reply.done():  # Nobody waits for it any more.
+                    batch.append((group, reply))
                     commands.extend(group)
             if not batch:
                 continue
             try:
                 replies = await self._exchange(commands)
             except Exception as error:
-                for _, answer in batch:
-                    if not answer.done():
-                        answer.set_exception(error)
+                for _, reply in batch:
+                    if not reply.done():
+                        reply.set_exception(error)
                 continue
             at = 0
-            for group, answer in batch:
-                if not answer.done():
-                    answer.set_result(replies[at : at + len(group)])
+            for group, reply in batch:
+                if not reply.done():
+                    reply.set_result(replies[at : at + len(group)])
                 at += len(group)
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
@@ -101,12 +101,15 @@ class Line:
                 error = next((reply for reply in replies if _is_passing(reply)), None)
                 if error is None or time.monotonic() >= deadline:
                     return replies
-                await self._client.connection_pool.disconnect()  # Who answers may no longer be the master.
+                await self._client.connection_pool.disconnect()  # This server may no longer be the master.
             except (redis.ConnectionError, redis.TimeoutError, OSError) as lost:  # A TimeoutError is an OSError.
                 if time.monotonic() >= deadline:
                     raise
                 error = lost
-            logger.warning("results cannot be stored, trying again: %s: %s", type(error).__name__, error)
+            logger.warning(
+                "results cannot be stored; tried again for up to %g s: %s: %s",
+                self._patience, type(error).__name__, error,
+            )  # fmt: skip
             await asyncio.sleep(wait)
             wait = min(wait * 2, SLOWEST)
 
@@ -116,7 +119,7 @@ class Line:
             "socket_timeout": None,  # Would be set up, and taken down, for each reply.
             "socket_connect_timeout": settings().connect_timeout,
             "socket_keepalive": True,
-            "client_name": "graft-line",
+            "client_name": "graft-io-results",
             "max_connections": 2,
         }
         if url.startswith("sentinel://"):
@@ -127,10 +130,10 @@ class Line:
 def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
     """A client of the server that Sentinel calls the master, asked again for every new connection."""
     parts = [urlsplit(url) for url in urls.split(";")]
-    asking = {"socket_timeout": options["socket_connect_timeout"]}
+    connecting = {"socket_timeout": options["socket_connect_timeout"]}
     sentinel: Any = Sentinel  # redis-py's own types stop here.
     return sentinel(
-        [(part.hostname, part.port or SENTINEL_PORT) for part in parts], sentinel_kwargs=asking
+        [(part.hostname, part.port or SENTINEL_PORT) for part in parts], sentinel_kwargs=connecting
     ).master_for(
         name, username=parts[0].username, password=parts[0].password, db=int(parts[0].path.strip("/") or 0), **options
     )  # fmt: skip

@@ -15,7 +15,7 @@ import redis
 from celery.worker import state
 
 from graft.tasks.monitoring.worker_registry import BEAT_EVERY, WorkerBeat, beat, farewell
-from graft.workers.bootsteps.pool_upkeep import PeriodicStep
+from graft.workers.bootsteps.periodic import PeriodicStep
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Counts what this worker takes, by queue: how fast a queue is emptied cannot be read from its length."""
+"""Counts the messages that this worker takes, by queue: a queue's length does not say how fast it is emptied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import redis
 from celery import signals
 
 from graft.tasks.queues import throughput
-from graft.workers.bootsteps.pool_upkeep import PeriodicStep
+from graft.workers.bootsteps.periodic import PeriodicStep
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +22,10 @@ def _note(request: Any = None, **_: Any) -> None:
     _taken[str((getattr(request, "delivery_info", None) or {}).get("routing_key"))] += 1
 
 
-class Taken(PeriodicStep):
+class QueueThroughput(PeriodicStep):
     """Adds this worker's counts to those of all, each second in which there were any."""
 
-    client_name = "graft-taken"
+    client_name = "graft-throughput"
     every = patience = 1.0
 
     def tick(self, consumer: Any) -> None:
@@ -36,5 +36,5 @@ class Taken(PeriodicStep):
         try:
             throughput.add_taken(consumer.hostname, counts, self._client)
         except (redis.RedisError, OSError) as error:
-            logger.debug("what was taken cannot be counted now: %s", error)
+            logger.debug("the counts of taken messages are kept for the next second: %s", error)
             _taken.update(counts)

@@ -57,7 +57,7 @@ def test_a_task_that_blocks_the_loop_is_named_with_its_place_in_the_code(io):
     wait_until(lambda: pool_of(io)["blocked-by"] == f"aio.bad.blocks[{result.id}]", WAIT, "the blocker's name")
     assert result.get(timeout=WAIT) == "blocked"
     log = io.log.read_text()
-    assert f"aio.bad.blocks[{result.id}] blocks it" in log
+    assert f"aio.bad.blocks[{result.id}] has blocked the event loop for" in log
     assert "time.sleep(seconds)" in log
     # The worker's heartbeat tells everybody.
     wait_until(lambda: lag_of(io) > 0.5, WAIT, "the heartbeat to tell")
@@ -151,4 +151,4 @@ def test_plain_functions_run_beside_the_loop(io):
 def test_a_plain_function_over_its_limit_is_answered_for(io):
     with pytest.raises(TimeLimitExceeded):
         send(tasks.plain_over_its_limit, 2.0).get(timeout=WAIT)
-    assert "a thread cannot be stopped; send plain functions to the cpu lane" in io.log.read_text()
+    assert "its thread cannot be stopped and stays busy; send plain functions to the cpu lane" in io.log.read_text()

@@ -112,7 +112,9 @@ def test_results_outlast_a_redis_that_is_full(fresh_stack):
         client.config_set("maxmemory", 1)
         try:
             # Redis 6 and 7 word it differently, and redis-py takes the code off where it stands first.
-            refusal = re.compile("results cannot be stored, trying again: .*command not allowed when used memory")
+            refusal = re.compile(
+                "results cannot be stored; tried again for up to 120 s: .*command not allowed when used memory"
+            )
             wait_until(lambda: refusal.search(stack.worker.log.read_text()), WAIT, "a refusal")
         finally:
             client.config_set("maxmemory", 0)

@@ -1,11 +1,11 @@
 """One run of one task in the io lane: on the loop, in a greenlet; or, for a plain function, on a thread.
 
 queued ── start ──► running ──► ended           its result goes to the worker's main thread
-                      │  ├ soft limit: raised in the coroutine where it waits, which may answer it
+                      │  ├ soft limit: raised in the coroutine where it waits, which may catch it
                       │  └ hard limit, revoked, given back: cancelled; its result no longer counts
                       └ does not end within GRACE: closed where it stands, never stepped again
 
-A thread cannot be stopped: a plain function over its hard limit is answered for, and keeps its thread until it returns.
+A thread cannot be stopped: a plain function over its hard limit fails, and keeps its thread until it returns.
 """
 
 from __future__ import annotations
@@ -17,35 +17,33 @@ import sys
 import time
 from collections.abc import Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from graft.workers import task_context
 from graft.workers.aio.greenlet_bridge import Steps
+from graft.workers.aio.loop_thread import LoopThread
 from graft.workers.task_context import Ended, Owner
-
-if TYPE_CHECKING:
-    from graft.workers.aio.loop_thread import Floor
 
 logger = logging.getLogger(__name__)
 
 GRACE: Final = 2.0  # Seconds in which a cancelled coroutine is to end.
 
 
-class Job:
-    """What Celery calls the result of ``apply_async``: its request keeps a weak reference, to terminate it."""
+class TaskRun:
+    """One run. Celery's request keeps a weak reference to it, as to the result of ``apply_async``, to terminate it."""
 
     __slots__ = (
         "__weakref__", "_began", "_cancelled_for", "_limit_handle", "_soft", "_state", "asyncio_task", "call",
-        "callback", "context", "error_callback", "floor", "hard", "is_async", "on_accept", "on_timeout", "owner",
+        "callback", "context", "error_callback", "hard", "is_async", "loop_thread", "on_accept", "on_timeout", "owner",
         "soft", "target",
     )  # fmt: skip
 
     def __init__(
         self,
-        floor: Floor,
+        loop_thread: LoopThread,
         target: Callable[..., Any],
         call: tuple[Any, ...],
         *,
@@ -57,7 +55,7 @@ class Job:
         soft: float | None,
         hard: float | None,
     ) -> None:
-        self.floor = floor
+        self.loop_thread = loop_thread
         self.target = target
         self.call = call
         self.is_async = is_async
@@ -77,13 +75,13 @@ class Job:
         self._state = "queued"
 
     def __repr__(self) -> str:
-        return f"<Job {self.owner}, {self._state}>"
+        return f"<TaskRun {self.owner}, {self._state}>"
 
     # ---- for Celery's request, on the main thread --------------------------------------------------------------------
 
     def terminate(self, signum: Any = None) -> None:
-        """End the run; its request has answered for it already."""
-        self.floor.call(self.cancel, "terminated")
+        """End the run; its request has stored a result already."""
+        self.loop_thread.call(self.cancel, "terminated")
 
     # ---- on the loop's thread ----------------------------------------------------------------------------------------
 
@@ -93,27 +91,27 @@ class Job:
         return self._state in ("ended", "abandoned")
 
     def start(self) -> None:
-        """Begin the run; the floor has a place for it."""
+        """Begin the run."""
         self._state = "running"
         self._began = time.monotonic()
-        self.context = self.floor.context()
+        self.context = self.loop_thread.context()
         task_context.own(self.context, self.owner)
         if self.is_async:
             self.accepted()
             self.asyncio_task = asyncio.Task(
-                self._run(), loop=self.floor.loop, name=str(self.owner), context=self.context
+                self._run(), loop=self.loop_thread.loop, name=str(self.owner), context=self.context
             )
         else:
-            self.floor.in_thread(self._run_in_thread)
+            self.loop_thread.in_thread(self._run_in_thread)
         if self.soft is not None or self.hard is not None:
             seconds = self.hard if self.soft is None else self.soft
             assert seconds is not None
-            self._limit_handle = self.floor.loop.call_later(
+            self._limit_handle = self.loop_thread.loop.call_later(
                 seconds, self._hard_limit if self.soft is None else self._soft_limit
             )
 
     def accepted(self) -> None:
-        self.floor.post(self.on_accept, os.getpid(), time.monotonic())
+        self.loop_thread.post(self.on_accept, os.getpid(), time.monotonic())
 
     async def _run(self) -> None:
         assert self.context is not None
@@ -140,14 +138,14 @@ class Job:
         assert self.context is not None
         self.accepted()
         if self._cancelled_for:
-            self.floor.call(self._end)
+            self.loop_thread.call(self._end)
             return
         try:
             result = self.context.run(self.target, *self.call)
         except BaseException as error:
-            self.floor.call(self._end_with, error, ExceptionInfo())
+            self.loop_thread.call(self._end_with, error, ExceptionInfo())
         else:
-            self.floor.call(self._end, result)
+            self.loop_thread.call(self._end, result)
 
     def _end_with(self, error: BaseException, einfo: Any) -> None:
         self._end(error=error, einfo=einfo)
@@ -156,23 +154,23 @@ class Job:
         if self.is_over:
             return
         self._state = "ended"
-        self.owner.job = None
+        self.owner.run = None
         self.disarm()
         if not self._cancelled_for:
             if error is None:
-                self.floor.post(self.callback, result)
+                self.loop_thread.post(self.callback, result)
             else:
-                self.floor.post(self.error_callback, einfo or _info(error))
+                self.loop_thread.post(self.error_callback, einfo or _info(error))
         elif self._cancelled_for == "hard limit":
-            self.floor.post(self.on_timeout, False, self.hard)
-        self.floor.ended(self)
+            self.loop_thread.post(self.on_timeout, False, self.hard)
+        self.loop_thread.ended(self)
 
     def _entered(self, inside: bool) -> None:
-        self.floor.current = self.owner if inside else None
-        self.floor.steps += inside
+        self.loop_thread.current = self.owner if inside else None
+        self.loop_thread.steps += inside
 
     def _translate(self, error: BaseException) -> BaseException:
-        """What the task gets to see of what the loop throws into it."""
+        """The error that the task sees for one that the loop throws into it."""
         if not isinstance(error, asyncio.CancelledError):
             return Ended() if isinstance(error, GeneratorExit) else error
         if self._state == "abandoned":
@@ -191,10 +189,10 @@ class Job:
         assert self.soft is not None
         self._limit_handle = None
         if self.hard is not None:
-            self._limit_handle = self.floor.loop.call_later(max(0.0, self.hard - self.soft), self._hard_limit)
+            self._limit_handle = self.loop_thread.loop.call_later(max(0.0, self.hard - self.soft), self._hard_limit)
         if self.asyncio_task is None:
-            return  # A thread cannot be asked anything.
-        self.floor.post(self.on_timeout, True, self.soft)
+            return  # A thread cannot be interrupted.
+        self.loop_thread.post(self.on_timeout, True, self.soft)
         self._soft = True
         self.asyncio_task.cancel()
 
@@ -203,22 +201,23 @@ class Job:
         self.cancel("hard limit")
 
     def cancel(self, reason: str) -> None:
-        """End the run for *reason*; what it comes to no longer counts."""
+        """End the run for *reason*; its result no longer counts."""
         if self.is_over or self._cancelled_for:
             return
         self._cancelled_for = reason
         if self._state == "queued":
-            self.floor.withdraw(self)
+            self.loop_thread.drop(self)
             self._end()
             return
         self.disarm()
         if self.asyncio_task is not None:
             self.asyncio_task.cancel()
-            self._limit_handle = self.floor.loop.call_later(GRACE, self._abandon)
+            self._limit_handle = self.loop_thread.loop.call_later(GRACE, self._abandon)
         else:
             logger.error(
-                "%s: %s, but a thread cannot be stopped; send plain functions to the cpu lane", self.owner, reason
-            )
+                "%s: %s, but its thread cannot be stopped and stays busy; send plain functions to the cpu lane",
+                self.owner, reason,
+            )  # fmt: skip
             self._end()
 
     def end_from_outside(self) -> bool:
@@ -229,10 +228,10 @@ class Job:
         return True
 
     def _abandon(self) -> None:
-        """It refuses to be cancelled: close it where it stands."""
+        """Close a coroutine where it stands that refuses to be cancelled."""
         assert self.asyncio_task is not None
         logger.error(
-            "%s ignored its cancellation (%s) for %g s; it is closed and not run any further",
+            "%s ignored its cancellation (%s) for %g s: its coroutine is closed",
             self.owner, self._cancelled_for, GRACE,
         )  # fmt: skip
         self._end()
@@ -240,20 +239,20 @@ class Job:
         self.asyncio_task.cancel()
 
     def disarm(self) -> None:
-        """The limits do not count any more."""
+        """Lift the limits."""
         if self._limit_handle is not None:
             self._limit_handle.cancel()
             self._limit_handle = None
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody else has answered for this run."""
+        """Whether the result of this run no longer counts."""
         return bool(self._cancelled_for)
 
 
 def _info(error: BaseException) -> Any:
     if not isinstance(error, Exception):
-        told = RuntimeError(f"the run ended in {error!r}")
-        told.__cause__ = error
-        error = told.with_traceback(error.__traceback__)
+        shown = RuntimeError(f"the run ended in {error!r}")
+        shown.__cause__ = error
+        error = shown.with_traceback(error.__traceback__)
     return ExceptionInfo((type(error), error, error.__traceback__ or sys.exc_info()[2]))

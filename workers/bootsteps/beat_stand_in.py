@@ -1,0 +1,42 @@
+"""Has the deployment checked where Beat was and sends nothing any more: its silence is what people must hear of."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import redis
+
+from graft.config.deployment import settings
+from graft.tasks.health import beat_ticks, periodic
+from graft.tasks.health.measure import clock
+from graft.workers.bootsteps.periodic import PeriodicStep
+
+logger = logging.getLogger(__name__)
+
+STAND_IN: Final = "graft:health:stand-in"
+
+
+class BeatStandIn(PeriodicStep):
+    """Sends Beat's health check while Beat is silent; one worker of the deployment does, the first to notice."""
+
+    client_name = "graft-stand-in"
+    patience = 2.0
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self.every = settings().leaks_every
+
+    def tick(self, consumer: Any) -> None:
+        config = settings()
+        try:
+            silent = beat_ticks.silence(self._client, clock(self._client))
+            if silent is None or silent <= config.health_silence:
+                return
+            every_ms = max(1, int(config.health_every * 1000))
+            if self._client.set(STAND_IN, consumer.hostname, nx=True, px=every_ms):
+                periodic.check.apply_async(
+                    queue="maintenance", priority=0, expires=max(config.health_every, 10.0), ignore_result=True
+                )
+        except (redis.RedisError, OSError) as error:
+            logger.debug("whether Beat is silent cannot be read now: %s", error)

@@ -1,0 +1,50 @@
+"""The base of what a worker does again and again on its own timer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from celery import bootsteps
+
+from graft.config.redis_client import connect
+
+
+class PeriodicStep(bootsteps.StartStopStep):
+    """Calls :meth:`tick` on the worker's own timer while it is connected, with a Redis client of its own.
+
+    Celery stops and starts its steps whenever the broker's connection is lost: timer and client are made anew then.
+    """
+
+    requires: tuple[str, ...] = ("celery.worker.consumer.tasks:Tasks",)
+    client_name: ClassVar[str]
+    patience: ClassVar[float]
+    """Seconds that a command of the client may take: a worker with an event loop does nothing else meanwhile."""
+    every: float
+    """Seconds between two ticks."""
+    ticks_at_once: ClassVar[bool] = False
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._timer: Any = None
+        self._client: Any = None
+
+    def tick(self, consumer: Any) -> None:
+        raise NotImplementedError
+
+    def start(self, consumer: Any) -> None:
+        self._client = connect(client_name=self.client_name, socket_timeout=self.patience)
+        if self.ticks_at_once:
+            self.tick(consumer)
+        self._timer = consumer.timer.call_repeatedly(self.every, self.tick, (consumer,), priority=10)
+
+    def stop(self, consumer: Any) -> None:
+        self._end_ticks()
+        if self._client is not None:
+            self._client.close()
+
+    shutdown = stop
+
+    def _end_ticks(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
