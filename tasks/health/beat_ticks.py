@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from graft.config import lua
+
 TICKS: Final = "graft:beats"
 KEPT: Final = 86400
 
-_NOTE: Final = f"""
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - {KEPT})
-redis.call('EXPIRE', KEYS[1], {KEPT})
-"""
+NOTE: Final = lua.load(__file__, "beat_ticks")
 
 
 def note(name: str, client: Any) -> None:
     """*name* has just sent a task."""
-    client.eval(_NOTE, 1, TICKS, name)
+    NOTE([TICKS], [name, KEPT], client)
 
 
 def silence(client: Any, now: float) -> float | None:

@@ -35,6 +35,7 @@ function operations.send()
   if has_gone(receivers, 'received') then return {-1, ''} end
   if redis.call('LLEN', items) >= tonumber(capacity) then return {0, ''} end
   redis.call('RPUSH', items, sealed)
+  redis.call('EXPIRE', items, kept)  -- A list that was empty has just been made.
   return {1, ''}
 end
 
