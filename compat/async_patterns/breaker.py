@@ -13,7 +13,7 @@ from graft.compat.async_patterns import polling
 from graft.compat.placement import is_local
 from graft.tasks import blocking_threads
 from graft.tasks.errors import TaskQueueError
-from graft.tasks.shared.circuit_breaker import Circuit, Rules, SharedBreaker
+from graft.tasks.shared.circuit_breaker import BreakerRules, Circuit, SharedBreaker
 
 
 class CircuitState(Enum):
@@ -68,7 +68,7 @@ class CircuitBreaker:
             failure_threshold, success_threshold = config.failure_threshold, config.success_threshold
             timeout = config.timeout
         self.name = name
-        self._rules = Rules(failure_threshold, success_threshold, timeout, half_open_limit)
+        self._rules = BreakerRules(failure_threshold, success_threshold, timeout, half_open_limit)
         self._lock = threading.Lock()
         self._circuit = Circuit()
         self._shared = None if name is None or is_local() else SharedBreaker(name, self._rules)
@@ -85,7 +85,7 @@ class CircuitBreaker:
 
         Raises:
             CircuitOpenError: refused, for the circuit is open (or half-open, with enough calls under way).
-            DifferentFiguresError: another process uses the name with other thresholds.
+            DifferentLimitsError: another process uses the name with other thresholds.
             Exception: the operation's own.
         """
         if not await self._admit():

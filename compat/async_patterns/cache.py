@@ -13,11 +13,11 @@ from weakref import WeakSet
 from graft.compat.async_patterns import polling
 from graft.compat.placement import is_local
 from graft.config.deployment import part
+from graft.config.validation import seconds
 from graft.tasks import blocking_threads
 from graft.tasks.ids import new_id
 from graft.tasks.shared.cache import LEASE, Found, SharedCache
 from graft.tasks.shared.lease_renewer import lease_renewer
-from graft.tasks.shared.lua import seconds
 
 _NONE: Final = object()
 

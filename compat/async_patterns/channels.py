@@ -8,8 +8,8 @@ from typing import Any
 
 from graft.compat.async_patterns.channel_ends import END, ChannelClosedError, Ends, LocalEnds, SharedEnd
 from graft.compat.placement import is_local
+from graft.config.validation import at_least_one
 from graft.tasks.shared.channel import LEASE, SharedChannel
-from graft.tasks.shared.lua import at_least_one
 
 
 class Sender:

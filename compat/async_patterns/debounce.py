@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from graft.compat.async_patterns.polling import awaited
 from graft.compat.placement import is_local
+from graft.config.validation import seconds
 from graft.tasks import blocking_threads
 from graft.tasks.shared.latest_event import SharedLatest
-from graft.tasks.shared.lua import seconds
 
 _NONE: Final = object()
 
@@ -43,7 +43,7 @@ async def throttle(
 
 
 def _shared(name: str | None, interval: float, kind: str) -> SharedLatest | None:
-    return None if name is None or is_local() else SharedLatest(name, interval, kind)
+    return None if name is None or is_local() else SharedLatest(name, interval, kind=kind)
 
 
 class _Gate:
@@ -64,7 +64,7 @@ class _Gate:
         """Whether the pending event is to be handled now; None: not by this process."""
         if self.shared is None:
             return True
-        wait = await blocking_threads.ask(self.shared.claim, self._number)
+        wait = await blocking_threads.ask(self.shared.try_handle, self._number)
         if wait < 0:
             return None
         self.due = now + wait

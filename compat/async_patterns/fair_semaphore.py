@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 
-from graft.tasks.shared.lua import at_least_one
+from graft.config.validation import at_least_one
 
 
 class Turns:

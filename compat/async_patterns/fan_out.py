@@ -17,8 +17,8 @@ from graft.compat.async_patterns.buffering import buffer_unordered
 from graft.compat.async_patterns.remote import Limit, on_workers
 from graft.compat.async_patterns.streams import Stream
 from graft.compat.placement import Where
+from graft.config.validation import at_least_one
 from graft.tasks.policy import RetryPolicy
-from graft.tasks.shared.lua import at_least_one
 
 LANE: Final = 10  # Items of one envelope that run at once, where the function is async …
 LANES: Final = 100  # … and envelopes at once: at most 1000 inputs or keys in the whole cluster.

@@ -97,14 +97,14 @@ class _Limit(Generic[T]):
         self.name = name
         self.shared = None
         if name is not None and not is_local():
-            self.shared = SharedSemaphore(name, limit, lease, kind)
+            self.shared = SharedSemaphore(name, limit, lease, kind=kind)
 
     def acquire(self) -> Acquiring[T]:
         """Wait for a permit, first come, first served.
 
         Raises:
             BrokerUnavailable: with a name, Redis does not answer.
-            DifferentFiguresError: another process uses the name with another limit.
+            DifferentLimitsError: another process uses the name with another limit.
         """
         return Acquiring(self._take if self.shared is None else self._take_shared)
 
@@ -136,7 +136,7 @@ class _Limit(Generic[T]):
 
         def give_back() -> None:
             lease_renewer().drop(ticket)
-            shared.leave(ticket)
+            shared.release(ticket)
 
         return self._permit(number, give_back, blocks=True)
 
@@ -155,7 +155,7 @@ class _SharedTurn:
         with self._lock:
             if self._is_abandoned:
                 return None
-            answer = self._shared.take(self._ticket, PATIENCE)
+            answer = self._shared.acquire(self._ticket, PATIENCE)
             self._ahead = answer.ahead
             return answer.slot or None
 
@@ -167,7 +167,7 @@ class _SharedTurn:
         def leave() -> None:
             with self._lock:
                 self._is_abandoned = True
-                self._shared.leave(self._ticket)
+                self._shared.release(self._ticket)
 
         polling.soon(leave)
 

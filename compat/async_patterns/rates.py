@@ -41,7 +41,7 @@ class RateLimiter:
 
         Raises:
             BrokerUnavailable: with a name, Redis does not answer.
-            DifferentFiguresError: another process uses the name with another rate.
+            DifferentLimitsError: another process uses the name with another rate.
         """
         if self.shared is None:
             await self._acquire_here()

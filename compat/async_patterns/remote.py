@@ -54,7 +54,7 @@ def on_workers(
         raise ValueError("limit= must have a name, or the processes that run the calls could not share it")
     if limit.shared is None:
         return _limited_here(func, limit, retry, timeout, call)
-    guard, policy = limit.shared, as_policy(retry)
+    shared, policy = limit.shared, as_policy(retry)
     runner = limited_calls.run_async if inspect.iscoroutinefunction(func) else limited_calls.run
 
     async def send(*args: Any) -> Any:
@@ -62,12 +62,12 @@ def on_workers(
         try:
             return await bridge.call_async(
                 functools.partial(runner, func),
-                guard,
+                shared,
                 ticket,
                 policy,
                 *args,
                 call=call,
-                retry=limited_calls.Patient.around(policy),
+                retry=limited_calls.AdmissionPolicy.around(policy),
                 timeout=timeout,
                 priority=priority,
                 place=place,
@@ -76,7 +76,7 @@ def on_workers(
         except BrokerUnavailable:
             raise
         except BaseException:
-            polling.soon(limited_calls.withdraw, guard, ticket)  # Nobody shall wait behind a call that was given up.
+            polling.soon(limited_calls.withdraw, shared, ticket)  # Nobody shall wait behind a call that was given up.
             raise
 
     return send

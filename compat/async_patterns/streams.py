@@ -8,7 +8,7 @@ from typing import Any
 
 from graft.compat.async_patterns import buffering
 from graft.compat.async_patterns.polling import awaited
-from graft.tasks.shared.lua import at_least_one, seconds
+from graft.config.validation import at_least_one, seconds
 
 Source = Iterable[Any] | AsyncIterable[Any]
 

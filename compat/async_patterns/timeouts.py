@@ -9,7 +9,7 @@ from typing import Any
 from graft.compat.async_patterns.polling import awaited
 from graft.compat.async_patterns.remote import Limit, on_workers
 from graft.compat.placement import Where
-from graft.tasks.shared.lua import seconds
+from graft.config.validation import seconds
 
 
 class RequestTimeoutError(TimeoutError):

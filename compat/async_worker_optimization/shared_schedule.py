@@ -12,49 +12,14 @@ from collections.abc import Callable, Hashable
 from typing import Any, Final, NamedTuple
 
 from graft.compat.async_worker_optimization import redis_records
+from graft.config import lua
 from graft.tasks import codec
 from graft.tasks.callables.references import FunctionRef, resolve
 
 PURPOSE: Final = "compat-scheduled-task"
 DIGITS: Final = 16  # Numbers sort as text.
 
-_REMOVE: Final = """
-local function remove(id)
-  local kept = redis.call('HGET', KEYS[2], id)
-  if not kept then return 0 end
-  redis.call('ZREM', KEYS[1], string.sub(kept, 1, 16) .. ':' .. id)
-  return redis.call('HDEL', KEYS[2], id)
-end
-"""
-
-ADD: Final = (
-    _REMOVE
-    + """
-remove(ARGV[1])
-local number = ARGV[4]
-if number == '' then number = string.format('%016d', redis.call('INCR', KEYS[3])) end
-redis.call('ZADD', KEYS[1], ARGV[2], number .. ':' .. ARGV[1])
-redis.call('HSET', KEYS[2], ARGV[1], number .. ARGV[3])
-return number
-"""
-)
-
-REMOVE: Final = _REMOVE + "return remove(ARGV[1])"
-
-# ARGV: score and number of the best task that the caller holds itself, if any.
-TAKE: Final = """
-local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-if not first[1] then return nil end
-local number, id = string.sub(first[1], 1, 16), string.sub(first[1], 18)
-if ARGV[1] ~= '' then
-  local mine, score = tonumber(ARGV[1]), tonumber(first[2])
-  if mine < score or (mine == score and ARGV[2] < number) then return nil end
-end
-local kept = redis.call('HGET', KEYS[2], id)
-redis.call('ZREM', KEYS[1], first[1])
-redis.call('HDEL', KEYS[2], id)
-return {id, first[2], number, string.sub(kept, 17)}
-"""
+SCRIPT: Final = lua.load(__file__, "shared_schedule")
 
 
 class Taken(NamedTuple):
@@ -86,19 +51,19 @@ class Schedule:
     def add(self, task_id: Hashable, ref: FunctionRef, priority: float) -> None:
         """Schedule the callable behind *ref*, in place of an earlier task of that id."""
         content = pickle.dumps((ref.how, ref.name, ref.payload, ref.is_async), codec.PROTOCOL)
-        self._run(ADD, _key(task_id), _score(priority), codec.seal(PURPOSE, content), "")
+        self._run("add", _key(task_id), _score(priority), codec.seal(PURPOSE, content), "")
 
     def put_back(self, task: Taken) -> None:
         """Return what could not be used to its old place."""
-        self._run(ADD, _key(task.id), _score(task.priority), task.sealed, f"{task.number:0{DIGITS}d}")
+        self._run("add", _key(task.id), _score(task.priority), task.sealed, f"{task.number:0{DIGITS}d}")
 
     def remove(self, task_id: Hashable) -> bool:
-        return bool(self._run(REMOVE, _key(task_id)))
+        return bool(self._run("remove", _key(task_id)))
 
     def take(self, before: tuple[float, int] | None) -> Taken | None:
         """The first task of all, unless there is none or *before*, a priority and a number, goes first."""
         mine = ("", "") if before is None else (_score(before[0]), f"{before[1]:0{DIGITS}d}")
-        taken = self._run(TAKE, *mine)
+        taken = self._run("take", *mine)
         if taken is None:
             return None
         task_id, score, number, sealed = (part.decode() for part in taken)
@@ -115,9 +80,9 @@ class Schedule:
             members = [member.decode() for member in client.zrange(self._keys[0], 0, -1)]
         return sorted((int(member[:DIGITS]), json.loads(member[DIGITS + 1 :])) for member in members)
 
-    def _run(self, script: str, *arguments: str) -> Any:
+    def _run(self, operation: str, *arguments: str) -> Any:
         with redis_records.redis_or_error() as client:
-            return client.eval(script, len(self._keys), *self._keys, *arguments)
+            return SCRIPT(self._keys, [operation, *arguments], client)
 
 
 def _score(priority: float) -> str:

@@ -5,28 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from graft.config import lua
+
 KEY: Final = "resource_pool:"
 
-# Places that are taken stay taken when a pool is made again with another size.
-_MAKE: Final = """
-local size, available = unpack(redis.call('HMGET', KEYS[1], 'size', 'available'))
-local taken = size and available and (size - available) or 0
-redis.call('HSET', KEYS[1], 'size', ARGV[1], 'available', math.max(0, ARGV[1] - taken), 'created_at', ARGV[2])
-"""
-_TAKE: Final = """
-local available = tonumber(redis.call('HGET', KEYS[1], 'available'))
-if not available then return -1 end
-if available < 1 then return 0 end
-redis.call('HINCRBY', KEYS[1], 'available', -1)
-return 1
-"""
-_GIVE_BACK: Final = """
-local size, available = unpack(redis.call('HMGET', KEYS[1], 'size', 'available'))
-if not size then return -1 end
-if tonumber(available) >= tonumber(size) then return 0 end
-redis.call('HINCRBY', KEYS[1], 'available', 1)
-return 1
-"""
+SCRIPT: Final = lua.load(__file__, "resource_pool")
 
 
 def make(client: Any, name: str, size: int) -> None:
@@ -37,7 +20,7 @@ def make(client: Any, name: str, size: int) -> None:
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"size={size!r} must be a whole number of at least 1")
-    client.eval(_MAKE, 1, KEY + name, size, datetime.now(UTC).isoformat())
+    SCRIPT([KEY + name], ["make", size, datetime.now(UTC).isoformat()], client)
 
 
 def take(client: Any, name: str) -> bool:
@@ -46,7 +29,7 @@ def take(client: Any, name: str) -> bool:
     Raises:
         KeyError: there is no such pool.
     """
-    return bool(_known(client.eval(_TAKE, 1, KEY + name), name))
+    return bool(_known(SCRIPT([KEY + name], ["take"], client), name))
 
 
 def give_back(client: Any, name: str) -> None:
@@ -56,7 +39,7 @@ def give_back(client: Any, name: str) -> None:
         KeyError: there is no such pool.
         ValueError: none was taken.
     """
-    if not _known(client.eval(_GIVE_BACK, 1, KEY + name), name):
+    if not _known(SCRIPT([KEY + name], ["give_back"], client), name):
         raise ValueError(f"every place of the resource pool {name!r} is free; one was given back that nobody had taken")
 
 

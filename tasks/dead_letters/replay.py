@@ -92,13 +92,13 @@ def replay(letter: DeadLetter, queue: str | None = None) -> bool:
     if queue is not None and queue not in names():
         raise ValueError(f"there is no queue {queue!r}; there are {', '.join(names())}")
     message = message_of(letter, queue)
-    if not dead_letters.claim(letter.id):
+    if not dead_letters.lock(letter.id):
         return False
     try:
         Runs(message.id, 0).forget(shared())  # What killed its processes before gets all its runs again.
         publish(message)
     except BaseException:
-        dead_letters.unclaim(letter.id)
+        dead_letters.unlock(letter.id)
         raise
     dead_letters.note_replay(letter.id)
     dead_letters.remove(letter)

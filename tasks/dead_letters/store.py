@@ -17,28 +17,21 @@ from typing import Any, Final, Literal
 
 from kombu.utils.json import dumps
 
+from graft.config import lua
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
 
 LETTERS: Final = "graft:dead-letters"
 INDEX: Final = "graft:dead-letters:by-time"
-CLAIM: Final = "graft:dead-letters:claim:"
+LOCK: Final = "graft:dead-letters:lock:"
 REPLAYS: Final = "graft:dead-letters:replays:"
-CLAIM_TTL: Final = 60  # A replay that was killed gives up its letter after so many seconds.
+LOCK_TTL: Final = 60  # Seconds after which the lock of a replay that was killed ends.
 PAGE: Final = 100
 
 # What tells one item's error from another's of the same cause: numbers, addresses, ids, quoted values.
 _VALUES: Final = re.compile(r"0x[0-9a-f]+|[0-9a-f-]{16,}|\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"", re.IGNORECASE)
 
-# Takes a letter away unless another has been written under its id meanwhile: a replayed message may die again before
-# its sender gets here. KEYS: letters, index, claim. ARGV: id, the letter's text.
-_REMOVE: Final = """
-redis.call('DEL', KEYS[3])
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-return 1
-"""
+REMOVE: Final = lua.load(__file__, "remove")
 
 Reason = Literal[
     "poisoned",
@@ -125,19 +118,19 @@ def read(wanted: Sequence[str]) -> Iterator[DeadLetter]:
                 yield DeadLetter(**json.loads(text))
 
 
-def claim(letter_id: str) -> bool:
-    """Whether the letter is this process's to replay; two that replay at once share the letters between them."""
-    return bool(shared().set(CLAIM + letter_id, 1, nx=True, ex=CLAIM_TTL))
+def lock(letter_id: str) -> bool:
+    """Lock a dead letter for its replay; False when another process has. Two that replay at once share the work."""
+    return bool(shared().set(LOCK + letter_id, 1, nx=True, ex=LOCK_TTL))
 
 
-def unclaim(letter_id: str) -> None:
-    shared().delete(CLAIM + letter_id)
+def unlock(letter_id: str) -> None:
+    shared().delete(LOCK + letter_id)
 
 
 def remove(letter: DeadLetter) -> bool:
-    """Take *letter* away and end the claim on it; False when it had gone, or was replaced by a later one."""
-    keys = (LETTERS, INDEX, CLAIM + letter.id)
-    return bool(shared().eval(_REMOVE, len(keys), *keys, letter.id, json.dumps(asdict(letter))))
+    """Take *letter* away and unlock it; False when it had gone, or was replaced by a later one."""
+    keys = [LETTERS, INDEX, LOCK + letter.id]
+    return bool(REMOVE(keys, [letter.id, json.dumps(asdict(letter))], shared()))
 
 
 def note_replay(letter_id: str) -> None:

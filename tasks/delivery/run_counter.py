@@ -15,9 +15,9 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
+from graft.config import lua
 from graft.config.redis_client import shared
 from graft.tasks.delivery import poison_isolation
 from graft.tasks.delivery.cancellation import CANCEL_KEY
@@ -25,6 +25,8 @@ from graft.tasks.envelope import Given
 from graft.tasks.messages.message_format import MESSAGE_TTL
 
 RUN_KEY: Final = "graft:run:"
+BEGIN: Final = lua.load(__file__, "begin_run")
+PARDON: Final = lua.load(__file__, "pardon_run")
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,11 @@ class Runs:
         Raises:
             NotAloneError: one more death would be its last, and another of that kind runs in this worker; not counted.
         """
-        count = partial(self.client.eval, _BEGIN, 2, self.key, CANCEL_KEY + batch, MESSAGE_TTL)
-        run, cancelled = count(poison_isolation.deaths())
+        keys = [self.key, CANCEL_KEY + batch]
+        run, cancelled = BEGIN(keys, [MESSAGE_TTL, poison_isolation.deaths()], self.client)
         if not run:
             poison_isolation.enter(self.name[0])
-            run, cancelled = count(math.inf)
+            run, cancelled = BEGIN(keys, [MESSAGE_TTL, math.inf], self.client)
         if run == 1:
             return Delivery(run, bool(cancelled)), {}
         return self._watched(int(run), bool(cancelled), positions)
@@ -135,30 +137,9 @@ class Runs:
         pipe.delete(self.key, self.done_key, *others)
 
 
-# Counts one more run of what has died less than ARGV[2] times; for anything else it answers 0 and counts nothing.
-_BEGIN: Final = """
-local known = redis.call('HMGET', KEYS[1], 'runs', 'pardons')
-if (tonumber(known[1]) or 0) - (tonumber(known[2]) or 0) >= tonumber(ARGV[2]) then return {0, 0} end
-local run = redis.call('HINCRBY', KEYS[1], 'runs', 1)
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return {run, redis.call('EXISTS', KEYS[2])}
-"""
-
-# A run that its worker ends on purpose is no death, and no item's fault. One that has ended meanwhile has no record.
-_PARDON: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('HINCRBY', KEYS[1], 'pardons', 1)
-local current = redis.call('HGET', KEYS[1], 'current')
-if current then redis.call('HINCRBY', KEYS[1], 'start:' .. current, -1) end
-redis.call('HDEL', KEYS[1], 'current')
-return 1
-"""
-
-
 def pardon(runs: Iterable[tuple[str, int]], client: Any) -> int:
     """Have the current runs of these envelopes, given by id and number of retries, not count as deaths; how many."""
-    script = client.register_script(_PARDON)
-    return sum(int(script(keys=[f"{RUN_KEY}{envelope_id}:{retries}"])) for envelope_id, retries in runs)
+    return sum(int(PARDON([f"{RUN_KEY}{envelope_id}:{retries}"], [], client)) for envelope_id, retries in runs)
 
 
 def _given(text: bytes | None) -> tuple[Given, ...]:

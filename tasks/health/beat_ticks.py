@@ -10,6 +10,7 @@ from typing import Any, Final
 import redis
 from celery import signals
 
+from graft.config import lua
 from graft.config.redis_client import shared
 
 logger = logging.getLogger(__name__)
@@ -17,12 +18,7 @@ logger = logging.getLogger(__name__)
 TICKS: Final = "graft:beats"
 KEPT: Final = 86400
 
-_NOTE: Final = f"""
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - {KEPT})
-redis.call('EXPIRE', KEYS[1], {KEPT})
-"""
+NOTE: Final = lua.load(__file__, "beat_ticks")
 
 
 @signals.beat_init.connect
@@ -32,7 +28,7 @@ def _note_what_is_sent(**_: Any) -> None:
 
 def _note(**_: Any) -> None:
     try:
-        shared().eval(_NOTE, 1, TICKS, f"{platform.node()}/{os.getpid()}")
+        NOTE([TICKS], [f"{platform.node()}/{os.getpid()}", KEPT], shared())
     except (redis.RedisError, OSError) as error:
         logger.warning("Redis did not take the note that Beat runs; health may call Beat silent: %s", error)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from graft.config import lua
 from graft.config.own_task import own_task
 from graft.config.redis_client import shared
 from graft.tasks.messages.message_format import SENT_AT
@@ -19,18 +20,7 @@ from graft.tasks.messages.message_format import SENT_AT
 ECHOES: Final = "graft:health:echoes"
 EXPIRES: Final = 600.0  # Seconds after which an echo is given up, by its reader, and another is sent.
 
-# Notes the answer to the echo that was asked last, and to no other. ARGV: queue, when it was asked.
-_ANSWER: Final = """
-local text = redis.call('HGET', KEYS[1], ARGV[1])
-if not text then return 0 end
-local echo = cjson.decode(text)
-if string.format('%.6f', echo.asked) ~= ARGV[2] then return 0 end
-local time = redis.call('TIME')
-echo.seconds = time[1] + time[2] / 1e6 - echo.asked
-echo.is_pending = false
-redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(echo))
-return 1
-"""
+ANSWERED: Final = lua.load(__file__, "canaries")
 
 
 @dataclass(frozen=True)
@@ -63,4 +53,4 @@ def send(queues: Iterable[str], client: Any, now: float) -> None:
 @own_task("graft.health.echo", ignore_result=True)
 def echo(queue: str, asked: str) -> None:
     """Note that a worker has come to this."""
-    shared().eval(_ANSWER, 1, ECHOES, queue, asked)
+    ANSWERED([ECHOES], [queue, asked], shared())

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final
 
+from graft.config import lua
 from graft.tasks.health.verdicts import Change, Report
 
 REPORT: Final = "graft:health"
@@ -18,7 +19,7 @@ COUNTS: Final = "graft:health:counts"
 LOCK_MS: Final = 120_000  # A look that was killed gives way after two minutes.
 CHANGES_LENGTH: Final = 500
 
-_UNLOCK: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+UNLOCK: Final = lua.load(__file__, "unlock")
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def alone(client: Any, name: str = LOCK, counts: str = COUNTS) -> Iterator[bool]
         client.hincrby(counts, "runs", 1)
         yield True
     finally:
-        client.eval(_UNLOCK, 1, name, token)
+        UNLOCK([name], [token], client)
 
 
 def totals(client: Any, counts: str = COUNTS) -> tuple[int, int]:

@@ -6,28 +6,20 @@ import json
 import time
 from typing import Final
 
+from graft.config import lua
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
 from graft.config.queues import PRIORITY_STEPS, QUEUES
 from graft.config.redis_client import broker
 from graft.tasks.messages.message_format import SENT_AT, SEPARATOR
 
-# Moves the oldest message of a step to the place that is taken next, unless somebody took it meanwhile.
-_LIFT: Final = """
-if redis.call('LINDEX', KEYS[1], -1) == ARGV[1] then
-  redis.call('RPOP', KEYS[1])
-  redis.call('RPUSH', KEYS[2], ARGV[1])
-  return 1
-end
-return 0
-"""
+LIFT: Final = lua.load(__file__, "aging")
 
 
 @own_task("graft.maintenance.lift_waiting_messages", ignore_result=True)
 def lift_waiting_messages() -> int:
     """Move messages that have waited longer than ``max_waiting`` to the front of their queue; how many."""
     client = broker()
-    lift = client.register_script(_LIFT)
     lifted = 0
     for queue in QUEUES:
         for step in PRIORITY_STEPS[1:]:
@@ -36,7 +28,7 @@ def lift_waiting_messages() -> int:
                 message = client.lindex(key, -1)
                 if message is None or not _is_old(message):
                     break
-                lifted += int(lift(keys=[key, queue.name], args=[message]))
+                lifted += int(LIFT([key, queue.name], [message], client))
     client.close()
     return lifted
 

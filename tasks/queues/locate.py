@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
+from graft.config import lua
 from graft.config.queues import names
 from graft.tasks.messages.message_format import UNACKED, lists
 
@@ -20,23 +21,7 @@ CHUNK: Final = 200
 LONGEST_SEARCH: Final = 200_000  # Messages; a longer queue is not lost, only busy.
 Place = Literal["queued", "held"]
 
-# kombu writes the properties last, and the task's id among them.
-_MATCH: Final = """
-local wanted, found = {}, {}
-for i = 3, #ARGV do wanted[ARGV[i]] = true end
-local function note(raw)
-  local id = string.match(string.sub(raw, -2000), '"correlation_id": ?"([^"]*)"')
-  if id and wanted[id] then found[#found + 1] = id end
-end
-"""
-_IN_LIST: Final = _MATCH + (
-    "local page = redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2]) "
-    "for _, raw in ipairs(page) do note(raw) end return {#page, found}"
-)
-_IN_RECORD: Final = _MATCH + (
-    "local page = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]) "
-    "for i = 2, #page[2], 2 do note(page[2][i]) end return {page[1], found}"
-)
+SEARCH: Final = lua.load(__file__, "locate")
 
 
 def missing(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> set[str]:
@@ -67,18 +52,16 @@ def where(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> dict[s
             places[one] = place
             left.remove(one)
 
-    in_list = client.register_script(_IN_LIST)
     for key, length in zip(keys, lengths, strict=True):
         # From the end that new messages come to: they push the others ahead of the search, never past it.
         start, size = 0, CHUNK if length else 0
         while left and size == CHUNK:
-            size, found = in_list(keys=[key], args=[start, start + CHUNK - 1, *left])
+            size, found = SEARCH([key], ["in_list", start, CHUNK, *left], client)
             note(found, "queued")
             start += CHUNK
-    in_record = client.register_script(_IN_RECORD)
     cursor = b"0"
     while left:
-        cursor, found = in_record(keys=[UNACKED], args=[cursor, CHUNK, *left])
+        cursor, found = SEARCH([UNACKED], ["in_hash", cursor, CHUNK, *left], client)
         note(found, "held")
         if cursor == b"0":
             break

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from graft.config import lua
 from graft.config.redis_client import broker
 from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
 
@@ -17,22 +18,7 @@ CHUNK: Final = 200
 # What the senders of envelopes call their arguments: "(module:function, 20 items from 40)".
 _LABEL: Final = re.compile(r"\((?P<function>.+), (?P<items>\d+) items from \d+\)")
 
-# Those messages of a page of a list that mention the text; then, how many of a page of a hash do. The key is among the
-# arguments: Redis 7 lets a user who may only read run no script that names it in its place.
-_MENTIONING: Final = """
-local page, found = redis.call('LRANGE', ARGV[4], ARGV[2], ARGV[3]), {}
-for _, raw in ipairs(page) do
-  if string.find(raw, ARGV[1], 1, true) then found[#found + 1] = raw end
-end
-return {#page, found}
-"""
-_COUNTING: Final = """
-local page, found = redis.call('HSCAN', ARGV[4], ARGV[2], 'COUNT', ARGV[3]), 0
-for i = 2, #page[2], 2 do
-  if string.find(page[2][i], ARGV[1], 1, true) then found = found + 1 end
-end
-return {page[1], found}
-"""
+SEARCH: Final = lua.load(__file__, "peek")
 
 # Says why a worker would not run the message in these bytes, or "": workers know, and this layer is below them.
 Judge = Callable[[bytes], str]
@@ -91,23 +77,21 @@ def printable(text: str) -> str:
 
 def mentioning(text: str, queue: str, client: Any) -> Iterator[tuple[str, bytes]]:
     """The messages of *queue* that mention *text*, with the list that each is in. The search runs inside Redis."""
-    script = client.register_script(_MENTIONING)
     for key in lists(queue):
         # From the end that new messages come to: they push the others ahead of the search, never past it. What the
         # caller takes out meanwhile moves the rest back; a second search finds what was passed over then.
         start, size = 0, CHUNK
         while size == CHUNK:
-            size, found = script(args=[text, start, start + CHUNK - 1, key])
+            size, found = SEARCH([], ["mentioning", key, text, start, CHUNK], client)
             yield from ((key, raw) for raw in found)
             start += CHUNK
 
 
 def held(text: str, client: Any) -> int:
     """How many messages that workers hold mention *text*."""
-    script = client.register_script(_COUNTING)
     cursor, total = b"0", 0
     while True:
-        cursor, found = script(args=[text, cursor, CHUNK, UNACKED])
+        cursor, found = SEARCH([], ["counting", UNACKED, text, cursor, CHUNK], client)
         total += int(found)
         if cursor == b"0":
             return total

@@ -13,6 +13,7 @@ from typing import Any, Final
 from celery import Celery, states
 from celery.backends.redis import RedisBackend
 
+from graft.config import lua
 from graft.config.transport.private_api import require
 from graft.workers.aio import greenlet_bridge
 from graft.workers.aio.loop_thread import LoopThread
@@ -25,16 +26,7 @@ require(
 
 STATE: Final = len('{"status": ')
 
-# KEYS: a task's record. ARGV: the new one, seconds that it is kept or 0, how the record of a success begins. As in
-# Celery, which asks first and stores then, nothing takes the place of a success.
-_STORE: Final = """
-local old = redis.call('GET', KEYS[1])
-if old and string.sub(old, 1, #ARGV[3]) == ARGV[3] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1])
-if tonumber(ARGV[2]) > 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
-redis.call('PUBLISH', KEYS[1], ARGV[1])
-return 1
-"""
+STORE: Final = lua.text(__file__, "store_result")
 
 
 def attach(app: Celery, loop_thread: LoopThread, patience: float) -> None:
@@ -81,7 +73,7 @@ def attach(app: Celery, loop_thread: LoopThread, patience: float) -> None:
         kept = backend.failure_expires if state == states.FAILURE else None
         seconds = int(backend.expires or 0) if kept is None else int(kept)
         greenlet_bridge.wait(
-            pipelined.send(("EVAL", _STORE, 1, backend.get_key_for_task(task_id), record, seconds, success))
+            pipelined.send(("EVAL", STORE, 1, backend.get_key_for_task(task_id), record, seconds, success))
         )
         return result
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from graft.compat.async_patterns import ChannelClosedError, PipelineMetrics, bounded_pipeline, channel, on_workers
 from graft.tasks.errors import UnpicklableError
-from graft.tasks.shared.lua import DifferentFiguresError
+from graft.tasks.shared.primitive import DifferentLimitsError
 from tests import samples
 from tests.compat.async_patterns.programs import program
 
@@ -200,7 +200,7 @@ def test_bad_input_to_a_channel_is_told(redis_stack):
         name = str(uuid4())
         sender, _ = channel(2, name=name)
         await sender.send(1)
-        with pytest.raises(DifferentFiguresError, match="capacity 2"):
+        with pytest.raises(DifferentLimitsError, match="capacity 2"):
             await channel(3, name=name)[0].send(1)
         with pytest.raises(UnpicklableError):
             await sender.send(asyncio.get_running_loop())

@@ -203,9 +203,9 @@ def test_a_letter_that_is_replaced_meanwhile_is_not_removed(letters):
 
 def test_a_letter_belongs_to_one_replay_at_a_time(letters):
     one = buried([1])
-    assert dead_letters.claim(one.id)
+    assert dead_letters.lock(one.id)
     assert "Replayed 0 of 1" in run("replay", "--all", "--yes").stderr
-    dead_letters.unclaim(one.id)
+    dead_letters.unlock(one.id)
 
 
 def test_causes_are_counted_whole():
@@ -237,7 +237,7 @@ def test_a_replay_that_is_killed_half_way_loses_no_letter(fresh_stack):
         assert left, "killed too late to prove anything"
         assert left | set(sent) == ids
         assert len(left) + len(sent) <= len(ids) + 1  # The one whose message was sent and whose letter was not removed.
-        client.delete(*(dead_letters.CLAIM + name for name in ids))  # As a minute's wait does.
+        client.delete(*(dead_letters.LOCK + name for name in ids))  # As a minute's wait does.
         done = subprocess.run([*argv, "--rate", "10000"], env=stack.env, capture_output=True, check=False)
         assert done.returncode == 0
         sent = [json.loads(raw)["headers"]["id"] for raw in client.lrange("batch\x06\x165", 0, -1)]

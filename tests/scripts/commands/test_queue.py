@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import graft
-from graft.config.celery_app import app
+from graft.config.deployment import app
 from graft.config.queues import names
 from graft.config.transport.channel import QUARANTINE_KEY
 from graft.scripts.commands.batch import command as batches_command
@@ -172,7 +172,7 @@ def test_what_is_purged_is_kept_its_caller_is_told_and_a_replay_runs_it(paused):
     again = CliRunner().invoke(dead_letters_command, ["replay", "--queue", QUEUE, "--to", "default", "--yes"])
     assert again.exit_code == 0, again.output
     for letter in letters:
-        wait_until(lambda one=letter: app.AsyncResult(one.id).state == "SUCCESS", WAIT, "the replayed message to run")
+        wait_until(lambda one=letter: app().AsyncResult(one.id).state == "SUCCESS", WAIT, "the replayed message to run")
 
 
 def test_a_purged_envelope_takes_its_content_along(paused):
@@ -186,15 +186,15 @@ def test_a_purged_envelope_takes_its_content_along(paused):
 
 
 def test_a_purged_task_goes_on_with_its_chain_when_it_is_replayed(paused):
-    first = app.signature("process_item", args=[{"id": 1, "value": 2}])
-    last = app.signature("process_item", args=[{"id": 2, "value": 3}], immutable=True)
+    first = app().signature("process_item", args=[{"id": 1, "value": 2}])
+    last = app().signature("process_item", args=[{"id": 2, "value": 3}], immutable=True)
     result = (first.set(queue=QUEUE) | last.set(queue="default")).apply_async()
     wait_until(lambda: waiting(paused), WAIT, "the first of the chain to wait")
     assert run("purge", QUEUE, "--yes").exit_code == 0
     (letter,) = dead_letters.newest()
     again = CliRunner().invoke(dead_letters_command, ["replay", letter.id, "--to", "default", "--yes"])
     assert again.exit_code == 0, again.output
-    wait_until(lambda: app.AsyncResult(result.id).ready(), WAIT, "the last of the chain")
+    wait_until(lambda: app().AsyncResult(result.id).ready(), WAIT, "the last of the chain")
 
 
 def test_whoever_waits_for_a_reduced_batch_is_told(paused):

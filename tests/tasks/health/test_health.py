@@ -174,6 +174,13 @@ def test_two_looks_never_overlap_and_the_second_is_counted(clean):
     assert {verdict.name: verdict.state for verdict in last.verdicts}["checks"] == "ok"  # There was no look before it.
 
 
+@pytest.mark.acl_role("worker")
+def test_a_look_that_outlived_its_lock_leaves_the_lock_of_the_next(clean):
+    with report_store.alone(clean):
+        clean.set(report_store.LOCK, "another's")
+    assert clean.get(report_store.LOCK) == b"another's"
+
+
 def test_the_last_report_and_the_latest_changes_are_kept(clean, monkeypatch):
     monkeypatch.setattr(report_store, "CHANGES_LENGTH", 5)
     for number in range(12):

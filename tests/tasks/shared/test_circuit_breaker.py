@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.tasks.shared.circuit_breaker import Circuit, Rules, SharedBreaker
-from graft.tasks.shared.lua import IN_USE, DifferentFiguresError
+from graft.tasks.shared.circuit_breaker import BreakerRules, Circuit, SharedBreaker
+from graft.tasks.shared.primitive import IN_USE, DifferentLimitsError
 
 STEPS = st.lists(st.sampled_from(["admit", "succeeded", "failed", "abandoned"]), max_size=25)
 
@@ -21,7 +21,7 @@ def step(rules, circuit, what, now):
 
 @given(st.integers(1, 4), st.integers(1, 4), STEPS)
 def test_it_is_open_only_after_enough_failures_in_a_row(failures, successes, steps):
-    rules, circuit, row = Rules(failures, successes, 1000), Circuit(), 0
+    rules, circuit, row = BreakerRules(failures, successes, 1000), Circuit(), 0
     for what in steps:
         circuit = step(rules, circuit, what, 1.0)
         if circuit.state == "closed":
@@ -35,7 +35,7 @@ def test_it_is_open_only_after_enough_failures_in_a_row(failures, successes, ste
 
 
 def test_a_failure_while_open_renews_the_time_of_the_last_one():
-    rules = Rules(1, 1, 10)
+    rules = BreakerRules(1, 1, 10)
     circuit = rules.failed(Circuit(), 0.0)
     circuit = rules.failed(circuit, 5.0)
     assert not rules.admit(circuit, 14.9)[1]
@@ -43,7 +43,7 @@ def test_a_failure_while_open_renews_the_time_of_the_last_one():
 
 
 def test_a_trial_that_is_never_answered_blocks_only_for_the_timeout():
-    rules = Rules(1, 1, 10, half_open_limit=1)
+    rules = BreakerRules(1, 1, 10, half_open_limit=1)
     circuit, runs = rules.admit(rules.failed(Circuit(), 0.0), 10.0)
     assert runs
     assert not rules.admit(circuit, 19.9)[1]
@@ -54,7 +54,7 @@ def test_a_trial_that_is_never_answered_blocks_only_for_the_timeout():
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 3), st.sampled_from([0, 1000]), st.sampled_from([None, 1, 2]), STEPS)
 def test_the_shared_one_obeys_the_same_rules(failures, successes, timeout, limit, steps):
-    rules = Rules(failures, successes, timeout, limit)
+    rules = BreakerRules(failures, successes, timeout, limit)
     shared, circuit = SharedBreaker(str(uuid4()), rules), Circuit()
     now = 10_000.0
     for what in steps:
@@ -70,18 +70,18 @@ def test_the_shared_one_obeys_the_same_rules(failures, successes, timeout, limit
 @pytest.mark.usefixtures("redis_stack")
 def test_two_processes_with_different_rules_for_one_name_are_told():
     name = str(uuid4())
-    assert SharedBreaker(name, Rules(5, 3, 30.0)).admit()
-    with pytest.raises(DifferentFiguresError, match=r"failure_threshold=5.*failure_threshold=2.*give both the same"):
-        SharedBreaker(name, Rules(2, 3, 30.0)).admit()
-    assert SharedBreaker(name, Rules(5, 3, 30.0)).admit()
+    assert SharedBreaker(name, BreakerRules(5, 3, 30.0)).admit()
+    with pytest.raises(DifferentLimitsError, match=r"failure_threshold=5.*failure_threshold=2.*give both the same"):
+        SharedBreaker(name, BreakerRules(2, 3, 30.0)).admit()
+    assert SharedBreaker(name, BreakerRules(5, 3, 30.0)).admit()
 
 
 @pytest.mark.usefixtures("redis_stack")
 def test_a_name_that_nobody_used_for_a_while_takes_new_rules(redis):
-    breaker = SharedBreaker(str(uuid4()), Rules(5, 3, 30.0))
+    breaker = SharedBreaker(str(uuid4()), BreakerRules(5, 3, 30.0))
     assert breaker.admit()
     redis.hset(breaker.keys[0], "used", redis.time()[0] - IN_USE - 1)
-    assert SharedBreaker(breaker.name, Rules(2, 3, 30.0)).admit()
+    assert SharedBreaker(breaker.name, BreakerRules(2, 3, 30.0)).admit()
 
 
 def timeless(circuit):

@@ -14,7 +14,7 @@ from graft.compat.async_patterns import Semaphore, on_workers
 from graft.tasks.errors import NotYet
 from graft.tasks.policy import RetryPolicy
 from graft.tasks.shared import limited_calls
-from graft.tasks.shared.limited_calls import Patient
+from graft.tasks.shared.limited_calls import AdmissionPolicy
 from graft.tasks.shared.rate_limiter import SharedRateLimiter
 from graft.tasks.shared.semaphore import SharedSemaphore
 
@@ -28,7 +28,7 @@ def die_once(path):
 
 
 def test_waiting_for_a_turn_is_answered_with_its_delay_and_nothing_else_is():
-    policy = Patient.around(RetryPolicy(runs=3))
+    policy = AdmissionPolicy.around(RetryPolicy(runs=3))
     assert policy.wait_after(1000, NotYet(0.25)) == 0.25
     assert policy.wait_after(1, OSError()) is None
     assert policy.runs == 3
@@ -38,33 +38,33 @@ def test_waiting_for_a_turn_is_answered_with_its_delay_and_nothing_else_is():
 
 
 def test_the_first_in_line_looks_most_often(redis_stack):
-    guard = SharedSemaphore(str(uuid4()), 1)
-    limited_calls.enter(guard, "holder")
+    limit = SharedSemaphore(str(uuid4()), 1)
+    limited_calls.admit(limit, "holder")
     waits = []
     for ticket in "abc":
         with pytest.raises(NotYet) as not_yet:
-            limited_calls.enter(guard, ticket)
+            limited_calls.admit(limit, ticket)
         waits.append(not_yet.value.wait)
     assert waits == pytest.approx([0.1, 0.2, 0.3])
-    limited_calls.leave(guard, "holder")
+    limited_calls.release(limit, "holder")
     with pytest.raises(NotYet):
-        limited_calls.enter(guard, "b")
-    limited_calls.enter(guard, "a")
-    limited_calls.leave(guard, "a")
-    limited_calls.withdraw(guard, "b")
-    limited_calls.enter(guard, "c")
-    limited_calls.leave(guard, "c")
+        limited_calls.admit(limit, "b")
+    limited_calls.admit(limit, "a")
+    limited_calls.release(limit, "a")
+    limited_calls.withdraw(limit, "b")
+    limited_calls.admit(limit, "c")
+    limited_calls.release(limit, "c")
 
 
 def test_a_rate_tells_when_its_token_comes(redis_stack):
-    guard = SharedRateLimiter(str(uuid4()), 1)
-    limited_calls.enter(guard, "a")
+    limit = SharedRateLimiter(str(uuid4()), 1)
+    limited_calls.admit(limit, "a")
     with pytest.raises(NotYet) as not_yet:
-        limited_calls.enter(guard, "b")
+        limited_calls.admit(limit, "b")
     assert 0 < not_yet.value.wait <= 1
-    limited_calls.withdraw(guard, "b")
+    limited_calls.withdraw(limit, "b")
     with pytest.raises(NotYet) as not_yet:
-        limited_calls.enter(guard, "c")
+        limited_calls.admit(limit, "c")
     assert 0 < not_yet.value.wait <= 1
 
 

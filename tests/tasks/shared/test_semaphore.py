@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.tasks.shared.lease_renewer import lease_renewer
-from graft.tasks.shared.lua import DifferentFiguresError
+from graft.tasks.shared.primitive import DifferentLimitsError
 from graft.tasks.shared.semaphore import SharedSemaphore
 from tests.stack import wait_until
 
@@ -23,76 +23,76 @@ def fresh(limit, lease=30.0):
 
 def test_permits_have_the_lowest_free_number_and_the_rest_stands_in_line():
     semaphore = fresh(2)
-    assert [semaphore.take(ticket, 60).slot for ticket in "abc"] == [1, 2, 0]
-    assert semaphore.take("d", 60).ahead == 2
+    assert [semaphore.acquire(ticket, 60).slot for ticket in "abc"] == [1, 2, 0]
+    assert semaphore.acquire("d", 60).ahead == 2
     assert semaphore.available() == 0
-    semaphore.leave("a")
-    assert semaphore.take("d", 60).slot == 0  # c was there before.
-    assert semaphore.take("c", 60).slot == 1
-    semaphore.leave("b")
-    assert semaphore.take("d", 60).slot == 2
+    semaphore.release("a")
+    assert semaphore.acquire("d", 60).slot == 0  # c was there before.
+    assert semaphore.acquire("c", 60).slot == 1
+    semaphore.release("b")
+    assert semaphore.acquire("d", 60).slot == 2
 
 
 def test_asking_again_gives_the_same_permit():
     semaphore = fresh(2)
-    assert [semaphore.take("a", 60).slot for _ in range(3)] == [1, 1, 1]
+    assert [semaphore.acquire("a", 60).slot for _ in range(3)] == [1, 1, 1]
     assert semaphore.available() == 1
 
 
 def test_what_is_not_renewed_is_given_to_the_next():
     semaphore = fresh(1, lease=0.2)
-    assert semaphore.take("a", 60).slot == 1
-    assert semaphore.take("b", 60).slot == 0
-    wait_until(lambda: semaphore.take("b", 60).slot == 1)
+    assert semaphore.acquire("a", 60).slot == 1
+    assert semaphore.acquire("b", 60).slot == 0
+    wait_until(lambda: semaphore.acquire("b", 60).slot == 1)
     assert not semaphore.renew("a")
     assert semaphore.renew("b")
 
 
 def test_who_is_not_heard_of_loses_the_place_in_line():
     semaphore = fresh(1)
-    semaphore.take("a", 60)
-    semaphore.take("dead", 0.1)
-    semaphore.take("c", 60)
-    semaphore.leave("a")
-    wait_until(lambda: semaphore.take("c", 60).slot == 1)
+    semaphore.acquire("a", 60)
+    semaphore.acquire("dead", 0.1)
+    semaphore.acquire("c", 60)
+    semaphore.release("a")
+    wait_until(lambda: semaphore.acquire("c", 60).slot == 1)
 
 
 def test_withdrawing_gives_up_a_place_and_no_permit():
     semaphore = fresh(1)
-    semaphore.take("a", 60)
-    semaphore.take("b", 60)
+    semaphore.acquire("a", 60)
+    semaphore.acquire("b", 60)
     semaphore.withdraw("a")
     semaphore.withdraw("b")
     assert semaphore.available() == 0
-    semaphore.leave("a")
-    assert semaphore.take("c", 60).slot == 1
+    semaphore.release("a")
+    assert semaphore.acquire("c", 60).slot == 1
 
 
 def test_a_holder_takes_back_what_redis_has_lost_and_nobody_comes_before_it(redis):
     semaphore = fresh(1)
-    semaphore.take("a", 60)
+    semaphore.acquire("a", 60)
     redis.delete(*semaphore.keys)
     assert semaphore.renew("a")
-    assert semaphore.take("b", 60).slot == 0
+    assert semaphore.acquire("b", 60).slot == 0
 
 
 def test_another_limit_is_refused_while_the_name_is_in_use(redis):
     semaphore = fresh(2)
-    semaphore.take("a", 60)
+    semaphore.acquire("a", 60)
     other = SharedSemaphore(semaphore.name, 3)
-    with pytest.raises(DifferentFiguresError, match="another name"):
-        other.take("b", 60)
-    semaphore.leave("a")
-    with pytest.raises(DifferentFiguresError):
-        other.take("b", 60)
+    with pytest.raises(DifferentLimitsError, match="another name"):
+        other.acquire("b", 60)
+    semaphore.release("a")
+    with pytest.raises(DifferentLimitsError):
+        other.acquire("b", 60)
     redis.hset(semaphore.keys[-1], "used", 0)  # A minute later.
-    assert other.take("b", 60).slot == 1
+    assert other.acquire("b", 60).slot == 1
 
 
 def test_everything_in_redis_expires(redis):
     semaphore = fresh(1)
-    semaphore.take("a", 60)
-    semaphore.take("b", 60)
+    semaphore.acquire("a", 60)
+    semaphore.acquire("b", 60)
     assert all(redis.ttl(key) > 0 for key in semaphore.keys)
 
 
@@ -110,11 +110,11 @@ def test_never_more_than_the_limit_and_in_the_order_of_asking(limit, steps):
     for what, number in steps:
         ticket = str(number)
         if what == "leave":
-            semaphore.leave(ticket)
+            semaphore.release(ticket)
             held.pop(ticket, None)
             line = [other for other in line if other != ticket]
             continue
-        slot = semaphore.take(ticket, 60).slot
+        slot = semaphore.acquire(ticket, 60).slot
         if ticket in held:
             assert slot == held[ticket]
             continue

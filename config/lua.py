@@ -1,0 +1,22 @@
+"""Loads Lua scripts, each of which stands in a ``.lua`` file beside the module that runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from redis.commands.core import Script
+
+
+def load(module: str, name: str) -> Script:
+    """The script in *name*``.lua`` beside the file *module*; call it with keys, arguments and a client or pipeline.
+
+    Redis is sent the digest of the script, and its text only where it does not know it yet.
+    """
+    no_client: Any = None  # Each call names its own.
+    return Script(no_client, text(module, name).encode())
+
+
+def text(module: str, name: str) -> str:
+    """The text of the script, for EVAL where nobody can wait until Redis has been told of it."""
+    return Path(module).with_name(f"{name}.lua").read_text("utf-8")

@@ -1,0 +1,42 @@
+-- Takes the oldest messages of the most urgent lists, and records them in the same instant: no crash comes in between.
+-- A script that has begun to write is not stopped by maxmemory, so it is never half done (Redis 6.2 and 7).
+-- KEYS: the record, its index, a list of signs for each queue, then the lists: for each priority one of each queue.
+-- ARGV: number of queues, their names as JSON, time, whether a sign was taken already, and a delivery tag for each
+-- message that may be taken.
+-- {0 or 1: more messages, {{queue's number, message}, ...}}: who has taken the last one can wait for a sign.
+local record, index = KEYS[1], KEYS[2]
+local queues = tonumber(ARGV[1])
+local now, is_sign_taken = ARGV[queues + 2], tonumber(ARGV[queues + 3]) == 1
+local tags, most = queues + 3, #ARGV - queues - 3
+local lists = queues + 2
+local taken = {}
+
+-- The first list with a message, from list number low on, by halving: of ten priorities of seven queues most are empty.
+local function first(low)
+  local high = #KEYS
+  if redis.call('EXISTS', unpack(KEYS, low)) == 0 then return high + 1 end
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if redis.call('EXISTS', unpack(KEYS, low, middle)) > 0 then high = middle else low = middle + 1 end
+  end
+  return low
+end
+
+local list = first(lists + 1)
+while list <= #KEYS do
+  while #taken < most do
+    local raw = redis.call('RPOP', KEYS[list])
+    if not raw then break end
+    local queue, tag = (list - lists - 1) % queues + 1, ARGV[tags + 1 + #taken]
+    redis.call('HSET', record, tag, '[' .. raw .. ',"",' .. ARGV[1 + queue] .. ']')
+    redis.call('ZADD', index, now, tag)
+    if not is_sign_taken then redis.call('RPOP', KEYS[2 + queue]) end
+    is_sign_taken = false
+    taken[#taken + 1] = {queue, raw}
+  end
+  if #taken == most then return {redis.call('EXISTS', unpack(KEYS, list)), taken} end
+  if list == #KEYS then return {0, taken} end
+  list = first(list + 1)
+end
+for queue = 1, queues do redis.call('DEL', KEYS[2 + queue]) end
+return {0, taken}

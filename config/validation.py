@@ -1,0 +1,19 @@
+"""Numbers that callers give, checked where they are given."""
+
+from __future__ import annotations
+
+
+def at_least_one(what: str, value: int) -> int:
+    """*value*, a count that must allow something."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what}={value!r} must be a whole number")
+    if value < 1:
+        raise ValueError(f"{what}={value} must be at least 1")
+    return value
+
+
+def seconds(what: str, value: float) -> float:
+    """*value*, a duration that must be positive."""
+    if not value > 0:
+        raise ValueError(f"{what}={value!r} must be more than 0 seconds")
+    return value

@@ -1,0 +1,110 @@
+-- Leased permits, given in the order of asking. One operation is one step; every time is Redis's own.
+-- held: ticket -> end of its lease. slots: ticket -> number of its permit. waiters: ticket -> order of asking.
+-- seen: waiting ticket -> when it is given up. state: the limit, when the name was last used, when it opens.
+local held, waiters, seen, slots, state = unpack(KEYS)
+local operation, kept, in_use = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local limit, lease, ticket = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+
+-- After a restart of Redis the holders need a moment to renew what ran out meanwhile: nothing expires until then.
+local grace = lease / 3 + 1
+
+local function uptime()
+  return tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
+end
+
+local function sweep()
+  local lapsed = redis.call('ZRANGEBYSCORE', held, '-inf', now)
+  local gone = redis.call('ZRANGEBYSCORE', seen, '-inf', now)
+  if (#lapsed == 0 and #gone == 0) or uptime() < grace then return end
+  for _, each in ipairs(lapsed) do
+    redis.call('ZREM', held, each)
+    redis.call('HDEL', slots, each)
+  end
+  for _, each in ipairs(gone) do
+    redis.call('ZREM', waiters, each)
+    redis.call('ZREM', seen, each)
+  end
+end
+
+local function stop_waiting()
+  redis.call('ZREM', seen, ticket)
+  return redis.call('ZREM', waiters, ticket)
+end
+
+local function hold()
+  local taken, slot = {}, 1
+  for _, each in ipairs(redis.call('HVALS', slots)) do taken[tonumber(each)] = true end
+  while taken[slot] do slot = slot + 1 end
+  stop_waiting()
+  redis.call('ZADD', held, now + lease, ticket)
+  redis.call('HSET', slots, ticket, slot)
+  return slot
+end
+
+local function remember()
+  redis.call('HSET', state, 'limit', limit, 'used', now)
+  for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, kept) end
+end
+
+local operations = {}
+
+-- {permit's number, 0}, or {0, permits that others get first}, or {-1, the limit in use}.
+function operations.acquire()
+  local patience, was_used_here = tonumber(ARGV[7]), ARGV[8] == '1'
+  sweep()
+  local set = redis.call('HGET', state, 'limit')
+  if set and tonumber(set) ~= limit then
+    local idle = now - tonumber(redis.call('HGET', state, 'used'))
+    if redis.call('ZCARD', held) > 0 or redis.call('ZCARD', waiters) > 0 or idle < in_use then return {-1, set} end
+  end
+  if not set and was_used_here and uptime() < grace then
+    redis.call('HSET', state, 'opens', now + grace - uptime())
+  end
+  local slot = redis.call('HGET', slots, ticket)
+  if slot then
+    redis.call('ZADD', held, now + lease, ticket)
+    return {tonumber(slot), 0}
+  end
+  if not redis.call('ZSCORE', waiters, ticket) then
+    redis.call('ZADD', waiters, redis.call('HINCRBY', state, 'number', 1), ticket)
+  end
+  redis.call('ZADD', seen, now + patience, ticket)
+  local free = limit - redis.call('ZCARD', held)
+  if now < tonumber(redis.call('HGET', state, 'opens') or 0) then free = 0 end
+  local rank = redis.call('ZRANK', waiters, ticket)
+  slot = 0
+  if rank < free then slot = hold() end
+  remember()
+  return {slot, rank - free + 1}
+end
+
+-- A permit that Redis has lost, or has taken back without giving it to another, is this ticket's again.
+function operations.renew()
+  if redis.call('HEXISTS', slots, ticket) == 1 then
+    redis.call('ZADD', held, now + lease, ticket)
+  else
+    if redis.call('EXISTS', state) == 0 then redis.call('HSET', state, 'opens', now + grace) end
+    if redis.call('ZCARD', held) >= limit then return 0 end
+    hold()
+  end
+  remember()
+  return 1
+end
+
+function operations.release()
+  redis.call('ZREM', held, ticket)
+  redis.call('HDEL', slots, ticket)
+  return stop_waiting()
+end
+
+function operations.withdraw()
+  return stop_waiting()
+end
+
+function operations.available()
+  return limit - redis.call('ZCOUNT', held, '(' .. now, '+inf')
+end
+
+return operations[operation]()
