@@ -1,6 +1,7 @@
-"""What ``celery -A graft`` offers beside Celery's own commands.
+"""The table of the commands that ``celery -A graft`` has beside Celery's own: a name and one line of help for each.
 
-Celery imports every plugin for every command, a worker's start included; these import their module when they are run.
+Celery loads every entry for every command, a worker's start included. So an entry imports its module only when the
+command runs. ``scripts/commands/__init__.py`` says how to add one.
 """
 
 from __future__ import annotations
@@ -12,43 +13,43 @@ from typing import Any
 
 import click
 
+NOT_INSTALLED = (
+    "celery -A graft {name} is not part of an installation: clone the celery-graft repository, run ./scripts/setup "
+    "there, then .venv/bin/celery -A graft {name}"
+)
+
 
 class LazyCommand(click.Command):
-    """The ``command`` of *module*, which is imported when the command is run or asked for its help."""
+    """Stands for ``command`` of ``graft.scripts.commands.<name>``, which is imported when it runs or shows its help."""
 
-    def __init__(self, name: str, module: str, short_help: str) -> None:
+    def __init__(self, name: str, short_help: str) -> None:
         super().__init__(name, short_help=short_help)
-        self.module = module
+        self.module = f"graft.scripts.commands.{name.replace('-', '_')}"
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        command: click.Command = import_module(self.module).command
+        try:
+            command: click.Command = import_module(self.module).command
+        except ModuleNotFoundError as error:
+            if error.name != self.module:
+                raise
+            # The wheel leaves out commands that are for this repository (pyproject.toml).
+            click.echo(f"error: {NOT_INSTALLED.format(name=self.name)}", err=True)
+            raise SystemExit(2) from None
         return command.make_context(*args, **kwargs)
 
 
-bench = LazyCommand("bench", "graft.scripts.commands.bench", "Measure speed, side by side with others, in one run.")
-tune = LazyCommand(
-    "tune", "graft.scripts.commands.tune", "Recommend settings for a function of yours, by measuring it."
-)
-health = LazyCommand(
-    "health", "graft.scripts.commands.health", "Say whether the deployment is healthy, and what is not."
-)
-leaks = LazyCommand("leaks", "graft.scripts.commands.leaks", "Say which process or family of keys grows, and why.")
-doctor = LazyCommand("doctor", "graft.scripts.commands.doctor", "Find settings that will hurt, each with its remedy.")
-top = LazyCommand("top", "graft.scripts.commands.top", "Watch queues, workers and batches live.")
-dead_letters = LazyCommand(
-    "dead-letters", "graft.scripts.commands.dead_letters", "List, show, replay, drop or export dead letters."
-)
-queue = LazyCommand("queue", "graft.scripts.commands.queue", "List, peek into, pause, resume or purge queues.")
-batch = LazyCommand("batch", "graft.scripts.commands.batch", "List, show or cancel batches that run.")
-html_report = LazyCommand(
-    "html-report", "graft.scripts.commands.html_report", "Write an HTML page of the deployment's state and history."
-)
-exporter = LazyCommand(
-    "exporter", "graft.scripts.commands.exporter", "Serve Prometheus metrics of queues and verdicts."
-)
-drill = LazyCommand(
-    "drill", "graft.scripts.commands.drill", "Break a private stack on purpose and count what was lost."
-)
+batch = LazyCommand("batch", "List, show or cancel running batches.")
+bench = LazyCommand("bench", "Measure speed side by side with other task queues.")
+dead_letters = LazyCommand("dead-letters", "List, show, replay, drop or export dead letters.")
+doctor = LazyCommand("doctor", "Find harmful settings, each with its remedy.")
+drill = LazyCommand("drill", "Break a private stack on purpose and count lost tasks.")
+exporter = LazyCommand("exporter", "Serve Prometheus metrics of the whole deployment.")
+health = LazyCommand("health", "Say whether the deployment is healthy.")
+html_report = LazyCommand("html-report", "Write an HTML page of the last day.")
+leaks = LazyCommand("leaks", "Show which processes and Redis keys grow.")
+queue = LazyCommand("queue", "List, peek into, pause, resume or purge queues.")
+top = LazyCommand("top", "Watch queues, workers and batches live.")
+tune = LazyCommand("tune", "Recommend settings for one of your functions.")
 
 
 def prepare_flower() -> None:

@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.redis_client import broker, shared
-from graft.scripts.commands import queue_judge
+from graft.scripts import quarantine_check
 from graft.scripts.commands.options import HELP, CommandGroup, confirm, examples
-from graft.scripts.commands.top.view import left
 from graft.scripts.console import complain, lasting, output, say, several, show
+from graft.scripts.snapshot import seconds_left
 from graft.tasks.delivery import cancellation
 from graft.tasks.queues import peek, purge
 from graft.tasks.sending import progress
@@ -76,7 +76,7 @@ def list_batches(as_json: bool) -> None:
         table.add_column(title, justify="right")
     table.add_column("callable, queue and caller", overflow="fold")
     for note in notes:
-        rest = left(note)
+        rest = seconds_left(note)
         what = Text(f"{note.function}\n")
         what.append(f"{note.queue}, {note.caller}", "dim")
         if note.id in stopped:
@@ -107,7 +107,7 @@ def show_batch(batch_id: str, as_json: bool) -> None:
         return
     lines = [("id", known.id)]
     if note is not None:
-        rest = left(note)
+        rest = seconds_left(note)
         lines += [
             ("callable", note.function),
             ("queue", note.queue),
@@ -154,14 +154,14 @@ def cancel(batch_id: str, yes: bool, as_json: bool) -> None:
     say(f"Cancelled batch {known.id}{took}.")
     if held:
         say(f"{several(held, 'message')} with workers: the items that run are finished, the others do not begin.")
-    if not queue_judge.can_judge():
+    if not quarantine_check.can_verify():
         complain("GRAFT_SIGNING_KEY is not set here: waiting messages stay until a worker meets and refuses them")
 
 
 def stop(batch_id: str) -> int:
     """Cancel, and again while its caller may not have heard; how many waiting messages were taken out."""
     # Without the key nothing is taken for a message of ours, and workers do it by the flag.
-    judge = queue_judge.flaw if queue_judge.can_judge() else lambda raw: "not judged"
+    judge = quarantine_check.flaw if quarantine_check.can_verify() else lambda raw: "not judged"
     withdrawn = purge.cancel(batch_id, judge)
     deadline = time.monotonic() + SETTLES
     before = None
@@ -212,7 +212,7 @@ def cancelled(ids: Iterable[str]) -> set[str]:
 
 
 def as_record(note: BatchNote, is_cancelled: bool) -> dict[str, Any]:
-    return {**asdict(note), "rate": round(rate(note), 3), "seconds_left": left(note), "cancelled": is_cancelled}
+    return {**asdict(note), "rate": round(rate(note), 3), "seconds_left": seconds_left(note), "cancelled": is_cancelled}
 
 
 def rate(note: BatchNote) -> float:

@@ -18,10 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.queues import QUEUES, names
-from graft.scripts.commands import queue_judge
+from graft.scripts import quarantine_check, snapshot
 from graft.scripts.commands.options import HELP, Age, CommandGroup, confirm, examples
-from graft.scripts.commands.top import read
-from graft.scripts.commands.top.view import remark
 from graft.scripts.console import complain, lasting, say, several, show
 from graft.tasks.queues import pause as queue_pause
 from graft.tasks.queues import peek as queue_peek
@@ -62,7 +60,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def list_queues(as_json: bool) -> None:
     """Every queue: how many messages wait, since when, who reads it, and whether it is paused."""
-    queues = read.look().queues
+    queues = snapshot.take().queues
     if as_json:
         for queue in queues:
             click.echo(json.dumps({**asdict(queue), "purpose": PURPOSES[queue.name]}))
@@ -74,7 +72,8 @@ def list_queues(as_json: bool) -> None:
     table.add_column("purpose", style="dim")
     for queue in queues:
         oldest = "" if queue.oldest is None else lasting(queue.oldest)
-        table.add_row(queue.name, f"{queue.waiting:,}", oldest, str(queue.readers), remark(queue), PURPOSES[queue.name])
+        remark = Text(queue.remark, "yellow" if queue.is_paused else "bold red")
+        table.add_row(queue.name, f"{queue.waiting:,}", oldest, str(queue.readers), remark, PURPOSES[queue.name])
     show(table)
 
 
@@ -87,8 +86,8 @@ def peek(queue: str, limit: int, as_json: bool) -> None:
 
     A message that workers would put into the quarantine instead of running it says why.
     """
-    waiting = queue_peek.peek(queue, limit, queue_judge.flaw)
-    if not queue_judge.can_judge():
+    waiting = queue_peek.peek(queue, limit, quarantine_check.flaw)
+    if not quarantine_check.can_verify():
         complain("signatures were not verified: GRAFT_SIGNING_KEY is not set here")
     if as_json:
         for one in waiting:
@@ -108,7 +107,7 @@ def peek(queue: str, limit: int, as_json: bool) -> None:
             what.append(f"\nworkers would quarantine it: {queue_peek.printable(one.flaw)}", "red")
         table.add_row(str(one.priority), age, f"{one.items:,}", f"{one.size:,}", what)
     show(table)
-    (line,) = [line for line in read.look().queues if line.name == queue]
+    (line,) = [line for line in snapshot.take().queues if line.name == queue]
     say(f"{several(len(waiting), 'message')} of {line.waiting:,}.{' The queue is paused.' if line.is_paused else ''}")
 
 
@@ -155,7 +154,7 @@ def purge(
     batch as a whole ends with `batch cancel`. What workers have fetched already is not touched. What they would
     quarantine goes there. Interrupted or killed, nothing is lost: run it again.
     """
-    if not queue_judge.can_judge():
+    if not quarantine_check.can_verify():
         complain("GRAFT_SIGNING_KEY is not set: without it nobody can tell what workers would run; nothing was done")
         raise SystemExit(NOT_DONE)
     now = time.time()
@@ -179,7 +178,7 @@ def purge(
         say(f"{what}; nothing was taken out (--dry-run).")
         return
     confirm(f"Drop {what} for good?" if drop else f"Move {what} to the dead letters?", yes)
-    done = queue_purge.purge(queue, queue_judge.flaw, wanted, drop=drop)
+    done = queue_purge.purge(queue, quarantine_check.flaw, wanted, drop=drop)
     if as_json:
         click.echo(json.dumps(asdict(done)))
     if done.dropped:

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.live import Live
 
 from graft.config.deployment import settings
-from graft.scripts.commands import queue_judge
-from graft.scripts.commands.top import read, view
-from graft.scripts.commands.top.read import Rates, Snapshot
+from graft.scripts import quarantine_check, snapshot
+from graft.scripts.commands.top import view
 from graft.scripts.console import complain
+from graft.scripts.snapshot import Rates, Snapshot
 from graft.tasks.queues import pause as queue_pause
 from graft.tasks.queues import peek as queue_peek
 from graft.tasks.queues.peek import Waiting
@@ -53,12 +53,12 @@ def command(interval: float, count: int | None, plain: bool) -> None:
 
 
 def print_lines(interval: float, count: int | None) -> None:
-    before = read.look()
+    before = snapshot.take()
     looks = 0
     while count is None or looks < count:
         time.sleep(interval)
-        now = read.look()
-        click.echo(view.line(now, read.rates(before, now)))
+        now = snapshot.take()
+        click.echo(view.line(now, snapshot.rates(before, now)))
         before, looks = now, looks + 1
 
 
@@ -68,7 +68,7 @@ class Screen:
     def __init__(self, interval: float, count: int | None = None) -> None:
         self.interval, self.count = interval, count
         self.console = Console()
-        self.now: Snapshot = read.look()
+        self.now: Snapshot = snapshot.take()
         self.speed = Rates()
         self.chosen = 0
         self.peeked: list[Waiting] | None = None
@@ -99,8 +99,8 @@ class Screen:
     def look(self) -> None:
         """Look again; an outage is said, and sat out."""
         try:
-            now = read.look()
-            self.speed = read.rates(self.now, now)
+            now = snapshot.take()
+            self.speed = snapshot.rates(self.now, now)
             self.now = now
             if self.peeked is not None:
                 self.peeked = self.peek()
@@ -139,7 +139,7 @@ class Screen:
             self.said = f"Redis does not answer: {error}"
 
     def peek(self) -> list[Waiting]:
-        return queue_peek.peek(self.queue, 20, queue_judge.flaw)
+        return queue_peek.peek(self.queue, 20, quarantine_check.flaw)
 
     def choose(self, step: int) -> None:
         self.chosen = (self.chosen + step) % len(self.now.queues)

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from graft.scripts.commands.top.read import QueueLine, Rates, Snapshot
+from graft.scripts.snapshot import Rates, Snapshot, seconds_left
 from graft.tasks.queues.peek import Waiting
 from graft.tasks.sending.progress import BatchNote
 
@@ -55,21 +55,14 @@ def queues(now: Snapshot, speed: Rates, selected: str) -> Table:
     for queue in now.queues:
         grows = speed.grows.get(queue.name, 0.0)
         trend = "▲" if grows > 0.05 else "▼" if grows < -0.05 else "·"
-        left = queue.waiting / -grows if grows < -0.05 else None
+        empty_in = queue.waiting / -grows if grows < -0.05 and queue.waiting else None
         table.add_row(
             queue.name, f"{queue.waiting:,}", _age(queue.oldest), _rate(speed.into.get(queue.name, 0.0)),
-            _rate(speed.out.get(queue.name, 0.0)), f"{trend} {_age(left) if left and queue.waiting else ''}",
-            str(queue.readers), remark(queue), style="reverse" if queue.name == selected else "",
+            _rate(speed.out.get(queue.name, 0.0)), f"{trend} {_age(empty_in)}",
+            str(queue.readers), Text(queue.remark, "yellow" if queue.is_paused else "bold red"),
+            style="reverse" if queue.name == selected else "",
         )  # fmt: skip
     return table
-
-
-def remark(queue: QueueLine) -> Text:
-    if queue.is_paused:
-        return Text("paused", "yellow")
-    if not queue.readers and queue.waiting:
-        return Text("nobody reads", "bold red")
-    return Text("")
 
 
 def workers(now: Snapshot, speed: Rates, room: int) -> RenderableType:
@@ -106,7 +99,7 @@ def batches(now: Snapshot, speed: Rates, room: int) -> RenderableType:
         )
         table.add_row(
             note.id[-6:], Text(note.function, overflow="ellipsis"), bar, share(note),
-            Text(f"{note.failed:,}", "red" if note.failed else ""), _age(left(note)),
+            Text(f"{note.failed:,}", "red" if note.failed else ""), _age(seconds_left(note)),
         )  # fmt: skip
     if len(shown) < len(now.batches):
         table.add_row("", f"… {len(now.batches) - len(shown)} more", style="dim")
@@ -140,13 +133,6 @@ def peek(queue: str, messages: Sequence[Waiting], room: int, width: int) -> Rend
     return table
 
 
-def left(note: BatchNote) -> float | None:
-    """Seconds until the batch is done at the pace that it had so far; None while that cannot be said."""
-    if not note.total or not note.done or note.seconds <= 0:
-        return None
-    return (note.total - note.done) * note.seconds / note.done
-
-
 def share(note: BatchNote) -> str:
     return f"{note.done:,}/{note.total:,}" if note.total else f"{note.done:,}"
 
@@ -166,7 +152,7 @@ def line(now: Snapshot, speed: Rates) -> str:
         f"items/s={sum(speed.items.values()):.1f} errors/s={speed.errors:.1f} retries/s={speed.retries:.1f}",
         f"waiting: {waiting or 'nothing'}",
         f"dead-letters={now.letters}",
-        *(f"batch {note.id[-6:]} {share(note)} left={_age(left(note)) or '?'}" for note in now.batches[:3]),
+        *(f"batch {note.id[-6:]} {share(note)} left={_age(seconds_left(note)) or '?'}" for note in now.batches[:3]),
     ]
     return "  ".join(parts)
 

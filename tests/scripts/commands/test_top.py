@@ -22,8 +22,8 @@ from rich.console import Console
 
 import graft
 from graft.config.queues import names
-from graft.scripts.commands.top.read import QueueLine, Rates, Snapshot, WorkerLine, look, rates
-from graft.scripts.commands.top.view import frame, left, line
+from graft.scripts.commands.top.view import frame, line
+from graft.scripts.snapshot import QueueLine, Rates, Snapshot, WorkerLine, rates, seconds_left, take
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.monitoring.function_stats import Figures
 from graft.tasks.queues import pause, peek
@@ -96,9 +96,9 @@ def test_what_came_in_is_what_left_and_what_was_added(taken, before, after, seco
 
 
 def test_the_time_left_is_said_when_it_is_known():
-    assert left(note(done=50, total=100, seconds=10.0)) == pytest.approx(10.0)
-    assert left(note(done=0)) is None
-    assert left(note(total=None)) is None
+    assert seconds_left(note(done=50, total=100, seconds=10.0)) == pytest.approx(10.0)
+    assert seconds_left(note(done=0)) is None
+    assert seconds_left(note(total=None)) is None
 
 
 def test_one_look_is_one_line_for_pipes():
@@ -188,7 +188,7 @@ def test_keys_pause_peek_and_resume_a_queue_and_the_terminal_is_given_back(stack
 @pytest.mark.acl_role("admin")
 def test_workers_take_nothing_from_a_paused_queue_until_it_is_resumed(stack, redis):
     def readers() -> int:
-        return next(line.readers for line in look().queues if line.name == "low")
+        return next(line.readers for line in take().queues if line.name == "low")
 
     pause.pause("low")
     try:

@@ -1,4 +1,4 @@
-"""One look at everything that ``top`` shows; and the rates between two looks."""
+"""Queues, workers and batches at one moment, for ``top`` and ``queue list``; and the rates between two moments."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ class QueueLine:
     is_paused: bool
     taken: int
 
+    @property
+    def remark(self) -> str:
+        """What a person should notice about the queue, or ""."""
+        if self.is_paused:
+            return "paused"
+        return "no reader" if self.waiting and not self.readers else ""
+
 
 @dataclass(frozen=True)
 class WorkerLine:
@@ -45,7 +52,7 @@ class WorkerLine:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One look. ``health`` is "" where no check has run; ``bad`` names the checks that are not ok."""
+    """The deployment at one moment. ``health`` is "" before the first check; ``bad`` names checks that are not ok."""
 
     at: float
     queues: tuple[QueueLine, ...] = ()
@@ -59,7 +66,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Rates:
-    """What changed each second between two looks, by name. ``grows`` is the change of each queue's length."""
+    """Changes each second between two snapshots, by name. ``grows`` is that of a queue's length."""
 
     out: dict[str, float] = field(default_factory=dict)
     into: dict[str, float] = field(default_factory=dict)
@@ -70,8 +77,12 @@ class Rates:
     retries: float = 0.0
 
 
-def look() -> Snapshot:
-    """Everything as it is now. Raises RedisError when Redis does not answer."""
+def take() -> Snapshot:
+    """The state of the deployment now.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
     client = shared()
     beats = worker_registry.workers(client)
     by_queue, by_worker = throughput.taken(client)
@@ -122,7 +133,7 @@ def _sent_at(raw: bytes) -> float | None:
 
 
 def rates(before: Snapshot, after: Snapshot) -> Rates:
-    """The changes between two looks. Pure."""
+    """The changes each second from *before* to *after*. Pure."""
     seconds = max(after.at - before.at, 1e-3)
     old = {queue.name: queue for queue in before.queues}
     out, into, grows = {}, {}, {}
@@ -151,3 +162,10 @@ def rates(before: Snapshot, after: Snapshot) -> Rates:
         max(0, totals[1][0] - totals[0][0]) / seconds,
         max(0, totals[1][1] - totals[0][1]) / seconds,
     )
+
+
+def seconds_left(note: BatchNote) -> float | None:
+    """Seconds until the batch is done at its rate so far. None: its length is not known, or no item is done."""
+    if not note.total or not note.done or note.seconds <= 0:
+        return None
+    return (note.total - note.done) * note.seconds / note.done

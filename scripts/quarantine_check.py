@@ -1,4 +1,4 @@
-"""Whether a worker would run a message that waits: by the very rules of the workers, without opening its content."""
+"""Whether workers would quarantine a waiting message: the rules of the workers, without unpickling anything."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ def flaw(raw: bytes) -> str:
     return f"{found.reason}: {found.detail}" if found else ""
 
 
-def can_judge() -> bool:
-    """Whether this process knows a signed message from a forged one."""
+def can_verify() -> bool:
+    """Whether this process can verify signatures, or accepts messages without any."""
     return bool(settings().signing_keys) or settings().unsigned_messages == "accept"

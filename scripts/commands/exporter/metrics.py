@@ -1,27 +1,17 @@
-"""``celery -A graft exporter``: what concerns the whole deployment, for Prometheus and for outside scalers.
-
-Everything is read from Redis when it is asked for; no worker is bothered. One exporter is enough, and several agree.
-"""
+"""The Prometheus metrics of the whole deployment, read from Redis whenever somebody asks. No worker is asked."""
 
 from __future__ import annotations
 
-import json
 import logging
-import signal
-import sys
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any
 
-import click
 import redis
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from graft.config.deployment import settings
-from graft.config.redis_client import broker, connect, shared
-from graft.scripts.console import complain, say
+from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import beat_ticks, measure, report_store
 from graft.tasks.health.measurements import Queue
@@ -32,10 +22,8 @@ from graft.tasks.monitoring.worker_registry import WorkerBeat
 
 logger = logging.getLogger(__name__)
 
-PORT: Final = 9808
 
-
-class Deployment(Collector):
+class DeploymentCollector(Collector):
     """The deployment as metrics. While Redis does not answer, ``graft_up`` is 0 and the rest is missing."""
 
     def __init__(self) -> None:
@@ -159,48 +147,3 @@ def _verdicts(report: Report | None) -> Iterator[Metric]:
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, envvar="GRAFT_EXPORTER_PORT")
-@click.option("--address", default="127.0.0.1", show_default=True, envvar="GRAFT_EXPORTER_ADDRESS")
-@click.option("--json", "as_json", is_flag=True, help="Print the figure for scalers once, as JSON, and end.")
-@click.option("--lane", type=click.Choice([*worker_load.LANES, "all"]), help="With --json: this lane's alone.")
-def command(port: int, address: str, as_json: bool, lane: str | None) -> None:
-    """Serve Prometheus metrics of queues, workers, callables, verdicts and dead letters.
-
-    The figure for scalers is graft_scaling_demand_per_slot: what waits, was fetched and runs, for each place that could
-    run it. 1.0 is exactly enough.
-    """
-    if as_json:
-        raise SystemExit(print_figure(lane))
-    registry = CollectorRegistry()
-    registry.register(Deployment())
-    try:
-        server, thread = start_http_server(port, address, registry)
-    except OSError as error:
-        complain(f"{address}:{port} cannot be had: {error}; choose another with --port or --address")
-        raise SystemExit(1) from error
-    say(f"Metrics of {settings().broker_name} on http://{address}:{server.server_port}/metrics")
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        stop.wait()
-    except KeyboardInterrupt:
-        say("stopped")
-    server.shutdown()
-    thread.join()
-
-
-def print_figure(lane: str | None) -> int:
-    """The loads as JSON on stdout; 0, or 1 when Redis does not answer."""
-    try:
-        with connect() as client:
-            loads = worker_load.measure(client)
-    except (redis.RedisError, OSError) as error:
-        complain(f"{settings().broker_name} does not answer: {error}")
-        return 1
-    found = {load.lane: load.as_dict() for load in loads}
-    json.dump(found[lane] if lane else found, sys.stdout)
-    sys.stdout.write("\n")
-    return 0

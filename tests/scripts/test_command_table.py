@@ -1,0 +1,61 @@
+"""Every command of ``celery -A graft`` has an entry point, a line in the table, a module and help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from graft.scripts import command_table, commands
+from graft.scripts.command_table import LazyCommand
+from tests.stack import ROOT
+
+ENTRY_POINTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
+    "celery.commands"
+]
+SHARED = {"__init__", "options"}
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_an_entry_point_leads_to_a_command_with_help(name: str) -> None:
+    module, _, attribute = ENTRY_POINTS[name].partition(":")
+    entry = getattr(import_module(module), attribute)
+    assert isinstance(entry, LazyCommand)
+    assert entry.name == name
+    assert entry.short_help
+    shown = CliRunner().invoke(entry, ["--help"])
+    assert shown.exit_code == 0, shown.output
+    loaded = import_module(entry.module)
+    assert isinstance(loaded.command, click.Command)
+    assert loaded.command.help
+    assert " ".join(loaded.command.help.split())[:40] in " ".join(shown.output.split())
+
+
+def test_every_module_of_the_folder_is_a_command() -> None:
+    (folder,) = map(Path, commands.__path__)
+    modules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert {name.replace("_", "-") for name in modules - SHARED} == ENTRY_POINTS.keys()
+
+
+def test_the_table_names_no_other_command() -> None:
+    entries = {entry.name for entry in vars(command_table).values() if isinstance(entry, LazyCommand)}
+    assert entries == ENTRY_POINTS.keys()
+
+
+def test_celery_lists_every_command_and_imports_none() -> None:
+    code = (
+        "import sys; from celery.__main__ import main; sys.argv = ['celery', '-A', 'graft', '--help']\n"
+        "try: main()\n"
+        "finally: print(*[name for name in sys.modules if name.startswith('graft.scripts.')], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert lines >= ENTRY_POINTS.keys()
+    assert done.stderr.split() == ["graft.scripts.command_table"]
