@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -69,6 +69,12 @@ class Sandbox:
 
     def files(self) -> list[Path]:
         return [path for directory in (self.temporary, self.runtime) for path in directory.iterdir()]
+
+    def kill(self) -> None:
+        """End every process that still runs here."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def is_clean(self) -> bool:
         return not self.processes() and not self.files()
