@@ -111,22 +111,22 @@ class _Request:
         return [codec.dump_item(item, limit, "item", index) for index, item in enumerate(self.items)]
 
     def _send(self, function: FunctionRef, frames: Sequence[bytes] | None, policy: RetryPolicy) -> Batch:
-        from graft.tasks.sending.batch_sender import Order
+        from graft.tasks.sending.batch_sender import BatchOptions
         from graft.tasks.sending.sources import ListSource
         from graft.tasks.submit import send
 
-        order = Order(
+        options = BatchOptions(
             function=function,
             queue="io" if function.is_async else "batch",
             priority=broker_priority(self.options.get("priority", 0)),
             in_flight=self.in_flight,
-            widened=None if function.is_async else self.in_flight * self.concurrency,
+            plain_in_flight=None if function.is_async else self.in_flight * self.concurrency,
             concurrency=self.concurrency,
             timeout=self.options.get("timeout"),
             policy=policy,
             unpack=self.unpack,
         )
-        return send(order, ListSource(self.items) if frames is None else ListSource(frames, encoded=True))
+        return send(options, ListSource(self.items) if frames is None else ListSource(frames, encoded=True))
 
     async def _run_here(self, policy: RetryPolicy) -> list[Any]:
         timeout = self.options.get("timeout")

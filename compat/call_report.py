@@ -20,7 +20,7 @@ from graft.tasks.callables.importable import name_of
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from graft.tasks.batch import Progress
+    from graft.tasks.results.outcomes import Progress
 
 PIPE_WIDTH: Final = 80  # Columns of a report that is not written to a terminal.
 # Names and reasons are long, so each has lines of its own; the figures stand in columns below them.

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 from weakref import WeakSet
 
@@ -30,7 +31,8 @@ from graft.tasks import codec
 from graft.tasks.errors import CancelledBatchError, PayloadTooLargeError, UnpicklableError
 
 if TYPE_CHECKING:
-    from graft.tasks.sending.batch_sender import Order
+    from graft.tasks.results.outcomes import Outcomes
+    from graft.tasks.sending.batch_sender import BatchOptions
 
 
 class CallDispatcher:
@@ -92,7 +94,7 @@ class CallDispatcher:
     def map(self, route: Route, items: Sequence[Any], *, unpack: bool) -> MapCall:
         """Call for every item, or for every ``(args, kwargs)`` pair if *unpack*; returns at once."""
         frames: Sequence[bytes] | None = None
-        if route.order is not None and (unpack or codec.plain_size(items) is None):
+        if route.options is not None and (unpack or codec.plain_size(items) is None):
             try:
                 limit = settings().item_limit
                 frames = [codec.dump_item(item, limit, f"item {index}") for index, item in enumerate(items)]
@@ -101,15 +103,15 @@ class CallDispatcher:
             except UnpicklableError as error:
                 if self.place != "cluster":
                     route = route.moved_here(str(error))
-        batch = MapCall(len(items), is_here=route.order is None)
+        batch = MapCall(len(items), is_here=route.options is None)
         self._opened(batch.ended, batch, route, len(items))
         if not items:
             return batch
         try:
-            if route.order is None:
+            if route.options is None:
                 self._threads.map(route.func, batch, items, unpack=unpack)
             else:
-                _send(route.order, batch, items, frames, unpack)
+                _send(replace(route.options, unpack=unpack), batch, items, frames)
         except Exception as error:  # Or it would be open for ever.
             batch.fail(executor_error(error))
         return batch
@@ -178,14 +180,14 @@ class CallDispatcher:
         self, future: CallFuture, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any], report: ReportedCall
     ) -> None:
         try:
-            if route.order is not None:
+            if route.options is not None:
                 from graft.tasks.sending.coalescing import call
 
                 try:
                     if future.running():  # The starter began it; the call that carries it can still be cancelled.
-                        future.follow(call(route.order, args, kwargs))
+                        future.follow(call(route.options, args, kwargs))
                     else:
-                        call(route.order, args, kwargs, future)
+                        call(route.options, args, kwargs, future)
                     return
                 except UnpicklableError as error:
                     if self.place == "cluster":
@@ -216,17 +218,15 @@ class CallDispatcher:
             report.close(failed=future.exception() is not None)
 
 
-def _send(order: Order, batch: MapCall, items: Sequence[Any], frames: Sequence[bytes] | None, unpack: bool) -> None:
-    from dataclasses import replace
-
-    from graft.tasks.sending.batch_sender import Feeder
+def _send(options: BatchOptions, batch: MapCall, items: Sequence[Any], frames: Sequence[bytes] | None) -> None:
+    from graft.tasks.sending.batch_sender import BatchSender
     from graft.tasks.sending.publisher import publisher
     from graft.tasks.sending.sources import ListSource
 
     source = ListSource(items) if frames is None else ListSource(frames, encoded=True)
-    feeder = Feeder(batch, source, replace(order, unpack=unpack), publisher().wake)
-    batch.attach(feeder.cancel, lambda: None)
-    publisher().wake(feeder)
+    sender: BatchSender[Outcomes] = BatchSender(batch, source, options, publisher().wake)
+    batch.on_cancel = sender.cancel
+    publisher().start(sender)
 
 
 class _Dispatchers:

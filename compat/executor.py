@@ -132,7 +132,7 @@ def _in_order(batch: MapCall, deadline: float | None) -> Iterator[Any]:
 
 def _taken(batch: MapCall, position: int, deadline: float | None) -> Any:
     try:
-        outcome = batch.take(position, _left(deadline))
+        outcome = batch.result_of(position, _left(deadline))
     except ResultTimeout:
         raise TimeoutError(LATE) from None
     except BrokerUnavailable as error:

@@ -40,7 +40,7 @@ class LocalThreads:
     def map(self, func: Callable[..., Any], batch: MapCall, items: Sequence[Any], *, unpack: bool) -> None:
         """Call for every item, or for every ``(args, kwargs)`` pair if *unpack*; the outcomes go to *batch*."""
         is_cancelled = threading.Event()
-        batch.attach(is_cancelled.set, lambda: None)
+        batch.on_cancel = is_cancelled.set
 
         def run(position: int, item: Any) -> None:
             try:

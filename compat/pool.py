@@ -142,7 +142,7 @@ class Pool:
     ) -> AsyncResult:
         route = self._route(name, func, chunksize)
         batch = self._dispatcher.map(route, list(items), unpack=unpack)
-        return AsyncResult(batch.ended, batch.values, *callbacks)
+        return AsyncResult(batch.ended, batch.collect, *callbacks)
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
         """Values in order. A thread reads the input a bounded way ahead of the reader; it may be slow or endless."""

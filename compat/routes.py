@@ -16,7 +16,7 @@ from graft.tasks.policy import as_policy
 
 if TYPE_CHECKING:
     from graft.tasks.callables.references import FunctionRef
-    from graft.tasks.sending.batch_sender import Order
+    from graft.tasks.sending.batch_sender import BatchOptions
 
 KEPT: Final = 256  # Routes of importable functions.
 TOGETHER: Final = 100  # Items of one envelope that an async callable runs at once.
@@ -44,11 +44,11 @@ class Route:
     shown: Callable[..., Any]
     placement: Placement
     is_map: bool
-    order: Order | None = None
+    options: BatchOptions | None = None
 
     def moved_here(self, reason: str) -> Route:
         """The same calls, made in this process."""
-        return replace(self, placement=Placement("local", reason), order=None)
+        return replace(self, placement=Placement("local", reason), options=None)
 
 
 class Routes:
@@ -96,16 +96,16 @@ class Routes:
             return kept
         placement = place_calls(func, self.place)
         ref = placement.function
-        order = None if ref is None else self._order(ref, batch_size, is_map)
-        route = Route(call, func, shown or func, placement, is_map, order)
+        batch_options = None if ref is None else self._options(ref, batch_size, is_map)
+        route = Route(call, func, shown or func, placement, is_map, batch_options)
         if key is not None and ref is not None and ref.how == "import":
             if len(self._kept) >= KEPT:
                 self._kept.clear()
             self._kept[key] = route
         return route
 
-    def _order(self, ref: FunctionRef, batch_size: int | None, is_map: bool) -> Order:
-        from graft.tasks.sending.batch_sender import Order
+    def _options(self, ref: FunctionRef, batch_size: int | None, is_map: bool) -> BatchOptions:
+        from graft.tasks.sending.batch_sender import BatchOptions
 
         in_flight, concurrency = None, TOGETHER if ref.is_async else 1
         if self._max_workers is not None and is_map:
@@ -114,7 +114,7 @@ class Routes:
             concurrency = max(1, self._max_workers // in_flight)
         elif self._max_workers is not None:
             batch_size = concurrency = 1
-        return Order(
+        return BatchOptions(
             function=ref,
             queue=self._queue or ("io" if ref.is_async else "batch"),
             priority=self._priority,

@@ -37,7 +37,7 @@ def format_task(task: Any) -> Any:
     if batch:
         task.args = f"{task.args}, batch {batch[:8]}…{batch[-4:]}"
     if task.result:
-        task.result = "kept elsewhere" if "claim:" in str(task.result) else "a signed report"
+        task.result = "a stored report" if "stored:" in str(task.result) else "a signed report"
     return task
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graft.tasks.batch import Batch, Progress
+    from graft.tasks.batch import Batch
     from graft.tasks.envelope import Outcome
     from graft.tasks.errors import (
         BrokerUnavailable,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         UnreferenceableError,
     )
     from graft.tasks.policy import ExactWaits, RetryPolicy
+    from graft.tasks.results.outcomes import Progress
     from graft.tasks.submit import submit
 
 __version__ = "0.1.0"
@@ -59,7 +60,7 @@ __all__ = [
     "submit",
 ]
 
-_MODULES = {"submit": "submit", "Batch": "batch", "Progress": "batch", "Outcome": "envelope"}
+_MODULES = {"submit": "submit", "Batch": "batch", "Progress": "results.outcomes", "Outcome": "envelope"}
 _MODULES |= {"RetryPolicy": "policy", "ExactWaits": "policy"}
 
 

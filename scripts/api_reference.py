@@ -29,7 +29,7 @@ SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
     "Results": [
         ("batch.Batch", ("collect", "__iter__", "as_completed", "as_completed_async", "progress", "done", "cancel")),
         ("envelope.Outcome", ("unwrap",)),
-        ("batch.Progress", ()),
+        ("results.outcomes.Progress", ()),
     ],
     "Retry policies": [("policy.RetryPolicy", ("wait_after",)), ("policy.ExactWaits", ())],
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Task
 from celery.exceptions import Ignore, Reject, TaskPredicate
@@ -71,7 +71,7 @@ class ReliableTask(Task):
                 reason: dead_letters.Reason = "poisoned" if isinstance(error, PoisonedError) else "retries_exhausted"
                 worker_runtime.off_loop(self.bury, error, reason, run)
                 raise
-            self.again(countdown=wait, exc=error)
+            self.raise_retry(countdown=wait, exc=error)
         else:
             worker_runtime.off_loop(record.close)
             return result
@@ -79,8 +79,8 @@ class ReliableTask(Task):
     def _note_cancelled(self) -> None:
         self.backend.mark_as_revoked(self.request.id, "cancelled", request=self.request)
 
-    def again(self, **options: Any) -> None:
-        """Send this message back to run once more; the message stays where it is when the broker refuses."""
+    def raise_retry(self, **options: Any) -> NoReturn:
+        """Send this message back to run once more, and raise Retry; when the broker refuses, Reject it to its queue."""
         try:
             raise self.retry(**options)
         except Reject as refused:

@@ -13,7 +13,6 @@ import traceback
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
@@ -85,13 +84,6 @@ def unseal(purpose: str, given: str | bytes) -> bytes:
         f"the signature of this {purpose.partition(':')[0]} does not verify; caller and workers must share "
         "GRAFT_SIGNING_KEY"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An item that could not be pickled: its error takes the item's place."""
-
-    error: TaskQueueError
 
 
 def dump_item(value: Any, limit: int, what: str, position: int | None = None) -> bytes:

@@ -19,7 +19,7 @@ VERSION: Final = 1
 RUN_ENVELOPE: Final = "graft.batch"  # The task that runs an envelope,
 REDUCE: Final = "graft.reduce"  # and the one that reduces a batch: the body of its chord.
 
-Given = tuple[str, tuple[int, ...]]  # An envelope's id, and the positions of the items that it answers for.
+Child = tuple[str, tuple[int, ...]]  # An envelope made of items of another one: its id, and their positions.
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,11 @@ class Outcome:
 class Envelope:
     """One message's worth of work.
 
-    ``positions`` are the items' places in their batch. ``retries`` counts how often the envelope has been sent back,
+    ``positions`` are the items' numbers in their batch. ``retries`` counts how often the envelope has been sent back,
     ``reruns`` the items that were. ``carried`` holds outcomes of earlier runs that travel with what is left to do, by
-    position, as encoded by :func:`value_frame` and :func:`error_frame`. ``shared`` says that items may be given to
-    other processes when it takes long; ``given`` names the envelopes that some went into.
+    position, as encoded by :func:`value_frame` and :func:`error_frame`. ``stores_report`` has the report kept under a
+    key of its own. ``shared`` lets idle processes take items over when the run takes long; ``children`` are the
+    envelopes that these went into.
     """
 
     id: str
@@ -73,12 +74,12 @@ class Envelope:
     concurrency: int = 1
     timeout: float | None = None
     policy: RetryPolicy = ONCE
-    claim: bool = False
+    stores_report: bool = False
     retries: int = 0
     reruns: int = 0
     carried: dict[int, tuple[bool, bytes]] = field(default_factory=dict)
     shared: bool = False
-    given: tuple[Given, ...] = ()
+    children: tuple[Child, ...] = ()
 
     def sealed(self) -> bytes:
         """The envelope as signed bytes, bound to its own id."""
@@ -118,11 +119,11 @@ def _fields(envelope: Envelope) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The answer to one envelope: an outcome for each position, and what the run cost.
+    """What a worker answers for one envelope: an outcome for each position, and what the run cost.
 
     ``busy`` is the sum of the items' own durations, ``elapsed`` the time on the clock, both in seconds; ``retries``
-    counts items that were run again;
-    ``awaited`` says that items ran together on the event loop, ``given`` names the envelopes that answer for the rest.
+    counts items that were run again; ``awaited`` says that items ran together on the event loop. ``children`` are the
+    envelopes that the other items went into.
     """
 
     positions: Sequence[int]
@@ -132,14 +133,14 @@ class Report:
     elapsed: float
     retries: int
     awaited: bool = False
-    given: tuple[Given, ...] = ()
+    children: tuple[Child, ...] = ()
     size: int = 0
 
     def sealed(self, task_id: str) -> bytes:
         """The report as signed bytes, bound to the id of its envelope."""
         content = (
             VERSION, self.positions, self.values, self.packed, self.busy, self.elapsed, self.retries, self.awaited,
-            self.given,
+            self.children,
         )  # fmt: skip
         return codec.sealed(f"outcome:{task_id}", pickle.dumps(content, codec.PROTOCOL))
 
@@ -153,8 +154,8 @@ class Report:
         version, *values = pickle.loads(codec.unseal(f"outcome:{task_id}", text))
         if version != VERSION:
             raise EnvelopeError(f"outcome version {version} is not known to this process, which reads {VERSION}")
-        positions, outcomes, packed, busy, elapsed, retries, awaited, given = values
-        return cls(positions, outcomes, packed, busy, elapsed, retries, awaited, given, len(text))
+        positions, outcomes, packed, busy, elapsed, retries, awaited, children = values
+        return cls(positions, outcomes, packed, busy, elapsed, retries, awaited, children, len(text))
 
     def outcomes(self) -> Iterator[Outcome]:
         """The outcomes by position; one that cannot be opened here is an error of its own."""

@@ -8,10 +8,10 @@ from typing import Any
 from graft.config.queues import broker_priority, names
 from graft.tasks.batch import Batch
 from graft.tasks.callables.references import FunctionRef, refer
-from graft.tasks.ids import new_id
 from graft.tasks.policy import RetryPolicy, as_policy
-from graft.tasks.sending.batch_sender import Feeder, Order
-from graft.tasks.sending.chords import ReducingFeeder
+from graft.tasks.results.outcomes import Outcomes
+from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
+from graft.tasks.sending.chords import ReducingSender
 from graft.tasks.sending.publisher import publisher
 from graft.tasks.sending.sizing import UNKNOWN_ITEMS
 from graft.tasks.sending.sources import IterSource, ListSource
@@ -65,7 +65,7 @@ def submit(
             sent.
     """
     ref = refer(func, by_value=by_value)
-    order = Order(
+    options = BatchOptions(
         function=ref,
         queue=_queue(queue, ref),
         priority=broker_priority(priority),
@@ -77,44 +77,47 @@ def submit(
         unpack=unpack,
     )
     if reduce is not None:
-        return _reduced(order, items, refer(reduce, by_value=by_value))
+        return _reduced(options, items, refer(reduce, by_value=by_value))
     if isinstance(items, Sequence):
         # A list may change under us while it is being sent.
-        return send(order, ListSource(list(items) if isinstance(items, list) else items))
-    return stream(order, _iterable(items))
+        return send(options, ListSource(list(items) if isinstance(items, list) else items))
+    return stream(options, _iterable(items))
 
 
-def send(order: Order, source: ListSource) -> Batch:
+def send(options: BatchOptions, source: ListSource) -> Batch:
     """Send a sequence whose end is known."""
-    batch = Batch(new_id(), source.remaining)
-    if source.remaining:
-        feeder = Feeder(batch, source, order, publisher().wake)
-        batch.attach(feeder.cancel, lambda: None)
-        publisher().wake(feeder)
-    return batch
+    outcomes = Outcomes(source.remaining)
+    if not source.remaining:
+        return Batch(outcomes)
+    return _started(BatchSender(outcomes, source, options, publisher().wake))
 
 
-def stream(order: Order, items: Iterable[Any]) -> Batch:
+def stream(options: BatchOptions, items: Iterable[Any]) -> Batch:
     """Send what an iterator gives, for as long as it gives."""
-    batch = Batch(new_id(), None)
-    source = IterSource(items, lambda: publisher().wake(feeder), UNKNOWN_ITEMS)
-    feeder = Feeder(batch, source, order, publisher().wake)
-    batch.attach(feeder.cancel, lambda: publisher().wake(feeder))
+    outcomes = Outcomes(None)
+
+    def wake() -> None:
+        publisher().wake(sender)
+
+    source = IterSource(items, wake, UNKNOWN_ITEMS)
+    sender = BatchSender(outcomes, source, options, publisher().wake)
+    outcomes.on_read = wake
     source.start()
-    publisher().wake(feeder)
-    return batch
+    return _started(sender)
 
 
-def _reduced(order: Order, items: Iterable[Any], reducer: FunctionRef) -> Batch:
+def _reduced(options: BatchOptions, items: Iterable[Any], reducer: FunctionRef) -> Batch:
     values = list(_iterable(items))
-    batch = Batch(new_id(), len(values), reduced=True)
     if not values:
         # Nothing to map, and the reducer still decides what an empty input comes to.
         raise ValueError("reduce needs at least one item; an empty batch has no value to reduce")
-    feeder = ReducingFeeder(batch, ListSource(values), order, publisher().wake, reducer)
-    batch.attach(feeder.cancel, lambda: None)
-    publisher().wake(feeder)
-    return batch
+    outcomes = Outcomes(len(values), is_reduced=True)
+    return _started(ReducingSender(outcomes, ListSource(values), options, publisher().wake, reducer))
+
+
+def _started(sender: BatchSender[Outcomes]) -> Batch:
+    publisher().start(sender)
+    return Batch(sender.receiver, sender.cancel)
 
 
 def _iterable(items: Iterable[Any]) -> Iterable[Any]:

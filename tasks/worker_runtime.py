@@ -60,13 +60,14 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return make().run(coroutine)
 
 
+async def resolved(value: Any) -> Any:
+    """*value*, or what it comes to where it is awaitable."""
+    return await value if inspect.isawaitable(value) else value
+
+
 def wait_for(awaitable: Awaitable[Any]) -> Any:
     """The value or error of *awaitable*."""
-    return run_coroutine(awaitable if inspect.iscoroutine(awaitable) else _as_coroutine(awaitable))
-
-
-async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+    return run_coroutine(resolved(awaitable))
 
 
 def off_loop(func: Callable[..., Any], *args: Any, computes: bool = False) -> Any:

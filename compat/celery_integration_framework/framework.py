@@ -166,7 +166,7 @@ class CeleryIntegrationFramework:
         delay = options.get("countdown") or (max(0.0, eta.timestamp() - time.time()) if eta else 0.0)
         task_id = options.pop("task_id", None) or str(uuid4())
         try:
-            call_records.submitted(self._redis, task_id, delay, tells=name == call_task.CALL)
+            call_records.submitted(self._redis, task_id, delay, notes_end=name == call_task.CALL)
         except redis.RedisError as error:
             raise BrokerUnavailable(f"{self._backend_name} does not answer: {error}") from error
         return by_task_name.send(name, args, kwargs, celery=self.app, task_id=task_id, **options)

@@ -21,7 +21,7 @@ from graft.config import lua
 from graft.config.redis_client import shared
 from graft.tasks.delivery import poison_isolation
 from graft.tasks.delivery.cancellation import CANCEL_KEY
-from graft.tasks.envelope import Given
+from graft.tasks.envelope import Child
 from graft.tasks.messages.message_format import MESSAGE_TTL
 
 RUN_KEY: Final = "graft:run:"
@@ -38,7 +38,7 @@ class Delivery:
     starts: dict[int, int] = field(default_factory=dict)
     blamed: int | None = None
     poisoned: bool = False
-    given: tuple[Given, ...] = ()
+    children: tuple[Child, ...] = ()
     deaths: int = 0
 
     @property
@@ -103,8 +103,8 @@ class Runs:
             blamed = min(starts, default=None)
         if blamed is not None and b"blamed" not in record:
             self.client.hset(self.key, "blamed", blamed)
-        given = _given(record.get(b"given"))
-        return Delivery(run, cancelled, starts, blamed, b"poisoned" in record, given, deaths), done
+        children = _children(record.get(b"children"))
+        return Delivery(run, cancelled, starts, blamed, b"poisoned" in record, children, deaths), done
 
     def starting(self, position: int) -> None:
         with self.client.pipeline(transaction=False) as pipe:
@@ -119,9 +119,9 @@ class Runs:
             pipe.hdel(self.key, "current")
             pipe.execute()
 
-    def gave(self, given: Sequence[Given]) -> None:
-        """Remember which envelopes answer for items of this one, should it be run again."""
-        self.client.hset(self.key, "given", json.dumps(given))
+    def note_children(self, children: Sequence[Child]) -> None:
+        """Remember which envelopes items of this one went into, should it be run again."""
+        self.client.hset(self.key, "children", json.dumps(children))
 
     def mark_poisoned(self) -> None:
         self.client.hset(self.key, "poisoned", 1)
@@ -142,5 +142,5 @@ def pardon(runs: Iterable[tuple[str, int]], client: Any) -> int:
     return sum(int(PARDON([f"{RUN_KEY}{envelope_id}:{retries}"], [], client)) for envelope_id, retries in runs)
 
 
-def _given(text: bytes | None) -> tuple[Given, ...]:
+def _children(text: bytes | None) -> tuple[Child, ...]:
     return tuple((envelope_id, tuple(positions)) for envelope_id, positions in json.loads(text or b"[]"))

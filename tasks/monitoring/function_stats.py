@@ -1,22 +1,17 @@
-"""What is known of each callable, in Redis: totals that workers add up, and the pace that sizes are learnt from."""
+"""Totals of each callable in Redis, which the workers add up."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from graft.config.redis_client import shared
 from graft.tasks.monitoring.run_counts import run_counts
-from graft.tasks.sending.sizing import Pace
 
 FIGURES: Final = "graft:figures:"
 NAMES: Final = "graft:figures"
-PACE: Final = "graft:pace:"
 FIGURES_TTL: Final = 30 * 86400
-PACE_TTL: Final = 7 * 86400
-# Yesterday's pace is a hint: it counts like this many items, so that a change shows within one envelope or two.
-PACE_WEIGHT: Final = 4096.0
 
 
 @dataclass(frozen=True)
@@ -64,19 +59,3 @@ def read(only: str | None = None) -> dict[str, Figures]:
         for name, record in zip(names, records, strict=True)
         if record
     }
-
-
-def load_pace(name: str, client: Any) -> Pace:
-    """The pace that an earlier batch of this callable had, here or in another process."""
-    items, seconds, size, waiting = client.hmget(PACE + name, "items", "seconds", "size", "waiting")
-    if not items or not seconds or not size or not waiting:
-        return Pace()
-    return Pace(min(float(items), PACE_WEIGHT), float(seconds), float(size), float(waiting))
-
-
-def save_pace(name: str, pace: Pace, client: Any) -> None:
-    if pace.items:
-        with client.pipeline(transaction=False) as pipe:
-            pipe.hset(PACE + name, mapping=asdict(pace))
-            pipe.expire(PACE + name, PACE_TTL)
-            pipe.execute()

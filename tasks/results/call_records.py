@@ -1,7 +1,7 @@
-"""What is known of single calls, in Redis: each call's own record, and totals by owner and worker.
+"""Records of single calls in Redis: one for each call, and totals by owner and worker.
 
-A record is written before Celery announces the result, so whoever reads SUCCESS or FAILURE finds it. It is kept for a
-day longer than the result: an answer that has expired can be told from a call that never was (call_status.py).
+A record is written before Celery publishes the result, so whoever reads SUCCESS or FAILURE finds it. It is kept for a
+day longer than the result: an expired result is not taken for a call that never was (call_status.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CallRecord:
     worker: str = ""
     error: str = ""
     is_sealed: bool = False
-    tells: bool = False
+    notes_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Totals:
     cpu_seconds: float = 0.0
 
 
-def submitted(client: Any, task_id: str, delay: float, *, tells: bool = False) -> None:
-    """Note a call that is sent now and may not begin for *delay* seconds; *tells*: its end will be noted too."""
+def submitted(client: Any, task_id: str, delay: float, *, notes_end: bool = False) -> None:
+    """Note a call that is sent now and may not begin for *delay* seconds; *notes_end*: its end will be noted too."""
     ttl = int(settings().result_ttl + delay + REMEMBERED)
-    _write(client, task_id, ttl, created=time.time(), **({"tells": 1} if tells else {}))
+    _write(client, task_id, ttl, created=time.time(), **({"notes_end": 1} if notes_end else {}))
 
 
 def ended(client: Any, task_id: str, owner: str, worker: str, seconds: float, cpu: float, error: str | None) -> None:
     """Note that a call has come to its end on *worker*; *error* is what it failed with, sealed."""
     outcome = {"is_sealed": 1} if error is None else {"error": error}
     ttl = int(settings().result_ttl + REMEMBERED)
-    _write(client, task_id, ttl, tells=1, completed=time.time(), seconds=seconds, worker=worker, **outcome)
+    _write(client, task_id, ttl, notes_end=1, completed=time.time(), seconds=seconds, worker=worker, **outcome)
     with client.pipeline(transaction=False) as pipe:
         key = TOTALS + owner
         pipe.hincrby(key, f"{'completed' if error is None else 'failed'}:{worker}", 1)
@@ -78,7 +78,7 @@ def read(client: Any, task_id: str) -> CallRecord:
         worker=found.get("worker", ""),
         error=found.get("error", ""),
         is_sealed="is_sealed" in found,
-        tells="tells" in found,
+        notes_end="notes_end" in found,
     )
 
 
@@ -90,10 +90,10 @@ def totals(client: Any, owner: str) -> dict[str, Totals]:
         workers.setdefault(worker, {})[what] = float(value)
     return {
         worker: Totals(
-            int(figures.get("completed", 0)),
-            int(figures.get("failed", 0)),
-            figures.get("seconds", 0.0),
-            figures.get("cpu_seconds", 0.0),
+            int(stats.get("completed", 0)),
+            int(stats.get("failed", 0)),
+            stats.get("seconds", 0.0),
+            stats.get("cpu_seconds", 0.0),
         )
-        for worker, figures in sorted(workers.items())
+        for worker, stats in sorted(workers.items())
     }

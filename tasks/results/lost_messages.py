@@ -1,6 +1,6 @@
-"""When an answer that does not come is asked after, and when its envelope is given up for lost.
+"""When a message without a result is searched for, and when it is given up for lost.
 
-sent ── patience ──► searched for ── found ──► waits on, searched for again later, ever more rarely
+sent ── patience ──► searched for ── found ──► searched for again later, ever more rarely
                           └ nowhere ── a moment later nowhere again ──► lost
 """
 
@@ -15,48 +15,48 @@ RAREST: Final = 300.0
 
 
 @dataclass(slots=True)
-class _Case:
-    since: float
-    due: float
-    missed: bool = False
+class _Expected:
+    sent_at: float
+    search_at: float
+    was_missing: bool = False
 
 
-class Overdue:
-    """The answers that are due; times are those of one monotonic clock."""
+class LostMessages:
+    """The messages whose results are expected; times are those of one monotonic clock."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
-        self._cases: dict[str, _Case] = {}
+        self._expected: dict[str, _Expected] = {}
 
     def __len__(self) -> int:
-        return len(self._cases)
+        return len(self._expected)
 
     def add(self, envelope_id: str, now: float) -> None:
         """*envelope_id* has been sent."""
-        self._cases[envelope_id] = _Case(now, now + self.patience)
+        self._expected[envelope_id] = _Expected(now, now + self.patience)
 
     def drop(self, envelope_id: str) -> None:
-        """It was answered, or nobody waits for it."""
-        self._cases.pop(envelope_id, None)
+        """The result of *envelope_id* has come, or nobody waits for it."""
+        self._expected.pop(envelope_id, None)
 
     def due(self, now: float) -> list[str]:
-        """Those to search for now."""
-        return [envelope_id for envelope_id, case in tuple(self._cases.items()) if case.due <= now]
+        """The messages to search for now."""
+        return [envelope_id for envelope_id, one in tuple(self._expected.items()) if one.search_at <= now]
 
     def searched(self, searched: Collection[str], missing: Collection[str], now: float) -> list[str]:
-        """Those of *missing* that were missed before too: they are lost, and no longer watched."""
+        """Those of *missing* that were missing before too: they are lost, and no longer expected."""
         lost = []
         for envelope_id in searched:
-            case = self._cases.get(envelope_id)
-            if case is None:
+            one = self._expected.get(envelope_id)
+            if one is None:
                 continue
             if envelope_id not in missing:
-                case.missed = False
-                case.due = now + min(max(self.patience, now - case.since), RAREST)
-            elif not case.missed:
-                case.missed = True
-                case.due = now + MOMENT
+                one.was_missing = False
+                one.search_at = now + min(max(self.patience, now - one.sent_at), RAREST)
+            elif not one.was_missing:
+                one.was_missing = True
+                one.search_at = now + MOMENT
             else:
                 lost.append(envelope_id)
-                del self._cases[envelope_id]
+                del self._expected[envelope_id]
         return lost

@@ -1,7 +1,7 @@
-"""Where the answer to an envelope stands: announced as Celery's own result, whole or as a claim on what is kept apart.
+"""Writes and reads the report of an envelope: as Celery's own result, whole or as a reference to a stored report.
 
-Pub/sub drops a subscriber whose pending output grows too large, so a large report has a key of its own; so have the
-parts of a reduced batch, which nobody but the reducer reads.
+Pub/sub drops a subscriber whose pending output grows too large, so a large report has a key of its own. The parts of a
+reduced batch have one too, since nobody but the reducer reads them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from celery import states
 from graft.config.deployment import app, settings
 from graft.config.redis_client import shared
 from graft.config.transport.qos import stock
+from graft.tasks import codec
 from graft.tasks.envelope import Outcome, Report
 from graft.tasks.errors import EnvelopeError
 
 OUTCOME: Final = "graft:outcome:"
-CLAIM: Final = "claim:"
+STORED: Final = "stored:"
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Stands for a report that is kept under a key of its own; the figures spare a reader from fetching it."""
+class StoredReport:
+    """Stands in the result for a report under a key of its own, with numbers that save a reader from fetching it."""
 
     id: str
     failed: int = 0
@@ -33,15 +34,25 @@ class Claim:
     elapsed: float = 0.0
 
     def __str__(self) -> str:
-        return f"{CLAIM}{self.failed}:{self.retries}:{self.busy:.6f}:{self.elapsed:.6f}:{self.id}"
+        return f"{STORED}{self.failed}:{self.retries}:{self.busy:.6f}:{self.elapsed:.6f}:{self.id}"
 
     @classmethod
-    def parse(cls, text: str) -> Claim:
+    def parse(cls, text: str) -> StoredReport:
         _, failed, retries, busy, elapsed, envelope_id = text.split(":")
         return cls(envelope_id, int(failed), int(retries), float(busy), float(elapsed))
 
 
-def announce(pipe: Any, request: Any, text: str) -> None:
+def result_text(pipe: Any, envelope_id: str, report: Report, *, is_stored: bool = False) -> str:
+    """The result that carries *report*; a large one, or any if *is_stored*, is stored on the caller's pipeline."""
+    sealed = report.sealed(envelope_id)
+    if not is_stored and len(sealed) <= settings().pubsub_limit:
+        return codec.as_text(sealed)
+    pipe.set(OUTCOME + envelope_id, sealed, ex=int(settings().result_ttl))
+    failed = report.packed and sum(not succeeded for succeeded, _ in report.values)
+    return str(StoredReport(envelope_id, int(failed), report.retries, report.busy, report.elapsed))
+
+
+def publish(pipe: Any, request: Any, text: str) -> None:
     """Store and publish *text* as the result of *request*, on the caller's pipeline, in Celery's place and words.
 
     Celery would look for an earlier result first, and write this one in a transaction: two round trips of their own.
@@ -57,8 +68,8 @@ def announce(pipe: Any, request: Any, text: str) -> None:
     request.ignore_result = True  # It is stored.
 
 
-def settle(pipe: Any, request: Any) -> None:
-    """Have Redis forget the message of *request*, on the caller's pipeline, behind its result.
+def acknowledge(pipe: Any, request: Any) -> None:
+    """Acknowledge the message of *request*, on the caller's pipeline, behind its result.
 
     Not where Celery does more before it acknowledges, such as counting a chord's parts, nor where the broker is
     another server than the one that results go to.
@@ -71,29 +82,31 @@ def settle(pipe: Any, request: Any) -> None:
         pipe.zrem(stock.Channel.unacked_index_key, tag)
 
 
-def open_report(text: str, envelope_id: str, client: Any) -> Report:
-    """The report of an envelope, which *text* is or stands for.
+def open_report(text: str, envelope_id: str) -> Report:
+    """The report of an envelope, which *text* is or stands for. A stored report is read once.
 
     Raises:
-        EnvelopeError: it stood for one that has expired.
+        EnvelopeError: it stands for one that has expired.
     """
-    if not text.startswith(CLAIM):
+    if not text.startswith(STORED):
         return Report.open(text, envelope_id)
-    stored = client.get(OUTCOME + envelope_id)
-    if stored is None:
-        raise EnvelopeError(f"the outcome of envelope {envelope_id} has expired before it was read")
-    report = Report.open(stored, envelope_id)
-    client.unlink(OUTCOME + envelope_id)
+    report = _opened(shared().get(OUTCOME + envelope_id), envelope_id)
+    shared().unlink(OUTCOME + envelope_id)
     return report
 
 
-def fetch_claims(claims: Sequence[str]) -> list[Outcome]:
-    """The outcomes behind *claims*, all of them."""
-    ids = [Claim.parse(claim).id for claim in claims]
-    texts = shared().mget([OUTCOME + envelope_id for envelope_id in ids]) if ids else []
-    found: list[Outcome] = []
-    for envelope_id, text in zip(ids, texts, strict=True):
-        if text is None:
-            raise EnvelopeError(f"the outcome of envelope {envelope_id} has expired before it was read")
-        found.extend(Report.open(text, envelope_id).outcomes())
-    return found
+def stored_outcomes(texts: Sequence[str]) -> list[Outcome]:
+    """The outcomes of the stored reports that *texts* stand for, all of them."""
+    ids = [StoredReport.parse(text).id for text in texts]
+    stored = shared().mget([OUTCOME + envelope_id for envelope_id in ids]) if ids else []
+    return [
+        outcome
+        for envelope_id, sealed in zip(ids, stored, strict=True)
+        for outcome in _opened(sealed, envelope_id).outcomes()
+    ]
+
+
+def _opened(sealed: bytes | None, envelope_id: str) -> Report:
+    if sealed is None:
+        raise EnvelopeError(f"the outcome of envelope {envelope_id} has expired before it was read")
+    return Report.open(sealed, envelope_id)

@@ -1,9 +1,11 @@
-"""The way back: one subscriber per process hears every answer to it.
+"""The way back: one subscriber per process receives the result of every message that the process has sent.
+
+    worker ── publish ──► Inbox ── handler ──► BatchSender.answered ──► the batch
 
 The ids of this process share a prefix (ids.py), so one pattern subscription is made before anything is sent and serves
-for good. Pub/sub forgets what nobody heard: after a reconnect, and every few seconds, what is still expected is looked
-up by key. ``AsyncResult.get()`` is never involved. What stays unanswered for long is searched for among the messages,
-and told to be lost when it is in none (lost_messages.py, locate.py).
+for good. Pub/sub forgets what nobody received: after a reconnect, and every few seconds, results that are still
+expected are looked up by key. ``AsyncResult.get()`` is never involved. A message without a result for long is searched
+for on the queues and with the workers, and reported lost when it is nowhere (lost_messages.py, locate.py).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any, Final
 import redis
 
 from graft.config.deployment import app, part, settings
-from graft.config.redis_client import broker, connect
+from graft.config.redis_client import broker, connect, shared
 from graft.tasks import errors, ids
 from graft.tasks.callables import function_store
 from graft.tasks.errors import (
@@ -29,13 +31,14 @@ from graft.tasks.errors import (
     TaskQueueError,
 )
 from graft.tasks.queues import locate
-from graft.tasks.results.lost_messages import Overdue
-from graft.tasks.results.partial import PART
+from graft.tasks.results.early_outcomes import EARLY
+from graft.tasks.results.lost_messages import LostMessages
 
 logger = logging.getLogger(__name__)
 
 Meta = Mapping[str, Any]
-Handler = Callable[[str, Meta | BaseException], None]
+Result = Meta | EnvelopeLostError | BrokerUnavailable  # The latter end the wait for a record.
+Handler = Callable[[str, Result], None]
 
 READY: Final = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 LOOK_UP_EVERY: Final = 3.0
@@ -45,13 +48,13 @@ CHUNK: Final = 500
 class Inbox:
     """Calls a handler for each expected id: with Celery's own result record, or with the error that ended the wait.
 
-    Before, it may be called with records in the state PART: some outcomes of an envelope that still runs (partial.py).
+    Before, it may be called with records in the state EARLY: outcomes of an envelope that still runs.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._expected: dict[str, Handler] = {}
-        self._overdue = Overdue(settings().lost_after)
+        self._lost = LostMessages(settings().lost_after)
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -74,22 +77,31 @@ class Inbox:
             raise unavailable(self._failure)
 
     def expect(self, envelope_id: str, handler: Handler, *, is_sent: bool = True) -> None:
-        """Call *handler* with the answer, or an EnvelopeLostError; what :meth:`is_sent` later cannot be lost now."""
+        """Call *handler* with the result of an envelope, or the error that ends the wait for it.
+
+        *is_sent*: it is lost when it is found nowhere; otherwise not before :meth:`is_sent` is called.
+        """
         with self._lock:
             self._expected[envelope_id] = handler
             if is_sent:
-                self._overdue.add(envelope_id, time.monotonic())
+                self._lost.add(envelope_id, time.monotonic())
+
+    def expect_children(self, envelope_ids: Sequence[str], handler: Handler) -> None:
+        """The same for envelopes that a worker has sent, whose results may have come before anybody expected them."""
+        for envelope_id in envelope_ids:
+            self.expect(envelope_id, handler)
+        self._look_up(envelope_ids, shared())
 
     def is_sent(self, envelope_id: str) -> None:
         """Somebody else has sent it by now, or should have."""
         with self._lock:
             if envelope_id in self._expected:
-                self._overdue.add(envelope_id, time.monotonic())
+                self._lost.add(envelope_id, time.monotonic())
 
     def forget(self, envelope_id: str) -> None:
         with self._lock:
             self._expected.pop(envelope_id, None)
-            self._overdue.drop(envelope_id)
+            self._lost.drop(envelope_id)
 
     # ---- the subscriber's thread ------------------------------------------------------------------------------------
 
@@ -102,16 +114,16 @@ class Inbox:
             try:
                 with client.pubsub() as subscriber:
                     subscriber.psubscribe(_channel(ids.prefix()) + "*")
-                    # The confirmation: from here on no answer can be missed unheard.
+                    # The confirmation: from here on no result can be missed.
                     subscriber.get_message(timeout=settings().connect_timeout)
                     self._look_up_all(client)
                     self._ready.set()
                     was_connected = True
                     wait = 0.05
-                    self._hear(subscriber, client)
+                    self._receive(subscriber, client)
             except (redis.RedisError, OSError) as error:
                 if self._ready.is_set():
-                    logger.warning("lost the connection that hears results (%s); reconnecting", error)
+                    logger.warning("lost the connection that receives results (%s); reconnecting", error)
                     self._ready.clear()
                     function_store.forget_stored()
                     deadline = time.monotonic() + settings().outage_grace
@@ -124,7 +136,7 @@ class Inbox:
             finally:
                 client.close()
 
-    def _hear(self, subscriber: Any, client: Any) -> None:
+    def _receive(self, subscriber: Any, client: Any) -> None:
         look_up = time.monotonic() + LOOK_UP_EVERY
         while True:
             message = subscriber.get_message(timeout=LOOK_UP_EVERY)
@@ -136,20 +148,20 @@ class Inbox:
                 look_up = time.monotonic() + LOOK_UP_EVERY
 
     def _search(self, client: Any) -> None:
-        """Ask after the answers that are overdue, and tell of those that will never come."""
+        """Search for messages whose results are overdue, and report those that are lost."""
         with self._lock:
-            due = self._overdue.due(time.monotonic())
+            due = self._lost.due(time.monotonic())
         if not due:
             return
         try:
             with broker() as queue_side:
                 missing = locate.missing(due, queue_side)
         except (redis.RedisError, OSError) as error:
-            logger.debug("could not search for overdue envelopes: %s", error)
+            logger.debug("could not search for overdue messages: %s", error)
             return
-        self.look_up(list(missing), client)  # An envelope leaves its worker after its result was stored.
+        self._look_up(list(missing), client)  # An envelope leaves its worker after its result was stored.
         with self._lock:
-            lost = self._overdue.searched(due, missing, time.monotonic())
+            lost = self._lost.searched(due, missing, time.monotonic())
             handlers = [(envelope_id, self._expected.pop(envelope_id, None)) for envelope_id in lost]
         for envelope_id, handler in handlers:
             if handler is not None:
@@ -158,10 +170,10 @@ class Inbox:
     def _look_up_all(self, client: Any) -> None:
         with self._lock:
             waiting = list(self._expected)
-        self.look_up(waiting, client)
+        self._look_up(waiting, client)
 
-    def look_up(self, waiting: Sequence[str], client: Any) -> None:
-        """Fetch by key what may have been announced while nobody listened."""
+    def _look_up(self, waiting: Sequence[str], client: Any) -> None:
+        """Fetch by key what may have been published while nobody listened."""
         for at in range(0, len(waiting), CHUNK):
             for record in client.mget([_channel(envelope_id) for envelope_id in waiting[at : at + CHUNK]]):
                 if record is not None:
@@ -174,7 +186,7 @@ class Inbox:
         except (ValueError, KeyError, TypeError):
             logger.warning("dropped a result record that is not Celery's: %r", record[:200])
             return
-        if state == PART:
+        if state == EARLY:
             handler = self._expected.get(envelope_id)
             if handler is not None:
                 self._call(handler, envelope_id, meta)
@@ -182,22 +194,22 @@ class Inbox:
             return
         with self._lock:
             handler = self._expected.pop(envelope_id, None)
-            self._overdue.drop(envelope_id)
+            self._lost.drop(envelope_id)
         if handler is not None:
             self._call(handler, envelope_id, meta)
 
     def _give_up(self, error: BrokerUnavailable) -> None:
         with self._lock:
             expected, self._expected = self._expected, {}
-            self._overdue = Overdue(settings().lost_after)
+            self._lost = LostMessages(settings().lost_after)
         for envelope_id, handler in expected.items():
             self._call(handler, envelope_id, error)
 
-    def _call(self, handler: Handler, envelope_id: str, answer: Meta | BaseException) -> None:
+    def _call(self, handler: Handler, envelope_id: str, result: Result) -> None:
         try:
-            handler(envelope_id, answer)
+            handler(envelope_id, result)
         except Exception:  # One batch's trouble must not silence the others.
-            logger.exception("an answer to %s could not be delivered", envelope_id)
+            logger.exception("the result of %s could not be delivered", envelope_id)
 
 
 def _channel(envelope_id: str) -> str:
@@ -225,8 +237,10 @@ def unavailable(cause: BaseException | None, *, was_connected: bool = False) -> 
     return error
 
 
-def failure_of(meta: Meta) -> BaseException:
-    """The error that a worker recorded for an envelope as a whole. Nothing is imported or unpickled for it."""
+def failure_of(meta: Meta) -> TaskQueueError | None:
+    """The error that a worker recorded for an envelope as a whole, if any. Nothing is imported or unpickled for it."""
+    if meta["status"] == "SUCCESS":
+        return None
     result = meta.get("result") or {}
     if not isinstance(result, Mapping):
         return TaskQueueError(str(result))

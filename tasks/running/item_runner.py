@@ -9,11 +9,9 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -23,34 +21,31 @@ from graft.tasks import blocking_threads
 from graft.tasks.envelope import Envelope
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, ProcessExitError
 from graft.tasks.monitoring import otel
-from graft.tasks.running.work_stealing import Give, drained, sharer
-from graft.tasks.worker_runtime import off_loop, run_coroutine
+from graft.tasks.running.run_outcomes import RunOutcomes
+from graft.tasks.running.work_stealing import Share, drained, sharer
+from graft.tasks.worker_runtime import off_loop, resolved, run_coroutine
 
 LAST_WORDS = 5.0  # Seconds that an item has to end once its envelope has been stopped.
-LOOK_EVERY = 0.5  # Seconds between looks at the batch's cancel flag.
-TELL_EVERY = 0.25  # Seconds after which an envelope that takes longer tells what has come of its items so far.
+CHECK_EVERY = 0.5  # Seconds between checks of the batch's cancel flag.
+PUBLISH_EVERY = 0.25  # Seconds between early outcomes of one envelope.
 
 
-class Watch(Protocol):
-    """What wants to know, from one item to the next."""
+class ItemRecorder(Protocol):
+    """Records each item before it runs and after it has ended, so that an item that kills its process is known."""
 
-    def starting(self, place: int) -> None: ...
-    def finished(self, place: int, value: Any, error: BaseException | None) -> None: ...
-
-
-@dataclass
-class Ran:
-    """What came of the items, by their place in the envelope. ``left`` names those that were not begun."""
-
-    values: dict[int, Any] = field(default_factory=dict)
-    errors: dict[int, BaseException] = field(default_factory=dict)
-    left: list[int] = field(default_factory=list)
-    busy: float = 0.0
-    elapsed: float = 0.0
-    awaited: bool = False
+    def starting(self, index: int) -> None: ...
+    def finished(self, index: int, value: Any, error: BaseException | None) -> None: ...
 
 
-Tell = Callable[[Ran, Sequence[int]], None]  # Called on a helper thread, with places that have an outcome.
+# Called on a helper thread, with the values and errors that there are, and the indexes of those to publish.
+PublishEarly = Callable[[Mapping[int, Any], Mapping[int, BaseException], Sequence[int]], None]
+
+
+class _FirstAwaitable(NamedTuple):
+    """What a plain function has returned for the item at *item_index*."""
+
+    item_index: int
+    awaitable: Awaitable[Any]
 
 
 @contextmanager
@@ -92,137 +87,157 @@ def _refused_exit(error: BaseException) -> BaseException:
 def run_items(
     envelope: Envelope,
     func: Callable[..., Any],
-    places: Sequence[int],
+    indexes: Sequence[int],
     *,
     is_cancelled: Callable[[], bool],
-    watch: Watch | None = None,
-    give: Give | None = None,
-    tell: Tell | None = None,
-) -> Ran:
-    """Run the items at *places*, each by itself: an error is that item's outcome and nobody else's.
+    recorder: ItemRecorder | None = None,
+    share: Share | None = None,
+    publish_early: PublishEarly | None = None,
+) -> RunOutcomes:
+    """Run the items at *indexes*, each by itself: an error is that item's outcome and nobody else's.
 
-    With *give*, plain items that have not begun when the run takes long are offered to it, and may end up elsewhere.
-    With *tell*, a run on the event loop that takes long tells of outcomes while it goes on.
+    Args:
+        is_cancelled: asked now and then; once it is true, no more items begin.
+        recorder: has items run one after the other, and records each.
+        share: offered the plain items that have not begun when the run takes long; they may end up elsewhere.
+        publish_early: called while a run on the event loop goes on.
     """
-    ran = Ran()
     func = otel.traced(func, envelope.id, envelope.function.name, envelope.function.is_async)
-    concurrency = 1 if watch else envelope.concurrency
+    run = _ItemRun(envelope, func, is_cancelled, recorder, publish_early)
     began = time.perf_counter()
     if envelope.function.is_async:
-        _run_async(envelope, func, places, concurrency, ran, is_cancelled, watch, tell=tell)
+        run.on_loop(indexes)
+    elif share is None or len(indexes) < 2:
+        run.plain(deque(indexes))
     else:
-        todo = deque(places)
-        run = partial(_run_plain, envelope, func, todo, concurrency, ran, is_cancelled, watch)
-        if give is None or len(places) < 2:
-            off_loop(run, computes=True)
-        else:
-            with sharer().offered(todo, give, 2 * settings().envelope_seconds) as offer:
-                off_loop(run, computes=True)
-                while not offer.is_exhausted():  # Nobody took it.
-                    off_loop(run, computes=True)
-    ran.elapsed = time.perf_counter() - began
-    return ran
+        todo = deque(indexes)
+        with sharer().offered(todo, share, 2 * settings().envelope_seconds) as offer:
+            run.plain(todo)
+            while not offer.is_exhausted():  # Nobody took it.
+                run.plain(todo)
+    run.outcomes.elapsed = time.perf_counter() - began
+    return run.outcomes
 
 
-def _run_plain(
-    envelope: Envelope,
-    func: Callable[..., Any],
-    todo: deque[int],
-    concurrency: int,
-    ran: Ran,
-    is_cancelled: Callable[[], bool],
-    watch: Watch | None,
-) -> None:
-    items, packed, unpack = envelope.items, envelope.packed, envelope.unpack
-    values, errors, limited = ran.values, ran.errors, _limit(envelope.timeout)
-    bare = envelope.timeout is None
-    clock = time.perf_counter
-    began = clock()
-    look = began + LOOK_EVERY
-    while todo:
-        try:
-            place = todo.popleft()
-        except IndexError:  # Given away in this instant.
-            break
-        if (now := clock()) > look:
-            look = now + LOOK_EVERY
-            if is_cancelled():
-                errors.update((each, _cancelled(envelope, each)) for each in (place, *drained(todo)))
-                break
-        if watch:
-            watch.starting(place)
-        try:
-            item = pickle.loads(items[place]) if packed else items[place]
-            if bare:
-                value = func(*item[0], **item[1]) if unpack else func(item)
-            else:
-                with limited():
-                    value = func(*item[0], **item[1]) if unpack else func(item)
-            if inspect.isawaitable(value):
-                # A plain function that returns an awaitable: its items run together from here on, like async ones.
-                ran.busy += clock() - began
-                call = _awaiting(func, value)
-                _run_async(
-                    envelope, call, [place, *drained(todo)], concurrency, ran, is_cancelled, watch, is_begun=True
-                )
-                return
-            values[place] = value
-        except SoftTimeLimitExceeded as error:
-            errors[place] = error
-            ran.left.extend(drained(todo))
-            break
-        except BaseException as error:
-            errors[place] = _refused_exit(error)
-        if watch:
-            watch.finished(place, values.get(place), errors.get(place))
-    ran.busy += clock() - began
-
-
-def _awaiting(func: Callable[..., Any], first: Awaitable[Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """*func* as a coroutine function; its first call has been made already and is *first*."""
-    made = [first]
-
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        value = made.pop() if made else func(*args, **kwargs)
-        return await value if inspect.isawaitable(value) else value
-
-    return call
-
-
-def _cancelled(envelope: Envelope, place: int) -> CancelledBatchError:
-    return CancelledBatchError(f"item {envelope.positions[place]} was cancelled before it ran")
-
-
-class _Together:
-    """The items of one envelope on the event loop, *concurrency* of them at once: where one ends, the next begins.
-
-    Each has an asyncio task of its own: what an item does to its context or to its task stays with the item.
-    """
+class _ItemRun:
+    """One run of items of one envelope, whose outcomes it collects."""
 
     def __init__(
         self,
         envelope: Envelope,
         func: Callable[..., Any],
-        places: Sequence[int],
-        ran: Ran,
         is_cancelled: Callable[[], bool],
-        tell: Tell | None = None,
+        recorder: ItemRecorder | None,
+        publish_early: PublishEarly | None,
     ) -> None:
         self.envelope = envelope
         self.func = func
-        self.ran = ran
         self.is_cancelled = is_cancelled
-        self.tell = tell
-        self._waiting = iter(places)
+        self.recorder = recorder
+        self.publish_early = publish_early
+        self.outcomes = RunOutcomes()
+
+    def cancelled(self, index: int) -> CancelledBatchError:
+        return CancelledBatchError(f"item {self.envelope.positions[index]} was cancelled before it ran")
+
+    def plain(self, todo: deque[int]) -> None:
+        """Call the function for each item of *todo*; once it returns an awaitable, the others run like async ones."""
+        first = off_loop(self._call_each, todo, computes=True)
+        if first is not None:
+            self.func = _continued(self.func, first.awaitable)
+            self.on_loop([first.item_index, *drained(todo)], is_begun=True)
+
+    def _call_each(self, todo: deque[int]) -> _FirstAwaitable | None:
+        envelope, func, recorder = self.envelope, self.func, self.recorder
+        items, packed, unpack = envelope.items, envelope.packed, envelope.unpack
+        values, errors, limited = self.outcomes.values, self.outcomes.errors, _limit(envelope.timeout)
+        bare = envelope.timeout is None
+        clock = time.perf_counter
+        began = clock()
+        check = began + CHECK_EVERY
+        first = None
+        while todo:
+            try:
+                index = todo.popleft()
+            except IndexError:  # Shared in this instant.
+                break
+            if (now := clock()) > check:
+                check = now + CHECK_EVERY
+                if self.is_cancelled():
+                    errors.update((each, self.cancelled(each)) for each in (index, *drained(todo)))
+                    break
+            if recorder:
+                recorder.starting(index)
+            try:
+                item = pickle.loads(items[index]) if packed else items[index]
+                if bare:
+                    value = func(*item[0], **item[1]) if unpack else func(item)
+                else:
+                    with limited():
+                        value = func(*item[0], **item[1]) if unpack else func(item)
+                if inspect.isawaitable(value):
+                    first = _FirstAwaitable(index, value)
+                    break
+                values[index] = value
+            except SoftTimeLimitExceeded as error:
+                errors[index] = error
+                self.outcomes.left.extend(drained(todo))
+                break
+            except BaseException as error:
+                errors[index] = _refused_exit(error)
+            if recorder:
+                recorder.finished(index, values.get(index), errors.get(index))
+        self.outcomes.busy += clock() - began
+        return first
+
+    def on_loop(self, indexes: Sequence[int], *, is_begun: bool = False) -> None:
+        """Run the items at *indexes* on the event loop; *is_begun*: the first of them was recorded as starting."""
+        self.outcomes.awaited = True
+        together = _Together(self)
+        if self.recorder is None:
+            try:
+                run_coroutine(together.all(indexes))
+            except SoftTimeLimitExceeded as error:
+                begun = self.outcomes.values.keys() | self.outcomes.errors.keys()
+                self.outcomes.errors.update((index, error) for index in indexes if index not in begun)
+            return
+        for number, index in enumerate(indexes):
+            if number or not is_begun:
+                off_loop(self.recorder.starting, index)
+            run_coroutine(together.one(index))
+            off_loop(self.recorder.finished, index, self.outcomes.values.get(index), self.outcomes.errors.get(index))
+
+
+def _continued(func: Callable[..., Any], first: Awaitable[Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """*func* as a coroutine function; its first call has been made already and is *first*."""
+    made = [first]
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return await resolved(made.pop() if made else func(*args, **kwargs))
+
+    return call
+
+
+class _Together:
+    """The items of one run on the event loop, as many at once as the envelope says: where one ends, the next begins.
+
+    Each has an asyncio task of its own: what an item does to its context or to its task stays with the item.
+    """
+
+    def __init__(self, run: _ItemRun) -> None:
+        self._run = run
+        self._waiting: Iterator[int] = iter(())
         self._running: set[asyncio.Task[None]] = set()
-        self._news: list[int] = []  # Places whose outcomes have not been told.
+        self._unpublished: list[int] = []  # Indexes of outcomes that were not published early.
         self._cancelled = self._stopping = False
 
-    async def all(self, concurrency: int) -> None:
+    async def all(self, indexes: Sequence[int]) -> None:
+        """Run the items at *indexes*."""
+        self._waiting = iter(indexes)
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        looking = asyncio.ensure_future(self._look())
+        checking = asyncio.ensure_future(self._check())
         try:
-            for _ in range(concurrency):
+            for _ in range(min(self._run.envelope.concurrency, len(indexes))):
                 self._begin_next()
             if self._running:
                 await self._over
@@ -234,14 +249,14 @@ class _Together:
                 await asyncio.wait(self._running, timeout=LAST_WORDS)
             raise
         finally:
-            looking.cancel()
+            checking.cancel()
 
     def _begin_next(self) -> None:
-        for place in self._waiting:
+        for index in self._waiting:
             if self._cancelled:
-                self.ran.errors[place] = _cancelled(self.envelope, place)
+                self._run.outcomes.errors[index] = self._run.cancelled(index)
                 continue
-            item = asyncio.ensure_future(self.one(place))
+            item = asyncio.ensure_future(self.one(index))
             self._running.add(item)
             item.add_done_callback(self._ended)
             return
@@ -257,32 +272,33 @@ class _Together:
         elif not self._running:
             self._over.set_result(None)
 
-    async def one(self, place: int) -> None:
-        """Run the item at *place*, whose outcome is noted."""
-        envelope, func, ran = self.envelope, self.func, self.ran
+    async def one(self, index: int) -> None:
+        """Run the item at *index*, and note its outcome."""
+        envelope, func, outcomes = self._run.envelope, self._run.func, self._run.outcomes
         began = time.perf_counter()
         try:
-            item = pickle.loads(envelope.items[place]) if envelope.packed else envelope.items[place]
+            item = pickle.loads(envelope.items[index]) if envelope.packed else envelope.items[index]
             call = func(*item[0], **item[1]) if envelope.unpack else func(item)
-            ran.values[place] = await (call if envelope.timeout is None else _limited(call, envelope.timeout))
+            outcomes.values[index] = await (call if envelope.timeout is None else _limited(call, envelope.timeout))
         except BaseException as error:
             if self._stopping and isinstance(error, asyncio.CancelledError):
                 raise  # It did not end by itself, and has no outcome.
-            ran.errors[place] = _refused_exit(error)
-        ran.busy += time.perf_counter() - began
-        self._news.append(place)
+            outcomes.errors[index] = _refused_exit(error)
+        outcomes.busy += time.perf_counter() - began
+        self._unpublished.append(index)
 
-    async def _look(self) -> None:
-        """Now and then: tell what has come of items, and see whether the others are still wanted."""
-        due = time.monotonic() + LOOK_EVERY
+    async def _check(self) -> None:
+        """Now and then publish early outcomes, and check whether the other items are still wanted."""
+        run = self._run
+        due = time.monotonic() + CHECK_EVERY
         while True:
-            await asyncio.sleep(TELL_EVERY)
-            news, self._news = self._news, []
-            if self.tell is not None and news:
-                await blocking_threads.ask(self.tell, self.ran, news)
+            await asyncio.sleep(PUBLISH_EVERY)
+            ended, self._unpublished = self._unpublished, []
+            if run.publish_early is not None and ended:
+                await blocking_threads.ask(run.publish_early, run.outcomes.values, run.outcomes.errors, ended)
             if not self._cancelled and time.monotonic() >= due:
-                due = time.monotonic() + LOOK_EVERY
-                self._cancelled = await blocking_threads.ask(self.is_cancelled)
+                due = time.monotonic() + CHECK_EVERY
+                self._cancelled = await blocking_threads.ask(run.is_cancelled)
 
 
 async def _limited(call: Awaitable[Any], seconds: float) -> Any:
@@ -294,30 +310,3 @@ async def _limited(call: Awaitable[Any], seconds: float) -> Any:
         if not limit.expired():
             raise
         raise ItemTimeoutError(f"the item ran longer than its limit of {seconds:g} s") from error
-
-
-def _run_async(
-    envelope: Envelope,
-    func: Callable[..., Any],
-    places: Sequence[int],
-    concurrency: int,
-    ran: Ran,
-    is_cancelled: Callable[[], bool],
-    watch: Watch | None,
-    is_begun: bool = False,
-    tell: Tell | None = None,
-) -> None:
-    ran.awaited = True
-    together = _Together(envelope, func, places, ran, is_cancelled, tell)
-    if watch is None:
-        try:
-            run_coroutine(together.all(min(concurrency, len(places))))
-        except SoftTimeLimitExceeded as error:
-            begun = ran.values.keys() | ran.errors.keys()
-            ran.errors.update((place, error) for place in places if place not in begun)
-        return
-    for place in places:
-        if not (is_begun and place == places[0]):
-            off_loop(watch.starting, place)
-        run_coroutine(together.one(place))
-        off_loop(watch.finished, place, ran.values.get(place), ran.errors.get(place))

@@ -1,8 +1,8 @@
-"""Gives the items that a long envelope has not begun to processes that have nothing to do.
+"""Shares the items that a long envelope has not begun with processes that have nothing to do.
 
 Sizes are learnt, so an envelope may turn out to hold far more work than it was meant to. One thread of this process
-looks at the envelopes that run here. When one takes long, has items left, and nobody else's work waits in its queue,
-what is left is sent on as new envelopes; its own item goes on undisturbed.
+checks the envelopes that run here. When one takes long, has items left, and nothing else waits in its queue, these
+items are sent on as new envelopes, its children; the item that runs goes on undisturbed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from graft.config.deployment import app, part
-from graft.tasks.envelope import Envelope, Given
+from graft.tasks.envelope import Child, Envelope
 from graft.tasks.ids import sibling_of
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import SENT_AT
@@ -26,52 +26,52 @@ from graft.tasks.monitoring.worker_registry import slots
 logger = logging.getLogger(__name__)
 
 MOST: Final = 16  # Envelopes made of one; each can be divided again.
-IDLE_AFTER: Final = 20  # Looks without any envelope, after which the thread sleeps until the next one.
+IDLE_AFTER: Final = 20  # Checks without any envelope, after which the thread sleeps until the next one.
 
-Give = Callable[[list[int]], bool]
+Share = Callable[[list[int]], bool]  # Sends the items at these indexes on; whether others will run them.
 
 
 class Offer:
-    """The items of one envelope that have not begun: its runner takes them from the left, this from the right."""
+    """The items of one envelope that have not begun: the runner takes them from the left, others from the right."""
 
-    def __init__(self, todo: deque[int], give: Give) -> None:
+    def __init__(self, todo: deque[int], share: Share) -> None:
         self._todo = todo
-        self._give = give
-        self._giving = threading.Lock()
+        self._share = share
+        self._sharing = threading.Lock()
         self.began = time.monotonic()
 
     def share(self) -> None:
-        """Give away what has not begun; what nobody took comes back."""
-        with self._giving:
-            places = drained(self._todo)
-            if not places:
+        """Send what has not begun to others; what nobody takes comes back."""
+        with self._sharing:
+            indexes = drained(self._todo)
+            if not indexes:
                 return
             try:
-                taken = self._give(places)
+                taken = self._share(indexes)
             except Exception as error:  # Such as a lost broker: the runner does it all, as it would have anyway.
                 logger.warning("an envelope's items could not be shared: %r", error)
                 taken = False
             if not taken:
-                self._todo.extend(places)
+                self._todo.extend(indexes)
 
     def is_exhausted(self) -> bool:
         """Whether nothing is left to run, now that nothing is on its way out either."""
-        with self._giving:
+        with self._sharing:
             return not self._todo
 
 
 def drained(todo: deque[int]) -> list[int]:
     """What was left in *todo*, which is empty now."""
-    places: list[int] = []
+    indexes: list[int] = []
     while True:
         try:
-            places.append(todo.pop())
+            indexes.append(todo.pop())
         except IndexError:
-            return places[::-1]
+            return indexes[::-1]
 
 
 class Sharer:
-    """The thread that looks at the envelopes of this process."""
+    """The thread that checks the envelopes of this process."""
 
     def __init__(self) -> None:
         self._offers: dict[int, Offer] = {}
@@ -80,9 +80,9 @@ class Sharer:
         self._after = 1.0
 
     @contextmanager
-    def offered(self, todo: deque[int], give: Give, after: float) -> Iterator[Offer]:
+    def offered(self, todo: deque[int], share: Share, after: float) -> Iterator[Offer]:
         """Offer *todo* to others once its runner has been at it for *after* seconds."""
-        offer = Offer(todo, give)
+        offer = Offer(todo, share)
         key = id(offer)
         self._after = after
         self._offers[key] = offer
@@ -117,43 +117,43 @@ def sharer() -> Sharer:
     return part(Sharer)
 
 
-def give(envelope: Envelope, places: Sequence[int], task: str, request: Any) -> tuple[Given, ...]:
-    """Send the items at *places* to the queue that *request* came from; nothing while others wait there.
+def send_children(envelope: Envelope, indexes: Sequence[int], task: str, request: Any) -> tuple[Child, ...]:
+    """Send the items at *indexes* to the queue that *request* came from; nothing while others wait there.
 
-    The envelopes' ids begin like that of *envelope*, so their answers reach the process that waits for it.
+    The ids of the children begin like that of *envelope*, so their results reach the process that waits for it.
     """
     route = request.delivery_info or {}
     queue, priority = str(route.get("routing_key")), route.get("priority")
-    lanes = slots(queue)
-    if lanes < 2:
+    found = slots(queue)
+    if found < 2:
         return ()
     with app().producer_pool.acquire(block=True) as producer:
         if producer.channel._size(queue):
             return ()
-        size = -(-len(places) // min(lanes, MOST))
-        made = [_part(envelope, places[at : at + size]) for at in range(0, len(places), size)]
+        size = -(-len(indexes) // min(found, MOST))
+        made = [_child(envelope, indexes[at : at + size]) for at in range(0, len(indexes), size)]
         with producer.batch() as batch:
-            for part in made:
-                argument = payloads.store(part.id, part.sealed())
+            for child in made:
+                argument = payloads.store(child.id, child.sealed())
                 message = app().amqp.as_task_v2(
-                    part.id, task, args=(argument,), kwargs={}, group_id=part.batch, root_id=part.batch,
+                    child.id, task, args=(argument,), kwargs={}, group_id=child.batch, root_id=child.batch,
                     parent_id=envelope.id, kwargsrepr="{}",
-                    argsrepr=f"({part.function.name}, {len(part.items)} items from {part.positions[0]})",
+                    argsrepr=f"({child.function.name}, {len(child.items)} items from {child.positions[0]})",
                 )  # fmt: skip
                 app().amqp.send_task_message(
                     producer, task, message, queue=queue, priority=priority, declare=[], retry=False,
                     headers={SENT_AT: time.time()},
                 )  # fmt: skip
             batch.flush()
-    return tuple((part.id, tuple(part.positions)) for part in made)
+    return tuple((child.id, tuple(child.positions)) for child in made)
 
 
-def _part(envelope: Envelope, places: Sequence[int]) -> Envelope:
+def _child(envelope: Envelope, indexes: Sequence[int]) -> Envelope:
     return replace(
         envelope,
         id=sibling_of(envelope.id),
-        positions=[envelope.positions[place] for place in places],
-        items=[envelope.items[place] for place in places],
+        positions=[envelope.positions[index] for index in indexes],
+        items=[envelope.items[index] for index in indexes],
         carried={},
-        given=(),
+        children=(),
     )

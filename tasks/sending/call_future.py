@@ -20,8 +20,8 @@ class Call(Future[Any]):
         with self._condition:
             return not self.done() and self.set_running_or_notify_cancel()
 
-    def answer(self, outcome: Outcome) -> None:
-        """End as *outcome* says, unless it was given up; its callbacks cannot end the thread that hears results."""
+    def end(self, outcome: Outcome) -> None:
+        """End as *outcome* says, unless it was given up; its callbacks cannot end the thread that receives results."""
         try:
             if outcome.error is not None:
                 self.set_exception(outcome.error)

@@ -13,18 +13,17 @@ from typing import Any, Final
 
 from graft.config.deployment import part, settings
 from graft.tasks import codec
-from graft.tasks.batch import Batch
 from graft.tasks.envelope import Outcome
 from graft.tasks.ids import new_id
-from graft.tasks.sending.batch_sender import Feeder, Order
+from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
 from graft.tasks.sending.call_future import Call
 from graft.tasks.sending.publisher import publisher
 
-LINES: Final = 256  # Callables that keep a line of their own while they are idle.
+IDLE_STREAMS: Final = 256  # Callables that keep a stream of their own while they make no calls.
 
 
 class CallSource:
-    """Calls as pickles, in the order in which they were made; open for as long as its line lives."""
+    """Calls as pickles, in the order in which they were made; open for as long as its stream lives."""
 
     encoded = True
     eager = True
@@ -58,37 +57,33 @@ class CallSource:
         return self._is_closed
 
 
-class Line(Batch):
-    """An endless batch that answers futures instead of keeping outcomes."""
+class CallStream:
+    """The calls of one callable with the same options: their outcomes go to futures. An OutcomeReceiver."""
 
-    is_told = False
+    unread = 0  # No future waits for another one to be read.
 
-    def __init__(self, order: Order) -> None:
-        super().__init__(new_id(), None)
+    def __init__(self, options: BatchOptions) -> None:
+        self.id = new_id()
         self.source = CallSource()
-        self.feeder = Feeder(self, self.source, order, publisher().wake)
+        self.sender: BatchSender[CallStream] = BatchSender(self, self.source, options, publisher().wake)
         self._made = 0
         self._futures: dict[int, Call] = {}
         self._lock = threading.Lock()
         self._is_broken = False
 
     def call(self, frame: bytes, future: Call) -> bool:
-        """Make one more call, which *future* is told of; False when this line has failed and another must be made."""
+        """Make one more call, whose outcome *future* gets; False when this stream has failed and is to be replaced."""
         with self._lock:
             if self._is_broken:
                 return False
             self._futures[self._made] = future
             self._made += 1
             self.source.add(frame)
-        publisher().wake(self.feeder)
+        publisher().wake(self.sender)
         return True
 
-    @property
-    def unread(self) -> int:
-        return 0
-
-    @property
-    def is_idle(self) -> bool:
+    def done(self) -> bool:
+        """Whether no call is open."""
         return not self._futures
 
     def begin(self, position: int) -> bool:
@@ -100,12 +95,18 @@ class Line(Batch):
                 return False
             return future is not None
 
+    def note_sent(self, items: int, envelopes: int = 1) -> None:
+        """Nobody asks how far a stream of calls has come."""
+
+    def note_total(self, total: int) -> None:
+        """The stream was closed."""
+
     def note_outcomes(self, outcomes: list[Outcome], retries: int = 0) -> None:
         with self._lock:
-            answered = [(self._futures.pop(outcome.index, None), outcome) for outcome in outcomes]
-        for future, outcome in answered:
+            ended = [(self._futures.pop(outcome.index, None), outcome) for outcome in outcomes]
+        for future, outcome in ended:
             if future is not None:
-                future.answer(outcome)
+                future.end(outcome)
 
     def note_values(self, positions: Sequence[int], values: Sequence[Any], retries: int = 0) -> None:
         self.note_outcomes(list(map(Outcome, positions, values)))
@@ -116,35 +117,35 @@ class Line(Batch):
             futures, self._futures = self._futures, {}
         for future in futures.values():
             if future.running() or future.begin():
-                future.answer(Outcome(0, error=error))
+                future.end(Outcome(0, error=error))
 
 
-class _Lines:
-    """The lines of this process, by what they carry; the one used last is the last."""
+class _Streams:
+    """The streams of this process, by what they carry; the one used last is the last."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.by_order: OrderedDict[Order, Line] = OrderedDict()
+        self.by_options: OrderedDict[BatchOptions, CallStream] = OrderedDict()
 
-    def get(self, order: Order) -> Line:
+    def get(self, options: BatchOptions) -> CallStream:
         with self.lock:
-            line = self.by_order.get(order)
-            if line is None:
-                line = self.by_order[order] = Line(order)
-                idle = [key for key, other in self.by_order.items() if other.is_idle and other is not line]
-                for key in idle[:-LINES]:
-                    del self.by_order[key]
-            return line
+            stream = self.by_options.get(options)
+            if stream is None:
+                stream = self.by_options[options] = CallStream(options)
+                idle = [key for key, other in self.by_options.items() if other.done() and other is not stream]
+                for key in idle[:-IDLE_STREAMS]:
+                    del self.by_options[key]
+            return stream
 
-    def drop(self, order: Order, line: Line) -> None:
-        """*line* has failed."""
+    def drop(self, options: BatchOptions, stream: CallStream) -> None:
+        """*stream* has failed."""
         with self.lock:
-            if self.by_order.get(order) is line:
-                del self.by_order[order]
+            if self.by_options.get(options) is stream:
+                del self.by_options[options]
 
 
-def call(order: Order, args: Sequence[Any], kwargs: Mapping[str, Any], future: Call | None = None) -> Call:
-    """Call ``func(*args, **kwargs)`` on a worker, as *order* says; returns *future*, or a new one, at once.
+def call(options: BatchOptions, args: Sequence[Any], kwargs: Mapping[str, Any], future: Call | None = None) -> Call:
+    """Call ``func(*args, **kwargs)`` on a worker, as *options* say; returns *future*, or a new one, at once.
 
     It is running once the call has left this process, and can be cancelled before.
 
@@ -152,9 +153,9 @@ def call(order: Order, args: Sequence[Any], kwargs: Mapping[str, Any], future: C
         UnpicklableError, PayloadTooLargeError: an argument cannot travel.
     """
     frame = codec.dump_item((tuple(args), dict(kwargs)), settings().item_limit, "the arguments of the call")
-    future, lines = future or Call(), part(_Lines)
+    future, streams = future or Call(), part(_Streams)
     while True:
-        line = lines.get(order)
-        if line.call(frame, future):
+        stream = streams.get(options)
+        if stream.call(frame, future):
             return future
-        lines.drop(order, line)
+        streams.drop(options, stream)

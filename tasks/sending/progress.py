@@ -1,7 +1,7 @@
 """Lets others see the batches of this process: a note in Redis each second, for those that take longer than one.
 
-A batch lives with its caller, so its caller tells; a note that is not renewed expires. In the same round trip the
-caller hears that somebody else has cancelled a batch, and stops sending.
+A batch lives with its caller, so its caller publishes; a note that is not renewed expires. In the same round trip the
+caller learns that somebody else has cancelled a batch, and stops sending.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import platform
 import threading
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from weakref import WeakSet
 
 import redis
@@ -22,9 +22,8 @@ import redis
 from graft.config.deployment import existing, part
 from graft.config.redis_client import connect, shared
 from graft.tasks.delivery import cancellation
-
-if TYPE_CHECKING:
-    from graft.tasks.sending.batch_sender import Feeder
+from graft.tasks.results.outcomes import Outcomes
+from graft.tasks.sending.batch_sender import BatchSender
 
 logger = logging.getLogger(__name__)
 
@@ -52,22 +51,20 @@ class BatchNote:
 
 
 class _Watched:
-    """The batches of this process, and those that others were told of."""
+    """The batches of this process, and the ids of those that were published."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.feeders: WeakSet[Feeder] = WeakSet()
+        self.senders: WeakSet[BatchSender[Outcomes]] = WeakSet()
         self.published: set[str] = set()
         self.thread: threading.Thread | None = None
 
 
-def watch(feeder: Feeder) -> None:
-    """Publish the progress of this feeder's batch until it is done. Returns at once."""
+def watch(sender: BatchSender[Outcomes]) -> None:
+    """Publish the progress of this sender's batch until it is done. Returns at once."""
     watched = part(_Watched)
-    if feeder in watched.feeders or not feeder.batch.is_told:
-        return
     with watched.lock:
-        watched.feeders.add(feeder)
+        watched.senders.add(sender)
         if watched.thread is None:
             watched.thread = threading.Thread(target=_publish, args=(watched,), name="graft-progress", daemon=True)
             watched.thread.start()
@@ -86,45 +83,45 @@ def _publish(watched: _Watched) -> None:
     while True:
         time.sleep(EVERY)
         with watched.lock:
-            current = [feeder for feeder in watched.feeders if not feeder.batch.done()]
-            for feeder in set(watched.feeders) - set(current):
-                watched.feeders.discard(feeder)
+            current = [sender for sender in watched.senders if not sender.receiver.done()]
+            for sender in set(watched.senders) - set(current):
+                watched.senders.discard(sender)
             if not current and not watched.published:
                 watched.thread = None
                 client.close()
                 return
         try:
-            for feeder in _write(current, watched.published, client):
-                feeder.batch.cancel()
+            for sender in _write(current, watched.published, client):
+                sender.cancel()
         except (redis.RedisError, OSError) as error:
             logger.debug("the progress of batches cannot be published: %s", error)
 
 
-def _write(current: list[Feeder], published: set[str], client: Any) -> list[Feeder]:
+def _write(current: list[BatchSender[Outcomes]], published: set[str], client: Any) -> list[BatchSender[Outcomes]]:
     """Publish how far each batch is; those that somebody has cancelled."""
     now = time.time()
     with client.pipeline(transaction=False) as pipe:
-        for feeder in current:
-            pipe.exists(cancellation.CANCEL_KEY + feeder.batch.id)
-        for feeder in current:
-            far = feeder.batch.progress()
+        for sender in current:
+            pipe.exists(cancellation.CANCEL_KEY + sender.receiver.id)
+        for sender in current:
+            far = sender.receiver.progress()
             if far.seconds < EVERY:
                 continue
             note = BatchNote(
-                feeder.batch.id, feeder.order.function.name, feeder.order.queue, far.total, far.sent, far.done,
+                sender.receiver.id, sender.options.function.name, sender.options.queue, far.total, far.sent, far.done,
                 far.failed, far.retries, round(far.seconds, 1), now, f"{platform.node()}/{os.getpid()}",
             )  # fmt: skip
             pipe.set(NOTE + note.id, json.dumps(asdict(note)), ex=EXPIRES)
             pipe.zadd(BATCHES, {note.id: now})
             published.add(note.id)
-        for gone in published - {feeder.batch.id for feeder in current}:
+        for gone in published - {sender.receiver.id for sender in current}:
             pipe.delete(NOTE + gone)
             pipe.zrem(BATCHES, gone)
             published.discard(gone)
         pipe.zremrangebyscore(BATCHES, 0, now - 10 * EXPIRES)
         flags = pipe.execute()[: len(current)]
-    cancelled = [feeder for feeder, flag in zip(current, flags, strict=True) if flag]
-    return [feeder for feeder in cancelled if not feeder.is_finished]
+    cancelled = [sender for sender, flag in zip(current, flags, strict=True) if flag]
+    return [sender for sender in cancelled if not sender.is_finished]
 
 
 @atexit.register

@@ -10,7 +10,6 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -26,10 +25,11 @@ from graft.tasks.callables import function_store
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import SENT_AT
+from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.results.subscriber import inbox, unavailable
 from graft.tasks.sending import progress
-from graft.tasks.sending.batch_sender import Feeder
-from graft.tasks.sending.in_flight import Parcel
+from graft.tasks.sending.batch_sender import BatchSender
+from graft.tasks.sending.in_flight import OutgoingMessage
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +37,29 @@ CONNECTION_ERRORS = (redis.RedisError, OperationalError, KombuError, OSError)
 
 
 class Publisher:
-    """Sends what the feeders cut, for as long as the process lives."""
+    """Sends what the senders cut, for as long as the process lives."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._woken: dict[Feeder, None] = {}
-        self._feeders: WeakSet[Feeder] = WeakSet()
+        self._woken: dict[BatchSender[Any], None] = {}
+        self._senders: WeakSet[BatchSender[Any]] = WeakSet()
         self._thread: threading.Thread | None = None
         self._producer: Any = None
         self._was_connected = False
         self._client: Any = None
 
-    def wake(self, feeder: Feeder) -> None:
-        """*feeder* may have something to send. Returns at once."""
-        if feeder in self._woken:
+    def start(self, sender: BatchSender[Outcomes]) -> None:
+        """Send a batch, and have others see how far it has come. Returns at once."""
+        progress.watch(sender)
+        self.wake(sender)
+
+    def wake(self, sender: BatchSender[Any]) -> None:
+        """*sender* may have something to send. Returns at once."""
+        if sender in self._woken:
             return  # It will be looked at after this moment: what the caller has added before is seen.
         with self._changed:
-            self._feeders.add(feeder)
-            progress.watch(feeder)
-            self._woken[feeder] = None
+            self._senders.add(sender)
+            self._woken[sender] = None
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="graft-publisher", daemon=True)
                 self._thread.start()
@@ -64,11 +68,11 @@ class Publisher:
     def name_the_unsent(self) -> None:
         """A batch lives with its caller; what its caller leaves behind unsent is said, not passed over."""
         with self._changed:
-            for feeder in self._feeders:
-                if feeder.unsent and not feeder.batch.done():
-                    name = feeder.order.function.name
+            for sender in self._senders:
+                if sender.unsent and not sender.receiver.done():
+                    name = sender.options.function.name
                     logger.warning(
-                        "%d items of a batch of %s were not sent when the process ended", feeder.unsent, name
+                        "%d items of a batch of %s were not sent when the process ended", sender.unsent, name
                     )
 
     def _run(self) -> None:
@@ -76,28 +80,28 @@ class Publisher:
             with self._changed:
                 while not self._woken:
                     self._changed.wait()
-                feeders = list(self._woken)
+                senders = list(self._woken)
                 self._woken.clear()
             try:
-                self._serve(feeders)
+                self._serve(senders)
             except Exception as error:  # A fault of ours must end the calls it concerns, and no others.
                 logger.exception("the publisher failed")
-                for feeder in feeders:
-                    feeder.batch.fail(error)
+                for sender in senders:
+                    sender.receiver.fail(error)
 
-    def _serve(self, feeders: list[Feeder]) -> None:
+    def _serve(self, senders: list[BatchSender[Any]]) -> None:
         deadline: float | None = None
-        parcels: list[Parcel] = []
-        pending = feeders
+        messages: list[OutgoingMessage] = []
+        pending = senders
         wait = 0.05
-        while pending or parcels:
+        while pending or messages:
             try:
                 inbox().open()
                 client = self._connect()
-                parcels += self._cut(pending, client)
+                messages += self._cut(pending, client)
                 pending = []
-                self._publish(parcels)
-                parcels = []
+                self._publish(messages)
+                messages = []
             except CONNECTION_ERRORS as error:
                 self._disconnect()
                 now = time.monotonic()
@@ -106,49 +110,39 @@ class Publisher:
                     waited = isinstance(error, BrokerUnavailable) and not self._was_connected
                     deadline = now if waited else now + grace
                 if now >= deadline:
-                    self._give_up(pending, parcels, error)
+                    self._give_up(senders, pending, messages, error)
                     return
                 time.sleep(wait)
                 wait = min(2 * wait, 1.0)
-        for feeder in feeders:
-            if feeder.is_finished:
-                self._finish(feeder)
+        for sender in senders:
+            if sender.is_finished:
+                self._finish(sender)
 
-    def _cut(self, feeders: list[Feeder], client: Any) -> list[Parcel]:
-        parcels: list[Parcel] = []
-        for feeder in feeders:
+    def _cut(self, senders: list[BatchSender[Any]], client: Any) -> list[OutgoingMessage]:
+        messages: list[OutgoingMessage] = []
+        for sender in senders:
             try:
-                feeder.settle_cancel()
-                cut = feeder.cut_again(client)
-                if not feeder.is_finished:
-                    cut += feeder.cut(client)
+                sender.carry_out_cancel()
+                cut = sender.cut_again(client)
+                if not sender.is_finished:
+                    cut += sender.cut(client)
             except CONNECTION_ERRORS:
                 raise
             except Exception as error:  # What one batch holds must not keep the others from being sent.
-                feeder.batch.fail(error)
+                sender.receiver.fail(error)
                 continue
-            for parcel in cut:
-                inbox().expect(parcel.id, self._handler(feeder))
-            parcels += cut
-        return parcels
+            for message in cut:
+                inbox().expect(message.id, sender.answered)
+            messages += cut
+        return messages
 
-    def _handler(self, feeder: Feeder) -> Callable[[str, Mapping[str, Any] | BaseException], None]:
-        def handle(envelope_id: str, answer: Mapping[str, Any] | BaseException) -> None:
-            children = feeder.answered(envelope_id, answer, self._answers())
-            for child in children:
-                inbox().expect(child, handle)
-            if children:
-                inbox().look_up(children, self._answers())
-
-        return handle
-
-    def _answers(self) -> Any:
+    def _own_client(self) -> Any:
         if self._client is None:
             self._client = connect(client_name="graft-publisher")
         return self._client
 
     def _connect(self) -> Any:
-        client = self._answers()
+        client = self._own_client()
         if self._producer is None:
             client.ping()
             function_store.forget_stored()
@@ -165,42 +159,51 @@ class Publisher:
             except Exception as error:  # It is broken already; what matters is that it is let go.
                 logger.debug("closing a lost connection: %r", error)
 
-    def _publish(self, parcels: list[Parcel]) -> None:
-        if not parcels:
+    def _publish(self, messages: list[OutgoingMessage]) -> None:
+        if not messages:
             return
-        for parcel in parcels:
-            if parcel.body is not None:
-                payloads.store(parcel.id, parcel.body, self._answers())
+        for message in messages:
+            if message.body is not None:
+                payloads.store(message.id, message.body, self._own_client())
         channel = self._producer.channel
         if isinstance(channel, Channel) and not _is_observed():
-            channel.push((parcel.queue, _rendered(parcel, channel)) for parcel in parcels)
+            channel.push((message.queue, _rendered(message, channel)) for message in messages)
             return
         with self._producer.batch() as batch:
-            for parcel in parcels:
+            for message in messages:
                 app().amqp.send_task_message(
-                    self._producer, parcel.task, _message(parcel), queue=parcel.queue, priority=parcel.priority,
+                    self._producer, message.task, _message(message), queue=message.queue, priority=message.priority,
                     declare=[], retry=False, headers={SENT_AT: time.time()},
                 )  # fmt: skip
             batch.flush()
 
-    def _give_up(self, feeders: list[Feeder], parcels: list[Parcel], cause: BaseException) -> None:
+    def _give_up(
+        self,
+        senders: list[BatchSender[Any]],
+        pending: list[BatchSender[Any]],
+        messages: list[OutgoingMessage],
+        cause: BaseException,
+    ) -> None:
+        """Fail those of *senders* that were not asked for their messages, or whose *messages* were not sent."""
         error = cause
         if not isinstance(error, BrokerUnavailable):  # From the inbox, which has waited already.
             error = unavailable(cause, was_connected=self._was_connected)
-        for feeder in {*feeders, *(parcel.feeder for parcel in parcels)}:
-            feeder.source.close()
-            feeder.batch.fail(error)
-        for parcel in parcels:
-            inbox().forget(parcel.id)
+        unsent = {message.group for message in messages}
+        for sender in senders:
+            if sender in pending or sender.receiver.id in unsent:
+                sender.source.close()
+                sender.receiver.fail(error)
+        for message in messages:
+            inbox().forget(message.id)
 
-    def _finish(self, feeder: Feeder) -> None:
+    def _finish(self, sender: BatchSender[Any]) -> None:
         """Everything has been sent: leave the group's record behind, so that others can find the batch by its id."""
         try:
-            feeder.remember_pace(self._answers())
-            if feeder.sent_ids and not feeder.batch.reduced:  # A saved group makes Celery join a chord by polling.
-                save_group(feeder.batch.id, feeder.sent_ids, self._answers())
+            sender.remember_pace(self._own_client())
+            if sender.sent_ids and sender.chord is None:  # A saved group makes Celery join a chord by polling.
+                save_group(sender.receiver.id, sender.sent_ids, self._own_client())
         except CONNECTION_ERRORS as error:
-            logger.warning("the record of batch %s could not be written: %s", feeder.batch.id, error)
+            logger.warning("the record of batch %s could not be written: %s", sender.receiver.id, error)
 
 
 def save_group(batch_id: str, envelope_ids: list[str], client: Any) -> None:
@@ -213,7 +216,7 @@ def save_group(batch_id: str, envelope_ids: list[str], client: Any) -> None:
     client.set(key, app().backend.encode(record), ex=int(settings().result_ttl))
 
 
-class _Terms(NamedTuple):
+class _MessageDefaults(NamedTuple):
     """What Celery's configuration says of every message."""
 
     serializer: str
@@ -221,50 +224,50 @@ class _Terms(NamedTuple):
     announces: bool
 
 
-def _read_terms() -> _Terms:
+def _read_defaults() -> _MessageDefaults:
     conf = app().conf
-    return _Terms(conf.task_serializer, conf.task_default_delivery_mode, bool(conf.task_send_sent_event))
+    return _MessageDefaults(conf.task_serializer, conf.task_default_delivery_mode, bool(conf.task_send_sent_event))
 
 
-def _terms() -> _Terms:
+def _defaults() -> _MessageDefaults:
     """Read once: each access to Celery's configuration costs as much as rendering half a message."""
-    return part(_read_terms)
+    return part(_read_defaults)
 
 
-def _message(parcel: Parcel) -> Any:
+def _message(message: OutgoingMessage) -> Any:
     return app().amqp.as_task_v2(
-        parcel.id,
-        parcel.task,
-        args=parcel.args,
+        message.id,
+        message.task,
+        args=message.args,
         kwargs={},
-        group_id=parcel.group,
-        group_index=parcel.index,
-        root_id=parcel.group,
-        chord=parcel.chord,
-        argsrepr=f"({parcel.label})",
+        group_id=message.group,
+        group_index=message.index,
+        root_id=message.group,
+        chord=message.chord,
+        argsrepr=f"({message.label})",
         kwargsrepr="{}",
-        create_sent_event=_terms().announces,
+        create_sent_event=_defaults().announces,
     )
 
 
 def _is_observed() -> bool:
     """Whether somebody wants to see each message, or to change it, before it leaves."""
     watched = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
-    return _terms().announces or any(signal.receivers for signal in watched)
+    return _defaults().announces or any(signal.receivers for signal in watched)
 
 
-def _rendered(parcel: Parcel, channel: Any) -> dict[str, Any]:
+def _rendered(message: OutgoingMessage, channel: Any) -> dict[str, Any]:
     """The message as Celery and kombu would send it, without what they do around each."""
-    headers, properties, body, _ = _message(parcel)
-    terms = _terms()
+    headers, properties, body, _ = _message(message)
+    terms = _defaults()
     content_type, encoding, payload = serialize(body, serializer=terms.serializer)
     properties["delivery_mode"] = terms.delivery_mode
     headers[SENT_AT] = time.time()
-    message: dict[str, Any] = channel.prepare_message(
-        payload, priority=parcel.priority, content_type=content_type, content_encoding=encoding, headers=headers,
-        properties={**properties, "priority": parcel.priority},
+    rendered: dict[str, Any] = channel.prepare_message(
+        payload, priority=message.priority, content_type=content_type, content_encoding=encoding, headers=headers,
+        properties={**properties, "priority": message.priority},
     )  # fmt: skip
-    return message
+    return rendered
 
 
 def publisher() -> Publisher:

@@ -1,4 +1,4 @@
-"""How many items go into the next envelope: a pure decision over what has been measured."""
+"""How many items the next envelope holds, and how many envelopes are in flight: pure decisions over measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ GROWTH = 8
 WAITS = 0.5
 PATIENT = 10  # Times as long as others an envelope may take whose items wait: it keeps no process from other work.
 SHORTEST = 0.01  # Seconds: a shorter envelope costs its worker a large part of what its items do.
-TAIL = 1.2  # What is left is divided by so many times the lanes, again and again, towards the end.
+IN_FLIGHT_BYTES = 16 << 20  # Well below the 32 MiB at which Redis drops a subscriber that cannot follow.
+TAIL = 1.2  # What is left is divided by so many times the slots, again and again, towards the end.
 ITEM_COST = 1.5e-6  # Seconds that an item costs its worker beside the call itself.
 
 
@@ -58,6 +59,10 @@ class Pace:
             keep * self.waiting + (1 - keep) * seen.waiting,
         )
 
+    def with_sent(self, envelopes: int, size: float) -> Pace:
+        """The same, with what is known before reports come: *envelopes* have left, their items took *size* bytes."""
+        return Pace(max(self.items, envelopes), self.seconds, max(self.size, size), self.waiting)
+
 
 @dataclass(frozen=True)
 class Room:
@@ -82,20 +87,20 @@ class Sizing:
     max_bytes: int
     concurrency: int = 1
 
-    def next_size(self, pace: Pace, remaining: int | None, lanes: int, unfinished: float = 0.0) -> int:
+    def next_size(self, pace: Pace, remaining: int | None, slots: int, unfinished: float = 0.0) -> int:
         """Items for the next envelope, at least 1.
 
         Args:
             pace: what has been measured; nothing yet means small envelopes.
             remaining: items not yet sent, None for an input without a known end.
-            lanes: envelopes that can run at once.
+            slots: envelopes that can run at once.
             unfinished: items that have been sent and not run yet, as far as one can tell.
 
         An envelope holds about ``seconds`` of work. It never grows more than eightfold on what has been seen, and
         shrinks towards the tail so that all workers finish together, though not to where its own cost outweighs that.
 
-        Items that wait for something else (an HTTP server) are dealt out evenly instead: all lanes at once have what
-        is left, in as few envelopes as their time allows, because a lane does nothing between two of its envelopes.
+        Items that wait for something else (an HTTP server) are dealt out evenly instead: all slots at once have what
+        is left, in as few envelopes as their time allows, because a slot does nothing between two of its envelopes.
         """
         floor = self.concurrency if pace.waiting > WAITS else 1
         shortest = int(SHORTEST / (pace.seconds + ITEM_COST)) if pace.items else 1
@@ -105,18 +110,87 @@ class Sizing:
             # Items that wait for something else cost the envelope time together, and are worth filling it with.
             by_time = floor * self.seconds / max(pace.seconds, 1e-7)
             if floor > 1 and remaining is not None:
-                by_time = _even((remaining + unfinished) / max(lanes, 1), max(PATIENT * by_time, floor))
+                by_time = _even((remaining + unfinished) / max(slots, 1), max(PATIENT * by_time, floor))
             by_time = max(by_time, floor)
             size = int(min(by_time, GROWTH * max(pace.items, FIRST_ITEMS), self.max_items))
         if pace.size:
             size = min(size, int(self.max_bytes / max(pace.size, 1)))
         if remaining is not None:
             if floor == 1:
-                size = min(size, max(shortest, math.ceil(remaining / (TAIL * max(lanes, 1)))))
+                size = min(size, max(shortest, math.ceil(remaining / (TAIL * max(slots, 1)))))
             size = min(size, max(remaining, 1))
         return max(1, min(size, self.max_items))
 
 
 def _even(share: float, most: float) -> int:
-    """Items of one envelope, when its lane has *share* items to come and *most* of them may go together."""
+    """Items of one envelope, when its slot has *share* items to come and *most* of them may go together."""
     return math.ceil(share / max(math.ceil(share / most), 1))
+
+
+AHEAD = Room(40_000, 16 << 20)  # How far the input of a stream is read before it is sent.
+UNREAD = Room(60_000, 64 << 20)  # How far a stream runs ahead of a reader that takes results one by one.
+
+
+@dataclass(frozen=True, slots=True)
+class SendingState:
+    """How far the sending of one batch has come, at the moment of a decision.
+
+    ``remaining`` items were not sent, None while the end of the input is not known. ``ahead`` is how far the input is
+    read ahead, None where it is not. ``in_flight`` counts envelopes, ``size`` their bytes; ``unfinished`` items of them
+    have not run, as far as one can tell. ``unread`` outcomes wait for a reader, or will.
+    """
+
+    pace: Pace
+    sent: Pace  # The pace, and the sizes of the items that have left.
+    remaining: int | None
+    ahead: int | None
+    in_flight: int
+    size: int
+    unfinished: float
+    unread: int
+
+
+@dataclass(frozen=True)
+class SendingRules:
+    """Decide about the envelopes of one batch. ``batch_size`` and ``in_flight`` are the caller's, None: learnt.
+
+    ``is_plain``: a callable that may have returned awaitables returns none. Its envelopes run one item at a time, and
+    no more of them are in flight than keep the slots busy.
+    """
+
+    sizing: Sizing
+    batch_size: int | None = None
+    in_flight: int | None = None
+    is_plain: bool = False
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether items in flight count when what remains is spread evenly."""
+        return self.in_flight is not None and self.sizing.concurrency > 1
+
+    def may_send(self, state: SendingState, slots: int) -> bool:
+        """Whether one more envelope may be in flight, with *slots* of the workers' pools reading the queue."""
+        limit = self.in_flight or enough_for(slots)
+        if self.is_plain:
+            limit = min(limit, enough_for(slots))
+        return (
+            state.in_flight < limit
+            and state.size < IN_FLIGHT_BYTES
+            and (state.remaining is not None or state.unread < UNREAD.taken_by(state.sent))
+        )
+
+    def next_size(self, state: SendingState, slots: int) -> int:
+        """Items of the next envelope, at least 1."""
+        if self.batch_size is not None:
+            return self.batch_size
+        together = (self.in_flight if self.is_spread else None) or slots
+        size = self.sizing.next_size(state.pace, state.remaining, together, state.unfinished)
+        if state.remaining is not None or state.ahead is None:
+            return size
+        # While one is filled, those before it run; and what may wait for its reader is enough for all slots.
+        return max(1, min(size, state.ahead // 4, UNREAD.taken_by(state.sent) // enough_for(slots)))
+
+
+def enough_for(slots: int) -> int:
+    """Envelopes that keep so many slots busy: one that runs and one that waits for each, and two on their way."""
+    return 2 * slots + 2

@@ -15,13 +15,17 @@ from click.testing import CliRunner, Result
 
 import graft
 from graft.scripts.commands.batch import command
+from graft.tasks import codec
+from graft.tasks.callables.references import refer
 from graft.tasks.delivery import cancellation
 from graft.tasks.errors import CancelledBatchError
 from graft.tasks.messages.message_format import lists
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import pause, peek, purge
 from graft.tasks.sending import progress
-from graft.tasks.sending.coalescing import Line
+from graft.tasks.sending.batch_sender import BatchOptions
+from graft.tasks.sending.call_future import Call
+from graft.tasks.sending.coalescing import CallStream
 from tests import samples
 from tests.stack import run_python, wait_until
 
@@ -163,8 +167,16 @@ def test_what_a_caller_that_is_gone_left_behind_can_be_cancelled(paused, stack, 
     assert not ledger.exists()
 
 
-def test_single_calls_are_no_batch():
-    assert not Line.is_told
+def test_single_calls_are_no_batch(paused):
+    future = Call()
+    stream = CallStream(BatchOptions(refer(samples.pause), QUEUE, 5))
+    stream.call(codec.dump_item(((0,), {}), 1024, "the call"), future)
+    batch = graft.submit(samples.pause, range(3), queue=QUEUE)
+    told(batch)
+    assert stream.id not in [note.id for note in progress.running()]
+    for one in (batch.id, stream.id):
+        purge.cancel(one, lambda raw: "")
+    assert isinstance(future.exception(WAIT), CancelledBatchError)
 
 
 @pytest.mark.parametrize("argv", [["batch", "list"], ["queue", "list"], ["dead-letters", "list"]])

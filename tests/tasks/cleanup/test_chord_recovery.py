@@ -122,7 +122,7 @@ def test_a_redis_that_comes_back_empty_leaves_nobody_waiting(fresh_stack):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(subscriber.inbox()._overdue, "patience", 0.5)
+    monkeypatch.setattr(subscriber.inbox()._lost, "patience", 0.5)
     monkeypatch.setattr(lost_messages, "MOMENT", 0.5)
     monkeypatch.setattr(subscriber, "LOOK_UP_EVERY", 0.2)
 

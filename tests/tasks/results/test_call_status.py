@@ -22,13 +22,13 @@ NEW, OLD = CallRecord(created=NOW - 1), CallRecord(created=NOW - 200)
 
 
 @pytest.mark.parametrize(
-    ("traces", "told"),
+    ("traces", "status"),
     [
         (Traces(), "unknown"),
-        (Traces(place="queued", record=NEW), "queued"),
-        (Traces(place="held"), "running"),
-        (Traces(state="STARTED", place="held"), "running"),
-        (Traces(state="SUCCESS", place="held"), "succeeded"),
+        (Traces(location="queued", record=NEW), "queued"),
+        (Traces(location="held"), "running"),
+        (Traces(state="STARTED", location="held"), "running"),
+        (Traces(state="SUCCESS", location="held"), "succeeded"),
         (Traces(state="FAILURE"), "failed"),
         (Traces(state="REVOKED"), "revoked"),
         (Traces(state="FAILURE", is_buried=True), "dead"),
@@ -36,19 +36,19 @@ NEW, OLD = CallRecord(created=NOW - 1), CallRecord(created=NOW - 200)
         (Traces(record=CallRecord(created=NOW - 5, completed=NOW - 1)), "expired"),
         (Traces(record=NEW), "lost"),
         (Traces(record=OLD), "expired"),
-        (Traces(record=CallRecord(created=NOW - 200, tells=True)), "lost"),
+        (Traces(record=CallRecord(created=NOW - 200, notes_end=True)), "lost"),
         (Traces(state="STARTED"), "lost"),
         (Traces(is_searched=False), "queued"),
         (Traces(is_searched=False, state="STARTED"), "running"),
     ],
 )
-def test_the_traces_of_a_call_tell_its_fate(traces, told):
-    assert traces.fate(NOW, TTL) == told
+def test_the_traces_of_a_call_show_its_status(traces, status):
+    assert traces.status(NOW, TTL) == status
 
 
 def send(func, *args, priority=5):
     task_id = str(uuid4())
-    call_records.submitted(shared(), task_id, 0.0, tells=True)
+    call_records.submitted(shared(), task_id, 0.0, notes_end=True)
     how = {"owner": "test", "retry_limit": 0, "retry_wait": 0.0}
     call_task.call.apply_async(
         [call_task.seal(func, args, {})], how, task_id=task_id, queue="default", priority=priority
@@ -80,7 +80,7 @@ def test_an_error_leaves_a_letter_and_a_message_that_is_gone_is_lost(stack):
         assert all(dead_letters.remove(letter) for letter in dead_letters.read([dead]))
     comes_to(dead, "failed")  # Its letter was written before its result.
     lost = str(uuid4())
-    call_records.submitted(shared(), lost, 0.0, tells=True)
+    call_records.submitted(shared(), lost, 0.0, notes_end=True)
     assert call_status.of(lost) == "lost"
 
 

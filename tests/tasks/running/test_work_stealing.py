@@ -1,4 +1,4 @@
-"""A long envelope gives what it has not begun to processes that have nothing to do, and every item has one outcome."""
+"""A long envelope shares what it has not begun with idle processes, and every item has one outcome."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def work(x, runs):
     with open(runs, "a") as file:
         file.write(f"{x}\\n")
     if x == 1 and open(runs).read().split().count("1") < 2:
-        time.sleep(2)  # The rest has been given away by then.
+        time.sleep(2)  # The rest has been shared by then.
         os._exit(3)
     return x
 
@@ -82,7 +82,7 @@ print(ran.count("1"), max(ran.count(str(x)) for x in range(102, 400)))
 """
 
 
-def test_a_process_that_dies_after_giving_runs_only_its_own_again(fresh_stack, tmp_path):
+def test_a_process_that_dies_after_sharing_runs_only_its_own_again(fresh_stack, tmp_path):
     done = run_python(fresh_stack(cpu=2), KILLED, env={"RUNS": str(tmp_path / "runs")})
     assert (done.stdout, done.stderr) == ("True\n2 1\n", "")
 
@@ -90,14 +90,14 @@ def test_a_process_that_dies_after_giving_runs_only_its_own_again(fresh_stack, t
 @given(st.integers(0, 200), st.booleans())
 def test_a_runner_and_the_sharer_divide_the_items_between_them(count, is_wanted):
     todo = deque(range(count))
-    given_away: list[int] = []
+    shared: list[int] = []
 
-    def give(places: list[int]) -> bool:
+    def share(indexes: list[int]) -> bool:
         if is_wanted:
-            given_away.extend(places)
+            shared.extend(indexes)
         return is_wanted
 
-    offer = Offer(todo, give)
+    offer = Offer(todo, share)
     ran: list[int] = []
     thread = threading.Thread(target=offer.share)
     thread.start()
@@ -107,16 +107,16 @@ def test_a_runner_and_the_sharer_divide_the_items_between_them(count, is_wanted)
         except IndexError:
             continue
     thread.join()
-    assert sorted(ran + given_away) == list(range(count))
-    assert given_away == sorted(given_away)
+    assert sorted(ran + shared) == list(range(count))
+    assert shared == sorted(shared)
 
 
-def test_what_cannot_be_given_stays_with_its_runner(caplog):
-    def give(places: list[int]) -> bool:
+def test_what_cannot_be_shared_stays_with_its_runner(caplog):
+    def share(indexes: list[int]) -> bool:
         raise ConnectionError("no broker")
 
     todo = deque([1, 2, 3])
-    Offer(todo, give).share()
+    Offer(todo, share).share()
     assert list(todo) == [1, 2, 3]
     assert "could not be shared: ConnectionError('no broker')" in caplog.text
 
@@ -126,6 +126,6 @@ def test_the_sharer_wakes_again_after_it_has_slept(monkeypatch):
     sharer = Sharer()
     for _ in range(2):
         taken: list[int] = []
-        with sharer.offered(deque([1, 2]), lambda places, taken=taken: bool(taken.extend(places) or True), 0.01):
+        with sharer.offered(deque([1, 2]), lambda indexes, taken=taken: bool(taken.extend(indexes) or True), 0.01):
             wait_until(lambda taken=taken: taken == [1, 2])
         time.sleep(0.1)

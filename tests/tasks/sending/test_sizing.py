@@ -21,9 +21,9 @@ paces = st.builds(
 )
 
 
-@given(sizing=sizings, pace=paces, remaining=st.none() | st.integers(1, 10**6), lanes=st.integers(1, 256))
-def test_a_size_stays_within_its_bounds(sizing, pace, remaining, lanes):
-    size = sizing.next_size(pace, remaining, lanes)
+@given(sizing=sizings, pace=paces, remaining=st.none() | st.integers(1, 10**6), slots=st.integers(1, 256))
+def test_a_size_stays_within_its_bounds(sizing, pace, remaining, slots):
+    size = sizing.next_size(pace, remaining, slots)
     assert 1 <= size <= sizing.max_items
     if remaining is not None:
         assert size <= remaining
@@ -31,17 +31,17 @@ def test_a_size_stays_within_its_bounds(sizing, pace, remaining, lanes):
         assert size * pace.size <= sizing.max_bytes
 
 
-@given(sizing=sizings, remaining=st.integers(1, 10**6), lanes=st.integers(1, 256))
-def test_an_unknown_callable_starts_small(sizing, remaining, lanes):
-    assert sizing.next_size(Pace(), remaining, lanes) <= max(FIRST_ITEMS, 2 * sizing.concurrency)
+@given(sizing=sizings, remaining=st.integers(1, 10**6), slots=st.integers(1, 256))
+def test_an_unknown_callable_starts_small(sizing, remaining, slots):
+    assert sizing.next_size(Pace(), remaining, slots) <= max(FIRST_ITEMS, 2 * sizing.concurrency)
 
 
-@given(pace=paces, total=st.integers(1, 20_000), lanes=st.integers(1, 16))
-def test_every_item_is_sent_and_the_tail_gets_smaller(pace, total, lanes):
+@given(pace=paces, total=st.integers(1, 20_000), slots=st.integers(1, 16))
+def test_every_item_is_sent_and_the_tail_gets_smaller(pace, total, slots):
     sizing = Sizing(seconds=0.1, max_items=20_000, max_bytes=1 << 20)
     remaining, sizes = total, []
     while remaining:
-        sizes.append(sizing.next_size(pace, remaining, lanes))
+        sizes.append(sizing.next_size(pace, remaining, slots))
         remaining -= sizes[-1]
     assert sum(sizes) == total
     assert sizes == sorted(sizes, reverse=True)
@@ -93,14 +93,14 @@ def test_items_that_wait_fill_their_envelope_and_items_that_compute_do_not():
 WAITING = Sizing(seconds=0.1, max_items=20_000, max_bytes=1 << 20, concurrency=10)
 
 
-def dealt(pace: Pace, total: int, lanes: int) -> list[int]:
-    """Sizes of all envelopes, when *lanes* of them leave at a time and all are done before the next leave."""
+def dealt(pace: Pace, total: int, slots: int) -> list[int]:
+    """Sizes of all envelopes, when *slots* of them leave at a time and all are done before the next leave."""
     sizes: list[int] = []
     while total:
         flying = 0
-        for _ in range(lanes):
+        for _ in range(slots):
             if total:
-                sizes.append(WAITING.next_size(pace, total, lanes, flying))
+                sizes.append(WAITING.next_size(pace, total, slots, flying))
                 flying += sizes[-1]
                 total -= sizes[-1]
     return sizes
@@ -114,25 +114,25 @@ def test_items_that_wait_are_dealt_out_evenly():
     assert dealt(pace, 10_000, 5) == [1000] * 10
 
 
-@given(total=st.integers(1, 50_000), lanes=st.integers(1, 64), seconds=st.floats(0.0005, 2))
-def test_lanes_of_items_that_wait_end_together(total, lanes, seconds):
+@given(total=st.integers(1, 50_000), slots=st.integers(1, 64), seconds=st.floats(0.0005, 2))
+def test_slots_of_items_that_wait_end_together(total, slots, seconds):
     pace = Pace(items=100_000, seconds=seconds, size=10, waiting=1.0)
-    sizes = dealt(pace, total, lanes)
+    sizes = dealt(pace, total, slots)
     assert sum(sizes) == total
-    assert max(sizes[:lanes]) - min(sizes[: lanes - 1] or sizes) <= max(WAITING.concurrency, lanes)
+    assert max(sizes[:slots]) - min(sizes[: slots - 1] or sizes) <= max(WAITING.concurrency, slots)
     # None keeps its lane for much more than the second that it may.
     assert max(sizes) <= max(WAITING.concurrency, PATIENT * WAITING.concurrency * WAITING.seconds / seconds + 1)
 
 
-def makespan(durations: list[float], lanes: int, pace: Pace) -> float:
-    """Seconds until the last of *durations* has run, sized as a feeder would: a simulation, on an ideal machine."""
+def makespan(durations: list[float], slots: int, pace: Pace) -> float:
+    """Seconds until the last of *durations* has run, sized as a sender would: a simulation, on an ideal machine."""
     sizing = Sizing(seconds=0.1, max_items=20_000, max_bytes=1 << 20)
-    free = [0.0] * lanes
+    free = [0.0] * slots
     running: list[tuple[float, int, float]] = []
     sent, now = 0, 0.0
     while sent < len(durations) or running:
-        while sent < len(durations) and len(running) < 2 * lanes + 2:
-            part = durations[sent : sent + sizing.next_size(pace, len(durations) - sent, lanes)]
+        while sent < len(durations) and len(running) < 2 * slots + 2:
+            part = durations[sent : sent + sizing.next_size(pace, len(durations) - sent, slots)]
             sent += len(part)
             end = max(heapq.heappop(free), now) + ENVELOPE_COST + sum(part)
             heapq.heappush(free, end)
@@ -148,12 +148,12 @@ ENVELOPE_COST = 0.0015
 @given(
     seconds=st.floats(0.001, 0.05),
     count=st.integers(500, 3000),
-    lanes=st.sampled_from([2, 4]),
+    slots=st.sampled_from([2, 4]),
     is_warm=st.booleans(),
 )
-def test_workers_are_busy_to_the_end(seconds, count, lanes, is_warm):
-    ideal = count * seconds / lanes
-    wall = makespan([seconds] * count, lanes, Pace(4096, seconds, 100, 0) if is_warm else Pace())
+def test_workers_are_busy_to_the_end(seconds, count, slots, is_warm):
+    ideal = count * seconds / slots
+    wall = makespan([seconds] * count, slots, Pace(4096, seconds, 100, 0) if is_warm else Pace())
     assert wall <= ideal / 0.9 + 2 * FIRST_ITEMS * seconds
 
 

@@ -1,0 +1,249 @@
+"""One run of one envelope: runs its items, sends back what may run again, buries what may not, and reports the rest."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import redis
+
+from graft.config.deployment import settings
+from graft.tasks import codec
+from graft.tasks.base import ReliableTask
+from graft.tasks.callables import function_store
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.delivery import cancellation
+from graft.tasks.delivery.run_counter import Delivery, Runs
+from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_frame, value_frame
+from graft.tasks.errors import CancelledBatchError, PoisonedError
+from graft.tasks.messages import payloads
+from graft.tasks.monitoring import function_stats
+from graft.tasks.results.early_outcomes import EarlyPublisher
+from graft.tasks.results.result_store import acknowledge, publish, result_text
+from graft.tasks.running import work_stealing
+from graft.tasks.running.item_runner import run_items
+from graft.tasks.running.run_outcomes import AfterRun, RunOutcomes
+from graft.tasks.worker_runtime import off_loop
+
+logger = logging.getLogger(__name__)
+
+Frames = dict[int, tuple[bool, bytes]]  # Outcomes as they travel, by position.
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run does with the items of its envelope, by index: some begin, the ``poisoned`` have used up their runs.
+
+    ``is_recorded``: a process has died with this envelope, so each item is recorded before it runs and after it.
+    """
+
+    begin: tuple[int, ...]
+    poisoned: tuple[int, ...]
+    is_cancelled: bool
+    is_recorded: bool
+
+    @classmethod
+    def decide(cls, envelope: Envelope, delivery: Delivery, known: Collection[int], run_limit: int) -> RunPlan:
+        """What is left to do where the outcomes of the positions *known* are known, or come from other envelopes."""
+        left = [index for index, position in enumerate(envelope.positions) if position not in known]
+        poisoned: tuple[int, ...] = ()
+        if delivery.is_watched and not delivery.cancelled:
+            poisoned = tuple(index for index in left if delivery.is_dead(envelope.positions[index], run_limit))
+        begin = tuple(index for index in left if index not in poisoned) if poisoned else tuple(left)
+        return cls(begin, poisoned, delivery.cancelled, delivery.is_watched)
+
+
+class EnvelopeRun:
+    """One run of one envelope, for the Celery task that received it."""
+
+    def __init__(
+        self,
+        task: ReliableTask,
+        envelope: Envelope,
+        func: Callable[..., Any],
+        record: Runs,
+        delivery: Delivery,
+        frames: Frames,
+    ) -> None:
+        self.task = task
+        self.request = task.request
+        self.envelope = envelope
+        self.func = func
+        self.record = record
+        self.delivery = delivery
+        self.frames = frames  # Outcomes of earlier runs, and of recorded items of this one.
+        self.children: tuple[Child, ...] = (*envelope.children, *delivery.children)
+        self.item_limit = settings().item_limit
+
+    @classmethod
+    def opened(cls, task: ReliableTask, wire: str) -> EnvelopeRun:
+        """The run of the envelope in *wire*, counted."""
+        envelope = Envelope.open(payloads.fetch(wire, task.request.id), task.request.id)
+        func = function_store.load(envelope.function)
+        record = Runs(envelope.id, envelope.retries)
+        delivery, kept = record.begin(envelope.batch, envelope.positions)
+        return cls(task, envelope, func, record, delivery, {**envelope.carried, **kept})
+
+    def report_or_raise_retry(self) -> str:
+        """The result, once every item has an outcome; raises Celery's Retry when items have been sent to run again."""
+        outcomes = self.run()
+        return str(off_loop(self.finish_or_raise_retry, outcomes))
+
+    def run(self) -> RunOutcomes:
+        """Run what is left to do."""
+        elsewhere = {position for _, positions in self.children for position in positions}
+        plan = RunPlan.decide(self.envelope, self.delivery, self.frames.keys() | elsewhere, settings().run_limit)
+        if plan.is_cancelled:
+            return RunOutcomes(errors={index: CancelledBatchError("cancelled before it ran") for index in plan.begin})
+        envelope = self.envelope
+        if not plan.is_recorded:
+            is_silent = envelope.stores_report or self.request.ignore_result
+            return run_items(
+                envelope, self.func, plan.begin, is_cancelled=self.is_cancelled,
+                share=self.share if envelope.shared else None,
+                publish_early=None if is_silent else EarlyPublisher(envelope),
+            )  # fmt: skip
+        for index in plan.poisoned:
+            off_loop(self.bury_poisoned, index)
+        outcomes = run_items(envelope, self.func, plan.begin, is_cancelled=self.is_cancelled, recorder=self)
+        # Their outcomes are in self.frames already, encoded when they were recorded.
+        return replace(outcomes, values={}, errors={})
+
+    def is_cancelled(self) -> bool:
+        return cancellation.is_cancelled(self.envelope.batch)
+
+    def share(self, indexes: list[int]) -> bool:
+        """Have others run the items at *indexes*; whether they will. Called on another thread during the run."""
+        children = work_stealing.send_children(self.envelope, indexes, RUN_ENVELOPE, self.request)
+        if not children:
+            return False
+        self.children += children
+        try:
+            self.record.note_children(self.children)
+        except redis.RedisError as error:  # Should this run end with its process, they run here once more.
+            logger.warning("the children of envelope %s could not be recorded: %r", self.envelope.id, error)
+        return True
+
+    # ---- an ItemRecorder --------------------------------------------------------------------------------------------
+
+    def starting(self, index: int) -> None:
+        self.record.starting(self.envelope.positions[index])
+
+    def finished(self, index: int, value: Any, error: BaseException | None) -> None:
+        position = self.envelope.positions[index]
+        frame = error_frame(error, skip_frames=2) if error else value_frame(value, position, self.item_limit)
+        self.frames[position] = frame
+        self.record.finished(position, frame)
+
+    # ---- after the run ----------------------------------------------------------------------------------------------
+
+    def finish_or_raise_retry(self, outcomes: RunOutcomes) -> str:
+        """Publish the report of *outcomes*, or raise Celery's Retry when some of the items are to run again."""
+        envelope = self.envelope
+        after = AfterRun.decide(outcomes, envelope.policy, envelope.retries + 1)
+        if after.again:
+            self.raise_retry(outcomes, after)
+        if after.exhausted:
+            error = outcomes.errors[after.exhausted[0]]
+            self.bury(after.exhausted, error, "retries_exhausted", envelope.retries + 1)
+        report = self.report(outcomes)
+        with self.record.client.pipeline(transaction=False) as pipe:
+            text = result_text(pipe, envelope.id, report, is_stored=envelope.stores_report)
+            publish(pipe, self.request, text)
+            acknowledge(pipe, self.request)
+            self.record.forget(pipe, payloads.BODY + envelope.id)
+            items = len(outcomes.values) + len(outcomes.errors)
+            function_stats.add(pipe, envelope.function.name, items, outcomes.busy, len(outcomes.errors))
+            pipe.execute()
+        return text
+
+    def raise_retry(self, outcomes: RunOutcomes, after: AfterRun) -> NoReturn:
+        """Send what is to run again back to the queue, with the outcomes of the rest."""
+        envelope = self.envelope
+        rest = replace(
+            self.part(after.again),
+            retries=envelope.retries + 1,
+            reruns=envelope.reruns + after.retried,
+            carried={**self.frames, **self.encode(outcomes.without(after.waits))},
+            children=self.children,
+        )
+        with self.record.client.pipeline(transaction=False) as pipe:
+            self.record.forget(pipe)
+            items = len(outcomes.values) + after.failed
+            function_stats.add(pipe, envelope.function.name, items, outcomes.busy, after.failed, after.retried)
+            pipe.execute()
+        self.task.raise_retry(
+            args=(payloads.store(rest.id, rest.sealed()),),
+            argsrepr=f"({envelope.function.name}, {len(rest.items)} items from {rest.positions[0]})",
+            countdown=max(after.waits.values(), default=0.0),
+            exc=next(iter(outcomes.errors.values()), None),
+        )
+
+    def bury_poisoned(self, index: int) -> None:
+        """The item at *index* has used up its runs: its dead letter first, then its outcome."""
+        position = self.envelope.positions[index]
+        kills = max(self.delivery.kills(position), 1)
+        times = "a worker process" if kills == 1 else f"{kills} worker processes"
+        error = PoisonedError(
+            f"item {position} of {self.envelope.function.name} was running when {times} died; it is not run again, and "
+            f"is kept as dead letter {self.envelope.id}:{position}"
+        )
+        self.bury([index], error, "poisoned", kills, suffix=f":{position}")
+        self.record.mark_poisoned()
+        frame = error_frame(error)
+        self.frames[position] = frame
+        self.record.finished(position, frame)
+
+    def bury(
+        self, indexes: Sequence[int], error: BaseException, reason: dead_letters.Reason, runs: int, suffix: str = ""
+    ) -> None:
+        """Keep the items at *indexes* as a dead letter."""
+        envelope = self.envelope
+        dead_letters.bury(
+            dead_letters.DeadLetter.make(
+                id=envelope.id + suffix,
+                task=RUN_ENVELOPE,
+                queue=(self.request.delivery_info or {}).get("routing_key", ""),
+                reason=reason,
+                function=envelope.function.name,
+                error=error,
+                traceback="".join(traceback.format_exception(error)),
+                runs=runs,
+                items=len(indexes),
+                envelope=replace(self.part(indexes), carried={}).seal(),
+            )
+        )
+
+    def part(self, indexes: Sequence[int]) -> Envelope:
+        """The envelope with the items at *indexes* only."""
+        envelope = self.envelope
+        return replace(
+            envelope,
+            positions=[envelope.positions[index] for index in indexes],
+            items=[envelope.items[index] for index in indexes],
+        )
+
+    def encode(self, outcomes: RunOutcomes) -> Frames:
+        positions = self.envelope.positions
+        frames = {
+            positions[index]: value_frame(value, positions[index], self.item_limit)
+            for index, value in outcomes.values.items()
+        }
+        # Two frames are ours: the loop over the items, and the call itself.
+        frames.update((positions[index], error_frame(error, skip_frames=1)) for index, error in outcomes.errors.items())
+        return frames
+
+    def report(self, outcomes: RunOutcomes) -> Report:
+        """The outcome of each item that no child answers for, in the order of the items."""
+        envelope = self.envelope
+        cost = outcomes.busy, outcomes.elapsed, envelope.reruns, outcomes.awaited, self.children
+        if not self.frames and not outcomes.errors and len(outcomes.values) == len(envelope.items):
+            values = [outcomes.values[index] for index in range(len(envelope.items))]
+            plain = codec.plain_size(values, codec.CONTAINERS)
+            if plain is not None and plain <= self.item_limit:
+                return Report(envelope.positions, values, False, *cost)
+        frames = dict(sorted({**self.frames, **self.encode(outcomes)}.items()))
+        return Report(list(frames), list(frames.values()), True, *cost)

@@ -1,0 +1,62 @@
+"""What a run of an envelope comes to: outcomes by item, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from graft.tasks.errors import CancelledBatchError, NotYet
+from graft.tasks.policy import RetryPolicy
+
+
+@dataclass
+class RunOutcomes:
+    """Outcomes of one run, by the item's index in the envelope. ``left`` has the indexes of items not begun.
+
+    ``busy`` is the sum of the items' own durations, ``elapsed`` the time on the clock, both in seconds; ``awaited``
+    says that items ran on the event loop.
+    """
+
+    values: dict[int, Any] = field(default_factory=dict)
+    errors: dict[int, BaseException] = field(default_factory=dict)
+    left: list[int] = field(default_factory=list)
+    busy: float = 0.0
+    elapsed: float = 0.0
+    awaited: bool = False
+
+    def without(self, indexes: Collection[int]) -> RunOutcomes:
+        """The same without the outcomes at *indexes*."""
+        return replace(
+            self,
+            values={index: value for index, value in self.values.items() if index not in indexes},
+            errors={index: error for index, error in self.errors.items() if index not in indexes},
+        )
+
+
+@dataclass(frozen=True)
+class AfterRun:
+    """What follows from a run, by index: the ``waits`` in seconds of items that their policy retries, the items that
+    run ``again`` (these, and those that were not begun), and the ``exhausted``, which have used up their runs.
+
+    ``failed`` counts items that raised, ``retried`` those of them that run again.
+    """
+
+    waits: Mapping[int, float]
+    again: tuple[int, ...]
+    exhausted: tuple[int, ...]
+    failed: int
+    retried: int
+
+    @classmethod
+    def decide(cls, outcomes: RunOutcomes, policy: RetryPolicy, run: int) -> AfterRun:
+        """What follows from *outcomes* of the run with the number *run*, which counts from 1."""
+        raised = {
+            index: error for index, error in outcomes.errors.items() if not isinstance(error, CancelledBatchError)
+        }
+        waits = {index: wait for index, error in raised.items() if (wait := policy.wait_after(run, error)) is not None}
+        again = tuple(sorted([*waits, *outcomes.left]))
+        # Whoever waits for its turn under a limit (shared/limited_calls.py) has not run: it is no error and no retry.
+        failed = {index for index, error in outcomes.errors.items() if not isinstance(error, NotYet)}
+        is_exhausted = policy.runs > 1 and not again
+        return cls(waits, again, tuple(raised) if is_exhausted else (), len(failed), len(failed.intersection(waits)))
