@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -19,9 +20,9 @@ Point = tuple[float, float]
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """About *wanted* round numbers that span *low* to *high*."""
-    if not high > low:
-        high = low + 1.0
     raw = (high - low) / wanted
+    if raw < sys.float_info.min:  # Nothing between them, or less than a float can divide.
+        high, raw = low + 1.0, 1.0 / wanted
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * magnitude for unit in (1, 2, 2.5, 5, 10) if unit * magnitude >= raw * 0.999)
     first = math.floor(low / step)
