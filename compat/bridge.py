@@ -1,8 +1,9 @@
 """The bridge sends the calls of async facades to the workers, and awaits their results.
 
 Facades call :func:`map_async` and :func:`call_async` and know nothing of Celery. placement.py decides where a call
-runs, local.py runs the calls that stay in this process, and call_report.py counts them all. Executors and pools, whose
-callers are threads, use dispatcher.py instead.
+runs, local.py runs the calls that stay in this process, call_report.py counts them all. Executors and pools, whose
+callers are threads, use dispatcher.py instead. No other facade sends items or takes results in (``lint-imports``);
+the three ``celery_*`` packages also send Celery tasks by name, as their old modules did.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ async def map_async(
     call: str,
     concurrency: int,
     in_flight: int,
+    batch_size: int | None = None,
     **options: Unpack[CallOptions],
 ) -> list[Any]:
     """Apply *func* to every item; the values in the order of *items*.
@@ -43,13 +45,14 @@ async def map_async(
         call: the old call's name, for the report.
         concurrency: items of one batch; *concurrency* x *in_flight* items run at once at most, in the whole cluster.
         in_flight: batches at once.
+        batch_size: items in one envelope. Default: learnt from the callable's own pace.
 
     Raises:
         Exception: the first failing item's own error; the other items run on, unobserved.
         UnreferenceableError: forced to the cluster, and a worker can neither import nor receive *func*.
         BrokerUnavailable: the broker did not answer.
     """
-    return await _Request(func, list(items), options, concurrency, in_flight).run(call, func)
+    return await _Request(func, list(items), options, concurrency, in_flight, batch_size).run(call, func)
 
 
 async def call_async(
@@ -76,6 +79,7 @@ class _Request:
     options: CallOptions
     concurrency: int = 1
     in_flight: int = 1
+    batch_size: int | None = None
     unpack: bool = False
 
     async def run(self, call: str, shown: Callable[..., Any]) -> list[Any]:
@@ -119,6 +123,7 @@ class _Request:
             function=function,
             queue="io" if function.is_async else "batch",
             priority=broker_priority(self.options.get("priority", 0)),
+            batch_size=self.batch_size,
             in_flight=self.in_flight,
             plain_in_flight=None if function.is_async else self.in_flight * self.concurrency,
             concurrency=self.concurrency,

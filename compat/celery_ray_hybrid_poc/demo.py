@@ -9,7 +9,7 @@ from graft.compat.celery_ray_hybrid_poc.optimizer import HybridWorkerOptimizer
 
 
 def demo_hybrid_optimization() -> None:
-    """Work off 50 and 500 items on the deployment's workers, compare the ways, and print what was measured."""
+    """Process 50 and 500 items on the deployment's workers, compare the ways, and print what was measured."""
     asyncio.run(_demo())
 
 
