@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from graft.compat.async_patterns.polling import awaited
 from graft.compat.async_patterns.streams import Stream
-from graft.config.validation import at_least_one
+from graft.compat.local import awaited
+from graft.tasks.shared.lua import at_least_one
 
 
 def primes(limit: int) -> Stream:

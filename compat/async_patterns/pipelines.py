@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from graft.compat.async_patterns.channel_ends import ChannelClosedError
 from graft.compat.async_patterns.channels import Receiver, Sender, channel
-from graft.compat.async_patterns.polling import awaited
 from graft.compat.async_patterns.streams import Source, Stream
-from graft.config.validation import at_least_one
+from graft.compat.local import awaited
+from graft.tasks.shared.lua import at_least_one
 
 logger = logging.getLogger("graft.compat.async_patterns")
 

@@ -11,6 +11,7 @@ from graft.compat import bridge
 from graft.compat.async_patterns import polling
 from graft.compat.async_patterns.limits import ConnectionPool, Semaphore
 from graft.compat.async_patterns.rates import RateLimiter
+from graft.compat.local import awaited
 from graft.compat.placement import Where
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.ids import new_id
@@ -90,9 +91,9 @@ def _limited_here(
     async def run(*args: Any) -> Any:
         if isinstance(limit, RateLimiter):
             await limit.acquire()
-            return await polling.awaited(func(*args))
+            return await awaited(func(*args))
         async with limit.acquire():
-            return await polling.awaited(func(*args))
+            return await awaited(func(*args))
 
     async def send(*args: Any) -> Any:
         return await bridge.call_async(run, *args, call=call, retry=retry, timeout=timeout, place="local", shown=func)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from graft.compat.async_patterns.polling import awaited
+from graft.compat.local import awaited
 from graft.tasks.errors import PermanentError
 from graft.tasks.policy import RetryPolicy
 

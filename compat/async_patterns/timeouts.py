@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from graft.compat.async_patterns.polling import awaited
 from graft.compat.async_patterns.remote import Limit, on_workers
+from graft.compat.local import awaited
 from graft.compat.placement import Where
 from graft.config.validation import seconds
 

@@ -10,6 +10,7 @@ from celery import Celery, Task
 from graft.config import queues
 from graft.config.celeryconfig import options
 from graft.config.settings import Settings
+from graft.config.transport import register
 
 if TYPE_CHECKING:
     from graft.compat.celery_integration_framework.framework import CeleryIntegrationFramework
@@ -21,6 +22,7 @@ MIDDLE: Final = 5  # Of the framework's priorities, 0 to 10; larger goes first.
 
 def make_app(name: str, config: Settings) -> Any:
     """An app of that name with the deployment's options, gzip and a prefetch of 4; not the process's current one."""
+    register()
     app = Celery(name, set_as_current=False)
     app.config_from_object(options(config) | {"task_compression": "gzip", "worker_prefetch_multiplier": 4})
     return app
