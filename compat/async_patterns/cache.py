@@ -39,9 +39,7 @@ class AsyncCache:
     def __init__(self, ttl: float, *, name: str | None = None, lease: float = LEASE) -> None:
         self.ttl = seconds("ttl", ttl)
         self._lock = threading.Lock()
-        self._kept: dict[
-            Hashable, tuple[float, Any]
-        ] = {}  # In the order in which they expire.
+        self._kept: dict[Hashable, tuple[float, Any]] = {}  # In the order in which they expire.
         self._working: dict[Hashable, Future[Any]] = {}
         self._shared = SharedCache(shared, ttl, lease) if (shared := shared_name(name)) else None
 

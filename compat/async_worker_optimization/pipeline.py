@@ -12,7 +12,7 @@ from graft.compat.placement import Where, reference
 from graft.tasks.policy import RetryPolicy
 
 MAX_CONCURRENT: Final = 1000  # In the cluster.
-LANE: Final = 20  # Items that one envelope of an async stage runs at once, at most.
+PER_ENVELOPE: Final = 20  # Items that one envelope of an async stage runs at once, at most.
 
 
 class Pipeline:
@@ -22,11 +22,11 @@ class Pipeline:
     runs a bounded number of items at once; ``get_metrics`` never divides by zero.
 
     Args:
-        stages: the caller's own list: later changes to it take effect.
-        max_concurrent: items of one stage running at once. Unless given, 1000 in the whole cluster, and all of them
-            where a stage stays with the caller.
-        retry: a RetryPolicy or a number of retries, for each item in each stage.
-        place: "cluster" or "local" instead of what each stage would choose.
+        stages: the caller's own list; later changes to it take effect.
+        max_concurrent: items of one stage that run at once. Default: 1000 in the whole cluster; unlimited for a stage
+            that stays in this process.
+        retry: a RetryPolicy or a number of retries, for each item in each stage. Default: no retry.
+        place: force "cluster" or "local". Default: rule R2 decides for each stage.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Pipeline:
         """The results of the last stage, a list in the order of *items*; without stages *items* itself.
 
         Raises:
-            TypeError: *items* has no length, told after they went through the stages, as ever.
+            TypeError: *items* has no length; raised after the stages have run, as in the legacy module.
             Exception: the first error of a stage. Its other items go on; later stages do not start, and only finished
                 stages have added their time to the metrics.
         """
@@ -70,24 +70,24 @@ class Pipeline:
             return []
         if not callable(stage):
             raise TypeError(f"the stage {stage!r} cannot be called")
-        lane, lanes = self._fan_out(stage, len(values))
+        concurrency, in_flight = self._fan_out(stage, len(values))
         return await bridge.map_async(
             stage,
             values,
             call="Pipeline.process",
-            concurrency=lane,
-            in_flight=lanes,
+            concurrency=concurrency,
+            in_flight=in_flight,
             place=self.place,
             retry=self.retry,
         )
 
     def _fan_out(self, stage: Callable[[Any], Any], count: int) -> tuple[int, int]:
-        """Items of one envelope that run at once, and envelopes at once: their product is the bound, exactly."""
+        """Items of one envelope that run at once, and envelopes at once: their product is exactly the limit."""
         if self.max_concurrent is None and reference(stage, self.place) is None:
             return count, 1
-        bound = self.max_concurrent or MAX_CONCURRENT
-        lane = next(lane for lane in range(min(bound, LANE), 0, -1) if bound % lane == 0)
-        return lane, bound // lane
+        limit = self.max_concurrent or MAX_CONCURRENT
+        per_envelope = next(size for size in range(min(limit, PER_ENVELOPE), 0, -1) if limit % size == 0)
+        return per_envelope, limit // per_envelope
 
     def get_metrics(self) -> dict[str, Any]:
         """``throughput`` (items/s), ``average_latency`` (total seconds / items) and ``stage_times`` (seconds).
