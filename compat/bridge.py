@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from graft.compat import local
 from graft.compat.call_report import ReportedCall
 from graft.compat.placement import CallOptions, Placement, place_calls
+from graft.compat.routes import batch_options
 from graft.config.deployment import settings
-from graft.config.queues import broker_priority
 from graft.tasks import codec
 from graft.tasks.errors import UnpicklableError
-from graft.tasks.policy import RetryPolicy, as_policy
+from graft.tasks.policy import as_policy
 
 if TYPE_CHECKING:
     from graft.tasks.batch import Batch
@@ -83,15 +83,14 @@ class _Request:
     unpack: bool = False
 
     async def run(self, call: str, shown: Callable[..., Any]) -> list[Any]:
-        policy = as_policy(self.options.get("retry"))
         placement, frames = await self._place()
         report = ReportedCall(call, shown, placement, len(self.items))
         batch, failed = None, True
         try:
             if placement.function is None:
-                values = await self._run_here(policy)
+                values = await self._run_here()
             else:
-                batch = self._send(placement.function, frames, policy)
+                batch = self._send(placement.function, frames)
                 values = await _values(batch)
             failed = False
             return values
@@ -114,27 +113,22 @@ class _Request:
         limit = settings().item_limit
         return [codec.dump_item(item, limit, "item", index) for index, item in enumerate(self.items)]
 
-    def _send(self, function: FunctionRef, frames: Sequence[bytes] | None, policy: RetryPolicy) -> Batch:
-        from graft.tasks.sending.batch_sender import BatchOptions
+    def _send(self, function: FunctionRef, frames: Sequence[bytes] | None) -> Batch:
         from graft.tasks.sending.sources import ListSource
         from graft.tasks.submit import send
 
-        options = BatchOptions(
-            function=function,
-            queue="io" if function.is_async else "batch",
-            priority=broker_priority(self.options.get("priority", 0)),
+        options = replace(
+            batch_options(function, self.options),
             batch_size=self.batch_size,
             in_flight=self.in_flight,
             plain_in_flight=None if function.is_async else self.in_flight * self.concurrency,
             concurrency=self.concurrency,
-            timeout=self.options.get("timeout"),
-            policy=policy,
             unpack=self.unpack,
         )
         return send(options, ListSource(self.items) if frames is None else ListSource(frames, encoded=True))
 
-    async def _run_here(self, policy: RetryPolicy) -> list[Any]:
-        timeout = self.options.get("timeout")
+    async def _run_here(self) -> list[Any]:
+        policy, timeout = as_policy(self.options.get("retry")), self.options.get("timeout")
         if self.unpack:
             return [await local.call(self.func, args, policy, timeout) for args, _ in self.items]
         return await local.map_items(self.func, self.items, self.concurrency, self.in_flight, policy, timeout)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 from graft.compat.local import awaited
-from graft.tasks.shared.lua import at_least_one
+from graft.config.validation import at_least_one
 
 T = TypeVar("T")
 

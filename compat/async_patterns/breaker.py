@@ -14,7 +14,7 @@ from graft.compat.local import awaited
 from graft.compat.placement import shared_name
 from graft.tasks import blocking_threads
 from graft.tasks.errors import TaskQueueError
-from graft.tasks.shared.circuit_breaker import Circuit, Rules, SharedBreaker
+from graft.tasks.shared.circuit_breaker import BreakerRules, Circuit, SharedBreaker
 
 
 class CircuitState(Enum):
@@ -69,7 +69,7 @@ class CircuitBreaker:
             failure_threshold, success_threshold = config.failure_threshold, config.success_threshold
             timeout = config.timeout
         self.name = name
-        self._rules = Rules(failure_threshold, success_threshold, timeout, half_open_limit)
+        self._rules = BreakerRules(failure_threshold, success_threshold, timeout, half_open_limit)
         self._lock = threading.Lock()
         self._circuit = Circuit()
         self._shared = SharedBreaker(shared, self._rules) if (shared := shared_name(name)) else None
@@ -86,7 +86,7 @@ class CircuitBreaker:
 
         Raises:
             CircuitOpenError: refused, because the circuit is open, or half-open with *half_open_limit* calls running.
-            DifferentFiguresError: another process uses the name with other thresholds.
+            DifferentLimitsError: another process uses the name with other thresholds.
             Exception: the operation's own.
         """
         if not await self._admit():

@@ -149,9 +149,6 @@ async def _get_or_insert(shared: SharedCache, key: Any, factory: Callable[[], An
     return value
 
 
-# ---- expiry ----------------------------------------------------------------------------------------------------------
-
-
 class _Sweeper:
     """One thread for all caches of this process; it ends when all are empty."""
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from graft.compat.async_patterns.channel_ends import END, ChannelClosedError, Ends, LocalEnds, SharedEnd
 from graft.compat.placement import shared_name
+from graft.config.validation import at_least_one
 from graft.tasks.shared.channel import LEASE, SharedChannel
-from graft.tasks.shared.lua import at_least_one
 
 
 class _End:

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from graft.compat.local import awaited
 from graft.compat.placement import shared_name
+from graft.config.validation import seconds
 from graft.tasks import blocking_threads
 from graft.tasks.shared.latest_event import SharedLatest
-from graft.tasks.shared.lua import seconds
 
 _NONE: Final = object()
 
@@ -46,7 +46,7 @@ class _Gate:
     """Says whether this process may handle its pending event: always, unless a name is shared with others."""
 
     def __init__(self, name: str | None, interval: float, kind: str) -> None:
-        self._shared = SharedLatest(shared, interval, kind) if (shared := shared_name(name)) else None
+        self._shared = SharedLatest(shared, interval, kind=kind) if (shared := shared_name(name)) else None
         self._number = 0
 
     async def note_event(self) -> None:
@@ -55,7 +55,7 @@ class _Gate:
 
     async def wait(self) -> float:
         """0 if the pending event may be handled now; seconds to wait; below 0 if another process has a later one."""
-        return await blocking_threads.ask(self._shared.claim, self._number) if self._shared is not None else 0.0
+        return await blocking_threads.ask(self._shared.try_handle, self._number) if self._shared is not None else 0.0
 
 
 async def _handle(

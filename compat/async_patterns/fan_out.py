@@ -17,7 +17,7 @@ from graft.compat.async_patterns.remote import Limit, on_workers
 from graft.compat.async_patterns.streams import Stream
 from graft.compat.local import awaited
 from graft.compat.placement import CallOptions, Where
-from graft.tasks.shared.lua import at_least_one
+from graft.config.validation import at_least_one
 
 PER_ENVELOPE: Final = 10  # Items of one envelope that run at once, if the function is async …
 ENVELOPES: Final = 100  # … and envelopes at once: at most 1000 inputs or keys in the whole cluster.
@@ -119,9 +119,6 @@ def _either(func: Callable[..., Any], plain: Callable[..., Any], awaiting: Calla
 
 def _chunk_runner(func: Callable[[Any], Any]) -> Callable[..., Any]:
     return functools.partial(_either(func, run_chunk, run_chunk_async), func)
-
-
-# ---- for workers to import -------------------------------------------------------------------------------------------
 
 
 def run_chunk(func: Callable[[Any], Any], chunk: Sequence[Any], number: int) -> Any:

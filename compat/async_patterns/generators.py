@@ -8,7 +8,7 @@ from typing import Any
 
 from graft.compat.async_patterns.streams import Stream
 from graft.compat.local import awaited
-from graft.tasks.shared.lua import at_least_one
+from graft.config.validation import at_least_one
 
 
 def primes(limit: int) -> Stream:

@@ -71,14 +71,14 @@ class _Permits(Generic[T]):
         self._lock = threading.Lock()
         self._permit = permit
         self.name = name
-        self.shared = SharedSemaphore(shared, limit, lease, kind) if (shared := shared_name(name)) else None
+        self.shared = SharedSemaphore(shared, limit, lease, kind=kind) if (shared := shared_name(name)) else None
 
     def acquire(self) -> Acquiring[T]:
         """Wait for a permit, first come, first served.
 
         Raises:
             BrokerUnavailable: with a name, Redis does not answer.
-            DifferentFiguresError: another process uses the name with another limit.
+            DifferentLimitsError: another process uses the name with another limit.
         """
         return Acquiring(self._take if self.shared is None else self._take_shared, self._permit.give_back)
 
@@ -110,7 +110,7 @@ class _Permits(Generic[T]):
 
         def give_back() -> None:
             lease_renewer().drop(ticket)
-            shared.leave(ticket)
+            shared.release(ticket)
 
         return self._permit(number, give_back, blocks=True)
 
@@ -129,7 +129,7 @@ class _SharedWaiter:
         with self._lock:
             if self._has_left:
                 return None
-            answer = self._shared.take(self._ticket, PATIENCE)
+            answer = self._shared.acquire(self._ticket, PATIENCE)
             self._ahead = answer.ahead
             return answer.slot or None
 
@@ -140,7 +140,7 @@ class _SharedWaiter:
     def leave(self) -> None:
         with self._lock:
             self._has_left = True
-            self._shared.leave(self._ticket)
+            self._shared.release(self._ticket)
 
 
 class Semaphore(_Permits[Permit]):

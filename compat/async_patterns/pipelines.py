@@ -11,7 +11,7 @@ from graft.compat.async_patterns.channel_ends import ChannelClosedError
 from graft.compat.async_patterns.channels import Receiver, Sender, channel
 from graft.compat.async_patterns.streams import Source, Stream
 from graft.compat.local import awaited
-from graft.tasks.shared.lua import at_least_one
+from graft.config.validation import at_least_one
 
 logger = logging.getLogger("graft.compat.async_patterns")
 

@@ -47,7 +47,7 @@ def on_workers(
         return functools.partial(bridge.call_async, _limited_here(func, limit), call=call, shown=func, **options)
     shared, policy = limit.shared, as_policy(options.get("retry"))
     runner = functools.partial(limited_calls.run_async if iscoroutinefunction(func) else limited_calls.run, func)
-    options["retry"] = limited_calls.Patient.around(policy)
+    options["retry"] = limited_calls.AdmissionPolicy.around(policy)
 
     async def send(*args: Any) -> Any:
         ticket = new_id()

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from graft.compat.async_patterns import buffering
 from graft.compat.local import awaited
-from graft.tasks.shared.lua import at_least_one, seconds
+from graft.config.validation import at_least_one, seconds
 
 P = ParamSpec("P")
 
@@ -59,8 +59,6 @@ class Stream(AsyncIterator[Any]):
     def from_channel(cls, receiver: AsyncIterable[Any]) -> Stream:
         """The values that the channel receives, until it is closed and empty."""
         return cls(receiver)
-
-    # ---- one element at a time ------------------------------------------------------------------------------------
 
     @_stream
     async def map(self, func: Callable[[Any], Any]) -> AsyncIterator[Any]:
@@ -163,8 +161,6 @@ class Stream(AsyncIterator[Any]):
         if chunk:
             yield chunk
 
-    # ---- several at once ------------------------------------------------------------------------------------------
-
     def buffered(self, limit: int) -> Stream:
         """The results of awaitable elements, in their order.
 
@@ -180,8 +176,6 @@ class Stream(AsyncIterator[Any]):
     async def for_each_concurrent(self, limit: int | None, func: Callable[[Any], Any]) -> None:
         """*func* of each, in no order, at most *limit* at once; None or 0 means unlimited."""
         await buffering.for_each_concurrent(self, at_least_one("limit", limit) if limit else None, func)
-
-    # ---- the end --------------------------------------------------------------------------------------------------
 
     async def next(self, default: Any = None) -> Any:
         """The next element; *default* at the end."""

@@ -7,12 +7,12 @@ import itertools
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
 from graft.compat.async_worker_optimization import redis_records
-from graft.compat.async_worker_optimization.connection_loans import Loan, Released, source_line
 from graft.compat.fair_semaphore import Acquiring, FairSemaphore
 from graft.compat.local import awaited
 from graft.tasks.leaks import borrowed_connections
@@ -30,6 +30,36 @@ class _Sized(Protocol):
 class _Connected(Protocol):
     @property
     def connections(self) -> Iterable[Any]: ...
+
+
+@dataclass(frozen=True)
+class Loan:
+    """A lent connection. ``since`` is on the monotonic clock."""
+
+    connection: Any
+    location: str
+    since: float
+
+    def as_leak(self, now: float, max_hold_seconds: float) -> dict[str, Any] | None:
+        """The report on a loan held longer than *max_hold_seconds*, else None; "high" beyond twice as long."""
+        held = now - self.since
+        if held <= max_hold_seconds:
+            return None
+        return {
+            "location": self.location,
+            "type": "long_held_connection",
+            "held_seconds": held,
+            "severity": "high" if held > 2 * max_hold_seconds else "medium",
+            "connection": self.connection,
+        }
+
+
+class Released:
+    """The answer of a ``release()``, for callers who await it."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
 
 
 class ConnectionPool:
@@ -79,7 +109,8 @@ class ConnectionPool:
         An idle one, else a new one while fewer than ``max_size`` are lent; else the first released one, in the order of
         asking. *holder* names the borrower in reports of leaks. Default: the calling line.
         """
-        location = holder or source_line(sys._getframe(1))
+        frame = sys._getframe(1)
+        location = holder or f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
         return Acquiring(lambda: self._lend(location), self.release)
 
     def release(self, connection: Any) -> Released:

@@ -110,13 +110,19 @@ class AsyncWorkerOptimizer:
         self._fill(await asyncio.to_thread(worker_admin.function_stats))
         return self.metrics
 
-    def setup_pipeline(self, stages: Sequence[Callable[[Any], Any]], **options: Any) -> Pipeline:
+    def setup_pipeline(
+        self,
+        stages: Sequence[Callable[[Any], Any]],
+        *,
+        max_concurrent: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Pipeline:
         """A :class:`Pipeline` over *stages*, registered in ``pipelines`` as ``pipeline_<n>``, the next free number.
 
-        *options* are those of :class:`Pipeline`. Difference: the legacy module gave out a live name again after a
-        deletion, and lost that pipeline.
+        For *max_concurrent* and *options* see :class:`Pipeline`. Difference: after a deletion, the legacy module gave a
+        live name out again, and lost that pipeline.
         """
-        pipeline = Pipeline(stages, **options)
+        pipeline = Pipeline(stages, max_concurrent=max_concurrent, **options)
         names = (f"pipeline_{number}" for number in itertools.count(len(self.pipelines)))
         self.pipelines[next(name for name in names if name not in self.pipelines)] = pipeline
         return pipeline

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from graft.compat import bridge
-from graft.compat.placement import Where, reference
-from graft.tasks.policy import RetryPolicy
+from graft.compat.placement import CallOptions, reference
 
 MAX_CONCURRENT: Final = 1000  # In the cluster.
 PER_ENVELOPE: Final = 20  # Items that one envelope of an async stage runs at once, at most.
@@ -25,8 +24,7 @@ class Pipeline:
         stages: the caller's own list; later changes to it take effect.
         max_concurrent: items of one stage that run at once. Default: 1000 in the whole cluster; unlimited for a stage
             that stays in this process.
-        retry: a RetryPolicy or a number of retries, for each item in each stage. Default: no retry.
-        place: force "cluster" or "local". Default: rule R2 decides for each stage.
+        options: of each item in each stage, see :class:`CallOptions`.
     """
 
     def __init__(
@@ -34,15 +32,13 @@ class Pipeline:
         stages: Sequence[Callable[[Any], Any]],
         *,
         max_concurrent: int | None = None,
-        retry: RetryPolicy | int | None = None,
-        place: Where | None = None,
+        **options: Unpack[CallOptions],
     ) -> None:
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent={max_concurrent} must be at least 1, or no item would ever start")
         self.stages = stages
         self.max_concurrent = max_concurrent
-        self.retry = retry
-        self.place = place
+        self.options = options
         self.metrics: dict[str, Any] = {"items_processed": 0, "total_time": 0.0, "stage_times": defaultdict(float)}
 
     async def process(self, items: Any) -> Any:
@@ -72,18 +68,12 @@ class Pipeline:
             raise TypeError(f"the stage {stage!r} cannot be called")
         concurrency, in_flight = self._fan_out(stage, len(values))
         return await bridge.map_async(
-            stage,
-            values,
-            call="Pipeline.process",
-            concurrency=concurrency,
-            in_flight=in_flight,
-            place=self.place,
-            retry=self.retry,
+            stage, values, call="Pipeline.process", concurrency=concurrency, in_flight=in_flight, **self.options
         )
 
     def _fan_out(self, stage: Callable[[Any], Any], count: int) -> tuple[int, int]:
         """Items of one envelope that run at once, and envelopes at once: their product is exactly the limit."""
-        if self.max_concurrent is None and reference(stage, self.place) is None:
+        if self.max_concurrent is None and reference(stage, self.options.get("place")) is None:
             return count, 1
         limit = self.max_concurrent or MAX_CONCURRENT
         per_envelope = next(size for size in range(min(limit, PER_ENVELOPE), 0, -1) if limit % size == 0)

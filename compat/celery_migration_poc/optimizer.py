@@ -74,7 +74,9 @@ class CeleryWorkerOptimizer:
         Raises:
             ValueError: *size* is no whole number of at least 1.
         """
-        resource_pool.make(self.redis_client, name, size)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"size={size!r} must be a whole number of at least 1")
+        resource_pool.run(self.redis_client, "make", name, size, datetime.now(UTC).isoformat())
 
     def take_unit(self, name: str) -> bool:
         """Take a unit of the pool, atomically; False when none is free.
@@ -82,7 +84,7 @@ class CeleryWorkerOptimizer:
         Raises:
             KeyError: there is no such pool.
         """
-        return resource_pool.take(self.redis_client, name)
+        return resource_pool.run(self.redis_client, "take", name)
 
     def give_unit_back(self, name: str) -> None:
         """Give a unit back.
@@ -91,7 +93,8 @@ class CeleryWorkerOptimizer:
             KeyError: there is no such pool.
             ValueError: no unit was taken.
         """
-        resource_pool.give_back(self.redis_client, name)
+        if not resource_pool.run(self.redis_client, "give_back", name):
+            raise ValueError(f"every unit of the resource pool {name!r} is free; none was taken")
 
     def get_worker_metrics(self) -> dict[str, Any]:
         """``workers`` and ``active_tasks`` by node name, ``queue_lengths`` by queue, ``timestamp``.

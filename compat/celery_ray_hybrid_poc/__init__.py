@@ -6,8 +6,7 @@ Ray is optional: ``pip install celery-graft[ray]`` and ``GRAFT_RAY=1``. Without 
 
 from __future__ import annotations
 
-from graft.compat.celery_ray_hybrid_poc.comparator import PerformanceComparator
-from graft.compat.celery_ray_hybrid_poc.demo import demo_hybrid_optimization
+from graft.compat.celery_ray_hybrid_poc.comparator import PerformanceComparator, demo_hybrid_optimization
 from graft.compat.celery_ray_hybrid_poc.optimizer import AdaptivePipeline, HybridWorkerOptimizer, OptimizationResult
 from graft.compat.celery_ray_hybrid_poc.ray_pool import RayWorkerPool
 from graft.tasks.legacy.ray_hybrid_poc import orchestrate_hybrid_job, process_small_batch

@@ -66,7 +66,7 @@ class RayWorkerPool:
         if self.actor is not None:
             return list(ray_side.get(self.actor.process_batch.remote(items)))
         route = self._dispatcher.route(mark, call="RayWorkerPool.process_batch", is_map=True)
-        marked: list[dict[str, Any]] = self._dispatcher.map(route, items, unpack=False).values()
+        marked: list[dict[str, Any]] = self._dispatcher.map(route, items, unpack=False).collect()
         self._processed += len(marked)
         return marked
 

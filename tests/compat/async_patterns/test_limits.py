@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from graft.compat.async_patterns import ConnectionPool, RateLimiter, Semaphore, fan_out_fan_in, on_workers
 from graft.compat.fair_semaphore import FairSemaphore
-from graft.tasks.shared.lua import DifferentFiguresError
+from graft.tasks.shared.primitive import DifferentLimitsError
 from tests import samples
 from tests.compat.async_patterns.programs import program
 from tests.stack import run_python, wait_until
@@ -261,11 +261,11 @@ def test_another_limit_for_the_same_name_is_refused(redis_stack):
 
     async def main():
         async with Semaphore(2, name=name):
-            with pytest.raises(DifferentFiguresError, match="limit 2, and this process asks for limit 3"):
+            with pytest.raises(DifferentLimitsError, match="limit 2, and this process asks for limit 3"):
                 await Semaphore(3, name=name).acquire()
             await Semaphore(2, name=name).acquire()
         await RateLimiter(5, name=name).acquire()
-        with pytest.raises(DifferentFiguresError, match="5 per second"):
+        with pytest.raises(DifferentLimitsError, match="5 per second"):
             await RateLimiter(6, name=name).acquire()
 
     run(main())

@@ -176,7 +176,7 @@ def test_a_resource_pool_is_a_hash_and_made_without_an_answer(redis, optimizer):
     assert redis.hget("resource_pool:ten", "available") == b"10"
 
 
-def test_no_more_places_are_taken_than_there_are(redis, optimizer):
+def test_no_more_units_are_taken_than_there_are(redis, optimizer):
     optimizer.create_resource_pool("seats", 7)
     taken = []
     threads = [threading.Thread(target=lambda: taken.append(optimizer.take_unit("seats"))) for _ in range(20)]
@@ -187,7 +187,7 @@ def test_no_more_places_are_taken_than_there_are(redis, optimizer):
     assert sum(taken) == 7
     for _ in range(7):
         optimizer.give_unit_back("seats")
-    with pytest.raises(ValueError, match="nobody had taken"):
+    with pytest.raises(ValueError, match="none was taken"):
         optimizer.give_unit_back("seats")
 
 
