@@ -1,8 +1,7 @@
-"""``python -m graft.compat program.py``: runs an unchanged program with its old imports redirected to the facades.
+"""``python -m graft.compat program.py`` runs an unchanged program with its old imports redirected to the facades.
 
-The program runs as Python itself would run it: as the module ``__main__``, with its own ``sys.argv`` and
-``sys.path[0]``, its own tracebacks and exit code. What it leaves running (threads, ``atexit`` callbacks) still belongs
-to it, so the call report is written last of all.
+The program runs as under Python itself: as the module ``__main__``, with its own ``sys.argv`` and ``sys.path[0]``, its
+own tracebacks and exit code. The call report is written after its last thread and ``atexit`` callback.
 """
 
 from __future__ import annotations
@@ -26,35 +25,35 @@ PROGRAM: Final = "python -m graft.compat"
 EXAMPLES: Final = """\
 examples:
   python -m graft.compat program.py --its-own-option
-      on the workers that CELERY_BROKER_URL leads to
+      Run on the workers of the broker at CELERY_BROKER_URL.
   python -m graft.scripts.dev run -- python -m graft.compat program.py
-      on workers of its own that end with it
+      Start a private Redis and workers for this run only.
   python -m graft.compat --mode local program.py
-      in this process alone, without a broker: the results have to be the same
+      Run in this process, without a broker. The results must be the same.
   python -m graft.compat --replace acme.pools.async_worker_optimization program.py
-      the old module lies in another package
+      The old module is in another package.
   python -m graft.compat --replace acme.pools=async_worker_optimization --report calls.json -m acme.nightly
-      the old module has another name; the report becomes JSON
+      The old module has another name; the report is JSON.
 
-The exit code is the program's own, or 2 if a --replace named a module that it never imported.
+The exit code is that of the program, or 2 if it never imported a module that --replace names.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program that *arguments* name. Returns when it ended normally; its exits and errors rise."""
+    """Run the program that *arguments* name. Returns if it ends normally; its exits and errors are raised."""
     options, program = _parse(list(sys.argv[1:] if arguments is None else arguments))
     if options.mode:
         from graft.config.deployment import current
 
         os.environ["GRAFT_MODE"] = options.mode
         current.reread_settings()
-    # Registered before the program can register anything, so called after all that it left to be done.
+    # Registered before anything of the program, so called after all of it.
     ending = _Ending(options.report)
     atexit.register(ending)
     redirect.install(*options.replace)
     try:
         code, module = _module(program[1:]) if program[0] == "-m" else _program(program)
-        # For good, not only while the body runs: what it leaves behind looks itself up in __main__ later on.
+        # For good: threads and callbacks that outlive the body look themselves up in __main__.
         sys.modules["__main__"] = module
         exec(code, vars(module))  # noqa: S102 - running the program is what this is for
     except _Refusal:
@@ -83,7 +82,7 @@ def _refuse(message: str, code: int) -> NoReturn:
 
 
 def _unused(replace: list[str]) -> bool:
-    """Whether the program never imported one of the modules that it was said to import; says so, too."""
+    """Whether the program never imported a module that --replace names; prints a warning if so."""
     names = [old for old, _ in map(redirect.parse, replace) if old not in redirect.used()]
     if names:
         advice = "the program never imported that; check the name in its import lines"
@@ -92,11 +91,11 @@ def _unused(replace: list[str]) -> bool:
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our options, and the rest of the line: a program, or -m and a module, with arguments that are left alone."""
-    place = 0
-    while place < len(arguments) and arguments[place].startswith("-") and not arguments[place].startswith("-m"):
-        place += 2 if arguments[place] in ("--replace", "--mode", "--report") else 1
-    ours, program = arguments[:place], arguments[place:]
+    """Our options, and the rest of the line: a program, or -m and a module, with its own arguments."""
+    index = 0
+    while index < len(arguments) and arguments[index].startswith("-") and not arguments[index].startswith("-m"):
+        index += 2 if arguments[index] in ("--replace", "--mode", "--report") else 1
+    ours, program = arguments[:index], arguments[index:]
     if program and program[0].startswith("-m") and program[0] != "-m":
         program[:1] = ["-m", program[0][2:]]
     parser = _parser()
@@ -115,7 +114,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     for item in options.replace:
         try:
             redirect.parse(item)
-        except (ValueError, ImportError) as error:
+        except ValueError as error:
             parser.error(f"argument --replace: {error}")
     return options, program
 
@@ -125,8 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         usage="%(prog)s [--replace OLD[=NEW]]... [--mode cluster|local] [--report FILE|-] program.py [args...]\n"
         "       %(prog)s [options] -m module [args...]",
-        description="Runs an unchanged program as Python would, but imports of its old worker-pool module give\n"
-        "celery-graft. Ends with a report: which calls ran in the cluster, which stayed in this process, and why.",
+        description="Run an unchanged Python program on Celery workers: imports of its old worker-pool module give\n"
+        "celery-graft. At the end, a report lists the calls that ran in the cluster, those that stayed in this\n"
+        "process, and the reasons.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -136,22 +136,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OLD[=NEW]",
         action="append",
         default=[],
-        help="redirect imports of the module OLD as well, to the facade of the same last name or to NEW: "
-        f"{', '.join(redirect.facades())}",
+        help="redirect imports of the module OLD to the facade NEW. Default for NEW: the last part of OLD. Facades: "
+        f"{', '.join(redirect.FACADES)}. May be repeated",
     )
-    parser.add_argument("--mode", choices=("cluster", "local"), help="where callables run; GRAFT_MODE unless given")
+    parser.add_argument("--mode", choices=("cluster", "local"), help="where callables run. Default: GRAFT_MODE")
     parser.add_argument(
         "--report",
         metavar="FILE",
         default="",
-        help="where the call report goes: - is standard output, a name ending with .json gets JSON; standard error "
-        "unless given",
+        help="write the call report to FILE; - is standard output, and a name that ends with .json gets JSON. Default: "
+        "standard error",
     )
     return parser
 
 
 class _Ending:
-    """The last thing this process does: flush, report, and end by the signal that interrupted the program."""
+    """The last act of this process: flush, report, and end by the signal that interrupted the program."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -159,35 +159,35 @@ class _Ending:
         self.is_interrupted = False
 
     def __call__(self) -> None:
-        if os.getpid() != self.process:  # A child that the program forked ends here, too.
+        if os.getpid() != self.process:  # A forked child.
             return
         try:
             if sys.stdout is not None and not sys.stdout.closed:
-                sys.stdout.flush()  # What the program said comes first, also where both streams end in one file.
+                sys.stdout.flush()  # The program's output comes first, also if both streams go to one file.
             self.report()
         except (OSError, ValueError) as error:  # ValueError: the program closed the stream.
             print(f"{PROGRAM}: the call report could not be written: {error}", file=sys.__stderr__)
         if self.is_interrupted:
-            # Python does so itself, unless Python code ran after the interrupt, as it has here.
+            # As Python does, unless Python code runs after the interrupt, as here.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(self.process, signal.SIGINT)
 
     def report(self) -> None:
-        if self.target not in ("", "-"):
-            with open(self.target, "w", encoding="utf-8") as file:
-                if self.target.endswith(".json"):
-                    file.write(calls().as_json())
-                else:
-                    calls().render(file)
+        if self.target in ("", "-"):
+            stream = sys.__stdout__ if self.target else sys.__stderr__
+            if stream is not None:
+                calls().render(stream)
+                stream.flush()
             return
-        stream = sys.__stdout__ if self.target else sys.__stderr__
-        if stream is not None:
-            calls().render(stream)
-            stream.flush()
+        with open(self.target, "w", encoding="utf-8") as file:
+            if self.target.endswith(".json"):
+                file.write(calls().as_json())
+            else:
+                calls().render(file)
 
 
 def _program(arguments: list[str]) -> tuple[CodeType, ModuleType]:
-    """The code of the script, folder or zip file that *arguments* begin with, and the module it is to run in."""
+    """The code of the script, folder or zip file that *arguments* begin with, and its ``__main__`` module."""
     sys.argv[:] = arguments
     path = os.path.join(os.getcwd(), arguments[0])
     if not os.path.exists(path):
@@ -212,7 +212,7 @@ def _program(arguments: list[str]) -> tuple[CodeType, ModuleType]:
 def _module(arguments: list[str]) -> tuple[CodeType, ModuleType]:
     """The code of the module that *arguments* begin with, or of its ``__main__`` if it is a package."""
     name = arguments[0]
-    sys.argv[:] = ["-m", *arguments[1:]]  # As it is while Python looks for the module.
+    sys.argv[:] = ["-m", *arguments[1:]]  # As Python has it while it looks for the module.
     _put_first(os.getcwd())
     try:
         spec = importlib.util.find_spec(name)
@@ -238,12 +238,12 @@ def _from_spec(spec: ModuleSpec) -> tuple[CodeType, ModuleType]:
 
 
 def _put_first(folder: str) -> None:
-    if not sys.flags.safe_path:  # With -P there is no folder of ours to replace, and the program gets none.
+    if not sys.flags.safe_path:  # With -P, sys.path[0] is no folder of ours.
         sys.path[0] = folder
 
 
 def _hide_frames() -> None:
-    """Have tracebacks begin with the program's own frames, whatever hook the program has chosen to print them."""
+    """Begin tracebacks with the program's own frames, whatever hook prints them."""
     chosen = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-Start = Callable[[], Future[Any] | None]  # Returns the future of the call it started, or None if it started nothing.
+Start = Callable[[], Future[Any]]  # Returns the future of the call.
 
 
 class BoundedStarter:
@@ -40,16 +40,12 @@ class BoundedStarter:
                         return
                     start = self._waiting.popleft()
                     self._running += 1
-                started = start()
-                if started is None:
-                    self._ended()
-                else:
-                    started.add_done_callback(self._ended)
+                start().add_done_callback(self._ended)
         except BaseException:
             self._is_starting = False
             raise
 
-    def _ended(self, _: object = None) -> None:
+    def _ended(self, _: object) -> None:
         with self._lock:
             self._running -= 1
         self._start_waiting()

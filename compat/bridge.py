@@ -1,25 +1,26 @@
 """The bridge sends the calls of async facades to the workers, and awaits their results.
 
 Facades call :func:`map_async` and :func:`call_async` and know nothing of Celery. placement.py decides where a call
-runs, local.py runs the calls that stay in this process, and call_report.py counts them all. Executors and pools, whose
-callers are threads, use dispatcher.py instead.
+runs, local.py runs the calls that stay in this process, call_report.py counts them all. Executors and pools, whose
+callers are threads, use dispatcher.py instead. No other facade sends items or takes results in (``lint-imports``);
+the three ``celery_*`` packages also send Celery tasks by name, as their old modules did.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from graft.compat import local
 from graft.compat.call_report import ReportedCall
 from graft.compat.placement import CallOptions, Placement, place_calls
+from graft.compat.routes import batch_options
 from graft.config.deployment import settings
-from graft.config.queues import broker_priority
 from graft.tasks import codec
 from graft.tasks.errors import UnpicklableError
-from graft.tasks.policy import RetryPolicy, as_policy
+from graft.tasks.policy import as_policy
 
 if TYPE_CHECKING:
     from graft.tasks.batch import Batch
@@ -35,6 +36,7 @@ async def map_async(
     call: str,
     concurrency: int,
     in_flight: int,
+    batch_size: int | None = None,
     **options: Unpack[CallOptions],
 ) -> list[Any]:
     """Apply *func* to every item; the values in the order of *items*.
@@ -43,13 +45,14 @@ async def map_async(
         call: the old call's name, for the report.
         concurrency: items of one batch; *concurrency* x *in_flight* items run at once at most, in the whole cluster.
         in_flight: batches at once.
+        batch_size: items in one envelope. Default: learnt from the callable's own pace.
 
     Raises:
         Exception: the first failing item's own error; the other items run on, unobserved.
         UnreferenceableError: forced to the cluster, and a worker can neither import nor receive *func*.
         BrokerUnavailable: the broker did not answer.
     """
-    return await _Request(func, list(items), options, concurrency, in_flight).run(call, func)
+    return await _Request(func, list(items), options, concurrency, in_flight, batch_size).run(call, func)
 
 
 async def call_async(
@@ -76,18 +79,18 @@ class _Request:
     options: CallOptions
     concurrency: int = 1
     in_flight: int = 1
+    batch_size: int | None = None
     unpack: bool = False
 
     async def run(self, call: str, shown: Callable[..., Any]) -> list[Any]:
-        policy = as_policy(self.options.get("retry"))
         placement, frames = await self._place()
         report = ReportedCall(call, shown, placement, len(self.items))
         batch, failed = None, True
         try:
             if placement.function is None:
-                values = await self._run_here(policy)
+                values = await self._run_here()
             else:
-                batch = self._send(placement.function, frames, policy)
+                batch = self._send(placement.function, frames)
                 values = await _values(batch)
             failed = False
             return values
@@ -110,26 +113,22 @@ class _Request:
         limit = settings().item_limit
         return [codec.dump_item(item, limit, "item", index) for index, item in enumerate(self.items)]
 
-    def _send(self, function: FunctionRef, frames: Sequence[bytes] | None, policy: RetryPolicy) -> Batch:
-        from graft.tasks.sending.batch_sender import BatchOptions
+    def _send(self, function: FunctionRef, frames: Sequence[bytes] | None) -> Batch:
         from graft.tasks.sending.sources import ListSource
         from graft.tasks.submit import send
 
-        options = BatchOptions(
-            function=function,
-            queue="io" if function.is_async else "batch",
-            priority=broker_priority(self.options.get("priority", 0)),
+        options = replace(
+            batch_options(function, self.options),
+            batch_size=self.batch_size,
             in_flight=self.in_flight,
             plain_in_flight=None if function.is_async else self.in_flight * self.concurrency,
             concurrency=self.concurrency,
-            timeout=self.options.get("timeout"),
-            policy=policy,
             unpack=self.unpack,
         )
         return send(options, ListSource(self.items) if frames is None else ListSource(frames, encoded=True))
 
-    async def _run_here(self, policy: RetryPolicy) -> list[Any]:
-        timeout = self.options.get("timeout")
+    async def _run_here(self) -> list[Any]:
+        policy, timeout = as_policy(self.options.get("retry")), self.options.get("timeout")
         if self.unpack:
             return [await local.call(self.func, args, policy, timeout) for args, _ in self.items]
         return await local.map_items(self.func, self.items, self.concurrency, self.in_flight, policy, timeout)

@@ -62,8 +62,6 @@ class CallDispatcher:
         self._threads = LocalThreads(self.max_workers, self._routes.policy, self._routes.timeout)
         self._routes.forget()
 
-    # ---- calls and maps ---------------------------------------------------------------------------------------------
-
     def call(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, call: str, **how: Any
     ) -> CallFuture:
@@ -88,7 +86,7 @@ class CallDispatcher:
         if self._starter is None or route.is_map:
             self._make(future, route, args, kwargs, report)
         else:
-            self._starter.add(functools.partial(self._begin, future, route, args, kwargs, report))
+            self._starter.add(functools.partial(self._make, future, route, args, kwargs, report))
         return future
 
     def map(self, route: Route, items: Sequence[Any], *, unpack: bool) -> MapCall:
@@ -120,8 +118,6 @@ class CallDispatcher:
         """Wait for *reader*, and end it, with the open calls; a reader that is dropped is forgotten."""
         with self._changed:
             self._readers.add(reader)
-
-    # ---- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Take no more calls. The owner refuses them, by :attr:`is_closed`; input readers go on."""
@@ -168,34 +164,24 @@ class CallDispatcher:
             self._threads.retire()
         self._threads.wait()
 
-    # ---- one call ---------------------------------------------------------------------------------------------------
-
-    def _begin(self, future: CallFuture, *call: Any) -> CallFuture | None:
-        if not future.begin():
-            return None
-        self._make(future, *call)
-        return future
-
     def _make(
         self, future: CallFuture, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any], report: ReportedCall
-    ) -> None:
+    ) -> CallFuture:
         try:
             if route.options is not None:
                 from graft.tasks.sending.coalescing import call
 
                 try:
-                    if future.running():  # The starter began it; the call that carries it can still be cancelled.
-                        future.follow(call(route.options, args, kwargs))
-                    else:
-                        call(route.options, args, kwargs, future)
-                    return
+                    call(route.options, args, kwargs, future)
+                    return future
                 except UnpicklableError as error:
                     if self.place == "cluster":
                         raise
                     report.placement = route.moved_here(str(error)).placement
-            future.follow(self._threads.call(route.func, args, kwargs))
+            self._threads.call(future, route.func, args, kwargs)
         except Exception as error:
             future.fail(error)
+        return future
 
     def _opened(self, future: Future[Any], held: CallFuture | MapCall, route: Route, items: int) -> ReportedCall:
         report = ReportedCall(route.call, route.shown, route.placement, items)

@@ -11,10 +11,10 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-import redis
 from joblib import parallel_config, register_parallel_backend  # type: ignore[import-untyped]
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase  # type: ignore[import-untyped]
 
+from graft.compat import worker_admin
 from graft.compat.dispatcher import CallDispatcher
 from graft.compat.placement import is_local, place_calls
 from graft.tasks.callables.references import FunctionRef, resolve
@@ -103,15 +103,8 @@ def run_calls(functions: Sequence[FunctionRef], arguments: Sequence[Arguments]) 
 
 
 def _slots() -> int:
-    if is_local():
-        return os.cpu_count() or 1
-    from graft.tasks.monitoring.worker_registry import slots
-    from graft.tasks.results.subscriber import unavailable
-
-    try:
-        return slots("batch") or os.cpu_count() or 1  # Without a worker, calls wait for one.
-    except (redis.RedisError, OSError) as error:
-        raise unavailable(error) from error
+    """Pool slots of the live workers; without a worker, calls wait for one."""
+    return (0 if is_local() else worker_admin.slots("batch")) or os.cpu_count() or 1
 
 
 def register(name: str, *, make_default: bool = False) -> None:

@@ -7,9 +7,10 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from graft.compat.futures import CallFuture
 from graft.compat.local import awaited_within
 from graft.compat.map_call import MapCall
 from graft.tasks.envelope import Outcome
@@ -34,8 +35,16 @@ class LocalThreads:
         self._threads: ThreadPoolExecutor | None = None
         self._retired: ThreadPoolExecutor | None = None
 
-    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Future[Any]:
-        return self._submit(self._run, func, args, kwargs)
+    def call(
+        self, future: CallFuture, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Call *func* for *future*, unless it is cancelled before."""
+
+        def run() -> None:
+            if future.begin():
+                future.end(self._outcome(0, func, args, kwargs))
+
+        self._submit(run)
 
     def map(self, func: Callable[..., Any], batch: MapCall, items: Sequence[Any], *, unpack: bool) -> None:
         """Call for every item, or for every ``(args, kwargs)`` pair if *unpack*; the outcomes go to *batch*."""
@@ -43,14 +52,12 @@ class LocalThreads:
         batch.on_cancel = is_cancelled.set
 
         def run(position: int, item: Any) -> None:
-            try:
-                if is_cancelled.is_set():
-                    raise CancelledBatchError(f"item {position} was cancelled before it ran")
+            if is_cancelled.is_set():
+                error = CancelledBatchError(f"item {position} was cancelled before it ran")
+                batch.note_outcomes([Outcome(position, error=error)])
+            else:
                 args, kwargs = item if unpack else ((item,), {})
-                outcome = Outcome(position, self._run(func, args, kwargs))
-            except BaseException as error:
-                outcome = Outcome(position, error=error)
-            batch.note_outcomes([outcome])
+                batch.note_outcomes([self._outcome(position, func, args, kwargs)])
 
         for position, item in enumerate(items):
             self._submit(run, position, item)
@@ -68,11 +75,19 @@ class LocalThreads:
         if self._retired is not None:
             self._retired.shutdown()
 
-    def _submit(self, func: Callable[..., Any], *args: Any) -> Future[Any]:
+    def _submit(self, func: Callable[..., Any], *args: Any) -> None:
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self._limit, "graft-local")
-            return self._threads.submit(func, *args)
+            self._threads.submit(func, *args)
+
+    def _outcome(
+        self, position: int, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Outcome:
+        try:
+            return Outcome(position, self._run(func, args, kwargs))
+        except BaseException as error:
+            return Outcome(position, error=error)
 
     def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call *func* in this thread as a worker would: awaitables are awaited, the policy says when to call again."""

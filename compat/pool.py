@@ -64,8 +64,6 @@ class Pool:
         self._initargs = tuple(initargs)
         self._id = new_id()
 
-    # ---- one call ---------------------------------------------------------------------------------------------------
-
     def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None) -> Any:
         """The value of ``func(*args, **kwds)``, or its error."""
         return self._apply("Pool.apply", func, args, kwds).get()
@@ -92,8 +90,6 @@ class Pool:
         self._refuse_after_close()
         future = self._dispatcher.call(self._prepared(func), tuple(args), dict(kwds or {}), call=name, shown=func)
         return AsyncResult(future, future.result, *callbacks)
-
-    # ---- maps -------------------------------------------------------------------------------------------------------
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """The values of *func* for every item, in order, or the error that came first once all have ended.
@@ -166,8 +162,6 @@ class Pool:
         if chunksize is not None and chunksize < 1:
             raise ValueError(f"chunksize={chunksize} must be at least 1")
         return self._dispatcher.route(self._prepared(func), call=name, batch_size=chunksize, is_map=True, shown=func)
-
-    # ---- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Refuse new calls; accepted calls run."""

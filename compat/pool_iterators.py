@@ -40,8 +40,6 @@ class InputReader:
     def start(self, call: Callable[[Any], Future[Any]], items: Iterator[Any]) -> None:
         threading.Thread(target=self._make, args=(call, items), name="graft-imap", daemon=True).start()
 
-    # ---- for the reader and the pool --------------------------------------------------------------------------------
-
     def take(self, timeout: float | None) -> Future[Any] | None:
         """The next call, which has ended; None when there are no more.
 
@@ -86,8 +84,6 @@ class InputReader:
         if self._calls:
             return not self._ordered or self._calls[0].done()
         return self._is_over and not self._unread
-
-    # ---- on its thread ----------------------------------------------------------------------------------------------
 
     def _make(self, call: Callable[[Any], Future[Any]], items: Iterator[Any]) -> None:
         try:

@@ -1,15 +1,13 @@
 """Redirects imports of the old modules to the facades: ``import libs.async_worker_optimization`` gives ours.
 
-:func:`install` puts two finders on ``sys.meta_path``: one in front, which answers for the old names, and one at the
-end, which stands in for an old module's parent package where nobody else has one. A package that exists keeps all its
-other modules. What ``sys.modules`` holds under an old name is the facade itself, so its classes are the same classes
-and pickle by their own module's name.
+:func:`install` puts two finders on ``sys.meta_path``: the first answers for the old names, the last stands in for a
+parent package of an old module that nobody else has. Existing packages keep all their other modules. The module under
+an old name is the facade itself, so its classes are the same and are pickled under their own module's name.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 import threading
 import warnings
@@ -18,8 +16,6 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Final
-
-import graft
 
 FACADES: Final = (
     "async_worker_optimization",
@@ -47,20 +43,19 @@ _before: dict[str, tuple[Any, Any]] = {}  # What sys.modules and the parent held
 
 
 def install(*replace: str) -> None:
-    """Redirect the old module names to the facades that this release has, and those in *replace* as well.
+    """Redirect the old module names to the facades, and those in *replace* as well.
 
-    Installing again adds to what is installed. A module that has been imported already is replaced in ``sys.modules``,
-    with a warning.
+    A second call adds to the first. A module that has been imported already is replaced in ``sys.modules``, with a
+    warning.
 
     Args:
         replace: ``OLD``, whose last part is the name of a facade, or ``OLD=FACADE``.
 
     Raises:
         ValueError: not of this form, or no facade of that name.
-        ImportError: this release does not have that facade yet.
     """
     asked = dict(parse(item) for item in replace)
-    wanted = {old: facade for name in OLD_MODULES for old in (name, name.rpartition(".")[2]) if (facade := _ours(old))}
+    wanted = dict(parse(old) for name in OLD_MODULES for old in (name, name.rpartition(".")[2]))
     with _lock:
         for old, facade in (wanted | asked).items():
             if _new_names.get(old) != facade:
@@ -72,7 +67,7 @@ def install(*replace: str) -> None:
 
 
 def uninstall() -> None:
-    """Take every redirection back: ``sys.modules`` and parent packages are as they were before :func:`install`."""
+    """Undo every redirection: ``sys.modules`` and parent packages are as they were before :func:`install`."""
     with _lock:
         for finder in (_names, _parents):
             if finder in sys.meta_path:
@@ -100,11 +95,6 @@ def used() -> set[str]:
     return set(_used)
 
 
-def facades() -> list[str]:
-    """The facades that this release has."""
-    return [name for name in FACADES if _ours(name)]
-
-
 def parse(item: str) -> tuple[str, str]:
     """``OLD`` or ``OLD=FACADE`` as old name and full name of the facade; errors as for :func:`install`."""
     old, equals, new = (part.strip() for part in item.partition("="))
@@ -114,22 +104,9 @@ def parse(item: str) -> tuple[str, str]:
     if old.partition(".")[0] == "graft":
         raise ValueError(f"{old} is one of ours and cannot be replaced")
     if facade not in FACADES:
-        way_out = "choose one of" if equals else f"write {old}=FACADE with one of"
-        raise ValueError(f"there is no facade named {facade!r}; {way_out}: {', '.join(FACADES)}")
-    if not (full_name := _ours(facade)):
-        have = ", ".join(facades())
-        raise ImportError(
-            f"graft.compat.{facade} is not part of celery-graft {graft.__version__} yet; it has: {have or 'none'}",
-            name=f"graft.compat.{facade}",
-        )
-    return old, full_name
-
-
-def _ours(name: str) -> str | None:
-    """The full name of the facade for *name*, if this release has it."""
-    full_name = f"graft.compat.{name.rpartition('.')[2]}"
-    spec = importlib.util.find_spec(full_name)
-    return full_name if spec is not None and spec.origin is not None else None  # A folder alone is no facade.
+        remedy = "choose one of" if equals else f"write {old}=FACADE with one of"
+        raise ValueError(f"there is no facade named {facade!r}; {remedy}: {', '.join(FACADES)}")
+    return old, f"graft.compat.{facade}"
 
 
 def _redirect(old: str, facade: str) -> None:
@@ -155,24 +132,24 @@ def _on_parent(name: str) -> Any:
 
 def _put_on_parent(name: str, value: Any) -> None:
     package, _, child = name.rpartition(".")
-    if package not in sys.modules:
-        return
-    if value is not MISSING:
-        setattr(sys.modules[package], child, value)
-    elif hasattr(sys.modules[package], child):
-        delattr(sys.modules[package], child)
+    if package in sys.modules:
+        _put(vars(sys.modules[package]), child, value)
+
+
+def _put(space: dict[str, Any], name: str, value: Any) -> None:
+    if value is MISSING:
+        space.pop(name, None)
+    else:
+        space[name] = value
 
 
 def _give_back(name: str, ours: ModuleType) -> None:
-    """Leave what was there before *ours* came under *name*; what others put there since then stays."""
+    """Restore what was under *name* before *ours*; what others have put there since then stays."""
     module, attribute = _before.get(name, (MISSING, MISSING))
     if _on_parent(name) is ours:
         _put_on_parent(name, attribute)
     if sys.modules.get(name) is ours:
-        if module is MISSING:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = module
+        _put(sys.modules, name, module)
 
 
 class _Facade(Loader):
@@ -187,7 +164,7 @@ class _Facade(Loader):
 
 
 class _Names(MetaPathFinder):
-    """First on the path: answers for old names and for nothing else."""
+    """First on the path: answers for old names only."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

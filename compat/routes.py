@@ -31,7 +31,7 @@ class ExecutorOptions(CallOptions, total=False):
 
 @dataclass(frozen=True)
 class Route:
-    """How calls of one callable are made, while what it captures stays the same. *order* is None for local calls.
+    """How calls of one callable are made, while what it captures stays the same. *options* is None for local calls.
 
     Attributes:
         call: the old call's name, for the report.
@@ -61,12 +61,12 @@ class Routes:
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout={timeout!r} must be more than 0 seconds; None means no limit")
         check_place(options.get("place"))
+        broker_priority(options.get("priority", 0))
         self.place = options.get("place")
         self.policy = as_policy(options.get("retry"))
         self.timeout = timeout
         self._max_workers = max_workers
-        self._queue = queue
-        self._priority = broker_priority(options.get("priority", 0))
+        self._options = options
         self._kept: dict[tuple[Any, ...], Route] = {}
 
     def forget(self) -> None:
@@ -96,17 +96,15 @@ class Routes:
             return kept
         placement = place_calls(func, self.place)
         ref = placement.function
-        batch_options = None if ref is None else self._options(ref, batch_size, is_map)
-        route = Route(call, func, shown or func, placement, is_map, batch_options)
+        sent = None if ref is None else self._batch_options(ref, batch_size, is_map)
+        route = Route(call, func, shown or func, placement, is_map, sent)
         if key is not None and ref is not None and ref.how == "import":
             if len(self._kept) >= KEPT:
                 self._kept.clear()
             self._kept[key] = route
         return route
 
-    def _options(self, ref: FunctionRef, batch_size: int | None, is_map: bool) -> BatchOptions:
-        from graft.tasks.sending.batch_sender import BatchOptions
-
+    def _batch_options(self, ref: FunctionRef, batch_size: int | None, is_map: bool) -> BatchOptions:
         in_flight, concurrency = None, TOGETHER if ref.is_async else 1
         if self._max_workers is not None and is_map:
             # The envelope of a plain callable runs one item at a time; async items share one.
@@ -114,17 +112,21 @@ class Routes:
             concurrency = max(1, self._max_workers // in_flight)
         elif self._max_workers is not None:
             batch_size = concurrency = 1
-        return BatchOptions(
-            function=ref,
-            queue=self._queue or ("io" if ref.is_async else "batch"),
-            priority=self._priority,
-            batch_size=batch_size,
-            in_flight=in_flight,
-            concurrency=concurrency,
-            timeout=self.timeout,
-            policy=self.policy,
-            unpack=True,
-        )
+        options = batch_options(ref, self._options, self._options.get("queue"))
+        return replace(options, batch_size=batch_size, in_flight=in_flight, concurrency=concurrency, unpack=True)
+
+
+def batch_options(ref: FunctionRef, options: CallOptions, queue: str | None = None) -> BatchOptions:
+    """How items of one callable are sent, by the facade's options."""
+    from graft.tasks.sending.batch_sender import BatchOptions
+
+    return BatchOptions(
+        function=ref,
+        queue=queue or ("io" if ref.is_async else "batch"),
+        priority=broker_priority(options.get("priority", 0)),
+        timeout=options.get("timeout"),
+        policy=as_policy(options.get("retry")),
+    )
 
 
 def _is_module_level(func: Callable[..., Any]) -> bool:

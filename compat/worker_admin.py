@@ -11,8 +11,9 @@ import redis
 
 from graft.compat.placement import is_local
 from graft.config.deployment import app, settings
-from graft.tasks.errors import TaskQueueError
+from graft.tasks.errors import BrokerUnavailable, TaskQueueError
 from graft.tasks.monitoring import function_stats as stats_store
+from graft.tasks.monitoring import worker_registry
 from graft.tasks.monitoring.worker_registry import WorkerBeat, workers
 
 T = TypeVar("T")
@@ -66,6 +67,20 @@ def worker_loads() -> list[dict[str, Any]]:
         }
         for worker in workers()
     ]
+
+
+def slots(queue: str) -> int:
+    """Slots of the live workers that read *queue*.
+
+    Raises:
+        BrokerUnavailable: Redis did not answer.
+    """
+    try:
+        return worker_registry.slots(queue)
+    except (redis.RedisError, OSError) as error:
+        raise BrokerUnavailable(
+            f"{settings().broker_name} did not answer: {error}; start it, or set CELERY_BROKER_URL"
+        ) from error
 
 
 def group_of(worker: WorkerBeat) -> str:

@@ -10,7 +10,8 @@ from enum import Enum
 from typing import Any, Literal
 
 from graft.compat.async_patterns import polling
-from graft.compat.placement import is_local
+from graft.compat.local import awaited
+from graft.compat.placement import shared_name
 from graft.tasks import blocking_threads
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.shared.circuit_breaker import BreakerRules, Circuit, SharedBreaker
@@ -23,7 +24,7 @@ class CircuitState(Enum):
 
 
 class CircuitError(TaskQueueError):
-    """Base of what a breaker itself raises; an operation's own error is passed on as it is."""
+    """Base of a breaker's own errors; an operation's error is passed on as it is."""
 
 
 class CircuitOpenError(CircuitError):
@@ -47,8 +48,8 @@ class CircuitBreaker:
         failure_threshold: at least 1; or a CircuitBreakerConfig with these three fields.
         success_threshold: at least 1.
         timeout: seconds.
-        name: one circuit for all processes that use this name, on Redis's clock. In local mode it has no effect.
-        half_open_limit: calls let through at once while half-open; all unless given.
+        name: one circuit for all processes that use this name, on Redis's clock. Ignored in local mode.
+        half_open_limit: calls let through at once while half-open. Default: unlimited.
 
     Source: the chapter's ``CircuitBreaker``. Differences: an error of the operation is not wrapped; changes of state
     cannot race; a call that was cancelled counts as neither.
@@ -71,11 +72,11 @@ class CircuitBreaker:
         self._rules = BreakerRules(failure_threshold, success_threshold, timeout, half_open_limit)
         self._lock = threading.Lock()
         self._circuit = Circuit()
-        self._shared = None if name is None or is_local() else SharedBreaker(name, self._rules)
+        self._shared = SharedBreaker(shared, self._rules) if (shared := shared_name(name)) else None
 
     @property
     def state(self) -> CircuitState:
-        """As the last call left it: an open circuit becomes half-open by a call. With a name, blocks for a round
+        """The state after the last call: only a call makes an open circuit half-open. With a name, blocks for a round
         trip.
         """
         return CircuitState((self._circuit if self._shared is None else self._shared.circuit()).state)
@@ -84,7 +85,7 @@ class CircuitBreaker:
         """The value of ``operation()``, async or plain.
 
         Raises:
-            CircuitOpenError: refused, for the circuit is open (or half-open, with enough calls under way).
+            CircuitOpenError: refused, because the circuit is open, or half-open with *half_open_limit* calls running.
             DifferentLimitsError: another process uses the name with other thresholds.
             Exception: the operation's own.
         """
@@ -94,7 +95,7 @@ class CircuitBreaker:
                 f"{self._rules.timeout:g} s after the last failure"
             )
         try:
-            value = await polling.awaited(operation())
+            value = await awaited(operation())
         except Exception:
             await self._record("failed")
             raise
@@ -116,7 +117,7 @@ class CircuitBreaker:
 
     async def _record(self, what: Literal["succeeded", "failed", "abandoned"]) -> None:
         if self._shared is not None:
-            await polling.tell(self._shared.record, what)  # The operation's own outcome is what the caller is owed.
+            await polling.tell(self._shared.record, what)  # The caller gets the operation's own outcome.
             return
         with self._lock:
             if what == "succeeded":

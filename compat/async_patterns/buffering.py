@@ -1,16 +1,16 @@
-"""Bounded concurrency on streams: who is running, who waits for his turn, and when the next element is pulled."""
+"""Bounded concurrency on streams: which elements run, which wait, and when the next one is pulled."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
 from graft.compat.async_patterns.futures_unordered import FuturesUnordered
-from graft.compat.async_patterns.polling import awaited
+from graft.compat.local import awaited
 
 
 class _End(Exception):
@@ -25,7 +25,7 @@ async def _pull(source: AsyncIterator[Any]) -> Any:
 
 
 def _started(element: Any) -> asyncio.Future[Any]:
-    """An awaitable that runs from now on; any other element is its own result."""
+    """Start an awaitable; any other element is its own result."""
     if inspect.isawaitable(element):
         return asyncio.ensure_future(element)  # Itself: a wrapper that is cancelled early would never await it.
     done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -34,7 +34,7 @@ def _started(element: Any) -> asyncio.Future[Any]:
 
 
 async def buffered(source: AsyncIterator[Any], limit: int) -> AsyncIterator[Any]:
-    """Results in the order of *source*; at most *limit* elements are taken in and not yet given out."""
+    """Results in the order of *source*; at most *limit* elements are pulled and not yet given out."""
     pending: deque[asyncio.Future[Any]] = deque()
     pull: asyncio.Future[Any] | None = None
     ended = False
@@ -54,7 +54,7 @@ async def buffered(source: AsyncIterator[Any], limit: int) -> AsyncIterator[Any]
                 elif not isinstance(error, _End):
                     pending.append(pull)  # The source's own error comes in its place.
                 pull = None
-                continue  # Take in all there is room for before anything is given out.
+                continue  # Pull all there is room for before anything is given out.
             if pending and pending[0].done():
                 yield pending.popleft().result()
     finally:
@@ -62,30 +62,34 @@ async def buffered(source: AsyncIterator[Any], limit: int) -> AsyncIterator[Any]
         await _leave(pull)
 
 
-async def buffer_unordered(source: AsyncIterator[Any], limit: int) -> AsyncIterator[Any]:
-    """Results in the order of completion; at most *limit* elements run."""
-    async with FuturesUnordered() as running, aclosing(_run_each(source, limit, running, _started)) as changes:
+async def buffer_unordered(
+    source: AsyncIterator[Any], limit: int | None, start: Callable[[Any], Awaitable[Any]] | None = None
+) -> AsyncGenerator[Any, None]:
+    """Results in the order of completion; at most *limit* elements run, all of them where it is None.
+
+    *start* gives the awaitable of an element. Default: the element itself.
+    """
+    async with FuturesUnordered() as running, aclosing(_run_each(source, limit, running, start or _started)) as changes:
         async for _ in changes:
             while running.has_result:
                 yield await anext(running)
 
 
 async def for_each_concurrent(source: AsyncIterator[Any], limit: int | None, func: Callable[[Any], Any]) -> None:
-    """*func* of every element, at most *limit* at once, all where it is None."""
+    """*func* of every element, at most *limit* at once, all of them where it is None."""
 
     async def call(element: Any) -> None:
         await awaited(func(element))
 
-    async with FuturesUnordered() as running, aclosing(_run_each(source, limit, running, call)) as changes:
-        async for _ in changes:
-            while running.has_result:
-                await anext(running)
+    async with aclosing(buffer_unordered(source, limit, call)) as results:
+        async for _ in results:
+            pass
 
 
 async def _run_each(
     source: AsyncIterator[Any], limit: int | None, running: FuturesUnordered, start: Callable[[Any], Any]
 ) -> AsyncGenerator[None, None]:
-    """Keep up to *limit* elements running; comes back whenever there may be results to take."""
+    """Keep up to *limit* elements running; yields whenever there may be results to take."""
     pull: asyncio.Future[Any] | None = None
     failure: BaseException | None = None
     ended = False
@@ -112,7 +116,7 @@ async def _run_each(
 
 
 async def _leave(pull: asyncio.Future[Any] | None) -> None:
-    """Pull no further; an element that has just been pulled will not be run."""
+    """Pull no further; an element that has just been pulled does not run."""
     if pull is not None:
         await _cancel([pull])
         element = None if pull.cancelled() or pull.exception() else pull.result()

@@ -11,7 +11,8 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from graft.compat.async_patterns import polling
-from graft.compat.placement import is_local
+from graft.compat.local import awaited
+from graft.compat.placement import shared_name
 from graft.config.deployment import part
 from graft.config.validation import seconds
 from graft.tasks import blocking_threads
@@ -28,8 +29,8 @@ class AsyncCache:
     Args:
         ttl: seconds from the last :meth:`set`.
         name: one cache for all processes that use this name. Keys are then texts, bytes, numbers or tuples of these,
-            and values copies, which must pickle. In local mode a name has no effect.
-        lease: seconds after which a computation whose process was killed is somebody else's, of a named one.
+            and values are copies, which must pickle. Ignored in local mode.
+        lease: seconds after which another process takes over the computation of one that was killed; only with a name.
 
     Source: the chapter's ``AsyncCache``. Difference: callers that miss one key at the same time share a computation;
     its error reaches all of them and is not stored.
@@ -38,12 +39,12 @@ class AsyncCache:
     def __init__(self, ttl: float, *, name: str | None = None, lease: float = LEASE) -> None:
         self.ttl = seconds("ttl", ttl)
         self._lock = threading.Lock()
-        self._kept: dict[Hashable, tuple[float, Any]] = {}  # By end of life, for as long as every age is the same.
+        self._kept: dict[Hashable, tuple[float, Any]] = {}  # In the order in which they expire.
         self._working: dict[Hashable, Future[Any]] = {}
-        self._shared = None if name is None or is_local() else SharedCache(name, ttl, lease)
+        self._shared = SharedCache(shared, ttl, lease) if (shared := shared_name(name)) else None
 
     def __len__(self) -> int:
-        """Values in this process, some of which may have just expired."""
+        """Values in this process; some may have just expired."""
         return len(self._kept)
 
     async def get(self, key: Hashable, default: Any = None) -> Any:
@@ -63,9 +64,9 @@ class AsyncCache:
             self._keep(key, value)
 
     async def get_or_insert(self, key: Hashable, factory: Callable[[], Any]) -> Any:
-        """The value of *key*; else that of ``factory()``, plain or async, which is kept.
+        """The value of *key*; without one, that of ``factory()``, plain or async, which is kept.
 
-        The factory runs in one caller at a time; should that one be cancelled, the next takes over.
+        The factory runs in one caller at a time; if that one is cancelled, the next takes over.
         """
         if self._shared is not None:
             return await _get_or_insert(self._shared, key, factory)
@@ -77,7 +78,7 @@ class AsyncCache:
                 working = self._working.get(key)
                 if working is None:
                     working = self._working[key] = Future()
-                    working.set_running_or_notify_cancel()  # One waiter's end must not be that of the others.
+                    working.set_running_or_notify_cancel()  # One cancelled waiter must not cancel it for the others.
                     break
             value = await asyncio.wrap_future(working)
             if value is not _NONE:
@@ -86,18 +87,16 @@ class AsyncCache:
 
     async def _compute(self, key: Hashable, factory: Callable[[], Any], working: Future[Any]) -> Any:
         try:
-            value = await polling.awaited(factory())
+            value = await awaited(factory())
+            self._keep(key, value)
         except BaseException as error:
-            with self._lock:
-                del self._working[key]
+            del self._working[key]
             if isinstance(error, Exception):
                 working.set_exception(error)
             else:
-                working.set_result(_NONE)  # Cancelled: somebody else shall compute it.
+                working.set_result(_NONE)  # Cancelled: a waiter computes it instead.
             raise
-        self._keep(key, value)
-        with self._lock:
-            del self._working[key]
+        del self._working[key]
         working.set_result(value)
         return value
 
@@ -112,7 +111,7 @@ class AsyncCache:
         part(_Sweeper).watch(self)
 
     def sweep(self, now: float) -> float | None:
-        """Forget what has expired; when the next value will, or None when nothing is left."""
+        """Drop expired values. When the next one expires, or None when none is left."""
         with self._lock:
             for key, (ends, _) in list(self._kept.items()):
                 if ends > now:
@@ -137,7 +136,7 @@ async def _get_or_insert(shared: SharedCache, key: Any, factory: Callable[[], An
         return found.value
     lease_renewer().keep(ticket, lambda: shared.renew(key, ticket), shared.lease / 3)
     try:
-        value = await polling.awaited(factory())
+        value = await awaited(factory())
         await blocking_threads.ask(shared.finish, key, ticket, value)
     except Exception as error:
         await polling.tell(shared.fail, key, ticket, error)
@@ -150,9 +149,6 @@ async def _get_or_insert(shared: SharedCache, key: Any, factory: Callable[[], An
     return value
 
 
-# ---- expiry ----------------------------------------------------------------------------------------------------------
-
-
 class _Sweeper:
     """One thread for all caches of this process; it ends when all are empty."""
 
@@ -162,7 +158,7 @@ class _Sweeper:
         self._thread: threading.Thread | None = None
 
     def watch(self, cache: AsyncCache) -> None:
-        """Have the values of *cache* dropped when they are due."""
+        """Drop the values of *cache* when they expire."""
         with self._changed:
             if cache not in self._caches:
                 self._caches.add(cache)
@@ -182,7 +178,7 @@ class _Sweeper:
                         self._caches.discard(cache)
                     else:
                         ends.append(due)
-                cache = None  # type: ignore[assignment]  # Nobody shall live on for the sweeper's sake.
+                cache = None  # type: ignore[assignment]  # The sweeper must keep no cache alive.
                 if not ends:
                     self._thread = None
                     return

@@ -1,15 +1,16 @@
-"""What is behind the two ends of a channel: a queue in this process, or a list in Redis."""
+"""The two kinds of channel: a queue in this process, or a list in Redis."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from graft.compat.async_patterns import polling
-from graft.compat.async_patterns.fair_semaphore import wake
+from graft.compat.fair_semaphore import wake
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.ids import new_id
 from graft.tasks.shared.channel import SharedChannel, SharedClosed, Side
@@ -20,11 +21,11 @@ END: Final = object()
 
 
 class ChannelClosedError(TaskQueueError):
-    """Nobody receives any more: the value was not sent."""
+    """The receiver or this sender is closed: the value was not sent."""
 
 
 class Ends(Protocol):
-    """What both kinds of channel do for their two ends."""
+    """Both kinds of channel, as their senders and receivers use them."""
 
     async def send(self, value: Any) -> bool: ...
     async def receive(self) -> Any: ...
@@ -34,11 +35,11 @@ class Ends(Protocol):
 
 
 class LocalEnds:
-    """A queue under a lock; whoever waits is woken through his own loop, to look again."""
+    """A queue under a lock; a waiting end is woken through its own loop, to try again."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._lock = threading.RLock()  # An end may be forgotten, and so closed, by the collector at any point.
+        self._lock = threading.RLock()  # The collector may drop, and so close, an end at any point.
         self._values: deque[Any] = deque()
         self._senders: deque[asyncio.Future[None]] = deque()
         self._receivers: deque[asyncio.Future[None]] = deque()
@@ -48,58 +49,60 @@ class LocalEnds:
         return self._capacity - len(self._values)
 
     async def send(self, value: Any) -> bool:
-        waiter: asyncio.Future[None] | None = None
-        try:
-            while True:
-                with self._lock:
-                    if self._is_dropped:
-                        raise ChannelClosedError("the receiver has gone: nobody would receive the value")
-                    ahead = self._senders[0] if self._senders else None
-                    if self.room() > 0 and ahead in (None, waiter):
-                        self._values.append(value)
-                        return waiter is not None
-                    if waiter is None or waiter.done():
-                        fresh = asyncio.get_running_loop().create_future()
-                        self._replace(waiter, fresh)
-                        waiter = fresh
-                        if self._is_dropped:  # By the collector, since the look at the top.
-                            wake(waiter)
-                await waiter
-        finally:
-            with self._lock:
-                if waiter is not None:
-                    with suppress(ValueError):
-                        self._senders.remove(waiter)
-                self._wake_first()
+        def attempt() -> bool:
+            if self._is_dropped:
+                raise ChannelClosedError("the receiver is closed: nobody would receive the value")
+            has_room = self.room() > 0
+            if has_room:
+                self._values.append(value)
+            return has_room
 
-    def _replace(self, old: asyncio.Future[None] | None, fresh: asyncio.Future[None]) -> None:
-        """A sender that was woken in vain keeps its place."""
-        if old is not None and old in self._senders:
-            self._senders[self._senders.index(old)] = fresh
-        else:
-            self._senders.append(fresh)
+        with self._lock:
+            if not self._senders and attempt():
+                self._wake_first()
+                return False
+        await self._wait(self._senders, attempt)
+        return True
 
     async def receive(self) -> Any:
-        waiter: asyncio.Future[None] | None = None
+        taken: list[Any] = []
+
+        def attempt() -> bool:
+            if self._values:
+                taken.append(self._values.popleft())
+            elif self._is_sent:
+                taken.append(END)
+            return bool(taken)
+
+        with self._lock:
+            if attempt():
+                self._wake_first()
+                return taken[0]
+        await self._wait(self._receivers, attempt)
+        return taken[0]
+
+    async def _wait(self, waiters: deque[asyncio.Future[None]], attempt: Callable[[], bool]) -> None:
+        """Call *attempt* whenever this is the first waiter and is woken, until it succeeds."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            waiter = loop.create_future()
+            waiters.append(waiter)
+            self._wake_first()  # The other end may have been closed since the first attempt.
         try:
             while True:
-                with self._lock:
-                    if self._values:
-                        return self._values.popleft()
-                    if self._is_sent:
-                        return END
-                    waiter = asyncio.get_running_loop().create_future()
-                    self._receivers.append(waiter)
-                    if self._is_sent:
-                        wake(waiter)
                 await waiter
-                with self._lock, suppress(ValueError):
-                    self._receivers.remove(waiter)
+                with self._lock:
+                    if attempt():
+                        return
+                    # Woken in vain: stay first.
+                    fresh = loop.create_future()
+                    waiters[waiters.index(waiter)] = fresh
+                    waiter = fresh
+                    self._wake_first()  # As above.
         finally:
             with self._lock:
-                if waiter is not None:
-                    with suppress(ValueError):
-                        self._receivers.remove(waiter)
+                with suppress(ValueError):  # Passed over, because its loop is closed.
+                    waiters.remove(waiter)
                 self._wake_first()
 
     def sender_closed(self) -> None:
@@ -114,7 +117,7 @@ class LocalEnds:
             _wake_all(self._senders)
 
     def _wake_first(self) -> None:
-        """Whoever is first on either side and could go on."""
+        """Wake the first end on either side that can go on."""
         if self._values or self._is_sent:
             _wake_one(self._receivers)
         if self.room() > 0 or self._is_dropped:
@@ -146,18 +149,18 @@ class SharedEnd:
     async def send(self, value: Any) -> bool:
         sealed = self._channel.seal(value)
         self._stay("sender")
-        looks = 0
+        attempts = 0
 
         def attempt() -> bool | None:
-            nonlocal looks
-            looks += 1
+            nonlocal attempts
+            attempts += 1
             return self._channel.send(self._holder, sealed) or None
 
         try:
             await polling.poll(attempt)
         except SharedClosed:
-            raise ChannelClosedError(f"nobody receives from the channel {self._channel.name!r} any more") from None
-        return looks > 1
+            raise ChannelClosedError(f"the receiver of the channel {self._channel.name!r} is closed") from None
+        return attempts > 1
 
     async def receive(self) -> Any:
         if self._is_over:
@@ -174,7 +177,7 @@ class SharedEnd:
     def _stay(self, side: Side) -> None:
         if self._side is None:
             self._side = side
-            channel, holder = self._channel, self._holder  # The keeper must not keep this end from being forgotten.
+            channel, holder = self._channel, self._holder  # The renewer must not keep this end alive.
             lease_renewer().keep(holder, lambda: channel.renew(side, holder), channel.lease / 3)
 
     def sender_closed(self) -> None:

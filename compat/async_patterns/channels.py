@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 from graft.compat.async_patterns.channel_ends import END, ChannelClosedError, Ends, LocalEnds, SharedEnd
-from graft.compat.placement import is_local
+from graft.compat.placement import shared_name
 from graft.config.validation import at_least_one
 from graft.tasks.shared.channel import LEASE, SharedChannel
 
 
-class Sender:
-    """The sending end. Leaving ``async with``, closing or forgetting the last clone closes the channel."""
+class _End:
+    """Either end: open until it is closed, left by ``async with``, or dropped."""
+
+    def __init__(self, ends: Ends) -> None:
+        self._ends = ends
+        self._is_open = True
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._closed()
+
+    def _closed(self) -> None:
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Sender(_End):
+    """The sending end. Leaving ``async with``, closing or dropping the last clone closes the channel."""
 
     def __init__(self, ends: Ends, count: _Count | None = None) -> None:
-        self._ends = ends
+        super().__init__(ends)
         self._count = count or _Count()
         self._count.add()
-        self._is_open = True
         self.waits = 0
         """Sends that had to wait for room."""
 
@@ -27,7 +51,7 @@ class Sender:
         """Put *value* in; waits while the channel is full.
 
         Raises:
-            ChannelClosedError: the receiver has gone, or this sender was closed.
+            ChannelClosedError: the receiver or this sender is closed.
         """
         if not self._is_open:
             raise ChannelClosedError("this sender was closed")
@@ -42,28 +66,13 @@ class Sender:
         """Another sender; the channel stays open until all are closed."""
         return Sender(self._ends, self._count)
 
-    def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            if self._count.drop() == 0:
-                self._ends.sender_closed()
-
-    async def __aenter__(self) -> Sender:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
+    def _closed(self) -> None:
+        if self._count.drop() == 0:
+            self._ends.sender_closed()
 
 
-class Receiver(AsyncIterator[Any]):
-    """The receiving end, also an async iterator. Closing or forgetting it makes senders fail."""
-
-    def __init__(self, ends: Ends) -> None:
-        self._ends = ends
-        self._is_open = True
+class Receiver(_End, AsyncIterator[Any]):
+    """The receiving end, also an async iterator. Closing or dropping it makes senders fail."""
 
     async def recv(self, end: Any = None) -> Any:
         """The next value; *end* once all senders are closed and nothing is left."""
@@ -76,19 +85,8 @@ class Receiver(AsyncIterator[Any]):
             raise StopAsyncIteration
         return value
 
-    def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._ends.receiver_closed()
-
-    async def __aenter__(self) -> Receiver:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
+    def _closed(self) -> None:
+        self._ends.receiver_closed()
 
 
 def channel(capacity: int, *, name: str | None = None, lease: float = LEASE) -> tuple[Sender, Receiver]:
@@ -97,16 +95,16 @@ def channel(capacity: int, *, name: str | None = None, lease: float = LEASE) -> 
     Args:
         capacity: at least 1.
         name: the channel of this name in Redis: each process calls this, uses the end it needs and closes the other,
-            or never uses it. Ends count from their first use; one that was killed is gone after *lease* seconds. Values
-            must pickle. In local mode a name has no effect.
-        lease: seconds, of a named one.
+            or never uses it. An end counts from its first use, until *lease* seconds after its process was killed.
+            Values must pickle. Ignored in local mode.
+        lease: seconds; only with a name.
     """
     at_least_one("capacity", capacity)
-    if name is None or is_local():
-        local = LocalEnds(capacity)
-        return Sender(local), Receiver(local)
-    shared = SharedChannel(name, capacity, lease)
-    return Sender(SharedEnd(shared)), Receiver(SharedEnd(shared))
+    if shared_name(name) is not None:
+        shared = SharedChannel(str(name), capacity, lease)
+        return Sender(SharedEnd(shared)), Receiver(SharedEnd(shared))
+    ends = LocalEnds(capacity)
+    return Sender(ends), Receiver(ends)
 
 
 class _Count:

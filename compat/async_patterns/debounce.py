@@ -1,4 +1,4 @@
-"""Debounce and throttle: of many events only the latest is handled, when it has become quiet or at a steady pace."""
+"""Debounce and throttle: of many events only the latest is handled, after a quiet time or at a steady pace."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any, Final
 
-from graft.compat.async_patterns.polling import awaited
-from graft.compat.placement import is_local
+from graft.compat.local import awaited
+from graft.compat.placement import shared_name
 from graft.config.validation import seconds
 from graft.tasks import blocking_threads
 from graft.tasks.shared.latest_event import SharedLatest
@@ -21,13 +21,13 @@ async def debounce(
     """``handler(latest)`` once nothing has come for *delay* seconds; each event starts the wait anew.
 
     Ends with *receiver*; an event that is pending then is still handled, when it is due. With *name*, only the latest
-    event of all processes that use it is handled, by the process that received it; should that one die before, the
+    event of all processes that use it is handled, by the process that received it; if that process dies before, the
     event is lost.
 
     Source: the chapter's ``debounce``. Differences: it does not spin before the first event, and it ends.
     """
-    gate = _Debounce(seconds("delay", delay), _shared(name, 0.0, "debounce"))
-    await _handle(receiver, gate, handler)
+    wait = seconds("delay", delay)
+    await _handle(receiver, handler, _Gate(name, 0.0, "debounce"), after_event=wait, after_handled=0.0)
 
 
 async def throttle(
@@ -38,61 +38,40 @@ async def throttle(
     Ends with *receiver*, and after a pending event. With *name*, for all processes that use it together, as
     :func:`debounce`.
     """
-    gate = _Throttle(seconds("interval", interval), _shared(name, interval, "throttle"))
-    await _handle(receiver, gate, handler)
-
-
-def _shared(name: str | None, interval: float, kind: str) -> SharedLatest | None:
-    return None if name is None or is_local() else SharedLatest(name, interval, kind=kind)
+    wait = seconds("interval", interval)
+    await _handle(receiver, handler, _Gate(name, interval, "throttle"), after_event=None, after_handled=wait)
 
 
 class _Gate:
-    """When the pending event is due, on the loop's clock."""
+    """Says whether this process may handle its pending event: always, unless a name is shared with others."""
 
-    def __init__(self, seconds: float, shared: SharedLatest | None) -> None:
-        self.seconds = seconds
-        self.shared = shared
-        self.due = 0.0
+    def __init__(self, name: str | None, interval: float, kind: str) -> None:
+        self._shared = SharedLatest(shared, interval, kind=kind) if (shared := shared_name(name)) else None
         self._number = 0
 
-    async def came(self, now: float) -> None:
-        """An event has come, in place of the pending one."""
-        if self.shared is not None:
-            self._number = await blocking_threads.ask(self.shared.offer)
+    async def note_event(self) -> None:
+        if self._shared is not None:
+            self._number = await blocking_threads.ask(self._shared.offer)
 
-    async def opens(self, now: float) -> bool | None:
-        """Whether the pending event is to be handled now; None: not by this process."""
-        if self.shared is None:
-            return True
-        wait = await blocking_threads.ask(self.shared.try_handle, self._number)
-        if wait < 0:
-            return None
-        self.due = now + wait
-        return wait == 0
+    async def wait(self) -> float:
+        """0 if the pending event may be handled now; seconds to wait; below 0 if another process has a later one."""
+        return await blocking_threads.ask(self._shared.try_handle, self._number) if self._shared is not None else 0.0
 
 
-class _Debounce(_Gate):
-    async def came(self, now: float) -> None:
-        await super().came(now)
-        self.due = now + self.seconds
-
-
-class _Throttle(_Gate):
-    async def opens(self, now: float) -> bool | None:
-        opens = await super().opens(now)
-        if opens:
-            self.due = now + self.seconds
-        return opens
-
-
-async def _handle(receiver: AsyncIterable[Any], gate: _Gate, handler: Callable[[Any], Any]) -> None:
+async def _handle(
+    receiver: AsyncIterable[Any],
+    handler: Callable[[Any], Any],
+    gate: _Gate,
+    after_event: float | None,
+    after_handled: float,
+) -> None:
     clock = asyncio.get_running_loop().time
     events = aiter(receiver)
-    pending: Any = _NONE
+    due, pending = 0.0, _NONE
     pull: asyncio.Future[Any] | None = asyncio.ensure_future(_next(events))
     try:
         while pull is not None or pending is not _NONE:
-            wait = None if pending is _NONE else max(0.0, gate.due - clock())
+            wait = None if pending is _NONE else max(0.0, due - clock())
             if pull is None:
                 await asyncio.sleep(wait or 0.0)
             else:
@@ -102,12 +81,15 @@ async def _handle(receiver: AsyncIterable[Any], gate: _Gate, handler: Callable[[
                     pull = None if event is _NONE else asyncio.ensure_future(_next(events))
                     if event is not _NONE:
                         pending = event
-                        await gate.came(clock())
-            if pending is not _NONE and gate.due <= clock():
-                opens = await gate.opens(clock())
-                value, pending = (pending, pending) if opens is False else (pending, _NONE)
-                if opens:
-                    await awaited(handler(value))
+                        await gate.note_event()
+                        due = due if after_event is None else clock() + after_event
+            if pending is not _NONE and due <= clock():
+                wait = await gate.wait()
+                due = clock() + (wait or after_handled)
+                if wait <= 0:
+                    event, pending = pending, _NONE
+                if wait == 0:
+                    await awaited(handler(event))
     finally:
         if pull is not None:
             pull.cancel()

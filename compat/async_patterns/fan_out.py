@@ -9,19 +9,18 @@ import asyncio
 import functools
 import inspect
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, Unpack
 
 from graft.compat import bridge
-from graft.compat.async_patterns.buffering import buffer_unordered
 from graft.compat.async_patterns.remote import Limit, on_workers
 from graft.compat.async_patterns.streams import Stream
-from graft.compat.placement import Where
+from graft.compat.local import awaited
+from graft.compat.placement import CallOptions, Where
 from graft.config.validation import at_least_one
-from graft.tasks.policy import RetryPolicy
 
-LANE: Final = 10  # Items of one envelope that run at once, where the function is async …
-LANES: Final = 100  # … and envelopes at once: at most 1000 inputs or keys in the whole cluster.
+PER_ENVELOPE: Final = 10  # Items of one envelope that run at once, if the function is async …
+ENVELOPES: Final = 100  # … and envelopes at once: at most 1000 inputs or keys in the whole cluster.
 
 
 async def fan_out_fan_in(
@@ -29,23 +28,22 @@ async def fan_out_fan_in(
     num_workers: int,
     func: Callable[[Any], Any] | None = None,
     *,
-    place: Where | None = None,
-    retry: RetryPolicy | int | None = None,
     limit: Limit | None = None,
+    **options: Unpack[CallOptions],
 ) -> list[Any]:
     """*func* of every item: consecutive chunks of ceil(items / workers), one task for each, in sequence inside it.
 
     Results come in the order in which chunks arrive, inside a chunk in that of its items. Without *func* they are
-    ``Worker<w>: processed item <i>``, 50 ms each. *retry* and *limit* count chunks.
+    ``Worker<w>: processed item <i>``, 50 ms each. *limit* and the *options* (see :class:`CallOptions`) apply to chunks.
 
     Source: the chapter's ``fan_out_fan_in``. Difference: no items give [].
     """
     at_least_one("num_workers", num_workers)
     values = list(items)
     size = -(-len(values) // num_workers) or 1
-    chunks = enumerate(values[start : start + size] for start in range(0, len(values), size))
-    call = on_workers(_chunk_runner(func), place=place, retry=retry, limit=limit, call="fan_out_fan_in")
-    return await _join(Stream(call(chunk, number) for number, chunk in chunks), num_workers)
+    runner = describe_chunk if func is None else _chunk_runner(func)
+    chunks = Stream(values[start : start + size] for start in range(0, len(values), size))
+    return await _join(chunks, on_workers(runner, limit=limit, call="fan_out_fan_in", **options), num_workers)
 
 
 async def batch_process(
@@ -54,23 +52,21 @@ async def batch_process(
     max_concurrent_batches: int,
     func: Callable[[Any], Any] | None = None,
     *,
-    place: Where | None = None,
-    retry: RetryPolicy | int | None = None,
     limit: Limit | None = None,
+    **options: Unpack[CallOptions],
 ) -> list[Any]:
-    """*func* of every item, in batches that are one task each, so many at once.
+    """*func* of every item, in batches that are one task each, at most *max_concurrent_batches* at once.
 
     Inside a batch the order is kept; batches come in order of completion. Without *func* the results are
-    ``processed_<i>``, 100 ms for a batch. *retry* and *limit* count batches.
+    ``processed_<i>``, 100 ms for a batch. *limit* and the *options* (see :class:`CallOptions`) apply to batches.
 
     Source: the chapter's ``batch_process``.
     """
     at_least_one("batch_size", batch_size)
     at_least_one("max_concurrent_batches", max_concurrent_batches)
     runner = process_batch if func is None else _chunk_runner(func)
-    call = on_workers(runner, place=place, retry=retry, limit=limit, call="batch_process")
-    batches = Stream(items).chunks(batch_size).enumerate()
-    return await _join(batches.map(lambda batch: call(batch[1], batch[0])), max_concurrent_batches)
+    call = on_workers(runner, limit=limit, call="batch_process", **options)
+    return await _join(Stream(items).chunks(batch_size), call, max_concurrent_batches)
 
 
 async def map_reduce(
@@ -79,8 +75,7 @@ async def map_reduce(
     reduce_fn: Callable[[Any, list[Any]], Any],
     *,
     combine_fn: Callable[[Any, list[Any]], Any] | None = None,
-    place: Where | None = None,
-    retry: RetryPolicy | int | None = None,
+    **options: Unpack[CallOptions],
 ) -> dict[Any, Any]:
     """Key to ``reduce_fn(key, values)``, keys in the order of their first appearance, values in that of the inputs.
 
@@ -88,11 +83,9 @@ async def map_reduce(
         map_fn: gives the (key, value) pairs of one input, plain or async; all inputs are mapped before any key is
             reduced.
         reduce_fn: called once for each key.
-        combine_fn: puts one value in place of those that one input has for a key, before they leave the worker.
-        place: "cluster" or "local" instead of what the functions would choose.
-        retry: a RetryPolicy or a number of retries for each input and each key.
+        combine_fn: merges the values that one input has for a key, before they leave the worker.
+        options: for each input and each key, see :class:`CallOptions`.
     """
-    options = {"concurrency": LANE, "in_flight": LANES, "place": place, "retry": retry}
     mapper = functools.partial(_either(map_fn, map_one, map_one_async), map_fn, combine_fn)
     groups: dict[Any, list[Any]] = {}
     for mapped in await _map_all(mapper, list(inputs), "map_reduce: map", options):
@@ -109,34 +102,32 @@ async def word_count(texts: Iterable[str], *, place: Where | None = None) -> lis
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-async def _join(calls: Stream, at_once: int) -> list[Any]:
-    return [value async for chunk in buffer_unordered(calls, at_once) for value in chunk]
+async def _join(chunks: Stream, call: Callable[..., Any], at_once: int) -> list[Any]:
+    calls = chunks.enumerate().map(lambda chunk: call(chunk[1], chunk[0]))
+    return [value async for values in calls.buffer_unordered(at_once) for value in values]
 
 
-async def _map_all(func: Callable[[Any], Any], items: Sequence[Any], call: str, options: Mapping[str, Any]) -> Any:
-    return await bridge.map_async(func, items, call=call, **options) if items else []
+async def _map_all(func: Callable[[Any], Any], items: Sequence[Any], call: str, options: CallOptions) -> list[Any]:
+    if not items:
+        return []
+    return await bridge.map_async(func, items, call=call, concurrency=PER_ENVELOPE, in_flight=ENVELOPES, **options)
 
 
 def _either(func: Callable[..., Any], plain: Callable[..., Any], awaiting: Callable[..., Any]) -> Callable[..., Any]:
     return awaiting if inspect.iscoroutinefunction(func) else plain
 
 
-def _chunk_runner(func: Callable[[Any], Any] | None) -> Callable[..., Any]:
-    if func is None:
-        return describe_chunk
+def _chunk_runner(func: Callable[[Any], Any]) -> Callable[..., Any]:
     return functools.partial(_either(func, run_chunk, run_chunk_async), func)
-
-
-# ---- what workers import ---------------------------------------------------------------------------------------------
 
 
 def run_chunk(func: Callable[[Any], Any], chunk: Sequence[Any], number: int) -> Any:
     """*func* of each, one after the other; an awaitable where *func* gives those."""
     values: list[Any] = []
-    for place, item in enumerate(chunk):
+    for index, item in enumerate(chunk):
         value = func(item)
         if inspect.isawaitable(value):
-            return _run_rest(func, values, value, chunk[place + 1 :])
+            return _run_rest(func, values, value, chunk[index + 1 :])
         values.append(value)
     return values
 
@@ -148,15 +139,11 @@ async def run_chunk_async(func: Callable[[Any], Awaitable[Any]], chunk: Sequence
 async def _run_rest(
     func: Callable[[Any], Any], values: list[Any], first: Awaitable[Any], rest: Sequence[Any]
 ) -> list[Any]:
-    values.append(await first)
-    for item in rest:
-        value = func(item)
-        values.append(await value if inspect.isawaitable(value) else value)
-    return values
+    return [*values, await first, *[await awaited(func(item)) for item in rest]]
 
 
 async def describe_chunk(chunk: Sequence[Any], number: int) -> list[str]:
-    """What the chapter's workers do."""
+    """The work of the chapter's workers."""
     lines = []
     for item in chunk:
         await asyncio.sleep(0.05)
@@ -165,7 +152,7 @@ async def describe_chunk(chunk: Sequence[Any], number: int) -> list[str]:
 
 
 async def process_batch(batch: Sequence[Any], number: int) -> list[str]:
-    """What the chapter's batches do."""
+    """The work of the chapter's batches."""
     await asyncio.sleep(0.1)
     return [f"processed_{item}" for item in batch]
 

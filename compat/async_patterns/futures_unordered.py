@@ -11,10 +11,10 @@ from typing import Any
 class FuturesUnordered(AsyncIterator[Any]):
     """Add awaitables at any time; iterate over their results as they complete. An empty set ends the iteration.
 
-    What is added starts at once, on the running loop. An element's error is raised in its turn, and the others go on;
-    :meth:`aclose`, or leaving ``async with``, cancels what still runs.
+    An awaitable starts when it is added, on the running loop. Its error is raised in its turn, and the others go on;
+    :meth:`aclose`, or leaving ``async with``, cancels those that still run.
 
-    Source: the chapter's ``FuturesUnordered``; its ``JoinSet`` is the same with other names, which work, too.
+    Source: the chapter's ``FuturesUnordered``; its ``JoinSet`` is the same class with other method names.
     """
 
     def __init__(self) -> None:
@@ -23,12 +23,12 @@ class FuturesUnordered(AsyncIterator[Any]):
         self._woken = asyncio.Event()
 
     def __len__(self) -> int:
-        """Those running, and those done and not taken."""
+        """Elements that run, and results that are not taken."""
         return len(self._running) + len(self._done)
 
     @property
     def active(self) -> int:
-        """Those that still run."""
+        """Elements that still run."""
         return len(self._running)
 
     def add(self, awaitable: Awaitable[Any]) -> None:
@@ -56,7 +56,7 @@ class FuturesUnordered(AsyncIterator[Any]):
         return bool(self._done)
 
     async def changed(self, other: asyncio.Future[Any] | None) -> None:
-        """Wait until something has completed: one of these, or *other*."""
+        """Wait until one of these, or *other*, has completed."""
         if not self._done:
             waiting = self._running if other is None else {other, *self._running}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -68,14 +68,14 @@ class FuturesUnordered(AsyncIterator[Any]):
     join_next = next
 
     async def aclose(self) -> None:
-        """Cancel what runs, and wait until it has ended."""
+        """Cancel the elements that run, and wait until they have ended."""
         running = list(self._running)
         for future in running:
             future.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         for future in self._done:
             if not future.cancelled():
-                future.exception()  # Nobody will take it; asyncio shall not complain.
+                future.exception()  # Retrieved, or asyncio warns.
         self._done.clear()
 
     async def __aenter__(self) -> FuturesUnordered:

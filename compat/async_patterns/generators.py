@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from graft.compat.async_patterns.polling import awaited
 from graft.compat.async_patterns.streams import Stream
+from graft.compat.local import awaited
 from graft.config.validation import at_least_one
 
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from graft.compat.async_patterns import polling
-from graft.compat.async_patterns.fair_semaphore import Turns
-from graft.compat.placement import is_local
+from graft.compat.fair_semaphore import Acquiring, FairSemaphore
+from graft.compat.placement import shared_name
 from graft.tasks.ids import new_id
 from graft.tasks.shared.lease_renewer import lease_renewer
 from graft.tasks.shared.semaphore import LEASE, SharedSemaphore
 
-PATIENCE = 10.0  # A waiter unheard of for so long has died.
+PATIENCE = 10.0  # Seconds; a waiter that has not asked for so long has died.
 
 T = TypeVar("T", bound="Permit")
 
 
 class Permit:
-    """A place under a limit. ``id`` is its number, from 1 to the limit, unique among those held.
+    """One of a limited number of permits. ``id`` is from 1 to the limit, unique among those held.
 
-    ``async with`` gives it back, and so do :meth:`release` and forgetting it; a second time changes nothing.
+    Leaving ``async with``, :meth:`release` and dropping the object give it back; a second time changes nothing.
     """
 
     def __init__(self, number: int, give_back: Callable[[], None], *, blocks: bool = False) -> None:
@@ -36,25 +35,23 @@ class Permit:
         return f"<{type(self).__name__} {self.id}{'' if self._give_back else ', given back'}>"
 
     def release(self) -> None:
-        """Give it back; of a named limit, without waiting for Redis to hear of it."""
+        """Give it back; with a name, Redis is told in the background."""
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
             polling.soon(give_back) if self._blocks else give_back()
 
     def __del__(self) -> None:
         if self._give_back is not None:
-            polling.soon(self._give_back)  # On a thread: the collector may be at work under the very lock it takes.
+            polling.soon(self._give_back)  # On a thread: the collector may run under the very lock that this takes.
 
     async def __aenter__(self) -> Permit:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.give_back()
 
     async def give_back(self) -> None:
-        """The same, and Redis has heard of it."""
+        """Give it back, and wait until Redis has been told."""
         if self._blocks and self._give_back is not None:
             give_back, self._give_back = self._give_back, None
             await polling.tell(give_back)
@@ -62,42 +59,19 @@ class Permit:
 
 
 class Connection(Permit):
-    """What a ConnectionPool lends."""
+    """A connection that a ConnectionPool lends."""
 
 
-class Acquiring(Generic[T]):
-    """A permit about to be had: ``async with pool.acquire() as permit``, or ``permit = await pool.acquire()``."""
-
-    def __init__(self, take: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        self._take = take
-        self._permit: T | None = None
-
-    def __await__(self) -> Generator[Any, None, T]:
-        return self._take().__await__()
-
-    async def __aenter__(self) -> T:
-        self._permit = await self._take()
-        return self._permit
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._permit is not None:
-            await self._permit.give_back()
-
-
-class _Limit(Generic[T]):
-    """What a semaphore and a connection pool have in common."""
+class _Permits(Generic[T]):
+    """The permits of a semaphore or a connection pool."""
 
     def __init__(self, limit: int, name: str | None, lease: float, kind: str, permit: type[T]) -> None:
-        self._turns = Turns(limit)
-        self._numbers = list(range(1, limit + 1))  # A heap; turns keep it from running empty.
+        self._semaphore = FairSemaphore(limit)
+        self._numbers = list(range(1, limit + 1))  # A heap; the semaphore keeps it from running empty.
         self._lock = threading.Lock()
         self._permit = permit
         self.name = name
-        self.shared = None
-        if name is not None and not is_local():
-            self.shared = SharedSemaphore(name, limit, lease, kind=kind)
+        self.shared = SharedSemaphore(shared, limit, lease, kind=kind) if (shared := shared_name(name)) else None
 
     def acquire(self) -> Acquiring[T]:
         """Wait for a permit, first come, first served.
@@ -106,31 +80,31 @@ class _Limit(Generic[T]):
             BrokerUnavailable: with a name, Redis does not answer.
             DifferentLimitsError: another process uses the name with another limit.
         """
-        return Acquiring(self._take if self.shared is None else self._take_shared)
+        return Acquiring(self._take if self.shared is None else self._take_shared, self._permit.give_back)
 
     def _free(self) -> int:
-        return self._turns.free if self.shared is None else self.shared.available()
+        return self._semaphore.free if self.shared is None else self.shared.available()
 
     async def _take(self) -> T:
-        await self._turns.take()
+        await self._semaphore.acquire()
         with self._lock:
             number = heapq.heappop(self._numbers)
 
         def give_back() -> None:
             with self._lock:
                 heapq.heappush(self._numbers, number)
-            self._turns.give_back()
+            self._semaphore.release()
 
         return self._permit(number, give_back)
 
     async def _take_shared(self) -> T:
         shared, ticket = self.shared, new_id()
         assert shared is not None
-        turn = _SharedTurn(shared, ticket)
+        waiter = _SharedWaiter(shared, ticket)
         try:
-            number = await polling.poll(turn.look, turn.pause)
+            number = await polling.poll(waiter.take, waiter.pause)
         except BaseException:
-            turn.abandon()
+            polling.soon(waiter.leave)
             raise
         lease_renewer().keep(ticket, lambda: shared.renew(ticket), shared.lease / 3)
 
@@ -141,49 +115,44 @@ class _Limit(Generic[T]):
         return self._permit(number, give_back, blocks=True)
 
 
-class _SharedTurn:
-    """One waiter for a shared permit; it may go away while a thread of its is still asking."""
+class _SharedWaiter:
+    """A waiter for a shared permit; it may leave while one of its threads still asks."""
 
     def __init__(self, shared: SharedSemaphore, ticket: str) -> None:
         self._shared = shared
         self._ticket = ticket
         self._ahead = 1
         self._lock = threading.Lock()
-        self._is_abandoned = False
+        self._has_left = False
 
-    def look(self) -> int | None:
+    def take(self) -> int | None:
         with self._lock:
-            if self._is_abandoned:
+            if self._has_left:
                 return None
             answer = self._shared.acquire(self._ticket, PATIENCE)
             self._ahead = answer.ahead
             return answer.slot or None
 
     def pause(self, looks: int) -> float:
-        """The first in line looks every 20 ms; those behind it look less often, so that a long line costs little."""
+        """The first waiter asks every 20 ms; those behind it ask less often, so that many cost little."""
         return min(0.02 * self._ahead, 0.5)
 
-    def abandon(self) -> None:
-        def leave() -> None:
-            with self._lock:
-                self._is_abandoned = True
-                self._shared.release(self._ticket)
-
-        polling.soon(leave)
+    def leave(self) -> None:
+        with self._lock:
+            self._has_left = True
+            self._shared.release(self._ticket)
 
 
-class Semaphore(_Limit[Permit]):
+class Semaphore(_Permits[Permit]):
     """At most *permits* at once, first come, first served.
 
-    ``async with semaphore.acquire():`` and ``async with semaphore:`` both give the permit back when left, on errors,
-    too.
+    Leaving ``async with semaphore.acquire():`` or ``async with semaphore:`` gives the permit back, also on errors.
 
     Args:
         permits: at least 1.
-        name: for all processes that use this name with the same number. Permits are leases then: renewed while held,
-            whatever the event loop does, and free again *lease* seconds after their holder was killed. In local mode a
-            name has no effect.
-        lease: seconds, of a named one.
+        name: one semaphore for all processes that use this name with the same number. Permits are then leases: renewed
+            while held, and free again *lease* seconds after their holder was killed. Ignored in local mode.
+        lease: seconds; only with a name.
 
     Source: the chapter's ``Semaphore``.
     """
@@ -201,13 +170,11 @@ class Semaphore(_Limit[Permit]):
         self._entered.append(permit)
         return permit
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self._entered.popleft().give_back()  # One is as good as another.
 
 
-class ConnectionPool(_Limit[Connection]):
+class ConnectionPool(_Permits[Connection]):
     """Lends at most *max_connections* connections, each with an ``id`` from 1 on, the lowest free one first.
 
     *name* and *lease* as for :class:`Semaphore`; ids are then unique in the whole cluster.

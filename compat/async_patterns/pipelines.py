@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from graft.compat.async_patterns.channel_ends import ChannelClosedError
 from graft.compat.async_patterns.channels import Receiver, Sender, channel
-from graft.compat.async_patterns.polling import awaited
 from graft.compat.async_patterns.streams import Source, Stream
+from graft.compat.local import awaited
 from graft.config.validation import at_least_one
 
 logger = logging.getLogger("graft.compat.async_patterns")
@@ -23,11 +23,11 @@ Stage = Callable[[Any], Any]
 class PipelineMetrics:
     """Counts of a running pipeline; stages count from 1.
 
-    ``stage1_processed`` … are the items that a stage has finished, ``stage1_skipped`` … those it could not read, and
+    ``stage1_processed`` … count the items that a stage has finished, ``stage1_skipped`` … those it could not read, and
     ``stage1_backpressure`` … the sends that had to wait for room behind it.
 
-    Source: the chapter's ``PipelineMetrics``. Differences: every joint is counted, and what is counted is waiting, not
-    a channel that a send left full.
+    Source: the chapter's ``PipelineMetrics``. Differences: every channel is counted, and a send counts if it waited,
+    not if it left the channel full.
     """
 
     def __init__(self, stages: int = 3) -> None:
@@ -44,7 +44,7 @@ class PipelineMetrics:
         raise AttributeError(f"there is no {name!r} in a pipeline of {len(self.processed)} stages")
 
     def report(self) -> str:
-        """One line: what each stage has processed, then the waits at each joint between two stages."""
+        """One line: what each stage has processed, then the waits between two stages."""
         stages = [f"S{number}: {count}" for number, count in enumerate(self.processed, 1)]
         joints = [f"BP{number}: {count}" for number, count in enumerate(self.backpressure[:-1], 1)]
         return " | ".join([*stages, *joints])
@@ -76,15 +76,15 @@ class BoundedPipeline:
         return await self.stream(items).collect()
 
     def stream(self, items: Source) -> Stream:
-        """The same as a stream; one that is left early stops every stage."""
+        """The same as a stream; leaving it early stops every stage."""
         return Stream(self._results(items))
 
     async def _results(self, items: Source) -> AsyncIterator[Any]:
         source: AsyncIterator[Any] = Stream(items)
         workers: list[asyncio.Task[None]] = []
-        for place, stage in enumerate(self.stages):
-            sender, receiver = channel(self.capacities[place])
-            workers.append(asyncio.ensure_future(self._work(place, stage, source, sender)))
+        for index, stage in enumerate(self.stages):
+            sender, receiver = channel(self.capacities[index])
+            workers.append(asyncio.ensure_future(self._work(index, stage, source, sender)))
             source = receiver
         reporting = asyncio.ensure_future(self._keep_reporting())
         try:
@@ -97,22 +97,22 @@ class BoundedPipeline:
             await asyncio.gather(*workers, reporting, return_exceptions=True)
             self._report(self.metrics.report())
 
-    async def _work(self, place: int, stage: Stage, source: AsyncIterator[Any], sender: Sender) -> None:
+    async def _work(self, index: int, stage: Stage, source: AsyncIterator[Any], sender: Sender) -> None:
         metrics = self.metrics
         try:
             async for item in source:
                 try:
                     value = await awaited(stage(item))
                 except self._skip as error:
-                    metrics.skipped[place] += 1
-                    logger.debug("stage %d skips an item: %s", place + 1, error)
+                    metrics.skipped[index] += 1
+                    logger.debug("stage %d skips an item: %s", index + 1, error)
                     continue
-                metrics.processed[place] += 1
+                metrics.processed[index] += 1
                 waits = sender.waits
                 await sender.send(value)
-                metrics.backpressure[place] += sender.waits - waits
+                metrics.backpressure[index] += sender.waits - waits
         except ChannelClosedError:
-            pass  # Nobody wants more: the stage stops, and with it those before it.
+            pass  # The receiver is closed: this stage stops, and with it those before it.
         finally:
             sender.close()
             if isinstance(source, Receiver):
@@ -134,12 +134,12 @@ def bounded_pipeline(
     """A pipeline to :meth:`~BoundedPipeline.run` over items, with one capacity per stage, for the channel behind it.
 
     Args:
-        stages: functions of one item, plain or async; ``on_workers(func)`` for one that runs in the cluster.
-        capacities: at least 1 each. Room to have: peak rate x delay x 2.
-        skip: errors that mean an item cannot be read: it is left out, and counted. Any other error of a stage ends the
-            pipeline and rises.
-        report: is given a line of figures every second, and one at the end.
+        stages: functions of one item, plain or async; ``on_workers(func)`` runs in the cluster.
+        capacities: at least 1 each; a good value is peak rate x delay x 2.
+        skip: errors that mean an item cannot be read: it is skipped and counted. Any other error of a stage ends the
+            pipeline and is raised.
+        report: called with a line of figures every second, and at the end.
 
-    Source: the chapter's ``bounded_pipeline``. Differences: what is skipped is counted; the reporter ends.
+    Source: the chapter's ``bounded_pipeline``. Differences: skipped items are counted; the reporter ends.
     """
     return BoundedPipeline(stages, capacities, skip=skip, report=report)

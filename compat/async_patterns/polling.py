@@ -1,9 +1,8 @@
-"""How a coroutine asks Redis, and asks again until the answer is the one it waits for."""
+"""Polling: a coroutine asks Redis again until there is an answer."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import time
 from collections.abc import Callable
@@ -22,17 +21,15 @@ FIRST_PAUSE: Final = 0.01
 LAST_PAUSE: Final = 0.1
 
 
-def growing(looks: int) -> float:
-    """Seconds to wait after so many looks."""
-    return min(FIRST_PAUSE * looks, LAST_PAUSE)
-
-
-async def poll(ask: Callable[[], T | None], pause: Callable[[int], float] = growing) -> T:
+async def poll(ask: Callable[[], T | None], pause: Callable[[int], float] | None = None) -> T:
     """Call *ask*, which blocks for a round trip, in a thread until it returns something.
 
-    An outage that begins while this waits is sat out, for as long as the deployment lets calls in flight outlive one.
+    An outage that begins meanwhile is an error only if it outlasts the deployment's ``outage_grace``.
+
+    Args:
+        pause: seconds to wait after so many attempts. Default: 10 ms more after each, up to 100 ms.
     """
-    looks = 0
+    attempts = 0
     lost_at: float | None = None
     while True:
         try:
@@ -40,22 +37,25 @@ async def poll(ask: Callable[[], T | None], pause: Callable[[int], float] = grow
             lost_at = None
         except BrokerUnavailable:
             lost_at = lost_at or time.monotonic()
-            if looks == 0 or time.monotonic() - lost_at > settings().outage_grace:
+            if attempts == 0 or time.monotonic() - lost_at > settings().outage_grace:
                 raise
             answer = None
         if answer is not None:
             return answer
-        looks += 1
-        await asyncio.sleep(LAST_PAUSE if lost_at else pause(looks))
+        attempts += 1
+        if lost_at or pause is None:
+            await asyncio.sleep(LAST_PAUSE if lost_at else min(FIRST_PAUSE * attempts, LAST_PAUSE))
+        else:
+            await asyncio.sleep(pause(attempts))
 
 
 def soon(do: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Have a thread tell Redis something that nobody waits for; at the end of the process leases end by themselves."""
+    """Call *do*, which writes to Redis, in a thread; nobody waits. If the process ends first, leases expire."""
     blocking_threads.soon(_tell, do, args, kwargs)
 
 
 async def tell(do: Callable[..., object], *args: Any) -> None:
-    """Tell Redis something that it would find out by itself: an outage is logged. Told even if this is cancelled."""
+    """Call *do*, which writes to Redis, in a thread. An outage is only logged; a cancelled caller changes nothing."""
     await asyncio.shield(blocking_threads.ask(_tell, do, args, {}))
 
 
@@ -63,9 +63,4 @@ def _tell(do: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, An
     try:
         do(*args, **kwargs)
     except BrokerUnavailable as error:
-        logger.warning("Redis was not told, and will find out when the lease ends: %s", error)
-
-
-async def awaited(value: Any) -> Any:
-    """*value*, or what it comes to if it is an awaitable: functions may be plain or async."""
-    return await value if inspect.isawaitable(value) else value
+        logger.warning("Redis could not be told; the lease will expire instead: %s", error)

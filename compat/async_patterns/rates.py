@@ -6,8 +6,8 @@ import asyncio
 import time
 
 from graft.compat.async_patterns import polling
-from graft.compat.async_patterns.fair_semaphore import Turns
-from graft.compat.placement import is_local
+from graft.compat.fair_semaphore import FairSemaphore
+from graft.compat.placement import shared_name
 from graft.tasks import blocking_threads
 from graft.tasks.ids import new_id
 from graft.tasks.shared.rate_limiter import Bucket, SharedRateLimiter
@@ -21,7 +21,7 @@ class RateLimiter:
     Args:
         per_second: at least 1.
         name: one bucket for all processes that use this name with the same rate, on Redis's clock. A waiter that is
-            killed, or cancelled while others wait behind it, wastes its token. In local mode a name has no effect.
+            killed, or cancelled while others wait behind it, wastes its token. Ignored in local mode.
 
     Source: the chapter's ``RateLimiter``. Difference: no task refills it; it is computed from the clock.
     """
@@ -31,13 +31,11 @@ class RateLimiter:
         self.name = name
         self._bucket = Bucket(per_second)
         self._full_at = 0.0
-        self._turn = Turns(1)
-        self.shared = None
-        if name is not None and not is_local():
-            self.shared = SharedRateLimiter(name, per_second)
+        self._first = FairSemaphore(1)
+        self.shared = SharedRateLimiter(shared, per_second) if (shared := shared_name(name)) else None
 
     async def acquire(self) -> None:
-        """Take one token; wait for it if there is none.
+        """Take one token; wait if there is none.
 
         Raises:
             BrokerUnavailable: with a name, Redis does not answer.
@@ -49,7 +47,7 @@ class RateLimiter:
             await self._acquire_shared(self.shared)
 
     async def _acquire_here(self) -> None:
-        await self._turn.take()  # Only the first in line looks at the clock, so giving up costs no token.
+        await self._first.acquire()  # Only the first waiter looks at the clock, so giving up costs no token.
         try:
             while True:
                 now = time.monotonic()
@@ -59,7 +57,7 @@ class RateLimiter:
                 await asyncio.sleep(at - now)
             self._full_at = full_at
         finally:
-            self._turn.give_back()
+            self._first.release()
 
     async def _acquire_shared(self, shared: SharedRateLimiter) -> None:
         ticket = new_id()

@@ -1,4 +1,4 @@
-"""Calling again what failed: pauses that double, three ways to draw them, and which errors deserve it."""
+"""Retry: pauses that double, three kinds of jitter, and which errors are retried."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from graft.compat.async_patterns.polling import awaited
-from graft.tasks.errors import PermanentError
+from graft.compat.local import awaited
 from graft.tasks.policy import RetryPolicy
 
 CEILING: Final = 30.0
@@ -80,7 +79,7 @@ class RetryConfig:
         return next(itertools.islice(delays(self.initial_delay, self.multiplier, self.max_delay), failures - 1, None))
 
     def pause(self, failures: int) -> float:
-        """A pause drawn for it."""
+        """A pause after so many failures."""
         return self.jitter_strategy.pause(self.base_delay(failures), self.initial_delay, self.max_delay)
 
     def policy(self) -> JitterPolicy:
@@ -94,9 +93,7 @@ class JitterPolicy(RetryPolicy):
     config: RetryConfig = field(default_factory=RetryConfig)
 
     def wait_after(self, run: int, error: BaseException) -> float | None:
-        if run >= self.runs or isinstance(error, PermanentError) or not isinstance(error, Exception):
-            return None
-        return self.config.pause(run)
+        return None if super().wait_after(run, error) is None else self.config.pause(run)
 
 
 def is_retryable(error: object) -> bool:
@@ -118,7 +115,7 @@ async def retry_with_backoff(operation: Callable[[], Any], max_retries: int, ini
 
 
 async def retry_with_jitter(operation: Callable[[], Any], config: RetryConfig | None = None) -> Any:
-    """The same, with each pause drawn as *config* says; the base delay grows whatever was drawn."""
+    """Like :func:`retry_with_backoff`, with each pause drawn as *config* says; the base delay grows regardless."""
     config = config or RetryConfig()
     pauses = (config.pause(failures) for failures in itertools.count(1))
     return await _retry(operation, config.max_retries, pauses, lambda error: True)
@@ -130,7 +127,7 @@ async def smart_retry(
     *,
     is_retryable: Callable[[Exception], bool] = is_retryable,
 ) -> Any:
-    """The same from 0.1 s on; an error that *is_retryable* refuses is raised at once."""
+    """Like :func:`retry_with_backoff` from 0.1 s on; an error that *is_retryable* refuses is raised at once."""
     _check(max_retries, SMART_DELAY)
     return await _retry(operation, max_retries, delays(SMART_DELAY), is_retryable)
 

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from graft.compat.async_patterns import buffering
-from graft.compat.async_patterns.polling import awaited
+from graft.compat.local import awaited
 from graft.config.validation import at_least_one, seconds
+
+P = ParamSpec("P")
 
 Source = Iterable[Any] | AsyncIterable[Any]
 
 
+def _stream(
+    generate: Callable[Concatenate[Stream, P], AsyncIterator[Any]],
+) -> Callable[Concatenate[Stream, P], Stream]:
+    """A method that gives a Stream of what *generate* yields."""
+
+    @functools.wraps(generate)
+    def method(self: Stream, /, *args: P.args, **kwargs: P.kwargs) -> Stream:
+        return Stream(generate(self, *args, **kwargs))
+
+    return method
+
+
 class Stream(AsyncIterator[Any]):
-    """An async iterator over any iterable or async iterable; each method but the last few gives another Stream.
+    """An async iterator over any iterable or async iterable; most methods give another Stream.
 
     A stream is read once. Functions may be plain or async except where said otherwise.
 
@@ -31,7 +46,7 @@ class Stream(AsyncIterator[Any]):
         return await anext(self._iterator)
 
     async def aclose(self) -> None:
-        """Read no further: what the stream keeps running is cancelled."""
+        """Read no further, and cancel the elements that run."""
         if isinstance(self._iterator, AsyncGenerator | Stream):
             await self._iterator.aclose()
 
@@ -42,146 +57,115 @@ class Stream(AsyncIterator[Any]):
 
     @classmethod
     def from_channel(cls, receiver: AsyncIterable[Any]) -> Stream:
-        """What the channel receives, until it is closed and empty."""
+        """The values that the channel receives, until it is closed and empty."""
         return cls(receiver)
 
-    # ---- one element at a time ------------------------------------------------------------------------------------
-
-    def map(self, func: Callable[[Any], Any]) -> Stream:
+    @_stream
+    async def map(self, func: Callable[[Any], Any]) -> AsyncIterator[Any]:
         """*func* of each. An async one leaves awaitables, for :meth:`buffered` and :meth:`buffer_unordered`."""
+        async for element in self:
+            yield func(element)
 
-        async def mapped() -> AsyncIterator[Any]:
-            async for element in self:
-                yield func(element)
-
-        return Stream(mapped())
-
-    def then(self, func: Callable[[Any], Any]) -> Stream:
+    @_stream
+    async def then(self, func: Callable[[Any], Any]) -> AsyncIterator[Any]:
         """*func* of each, awaited before the next is pulled."""
+        async for element in self:
+            yield await awaited(func(element))
 
-        async def results() -> AsyncIterator[Any]:
-            async for element in self:
-                yield await awaited(func(element))
+    @_stream
+    async def filter(self, predicate: Callable[[Any], Any]) -> AsyncIterator[Any]:
+        async for element in self:
+            if await awaited(predicate(element)):
+                yield element
 
-        return Stream(results())
-
-    def filter(self, predicate: Callable[[Any], Any]) -> Stream:
-        async def kept() -> AsyncIterator[Any]:
-            async for element in self:
-                if await awaited(predicate(element)):
-                    yield element
-
-        return Stream(kept())
-
-    def filter_map(self, func: Callable[[Any], Any]) -> Stream:
+    @_stream
+    async def filter_map(self, func: Callable[[Any], Any]) -> AsyncIterator[Any]:
         """*func* of each, where that is not None."""
+        async for element in self:
+            value = await awaited(func(element))
+            if value is not None:
+                yield value
 
-        async def kept() -> AsyncIterator[Any]:
-            async for element in self:
-                value = await awaited(func(element))
-                if value is not None:
-                    yield value
-
-        return Stream(kept())
-
-    def flat_map(self, func: Callable[[Any], Any]) -> Stream:
-        """The elements of ``func(element)``, an iterable or a stream, for each in its turn."""
-
-        async def joined() -> AsyncIterator[Any]:
-            async for element in self:
-                async for inner in Stream(await awaited(func(element))):
-                    yield inner
-
-        return Stream(joined())
+    @_stream
+    async def flat_map(self, func: Callable[[Any], Any]) -> AsyncIterator[Any]:
+        """The elements of ``func(element)``, an iterable or a stream, for each in order."""
+        async for element in self:
+            async for inner in Stream(await awaited(func(element))):
+                yield inner
 
     def take(self, count: int) -> Stream:
         """At most *count*, 0 or more; one more is not pulled."""
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ValueError(f"count={count!r} must be a whole number, 0 or more")
+        return self._first(count)
 
-        async def first() -> AsyncIterator[Any]:
-            for _ in range(count):
-                try:
-                    element = await anext(self)
-                except StopAsyncIteration:
-                    return
-                yield element
+    @_stream
+    async def _first(self, count: int) -> AsyncIterator[Any]:
+        for _ in range(count):
+            try:
+                element = await anext(self)
+            except StopAsyncIteration:
+                return
+            yield element
 
-        return Stream(first())
+    @_stream
+    async def chain(self, other: Source) -> AsyncIterator[Any]:
+        """These elements, then those of *other*."""
+        async for element in self:
+            yield element
+        async for element in Stream(other):
+            yield element
 
-    def chain(self, other: Source) -> Stream:
-        """These, then those of *other*."""
-
-        async def both() -> AsyncIterator[Any]:
-            async for element in self:
-                yield element
-            async for element in Stream(other):
-                yield element
-
-        return Stream(both())
-
-    def zip(self, other: Source) -> Stream:
+    @_stream
+    async def zip(self, other: Source) -> AsyncIterator[Any]:
         """Pairs, until the shorter one ends."""
+        others = Stream(other)
+        async for element in self:
+            try:
+                partner = await anext(others)
+            except StopAsyncIteration:
+                return
+            yield element, partner
 
-        async def pairs() -> AsyncIterator[Any]:
-            others = Stream(other)
-            async for element in self:
-                try:
-                    partner = await anext(others)
-                except StopAsyncIteration:
-                    return
-                yield element, partner
-
-        return Stream(pairs())
-
-    def enumerate(self) -> Stream:
+    @_stream
+    async def enumerate(self) -> AsyncIterator[Any]:
         """Pairs of an index, from 0, and the element."""
+        index = 0
+        async for element in self:
+            yield index, element
+            index += 1
 
-        async def numbered() -> AsyncIterator[Any]:
-            index = 0
-            async for element in self:
-                yield index, element
-                index += 1
-
-        return Stream(numbered())
-
-    def scan(self, initial: Any, func: Callable[[Any, Any], Any]) -> Stream:
+    @_stream
+    async def scan(self, initial: Any, func: Callable[[Any, Any], Any]) -> AsyncIterator[Any]:
         """``func(state, element)`` gives the new state and an output, or None to end the stream."""
-
-        async def outputs() -> AsyncIterator[Any]:
-            state = initial
-            async for element in self:
-                step = await awaited(func(state, element))
-                if step is None:
-                    return
-                state, output = step
-                yield output
-
-        return Stream(outputs())
+        state = initial
+        async for element in self:
+            step = await awaited(func(state, element))
+            if step is None:
+                return
+            state, output = step
+            yield output
 
     def chunks(self, size: int) -> Stream:
         """Lists of *size*, the last one shorter, none empty."""
-        at_least_one("size", size)
+        return self._lists(at_least_one("size", size))
 
-        async def lists() -> AsyncIterator[Any]:
-            chunk: list[Any] = []
-            async for element in self:
-                chunk.append(element)
-                if len(chunk) == size:
-                    yield chunk
-                    chunk = []
-            if chunk:
+    @_stream
+    async def _lists(self, size: int) -> AsyncIterator[Any]:
+        chunk: list[Any] = []
+        async for element in self:
+            chunk.append(element)
+            if len(chunk) == size:
                 yield chunk
-
-        return Stream(lists())
-
-    # ---- several at once ------------------------------------------------------------------------------------------
+                chunk = []
+        if chunk:
+            yield chunk
 
     def buffered(self, limit: int) -> Stream:
         """The results of awaitable elements, in their order.
 
-        At most *limit* are taken in and not yet given out, finished ones that wait for their turn included. An element
-        that raises ends the stream, in its turn, and cancels what runs.
+        At most *limit* are pulled and not yet given out, finished ones included. An element that raises ends the
+        stream in its turn, and cancels the elements that run.
         """
         return Stream(buffering.buffered(self, at_least_one("limit", limit)))
 
@@ -190,10 +174,8 @@ class Stream(AsyncIterator[Any]):
         return Stream(buffering.buffer_unordered(self, at_least_one("limit", limit)))
 
     async def for_each_concurrent(self, limit: int | None, func: Callable[[Any], Any]) -> None:
-        """*func* of each, in no order, at most *limit* at once; None or 0 sets no bound."""
+        """*func* of each, in no order, at most *limit* at once; None or 0 means unlimited."""
         await buffering.for_each_concurrent(self, at_least_one("limit", limit) if limit else None, func)
-
-    # ---- the end --------------------------------------------------------------------------------------------------
 
     async def next(self, default: Any = None) -> Any:
         """The next element; *default* at the end."""

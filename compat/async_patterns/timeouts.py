@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from graft.compat.async_patterns.polling import awaited
 from graft.compat.async_patterns.remote import Limit, on_workers
+from graft.compat.local import awaited
 from graft.compat.placement import Where
 from graft.config.validation import seconds
 
@@ -28,20 +28,18 @@ async def request_with_timeouts(
     body_timeout: float = 30.0,
 ) -> Any:
     """``read_body(request())``, each step with a limit and an error of its own."""
+    response = await _within("request_timeout", request_timeout, request, RequestTimeoutError, "no answer")
+    return await _within("body_timeout", body_timeout, lambda: read_body(response), BodyTimeoutError, "no body")
+
+
+async def _within(name: str, timeout: float, step: Callable[[], Any], late: type[TimeoutError], what: str) -> Any:
     try:
-        async with asyncio.timeout(seconds("request_timeout", request_timeout)) as limit:
-            response = await awaited(request())
+        async with asyncio.timeout(seconds(name, timeout)) as limit:
+            return await awaited(step())
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise RequestTimeoutError(f"no answer within {request_timeout:g} s") from error
-    try:
-        async with asyncio.timeout(seconds("body_timeout", body_timeout)) as limit:
-            return await awaited(read_body(response))
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise BodyTimeoutError(f"no body within {body_timeout:g} s") from error
+        raise late(f"{what} within {timeout:g} s") from error
 
 
 async def batch_with_timeout(
@@ -57,8 +55,8 @@ async def batch_with_timeout(
     """*func* of each item, one after the other: an entry each, its value or its exception.
 
     An item that takes longer than *item_timeout* seconds is a TimeoutError, and the batch goes on. When the whole runs
-    longer than *total_timeout*, the list is a single TimeoutError, as ever; with ``partial=True`` it is what had been
-    finished, and then the error. On a worker the item's limit ends plain functions, too; *limit* as for on_workers.
+    longer than *total_timeout*, the list is a single TimeoutError, as in the chapter; with ``partial=True`` it has the
+    finished entries, then the error. On a worker the time limit ends plain functions, too; *limit* as for on_workers.
 
     Source: the chapter's ``batch_with_timeout``.
     """

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from graft.compat import bridge
-from graft.compat.async_worker_optimization.durable_items import Backlog
-from graft.compat.async_worker_optimization.handler_results import Answers, Handler, answered_async, answered_plain
-from graft.compat.placement import Where, is_local
+from graft.compat.async_worker_optimization.durable_items import DurableItems
+from graft.compat.async_worker_optimization.handler_results import Handler, HandlerResults, run_async, run_plain
+from graft.compat.placement import Where, shared_name
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.policy import RetryPolicy
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("graft.compat.async_worker_optimization")
 
 
 class Waiting(NamedTuple):
-    """An item, the future of its answer, and where Redis keeps the item if it does."""
+    """An item, the future of its result, and the item's field in Redis, if it has one."""
 
     item: Any
     future: asyncio.Future[Any]
@@ -29,21 +29,21 @@ class Waiting(NamedTuple):
 
 
 class AsyncBatchProcessor:
-    """Answers single items from a handler of whole batches.
+    """Gathers single items into batches for a handler, and answers each item.
 
     A handler that can travel runs on the workers, one task for each batch.
 
-    Source: ``async_worker_optimization.AsyncBatchProcessor``. Differences: the handler may be a plain function; every
-    backlog has a timer of its own, also one that :meth:`set_handler` finds; items that the handler leaves unanswered
-    get an error; a future that is done is skipped; a cancelled handler cancels its futures.
+    Source: ``async_worker_optimization.AsyncBatchProcessor``. Differences: the handler may be a plain function; each
+    batch has a timer of its own, also one that waits when :meth:`set_handler` comes; items without a result get an
+    error; futures that are done are skipped; a cancelled handler cancels its futures.
 
     Args:
         batch_size: items that start the handler at once; 1 or less is every item.
         timeout: seconds that the first item of a batch waits at most.
         name: keep items in Redis under this name until they are answered, for :meth:`recover` in a later process.
             Ignored in local mode.
-        retry: a RetryPolicy or a number of retries, for each batch.
-        place: "cluster" or "local" instead of what the handler would choose.
+        retry: a RetryPolicy or a number of retries, for each batch. Default: no retry.
+        place: force "cluster" or "local". Default: rule R2 decides.
     """
 
     def __init__(
@@ -67,15 +67,14 @@ class AsyncBatchProcessor:
         self._batches = 0
         self._items = 0
         self._is_closed = False
-        self._backlog = None if name is None or is_local() else Backlog(name)
+        self._durable = DurableItems(shared) if (shared := shared_name(name)) else None
         # One thread: items reach Redis, and their batch, in the order in which they were added.
-        self._scribe = ThreadPoolExecutor(1, "graft-batch-backlog") if self._backlog else None
+        self._writer = ThreadPoolExecutor(1, "graft-batch-items") if self._durable else None
 
     def set_handler(self, handler: Handler) -> None:
-        """Have *handler* answer: ``handler(items)`` gives the results in the order of its fresh list.
+        """Use *handler*: ``handler(items)`` gets a fresh list and returns the results in its order.
 
-        Items that have been waiting for a handler go out as one batch when the timeout has passed, or before that with
-        the item that fills a batch.
+        Items that wait for a handler form one batch, which runs after the timeout, or with the item that fills it.
         """
         self._handler = handler
         if not self._waiting:
@@ -88,17 +87,17 @@ class AsyncBatchProcessor:
             loop.call_soon_threadsafe(self._arm)
 
     async def add_item(self, item: Any) -> asyncio.Future[Any]:
-        """The future of the answer to *item*. The item that fills a batch has the handler run before this returns.
+        """The future of the result of *item*. With the item that fills a batch, the handler runs before this returns.
 
         The handler's error goes to every future of its batch and is not raised here.
 
         Raises:
             RuntimeError: the processor was closed.
-            UnpicklableError, PayloadTooLargeError, BrokerUnavailable: a processor with a name could not keep the item.
+            UnpicklableError, PayloadTooLargeError, BrokerUnavailable: with a name, the item could not be kept.
         """
         if self._is_closed:
             raise RuntimeError("this batch processor is closed")
-        field = await self._in_thread(self._backlog.put, item) if self._backlog else None
+        field = await self._in_thread(self._durable.put, item) if self._durable else None
         return await self._join(item, field)
 
     async def _join(self, item: Any, field: str | None) -> asyncio.Future[Any]:
@@ -110,37 +109,31 @@ class AsyncBatchProcessor:
         return future
 
     async def recover(self) -> list[asyncio.Future[Any]]:
-        """Add what earlier processes of this name left unanswered; futures in the order of the first adding.
+        """Add the items that earlier processes of this name left unanswered; their futures in the order of adding.
 
-        Call it when those processes are gone: items of one that still runs are answered twice, once in each.
-        The futures that the earlier process gave out are lost with it.
+        Call it when those processes have ended: items of one that still runs are answered twice, once in each.
+        Futures of the earlier processes are lost.
 
         Raises:
             BrokerUnavailable: Redis does not answer.
         """
-        if self._backlog is None:
+        if self._durable is None:
             return []
-        return [await self._join(item, field) for field, item in await self._in_thread(self._backlog.take_over)]
+        return [await self._join(item, field) for field, item in await self._in_thread(self._durable.take_over)]
 
     async def flush(self) -> None:
-        """Handle what is waiting now, and return when every item added so far has its answer.
-
-        Without a handler nothing is answered, and this returns at once.
-        """
+        """Handle the waiting items; returns when every item added so far is answered, or at once without a handler."""
         await self._process_batch()
         loop = asyncio.get_running_loop()
         if unanswered := [future for future in self._unanswered if future.get_loop() is loop]:
             await asyncio.wait(unanswered)
 
     async def close(self) -> None:
-        """Flush, and accept nothing more.
-
-        What has no handler to answer it is cancelled; under a name it stays in Redis.
-        """
+        """Flush, and refuse new items. Without a handler the items are cancelled; with a name they stay in Redis."""
         self._is_closed = True
         await self.flush()
         for waiting in self._take():
-            _tell(waiting.future, waiting.future.cancel)
+            _settle(waiting.future, waiting.future.cancel)
 
     def get_statistics(self) -> dict[str, float]:
         """``total_batches``, ``total_items`` and ``average_batch_size`` (0 before the first) of the answered batches.
@@ -154,7 +147,7 @@ class AsyncBatchProcessor:
         }
 
     def _arm(self) -> None:
-        """See to it that a backlog that can be handled has a live timer."""
+        """Start a timer for items that wait and can be handled."""
         if self._handler is None or not self._waiting:
             return
         timer = self._timer
@@ -167,7 +160,7 @@ class AsyncBatchProcessor:
         if task is not None:
             self._flushes.add(task)
             task.add_done_callback(self._flushes.discard)
-        self._timer = None  # What is added from here on belongs to the next batch, with a timer of its own.
+        self._timer = None  # Later items belong to the next batch, with a timer of its own.
         await self._process_batch()
 
     def _take(self) -> list[Waiting]:
@@ -178,7 +171,7 @@ class AsyncBatchProcessor:
         return taken
 
     async def _process_batch(self) -> None:
-        """Handle what is waiting now, as one batch; nothing without items or handler."""
+        """Handle the waiting items as one batch; does nothing without items or handler."""
         handler = self._handler
         if handler is None or not self._waiting:
             return
@@ -186,70 +179,65 @@ class AsyncBatchProcessor:
         futures = {waiting.future for waiting in batch}
         self._unanswered |= futures
         try:
-            answers = await self._ask(handler, [waiting.item for waiting in batch])
+            results = await self._call(handler, [waiting.item for waiting in batch])
         except asyncio.CancelledError:
             for future in futures:
-                _tell(future, future.cancel)
+                _settle(future, future.cancel)
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
-            return  # It was the handler's own, and no reason to end whoever added the last item.
+            return  # The handler cancelled itself; whoever added the last item goes on.
         finally:
             self._unanswered -= futures
-        self._answer(batch, answers)
+        self._answer(batch, results)
         await self._forget(batch)
 
-    async def _ask(self, handler: Handler, items: list[Any]) -> Answers:
-        answered = answered_async if inspect.iscoroutinefunction(handler) else answered_plain
+    async def _call(self, handler: Handler, items: list[Any]) -> HandlerResults:
+        run = functools.partial(run_async if inspect.iscoroutinefunction(handler) else run_plain, handler)
         try:
-            answers: Answers = await bridge.call_async(
-                functools.partial(answered, handler),
-                items,
-                call="AsyncBatchProcessor.add_item",
-                place=self.place,
-                retry=self.retry,
-                shown=handler,
+            results: HandlerResults = await bridge.call_async(
+                run, items, call="AsyncBatchProcessor.add_item", place=self.place, retry=self.retry, shown=handler
             )
-            return answers
+            return results
         except Exception as error:
-            return Answers([], error)
+            return HandlerResults([], error)
 
-    def _answer(self, batch: list[Waiting], answers: Answers) -> None:
-        for waiting, value in zip(batch, answers.values, strict=False):
-            _tell(waiting.future, waiting.future.set_result, value)
-        unanswered = batch[len(answers.values) :]
+    def _answer(self, batch: list[Waiting], results: HandlerResults) -> None:
+        for waiting, value in zip(batch, results.values, strict=False):
+            _settle(waiting.future, waiting.future.set_result, value)
+        unanswered = batch[len(results.values) :]
         if not unanswered:
             self._batches += 1
             self._items += len(batch)
             return
-        error = answers.error or ValueError(
-            f"the handler gave {len(answers.values)} answers to {len(batch)} items; it must answer each, in order"
+        error = results.error or ValueError(
+            f"the handler gave {len(results.values)} results for {len(batch)} items; it must give one each, in order"
         )
         for waiting in unanswered:
-            _tell(waiting.future, waiting.future.set_exception, error)
+            _settle(waiting.future, waiting.future.set_exception, error)
 
     async def _forget(self, batch: list[Waiting]) -> None:
         fields = [waiting.field for waiting in batch if waiting.field is not None]
-        if not fields or self._backlog is None:
+        if not fields or self._durable is None:
             return
         try:
-            await self._in_thread(self._backlog.drop, fields)
+            await self._in_thread(self._durable.drop, fields)
         except BrokerUnavailable as error:
-            key = self._backlog.key
+            key = self._durable.key
             logger.warning("%d answered items stay in %s and may be recovered: %s", len(fields), key, error)
 
     async def _in_thread(self, func: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._scribe, func, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, func, *args)
 
 
-def _tell(future: asyncio.Future[Any], answer: Callable[..., Any], *args: Any) -> None:
-    """Answer *future* in the loop it belongs to; one that is done, or whose loop is gone, needs no answer."""
+def _settle(future: asyncio.Future[Any], answer: Callable[..., Any], *args: Any) -> None:
+    """Settle *future* in its own loop, unless it is done or its loop is closed."""
     loop = future.get_loop()
     if loop is asyncio.get_running_loop():
-        _tell_here(future, answer, *args)
+        _settle_here(future, answer, *args)
     elif not loop.is_closed():
-        loop.call_soon_threadsafe(_tell_here, future, answer, *args)
+        loop.call_soon_threadsafe(_settle_here, future, answer, *args)
 
 
-def _tell_here(future: asyncio.Future[Any], answer: Callable[..., Any], *args: Any) -> None:
+def _settle_here(future: asyncio.Future[Any], answer: Callable[..., Any], *args: Any) -> None:
     if not future.done():
         answer(*args)

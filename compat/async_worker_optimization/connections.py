@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
 from graft.compat.async_worker_optimization import redis_records
-from graft.compat.async_worker_optimization.connection_loans import Acquiring, Loan, Released, Turns, line_of
-from graft.tasks.leaks import borrowed_connections as leak_loans
+from graft.compat.fair_semaphore import Acquiring, FairSemaphore
+from graft.compat.local import awaited
+from graft.tasks.leaks import borrowed_connections
 
 HEALTH: Final = f"{redis_records.PREFIX}pool_health:"
 
@@ -31,6 +32,36 @@ class _Connected(Protocol):
     def connections(self) -> Iterable[Any]: ...
 
 
+@dataclass(frozen=True)
+class Loan:
+    """A lent connection. ``since`` is on the monotonic clock."""
+
+    connection: Any
+    location: str
+    since: float
+
+    def as_leak(self, now: float, max_hold_seconds: float) -> dict[str, Any] | None:
+        """The report on a loan held longer than *max_hold_seconds*, else None; "high" beyond twice as long."""
+        held = now - self.since
+        if held <= max_hold_seconds:
+            return None
+        return {
+            "location": self.location,
+            "type": "long_held_connection",
+            "held_seconds": held,
+            "severity": "high" if held > 2 * max_hold_seconds else "medium",
+            "connection": self.connection,
+        }
+
+
+class Released:
+    """The answer of a ``release()``, for callers who await it."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
 class ConnectionPool:
     """Connections made in advance, and on request lent out.
 
@@ -45,7 +76,7 @@ class ConnectionPool:
         self.connections: list[Any] = []
         self._size = 0
         self._loans: dict[int, Loan] = {}
-        self._turns = Turns()
+        self._lent = FairSemaphore(max(1, max_size))
         _pools.add(self)
 
     @property
@@ -55,15 +86,15 @@ class ConnectionPool:
 
     @property
     def loans(self) -> list[Loan]:
-        """What is lent now, the oldest loan first."""
+        """Connections that are lent now, the oldest loan first."""
         return list(self._loans.values())
 
     async def initialize(self) -> None:
-        """Make ``min_size`` connections one after the other; a second time as many again."""
+        """Make ``min_size`` connections, one after the other; a second call makes as many again."""
         made: list[Any] = []
         try:
             for _ in range(self.min_size):
-                made.append(await _awaited(self.connection_factory()))
+                made.append(await awaited(self.connection_factory()))
                 self.connections.append(made[-1])
         except BaseException:
             self.connections[:] = [each for each in self.connections if all(each is not one for one in made)]
@@ -72,35 +103,39 @@ class ConnectionPool:
             raise
         self._size = self.min_size
 
-    def acquire(self, holder: str | None = None) -> Acquiring:
+    def acquire(self, holder: str | None = None) -> Acquiring[Any]:
         """Borrow a connection: ``async with pool.acquire() as connection``, or ``await`` it and ``release`` it later.
 
         An idle one, else a new one while fewer than ``max_size`` are lent; else the first released one, in the order of
-        asking. *holder* names the borrower in reports of leaks; the calling line is used otherwise.
+        asking. *holder* names the borrower in reports of leaks. Default: the calling line.
         """
-        location = holder or line_of(sys._getframe(1))
+        frame = sys._getframe(1)
+        location = holder or f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
         return Acquiring(lambda: self._lend(location), self.release)
 
     def release(self, connection: Any) -> Released:
         """Give *connection* back; awaiting the result is allowed and does nothing.
 
         Raises:
-            ValueError: it is not lent by this pool, or was given back before.
+            ValueError: *connection* is not lent by this pool, or was given back before.
         """
         if self._loans.pop(id(connection), None) is None:
             raise ValueError(f"{connection!r} is not on loan from this pool")
-        self._turns.give_back()
+        self._lent.release()
         return Released()
 
     async def _lend(self, location: str) -> Any:
-        await self._turns.take(self.max_size)
+        if self.max_size < 1:
+            raise ValueError(f"max_size={self.max_size} allows no loan; it must be at least 1")
+        self._lent.limit = self.max_size
+        await self._lent.acquire()
         try:
             connection = next((each for each in self.connections if id(each) not in self._loans), None)
             if connection is None:
-                connection = await _awaited(self.connection_factory())
+                connection = await awaited(self.connection_factory())
                 self.connections.append(connection)
         except BaseException:
-            self._turns.give_back()
+            self._lent.release()
             raise
         self._loans[id(connection)] = Loan(connection, location, time.monotonic())
         return connection
@@ -110,12 +145,12 @@ _pools: WeakSet[ConnectionPool] = WeakSet()
 
 
 def _lent() -> Iterable[tuple[str, float]]:
-    """What is lent in this process, for the leak checks."""
+    """Location and seconds of each loan of this process, for the leak checks."""
     now = time.monotonic()
     return [(loan.location, now - loan.since) for pool in list(_pools) for loan in pool.loans]
 
 
-leak_loans.watch(_lent)
+borrowed_connections.watch(_lent)
 
 
 class ConnectionPoolOptimizer:
@@ -140,9 +175,9 @@ class ConnectionPoolOptimizer:
     ) -> int:
         """A size for *pool* by its load: 0.7 x mean of the last 10 + 0.3 x maximum of all ``active_connections``.
 
-        The figure is cut to an integer as it always was, so a flat load of 6 gives 5; ``rounding=round`` mends that.
-        It is at most ``max_size``, then at least ``min_size``; an empty pattern gives ``min_size``. The pool itself
-        is not resized.
+        The figure is cut to an integer, as in the legacy module, so a flat load of 6 gives 5; ``rounding=round`` gives
+        6. It is at most ``max_size``, then at least ``min_size``; an empty pattern gives ``min_size``. The pool is not
+        resized.
         """
         if not load_pattern:
             return pool.min_size
@@ -158,7 +193,7 @@ class ConnectionPoolOptimizer:
 
         Args:
             pool: any object with ``connections``.
-            at_once: connections asked at the same time; one after the other unless told.
+            at_once: connections asked at the same time. Default: one after the other.
             record_as: also keep the figures in Redis under this name, for :meth:`recorded_health`.
 
         Raises:
@@ -192,9 +227,9 @@ class ConnectionPoolOptimizer:
         return {field: float(value) for field, value in redis_records.read(HEALTH + name).items()}
 
     def detect_leaks(self, pool: ConnectionPool | None = None, max_hold_seconds: float = 300.0) -> list[dict[str, Any]]:
-        """Connections held for longer than *max_hold_seconds*, the longest first; of every pool made here unless told.
+        """Connections held for longer than *max_hold_seconds*, the longest first. Default: of every pool made here.
 
-        ``location`` says who holds it or which line took it, ``severity`` is "high" beyond twice the limit.
+        ``location`` is the holder, or the line that took it; ``severity`` is "high" beyond twice the limit.
         """
         pools: Iterable[Any] = self._pools if pool is None else [pool]
         now = time.monotonic()
@@ -203,7 +238,7 @@ class ConnectionPoolOptimizer:
 
 
 class MockConnection:
-    """A connection that says of itself whether it lives. Source: ``async_worker_optimization.MockConnection``."""
+    """A connection with a flag that says whether it is alive. Source: ``async_worker_optimization.MockConnection``."""
 
     def __init__(self, alive: bool = True) -> None:
         self.alive = alive
@@ -212,31 +247,24 @@ class MockConnection:
         return self.alive
 
 
-async def _awaited(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
-
-
 async def _alive(connections: Sequence[Any], at_once: int) -> list[bool]:
     waiting = iter(connections)
 
     async def ask() -> list[bool]:
-        return [bool(await _awaited(connection.is_alive())) for connection in waiting]
+        return [bool(await awaited(connection.is_alive())) for connection in waiting]
 
     askers = [asyncio.ensure_future(ask()) for _ in range(min(at_once, len(connections)))]
     try:
-        answers = await asyncio.gather(*askers)
+        return list(itertools.chain.from_iterable(await asyncio.gather(*askers)))
     finally:
         for asker in askers:
             asker.cancel()
-    return list(itertools.chain.from_iterable(answers))
 
 
 async def _close(connection: Any) -> None:
-    close: Callable[[], Awaitable[Any] | Any] | None = getattr(connection, "aclose", None)
-    close = close or getattr(connection, "close", None)
-    if close is None:
-        return
+    close = getattr(connection, "aclose", None) or getattr(connection, "close", None)
     try:
-        await _awaited(close())
+        if close is not None:
+            await awaited(close())
     except Exception as error:
         logger.warning("%r could not be closed: %s", connection, error)

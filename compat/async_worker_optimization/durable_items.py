@@ -1,4 +1,4 @@
-"""Items that wait for their answer, kept in Redis so that a process that comes after this one finds them.
+"""Items that wait for their result, kept in Redis for a later process.
 
 One hash by name: ``<owner>|<number>`` -> the sealed item. The number orders items over all processes of that name.
 """
@@ -20,7 +20,7 @@ PURPOSE: Final = "compat-batch-item"
 SCRIPT: Final = lua.load(__file__, "durable_items")
 
 
-class Backlog:
+class DurableItems:
     """The unanswered items of one processor. Every method blocks for a round trip."""
 
     def __init__(self, name: str) -> None:
@@ -29,10 +29,10 @@ class Backlog:
         self.owner = uuid4().hex
 
     def put(self, item: Any) -> str:
-        """Keep *item*; the field it is kept under.
+        """Keep *item*; returns its field.
 
         Raises:
-            UnpicklableError, PayloadTooLargeError: it cannot be kept.
+            UnpicklableError, PayloadTooLargeError: *item* cannot be kept.
             BrokerUnavailable: Redis does not answer.
         """
         sealed = codec.seal(PURPOSE, codec.dump_item(item, settings().item_limit, "an item kept until answered"))

@@ -1,4 +1,4 @@
-"""What a batch handler answers, read where the handler runs: on a worker, or with the caller."""
+"""The results of a batch handler, read where the handler runs: on a worker, or in this process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Handler = Callable[[list[Any]], Any]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a handler answered, and the error that cut it short; a pickle of it survives any error."""
+class HandlerResults:
+    """The results of a handler, and the error that cut it short; can be pickled whatever the error."""
 
     values: list[Any]
     error: Exception | None = None
@@ -24,30 +24,30 @@ class Answers:
         return _opened, (self.values, self.error and codec.dump_error(self.error))
 
 
-def _opened(values: list[Any], error: bytes | None) -> Answers:
+def _opened(values: list[Any], error: bytes | None) -> HandlerResults:
     opened = error and codec.load_error(error)
-    return Answers(values, opened if isinstance(opened, Exception) else None)
+    return HandlerResults(values, opened if isinstance(opened, Exception) else None)
 
 
-def answered_plain(handler: Handler, items: list[Any]) -> Answers | Awaitable[Answers]:
-    """The answers of *handler*, read where it runs: generators and views of a mapping cannot travel."""
-    answers = handler(items)
-    return _read_later(answers, len(items)) if inspect.isawaitable(answers) else _read(answers, len(items))
+def run_plain(handler: Handler, items: list[Any]) -> HandlerResults | Awaitable[HandlerResults]:
+    """Call *handler*. Its results are read where it runs, because generators and mapping views cannot travel."""
+    results = handler(items)
+    return _read_later(results, len(items)) if inspect.isawaitable(results) else _read(results, len(items))
 
 
-async def answered_async(handler: Handler, items: list[Any]) -> Answers:
-    """The same for a coroutine function, for the lane of those."""
+async def run_async(handler: Handler, items: list[Any]) -> HandlerResults:
+    """:func:`run_plain` for a coroutine function, which runs in the io lane."""
     return _read(await handler(items), len(items))
 
 
-async def _read_later(answers: Awaitable[Iterable[Any]], count: int) -> Answers:
-    return _read(await answers, count)
+async def _read_later(results: Awaitable[Iterable[Any]], count: int) -> HandlerResults:
+    return _read(await results, count)
 
 
-def _read(answers: Iterable[Any], count: int) -> Answers:
+def _read(results: Iterable[Any], count: int) -> HandlerResults:
     values: list[Any] = []
     try:
-        values.extend(itertools.islice(answers, count))
+        values.extend(itertools.islice(results, count))
     except Exception as error:
-        return Answers(values, error)
-    return Answers(values)
+        return HandlerResults(values, error)
+    return HandlerResults(values)

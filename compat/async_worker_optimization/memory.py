@@ -1,4 +1,4 @@
-"""Measures and compacts values, and looks for memory that only ever grows: here, and on the workers."""
+"""Measures and compacts values, and finds memory that only grows, in this process and on the workers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from graft.tasks.leaks import gc_types
 
 LONG_LIST: Final = 10_000
 LONG_STRING: Final = 1_000_000
-# A busy start of a program stays well below these; a leak reaches them sooner or later.
+# A program's busy start stays well below these limits; a leak reaches them sooner or later.
 OBJECT_GROWTH: Final = 500_000
 TRACED_GROWTH: Final = 256 << 20
 WORKER_GROWTH: Final = 512 << 20
-LOOK_FOR: Final = 0.25  # Seconds that a look waits for the workers' figures: to old code they are an extra.
+LOOK_FOR: Final = 0.25  # Seconds that a check waits for the workers' memory, which old code does not expect.
 
 
 class _Items(Protocol):
@@ -76,21 +76,20 @@ class MemoryOptimizer:
         return MemoryPool(size)
 
     def start_leak_detection(self) -> None:
-        """Collect garbage and remember how much there is now; from here on :meth:`detect_memory_leaks` reports."""
+        """Collect garbage and remember the present usage; from here on :meth:`detect_memory_leaks` reports."""
         gc.collect()
         self._start = _Usage.now()
 
     def detect_memory_leaks(self) -> list[dict[str, Any]]:
-        """What looks like a leak since :meth:`start_leak_detection`; ``[]`` before it.
+        """Suspected leaks since :meth:`start_leak_detection`; ``[]`` before it.
 
         First every non-empty list that a caller holds in a local variable named ``leak_storage``, innermost frame
         first, then one of that name in this package's own namespace: ``location``, ``type`` "global_accumulation",
         ``size`` in shallow bytes, ``severity`` "high" above 100 elements, else "medium".
 
-        Differences: growth of this process since the start is reported as ``type`` "object_growth" (``size`` is the
-        number of new objects) and, while ``tracemalloc`` traces, "traced_memory_growth" (bytes); that of a worker with
-        its pool processes as "worker_memory_growth" (resident bytes, ``location`` is its node name). All of them only
-        far above what ordinary work leaves behind.
+        Differences: growth since the start is reported as well, if it is far above that of ordinary work. ``type`` is
+        "object_growth" (``size`` is the number of new objects), "traced_memory_growth" (bytes, while ``tracemalloc``
+        traces) or "worker_memory_growth" (resident bytes of a worker and its pool; ``location`` is its node name).
         """
         if self._start is None:
             return []
@@ -112,7 +111,7 @@ class MemoryOptimizer:
 
 
 class _Compact:
-    """What both compact forms do: ``len``, indexing from 0, iteration. Neither equals the list it stands for."""
+    """Base of the compact forms: ``len``, indexing from 0, iteration. Neither equals the list it stands for."""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -130,12 +129,12 @@ class _Compact:
         return map(self._at, range(len(self)))
 
 
+@dataclass(eq=False, repr=False)
 class _RepeatedString(_Compact):
     """*count* times the same *string*. Source: ``async_worker_optimization._RepeatedString``."""
 
-    def __init__(self, string: Any, count: int) -> None:
-        self.string = string
-        self.count = count
+    string: Any
+    count: int
 
     def __len__(self) -> int:
         return self.count
@@ -144,15 +143,12 @@ class _RepeatedString(_Compact):
         return self.string
 
 
+@dataclass(eq=False, repr=False)
 class _SparseList(_Compact):
-    """*size* entries, None but for those in *data*, index to value.
+    """*size* entries, None except those in *data*. Source: ``async_worker_optimization._SparseList``."""
 
-    Source: ``async_worker_optimization._SparseList``.
-    """
-
-    def __init__(self, size: int, data: dict[int, Any]) -> None:
-        self.size = size
-        self.data = data
+    size: int
+    data: dict[int, Any]
 
     def __len__(self) -> int:
         return self.size
@@ -207,7 +203,7 @@ def _accumulated(storage: object) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Usage:
-    """What there is: objects the collector knows, bytes traced if anybody traces, resident bytes of each worker."""
+    """Objects the collector knows, bytes that tracemalloc traces (0 if it is off), resident bytes of each worker."""
 
     objects: int
     traced: int
@@ -221,7 +217,7 @@ class _Usage:
         return cls(len(gc_types.types()), traced, workers)
 
     def growth(self, start: _Usage) -> list[dict[str, Any]]:
-        """What has grown beyond its limit since *start*. A worker that was not there then has nothing to compare."""
+        """Growth beyond the limits since *start*. A worker that has started since then is not compared."""
         grown = [
             ("process", "object_growth", self.objects - start.objects, OBJECT_GROWTH),
             ("process", "traced_memory_growth", self.traced - start.traced, TRACED_GROWTH),
@@ -240,5 +236,5 @@ class _Usage:
 def _growth(start: _Usage) -> list[dict[str, Any]]:
     if not _Usage.now().growth(start):
         return []
-    gc.collect()  # Only a suspicion pays for a collection, and garbage is no leak.
+    gc.collect()  # Garbage is no leak; a collection is slow, so only a suspicion causes one.
     return _Usage.now().growth(start)

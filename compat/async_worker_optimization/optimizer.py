@@ -1,4 +1,4 @@
-"""The legacy module's front door: batches, pipelines, resource pools, and who gets which task."""
+"""AsyncWorkerOptimizer: batches, pipelines, resource pools, and the distribution of tasks to workers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from graft.compat import bridge, worker_admin
 from graft.compat.async_worker_optimization import redis_records
 from graft.compat.async_worker_optimization.data import WorkerMetrics
 from graft.compat.async_worker_optimization.pipeline import Pipeline
 from graft.compat.async_worker_optimization.resources import ResourcePool
-from graft.compat.placement import Where, reference
-from graft.tasks.policy import RetryPolicy
+from graft.compat.placement import CallOptions, reference
 
-LOOK_FOR: Final = 0.25  # Seconds that a report waits for figures: to old code they are an extra.
+LOOK_FOR: Final = 0.25  # Seconds that a report waits for stats, which old code does not expect.
 
 
 class AsyncWorkerOptimizer:
@@ -30,9 +29,8 @@ class AsyncWorkerOptimizer:
     Source: ``async_worker_optimization.AsyncWorkerOptimizer``.
 
     Attributes:
-        metrics: figures of the workers by ``module:qualname``, over all callers. A call that went to the cluster fills
-            in its own function; :meth:`load_metrics` fills in all, also those of earlier processes. Difference: the
-            legacy module left it empty.
+        metrics: the workers' stats by ``module:qualname``, over all callers. A call in the cluster fills in its own
+            function, :meth:`load_metrics` all of them. Difference: the legacy module left it empty.
     """
 
     def __init__(self) -> None:
@@ -47,23 +45,16 @@ class AsyncWorkerOptimizer:
         task_func: Callable[[Any], Any],
         batch_size: int = 10,
         max_concurrent: int = 5,
-        *,
-        place: Where | None = None,
-        retry: RetryPolicy | int | None = None,
-        timeout: float | None = None,
-        priority: float = 0,
+        **options: Unpack[CallOptions],
     ) -> list[Any]:
         """Apply *task_func* to every item; a list with one result for each, in the order of *items*.
 
         Args:
-            items: anything with a length that can be sliced. Empty input gives [] and *task_func* is not looked at.
-            task_func: sync or async; whether it runs on the workers or here is decided before anything is sent.
+            items: anything with a length that can be sliced. Empty input gives [], whatever *task_func* is.
+            task_func: sync or async. Whether it runs on the workers or here is decided before anything is sent.
             batch_size: items that start together.
-            max_concurrent: batches running at once: ``batch_size * max_concurrent`` items in the whole cluster.
-            place: "cluster" or "local" instead of what the function and the items allow.
-            retry: a RetryPolicy or a number of retries for each item; none unless given.
-            timeout: seconds that one item may run.
-            priority: larger goes first.
+            max_concurrent: batches that run at once: ``batch_size * max_concurrent`` items in the whole cluster.
+            options: ``place``, ``retry``, ``timeout`` and ``priority`` of each item, see :class:`CallOptions`.
 
         Raises:
             ValueError: *batch_size* below 1, *max_concurrent* below 0, or 0 with items.
@@ -81,42 +72,40 @@ class AsyncWorkerOptimizer:
             return []
         if not callable(task_func):
             raise TypeError(f"task_func {task_func!r} cannot be called")
+        call = bridge.map_async(
+            task_func,
+            list(itertools.chain.from_iterable(batches)),
+            call="AsyncWorkerOptimizer.optimize_batch_processing",
+            concurrency=batch_size,
+            in_flight=math.ceil(min(max_concurrent, len(batches))),
+            **options,
+        )
         try:
-            results = await bridge.map_async(
-                task_func,
-                list(itertools.chain.from_iterable(batches)),
-                call="AsyncWorkerOptimizer.optimize_batch_processing",
-                concurrency=batch_size,
-                in_flight=math.ceil(min(max_concurrent, len(batches))),
-                place=place,
-                retry=retry,
-                timeout=timeout,
-                priority=priority,
-            )
+            results = await call
         except Exception:
-            await self._note_run(task_func, place)
+            await self._note_run(task_func, options)
             raise
-        await self._note_run(task_func, place)
+        await self._note_run(task_func, options)
         return results
 
-    async def _note_run(self, func: Callable[..., Any], place: Where | None) -> None:
-        if ref := reference(func, place):
-            self._fill(await asyncio.to_thread(_figures_soon, ref.name))
+    async def _note_run(self, func: Callable[..., Any], options: CallOptions) -> None:
+        if ref := reference(func, options.get("place")):
+            self._fill(await asyncio.to_thread(_stats_soon, ref.name))
 
-    def _fill(self, figures: Mapping[str, Mapping[str, float]]) -> None:
-        for name, figure in figures.items():
+    def _fill(self, stats: Mapping[str, Mapping[str, float]]) -> None:
+        for name, each in stats.items():
             self.metrics[name] = WorkerMetrics(
-                tasks_processed=int(figure["items"]),
-                total_processing_time=figure["seconds"],
-                errors_count=int(figure["errors"]),
-                last_task_time=datetime.fromtimestamp(figure["last"]) if figure["last"] else None,
+                tasks_processed=int(each["items"]),
+                total_processing_time=each["seconds"],
+                errors_count=int(each["errors"]),
+                last_task_time=datetime.fromtimestamp(each["last"]) if each["last"] else None,
             )
 
     async def load_metrics(self) -> dict[str, WorkerMetrics]:
-        """Fill :attr:`metrics` with what the workers have counted for every function, and return it.
+        """Fill :attr:`metrics` with the workers' stats of every function, and return it.
 
-        The figures are kept in Redis for 30 days, so a new process finds those of earlier ones. Without a broker, and
-        in local mode, nothing changes.
+        Redis keeps the stats for 30 days, so a new process finds those of earlier ones. Without a broker, and in local
+        mode, nothing changes.
         """
         self._fill(await asyncio.to_thread(worker_admin.function_stats))
         return self.metrics
@@ -126,14 +115,14 @@ class AsyncWorkerOptimizer:
         stages: Sequence[Callable[[Any], Any]],
         *,
         max_concurrent: int | None = None,
-        retry: RetryPolicy | int | None = None,
-        place: Where | None = None,
+        **options: Unpack[CallOptions],
     ) -> Pipeline:
         """A :class:`Pipeline` over *stages*, registered in ``pipelines`` as ``pipeline_<n>``, the next free number.
 
-        Difference: the legacy module gave out a live name again after a deletion, and lost that pipeline.
+        For *max_concurrent* and *options* see :class:`Pipeline`. Difference: after a deletion, the legacy module gave a
+        live name out again, and lost that pipeline.
         """
-        pipeline = Pipeline(stages, max_concurrent=max_concurrent, retry=retry, place=place)
+        pipeline = Pipeline(stages, max_concurrent=max_concurrent, **options)
         names = (f"pipeline_{number}" for number in itertools.count(len(self.pipelines)))
         self.pipelines[next(name for name in names if name not in self.pipelines)] = pipeline
         return pipeline
@@ -218,9 +207,9 @@ class AsyncWorkerOptimizer:
 
     def profile_performance(self) -> dict[str, dict[str, Any]]:
         """``pipelines`` (name to their metrics), ``resource_pools`` (``active_workers``, ``utilization``) and
-        ``overall_metrics``: the cluster's totals, and each function's figures under ``functions``.
+        ``overall_metrics``: the cluster's totals, and each function's stats under ``functions``.
 
-        Difference: the legacy module left ``overall_metrics`` empty; so it stays without a broker or figures.
+        Difference: the legacy module left ``overall_metrics`` empty; without a broker or stats it is empty, too.
         """
         return {
             "pipelines": {name: pipeline.get_metrics() for name, pipeline in self.pipelines.items()},
@@ -228,11 +217,11 @@ class AsyncWorkerOptimizer:
                 name: {"active_workers": pool.get_active_workers(), "utilization": pool.get_utilization()}
                 for name, pool in self.resource_pools.items()
             },
-            "overall_metrics": _totals(_figures_soon()),
+            "overall_metrics": _totals(_stats_soon()),
         }
 
 
-def _figures_soon(name: str | None = None) -> dict[str, dict[str, float]]:
+def _stats_soon(name: str | None = None) -> dict[str, dict[str, float]]:
     return redis_records.soon(functools.partial(worker_admin.function_stats, name), {}, within=LOOK_FOR)
 
 
@@ -250,15 +239,14 @@ def _load(worker: Mapping[str, Any]) -> Any:
     return worker["load"]
 
 
-def _totals(figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    if not figures:
+def _totals(stats: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    if not stats:
         return {}
-    items = int(sum(figure["items"] for figure in figures.values()))
-    seconds = sum(figure["seconds"] for figure in figures.values())
+    items, seconds, errors = (sum(each[key] for each in stats.values()) for key in ("items", "seconds", "errors"))
     return {
-        "tasks_processed": items,
+        "tasks_processed": int(items),
         "total_processing_time": seconds,
         "average_processing_time": seconds / items if items else 0.0,
-        "errors_count": int(sum(figure["errors"] for figure in figures.values())),
-        "functions": {name: dict(figure) for name, figure in figures.items()},
+        "errors_count": int(errors),
+        "functions": {name: dict(each) for name, each in stats.items()},
     }

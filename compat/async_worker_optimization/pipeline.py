@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from graft.compat import bridge
-from graft.compat.placement import Where, reference
-from graft.tasks.policy import RetryPolicy
+from graft.compat.placement import CallOptions, reference
 
 MAX_CONCURRENT: Final = 1000  # In the cluster.
-LANE: Final = 20  # Items that one envelope of an async stage runs at once, at most.
+PER_ENVELOPE: Final = 20  # Items that one envelope of an async stage runs at once, at most.
 
 
 class Pipeline:
@@ -22,11 +21,10 @@ class Pipeline:
     runs a bounded number of items at once; ``get_metrics`` never divides by zero.
 
     Args:
-        stages: the caller's own list: later changes to it take effect.
-        max_concurrent: items of one stage running at once. Unless given, 1000 in the whole cluster, and all of them
-            where a stage stays with the caller.
-        retry: a RetryPolicy or a number of retries, for each item in each stage.
-        place: "cluster" or "local" instead of what each stage would choose.
+        stages: the caller's own list; later changes to it take effect.
+        max_concurrent: items of one stage that run at once. Default: 1000 in the whole cluster; unlimited for a stage
+            that stays in this process.
+        options: of each item in each stage, see :class:`CallOptions`.
     """
 
     def __init__(
@@ -34,22 +32,20 @@ class Pipeline:
         stages: Sequence[Callable[[Any], Any]],
         *,
         max_concurrent: int | None = None,
-        retry: RetryPolicy | int | None = None,
-        place: Where | None = None,
+        **options: Unpack[CallOptions],
     ) -> None:
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent={max_concurrent} must be at least 1, or no item would ever start")
         self.stages = stages
         self.max_concurrent = max_concurrent
-        self.retry = retry
-        self.place = place
+        self.options = options
         self.metrics: dict[str, Any] = {"items_processed": 0, "total_time": 0.0, "stage_times": defaultdict(float)}
 
     async def process(self, items: Any) -> Any:
         """The results of the last stage, a list in the order of *items*; without stages *items* itself.
 
         Raises:
-            TypeError: *items* has no length, told after they went through the stages, as ever.
+            TypeError: *items* has no length; raised after the stages have run, as in the legacy module.
             Exception: the first error of a stage. Its other items go on; later stages do not start, and only finished
                 stages have added their time to the metrics.
         """
@@ -70,24 +66,18 @@ class Pipeline:
             return []
         if not callable(stage):
             raise TypeError(f"the stage {stage!r} cannot be called")
-        lane, lanes = self._fan_out(stage, len(values))
+        concurrency, in_flight = self._fan_out(stage, len(values))
         return await bridge.map_async(
-            stage,
-            values,
-            call="Pipeline.process",
-            concurrency=lane,
-            in_flight=lanes,
-            place=self.place,
-            retry=self.retry,
+            stage, values, call="Pipeline.process", concurrency=concurrency, in_flight=in_flight, **self.options
         )
 
     def _fan_out(self, stage: Callable[[Any], Any], count: int) -> tuple[int, int]:
-        """Items of one envelope that run at once, and envelopes at once: their product is the bound, exactly."""
-        if self.max_concurrent is None and reference(stage, self.place) is None:
+        """Items of one envelope that run at once, and envelopes at once: their product is exactly the limit."""
+        if self.max_concurrent is None and reference(stage, self.options.get("place")) is None:
             return count, 1
-        bound = self.max_concurrent or MAX_CONCURRENT
-        lane = next(lane for lane in range(min(bound, LANE), 0, -1) if bound % lane == 0)
-        return lane, bound // lane
+        limit = self.max_concurrent or MAX_CONCURRENT
+        per_envelope = next(size for size in range(min(limit, PER_ENVELOPE), 0, -1) if limit % size == 0)
+        return per_envelope, limit // per_envelope
 
     def get_metrics(self) -> dict[str, Any]:
         """``throughput`` (items/s), ``average_latency`` (total seconds / items) and ``stage_times`` (seconds).

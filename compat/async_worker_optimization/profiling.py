@@ -1,15 +1,15 @@
-"""Times awaited calls in this process, and says where the time goes."""
+"""The profiler measures awaited calls of this process, and names the bottlenecks."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from graft.compat import worker_admin
+from graft.compat.local import awaited
 from graft.tasks import blocking_threads
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass
 class _Calls:
-    """What is known of the calls of one name, in seconds."""
+    """The calls of one name; times are seconds."""
 
     count: int = 0
     total: float = 0.0
@@ -63,7 +63,7 @@ class PerformanceProfiler:
         self._calls.clear()
 
     def stop_profiling(self) -> None:
-        """Count no more calls; the figures stay. A call that has started is still counted when it ends."""
+        """Count no more calls; the figures stay. A call that runs is still counted."""
         self._is_on = False
 
     def profile_async(self, func: Callable[P, Awaitable[T] | T]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -72,13 +72,13 @@ class PerformanceProfiler:
 
         @functools.wraps(func)
         async def profiled(*args: P.args, **kwargs: P.kwargs) -> T:
-            if not self._is_on:
-                return await _awaited(func(*args, **kwargs))
-            began = time.perf_counter()
+            is_counted, began = self._is_on, time.perf_counter()
             try:
-                return await _awaited(func(*args, **kwargs))
+                value: T = await awaited(func(*args, **kwargs))
+                return value
             finally:
-                self._calls.setdefault(name, _Calls()).add(time.perf_counter() - began)
+                if is_counted:
+                    self._calls.setdefault(name, _Calls()).add(time.perf_counter() - began)
 
         return profiled
 
@@ -87,7 +87,7 @@ class PerformanceProfiler:
         return {"function_stats": {name: calls.row() for name, calls in self._calls.items()}}
 
     def analyze_bottlenecks(self, profile_data: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The functions of a report by their total time, the longest first, with what could be done about them.
+        """The functions of a report by their total time, the longest first, with suggestions.
 
         ``impact_score`` is the function's share of all total times, from 0 to 1.
 
@@ -96,7 +96,7 @@ class PerformanceProfiler:
         """
         rows = profile_data.get("function_stats", {})
         everything = sum(row["total_time"] for row in rows.values())
-        found = [
+        return [
             {
                 "function": name,
                 "impact_score": row["total_time"] / everything if everything else 0.0,
@@ -105,9 +105,8 @@ class PerformanceProfiler:
                 "average_time": row["average_time"],
                 "optimization_suggestions": _suggestions(row),
             }
-            for name, row in rows.items()
+            for name, row in sorted(rows.items(), key=lambda entry: entry[1]["total_time"], reverse=True)
         ]
-        return sorted(found, key=lambda entry: entry["total_time"], reverse=True)
 
     async def get_worker_report(self) -> dict[str, dict[str, dict[str, Any]]]:
         """The same kind of report over all workers since they first ran each function, kept in Redis.
@@ -115,16 +114,16 @@ class PerformanceProfiler:
         A row has ``call_count``, ``total_time``, ``average_time`` and ``errors_count``; :meth:`analyze_bottlenecks`
         takes it. Without a broker it is empty.
         """
-        figures = await blocking_threads.ask(worker_admin.function_stats)
+        stats = await blocking_threads.ask(worker_admin.function_stats)
         return {
             "function_stats": {
                 name: {
-                    "call_count": int(figure["items"]),
-                    "total_time": figure["seconds"],
-                    "average_time": figure["seconds"] / figure["items"] if figure["items"] else 0.0,
-                    "errors_count": int(figure["errors"]),
+                    "call_count": int(each["items"]),
+                    "total_time": each["seconds"],
+                    "average_time": each["seconds"] / each["items"] if each["items"] else 0.0,
+                    "errors_count": int(each["errors"]),
                 }
-                for name, figure in figures.items()
+                for name, each in stats.items()
             }
         }
 
@@ -145,10 +144,6 @@ def _name_of(func: Callable[..., Any]) -> str:
     while isinstance(func, functools.partial):
         func = func.func
     return str(getattr(func, "__name__", type(func).__name__))
-
-
-async def _awaited(value: Awaitable[T] | T) -> T:
-    return await value if inspect.isawaitable(value) else value
 
 
 def _suggestions(row: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The facades' own small records in this deployment's Redis.
 
-Old code calls the facades from event loops and without a broker, so :func:`keep` writes behind the caller's back; what
-a caller asks for by name goes through :func:`redis_or_error`.
+Old code calls the facades from event loops and without a broker, so :func:`keep` writes in the background; records that
+a caller names go through :func:`redis_or_error`.
 """
 
 from __future__ import annotations
@@ -29,33 +29,32 @@ logger = logging.getLogger("graft.compat.async_worker_optimization")
 
 
 class _Writer:
-    """Writes what is kept, on a thread that ends when all is written. A forked child has nothing to write."""
+    """Writes records on a thread, which ends when all are written. A forked child has nothing to write."""
 
     def __init__(self) -> None:
         self._pending: dict[str, Mapping[str, str | float]] = {}
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._is_writing = False
 
     def add(self, key: str, fields: Mapping[str, str | float]) -> None:
         with self._changed:
-            self._pending[key] = fields  # The latest state is all that matters.
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._write, name="graft-compat-records", daemon=True)
-                self._thread.start()
+            self._pending[key] = fields  # Only the latest state matters.
+            if not self._is_writing:
+                self._is_writing = True
+                threading.Thread(target=self._write, name="graft-compat-records", daemon=True).start()
 
     def settle(self, timeout: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._thread is None, timeout)
+            return self._changed.wait_for(lambda: not self._is_writing, timeout)
 
     def _write(self) -> None:
         while True:
             with self._changed:
                 if not self._pending:
-                    self._thread = None
+                    self._is_writing = False
                     self._changed.notify_all()
                     return
-                taken = dict(self._pending)
-                self._pending.clear()
+                taken, self._pending = self._pending, {}
             try:
                 with shared().pipeline(transaction=False) as pipe:
                     for key, fields in taken.items():
@@ -68,7 +67,7 @@ class _Writer:
 
 @contextmanager
 def redis_or_error() -> Iterator[Any]:
-    """This deployment's Redis for a block; BrokerUnavailable names it when it does not answer."""
+    """This deployment's Redis for a block; an outage raises BrokerUnavailable with its address."""
     try:
         yield shared()
     except (redis.ConnectionError, redis.TimeoutError) as error:
@@ -76,10 +75,9 @@ def redis_or_error() -> Iterator[Any]:
 
 
 def keep(key: str, fields: Mapping[str, str | float]) -> None:
-    """Write *fields* to the hash *key*, soon and best effort; returns at once.
+    """Write *fields* to the hash *key* in the background, at best effort; returns at once.
 
-    Local mode writes nothing, and a broker that does not answer is logged at debug level only: to old code the record
-    is an extra that must cost it nothing.
+    Nothing is written in local mode; an outage is only logged, at debug level.
     """
     if is_local():
         logger.debug("%s is not recorded: GRAFT_MODE=local", key)
@@ -88,7 +86,7 @@ def keep(key: str, fields: Mapping[str, str | float]) -> None:
 
 
 def settle(timeout: float) -> bool:
-    """Wait until everything kept so far has been written or given up; False when that took longer."""
+    """Wait until all records have been written or given up; False if that took longer."""
     writer = existing(_Writer)
     return writer is None or writer.settle(timeout)
 
@@ -105,7 +103,7 @@ def read(key: str) -> dict[str, str]:
 
 
 def soon(ask: Callable[[], T], default: T, *, within: float) -> T:
-    """What *ask* answers within so many seconds, else *default*: a broker that hangs must not hang old code."""
+    """The answer of *ask* if it comes *within* so many seconds, else *default*: an outage must not block old code."""
     answers: list[T] = []
     asking = threading.Thread(target=lambda: answers.append(ask()), name="graft-compat-records", daemon=True)
     asking.start()

@@ -15,7 +15,7 @@ RECORD: Final = f"{redis_records.PREFIX}resource_pool:"
 
 
 class Size(NamedTuple):
-    """What a load level asks of a worker: pool processes, and messages fetched for each of them."""
+    """A worker's size: pool processes, and messages fetched for each of them."""
 
     processes: int
     prefetch: int
@@ -34,13 +34,13 @@ class ResourcePool:
 
     Source: ``async_worker_optimization.ResourcePool``. Differences: the number always stays within the bounds; a
     factor above 1 adds at least one worker below the ceiling; *min_workers* above *max_workers* and a factor of 0 or
-    less are a ValueError; a ceiling of 0 gives a utilization of 0.0. A pool that was bound (:meth:`bind`) sizes a real
-    worker group.
+    less are a ValueError; a ceiling of 0 gives a utilization of 0.0. A bound pool (:meth:`bind`) sizes a real worker
+    group.
 
     Attributes:
         active_workers: starts at *min_workers*.
-        load_level: what the pool was last told, LOW at first.
-        worker_group: the name it is bound to, or None.
+        load_level: the latest level; LOW at first.
+        worker_group: the name of the bound group, or None.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ResourcePool:
         return self.active_workers
 
     def get_utilization(self) -> float:
-        """``active_workers / max_workers``: the share of the ceiling in use, not how busy it is."""
+        """``active_workers / max_workers``: the share of the ceiling in use, not the load."""
         return self.active_workers / self.max_workers if self.max_workers else 0.0
 
     def simulate_load(self, high: object) -> None:
@@ -82,32 +82,26 @@ class ResourcePool:
         self._resize(self._after_load() if high else int(self.active_workers / self.scaling_factor))
 
     def _after_load(self) -> int:
-        wanted = self.active_workers * self.scaling_factor
-        if wanted >= self.max_workers:
-            return self.max_workers
-        is_stuck = self.scaling_factor > 1 and int(wanted) <= self.active_workers
-        return self.active_workers + 1 if is_stuck else int(wanted)
+        wanted = int(min(self.active_workers * self.scaling_factor, self.max_workers))
+        return max(wanted, self.active_workers + 1) if self.scaling_factor > 1 else wanted
 
     def apply_load(self, level: LoadLevel) -> None:
-        """Take the size that *level* asks for (``SIZES``), within the pool's bounds; and its prefetch.
-
-        Returns at once; :meth:`applied` waits for the group.
-        """
+        """Take the size and prefetch of *level* (``SIZES``), within the pool's bounds; :meth:`applied` waits for it."""
         self.load_level = level
         self._resize(SIZES[level].processes, SIZES[level].prefetch)
 
     def bind(self, worker_group: str) -> ResourcePool:
         """Give the workers named ``<worker_group>@…`` this pool's size, now and after each change.
 
-        They grow at once and shrink after the larger size was not asked for during ``idle_timeout`` seconds. What goes
-        wrong is logged, and raised by :meth:`applied`. The pool is recorded in Redis from here on. Returns the pool.
+        They grow at once, and shrink after ``idle_timeout`` seconds. Errors are logged, and raised by
+        :meth:`applied`. The pool is recorded in Redis from here on. Returns the pool.
         """
         self._group = WorkerGroup(worker_group)
         self._resize(self.active_workers)
         return self.record()
 
     async def applied(self) -> dict[str, int]:
-        """Wait until the bound group has the size that was last asked for; its pool processes by node name.
+        """Wait until the bound group has the latest size; its pool processes by node name.
 
         Raises:
             TaskQueueError: no worker of the group answered.
@@ -144,7 +138,7 @@ class ResourcePool:
 
     @classmethod
     def recorded(cls, name: str) -> ResourcePool:
-        """The pool of that name as it was last recorded, here or in another process; not bound to anything.
+        """The pool of that name as it was last recorded, here or in another process; not bound.
 
         Raises:
             KeyError: none was recorded, or 30 days have passed.

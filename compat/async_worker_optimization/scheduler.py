@@ -6,13 +6,12 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from graft.compat import bridge
-from graft.compat.async_worker_optimization.shared_schedule import Schedule
-from graft.compat.placement import Where, is_local, reference
+from graft.compat.async_worker_optimization.shared_schedule import SharedSchedule
+from graft.compat.placement import Where, reference, shared_name
 from graft.tasks import blocking_threads
 from graft.tasks.errors import UnreferenceableError
 from graft.tasks.policy import RetryPolicy
@@ -20,7 +19,7 @@ from graft.tasks.policy import RetryPolicy
 logger = logging.getLogger("graft.compat.async_worker_optimization")
 
 
-class _Pending(NamedTuple):
+class _Task(NamedTuple):
     priority: float
     number: int
     func: Callable[[], Any]
@@ -33,12 +32,11 @@ class AsyncTaskScheduler:
     same id replaces the first, which lost one of the two; tasks may be plain functions.
 
     Args:
-        name: keep tasks whose function a worker can import in Redis under this name. They outlive this process, every
-            scheduler of that name sees them, and one strict order goes over all of them; other tasks stay here, in
-            their place of that order. The methods that are not ``async`` then block for one round trip. Ignored in
-            local mode.
-        retry: a RetryPolicy or a number of retries for each task; none unless given.
-        place: "cluster" or "local" instead of what each task would choose.
+        name: keep tasks whose function a worker can import in Redis under this name. They outlive this process, and all
+            schedulers of that name share them and one strict order; other tasks stay in this process, within that
+            order. Methods that are not ``async`` then block for one round trip. Ignored in local mode.
+        retry: a RetryPolicy or a number of retries for each task. Default: no retry.
+        place: force "cluster" or "local". Default: rule R2 decides for each task.
     """
 
     def __init__(
@@ -50,10 +48,10 @@ class AsyncTaskScheduler:
     ) -> None:
         self.retry = retry
         self.place = place
-        self._tasks: dict[Hashable, _Pending] = {}
+        self._tasks: dict[Hashable, _Task] = {}
         self._heap: list[tuple[float, int, Hashable]] = []  # Entries whose task was replaced or cancelled stay in.
         self._numbers = itertools.count(1)
-        self._shared = None if name is None or is_local() else Schedule(name)
+        self._shared = SharedSchedule(shared) if (shared := shared_name(name)) else None
 
     async def schedule_task(self, task_id: Hashable, task_func: Callable[[], Any], priority: float = 0) -> None:
         """Add a task; the larger *priority* goes first, negative and fractional ones too.
@@ -72,8 +70,8 @@ class AsyncTaskScheduler:
             logger.info("task %r stays in this process: a worker cannot import %r", task_id, task_func)
             await blocking_threads.ask(self._shared.remove, task_id)
             number = await blocking_threads.ask(self._shared.next_number)
-        self._tasks.pop(task_id, None)  # The later scheduling counts, in its place, too.
-        self._tasks[task_id] = _Pending(priority, number, task_func)
+        self._tasks.pop(task_id, None)  # The later scheduling counts, also for the order.
+        self._tasks[task_id] = _Task(priority, number, task_func)
         heapq.heappush(self._heap, (-priority, number, task_id))
 
     def cancel_task(self, task_id: Hashable) -> bool:
@@ -86,7 +84,7 @@ class AsyncTaskScheduler:
         """The ids in the order of scheduling, which is not the order of priority."""
         if self._shared is None:
             return list(self._tasks)
-        here = [(pending.number, task_id) for task_id, pending in self._tasks.items()]
+        here = [(task.number, task_id) for task_id, task in self._tasks.items()]
         numbered = sorted([*here, *self._shared.pending()], key=lambda entry: entry[0])
         return [task_id for _, task_id in numbered]
 
@@ -94,10 +92,10 @@ class AsyncTaskScheduler:
         return bool(self._tasks) or (self._shared is not None and bool(self._shared.pending()))
 
     async def execute_next(self) -> Any:
-        """Run the next task and return its result; None, too, when nothing is pending.
+        """Run the next task and return its result; None also when nothing is pending.
 
-        A task that raises is gone, and its error rises. One of another process that this process cannot import stays
-        pending, and UnreferenceableError says so.
+        A task that raises is gone, and its error is raised. A task that this process cannot import stays pending, and
+        UnreferenceableError is raised.
         """
         taken = await self._take()
         return None if taken is None else await self._run(taken[1])
@@ -105,65 +103,66 @@ class AsyncTaskScheduler:
     async def run_pending(self, max_concurrent: int = 1) -> dict[Hashable, Any]:
         """Run tasks in strict order until none is pending, *max_concurrent* at once; id to result.
 
-        A task that raised has its exception as its value. Tasks that are scheduled meanwhile are run, too. Several
-        processes may do this with one name: each task is run by one of them.
+        The value of a task that raised is its exception. Tasks scheduled meanwhile run, too. With a name, several
+        processes may do this at once: each task runs in one of them.
         """
         if max_concurrent < 1:
             raise ValueError(f"max_concurrent={max_concurrent} must be at least 1")
         results: dict[Hashable, Any] = {}
 
-        async def lane() -> None:
+        async def run_next() -> None:
             while (taken := await self._take()) is not None:
-                task_id, pending = taken
+                task_id, task = taken
                 try:
-                    results[task_id] = await self._run(pending)
+                    results[task_id] = await self._run(task)
                 except Exception as error:
                     logger.info("task %r failed: %r", task_id, error)
                     results[task_id] = error
 
-        await asyncio.gather(*(lane() for _ in range(max_concurrent)))
+        await asyncio.gather(*(run_next() for _ in range(max_concurrent)))
         return results
 
-    async def _take(self) -> tuple[Hashable, _Pending] | None:
+    async def _take(self) -> tuple[Hashable, _Task] | None:
+        own = self._first()
         if self._shared is not None:
-            own = self._first()
             before = None if own is None else (own[1].priority, own[1].number)
             taken = await blocking_threads.ask(self._shared.take, before)
             if taken is not None:
                 try:
-                    return taken.id, _Pending(taken.priority, taken.number, taken.func())
+                    return taken.id, _Task(taken.priority, taken.number, taken.func())
                 except UnreferenceableError:
                     await blocking_threads.ask(self._shared.put_back, taken)
                     raise
-        first = self._first()
-        if first is not None:
+            own = self._first()  # Another coroutine may have taken it meanwhile.
+        if own is not None:
             heapq.heappop(self._heap)
-            del self._tasks[first[0]]
-        return first
+            del self._tasks[own[0]]
+        return own
 
-    def _first(self) -> tuple[Hashable, _Pending] | None:
+    def _first(self) -> tuple[Hashable, _Task] | None:
+        """The first task of this process, at the top of the heap."""
         while self._heap:
             _, number, task_id = self._heap[0]
-            pending = self._tasks.get(task_id)
-            if pending is not None and pending.number == number:
-                return task_id, pending
+            task = self._tasks.get(task_id)
+            if task is not None and task.number == number:
+                return task_id, task
             heapq.heappop(self._heap)
         return None
 
-    async def _run(self, pending: _Pending) -> Any:
+    async def _run(self, task: _Task) -> Any:
         return await bridge.call_async(
-            pending.func,
+            task.func,
             call="AsyncTaskScheduler.execute_next",
             place=self.place,
             retry=self.retry,
-            priority=pending.priority,
+            priority=task.priority,
         )
 
     def optimize_schedule(self, tasks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The same dicts in an order that respects ``dependencies`` (ids): those without any first, as given, then each
         when its last dependency has been placed. Tasks in or behind a cycle, or behind an unknown id, are left out.
 
-        ``priority`` and ``duration`` are ignored. Difference: what is left out is logged as a warning.
+        ``priority`` and ``duration`` are ignored. Difference: a warning names the tasks that are left out.
 
         Raises:
             KeyError: a task has no ``id``.
@@ -174,18 +173,15 @@ class AsyncTaskScheduler:
         for task in tasks:
             for dependency in task.get("dependencies", ()):
                 dependents.setdefault(dependency, []).append(task["id"])
-        ready = deque(task_id for task_id, count in missing.items() if count == 0)
-        schedule = []
-        while ready:
-            placed = ready.popleft()
-            schedule.append(by_id[placed])
+        order = [task_id for task_id, count in missing.items() if count == 0]
+        for placed in order:  # Which grows meanwhile.
             for dependent in dependents.get(placed, ()):
                 missing[dependent] -= 1
                 if missing[dependent] == 0:
-                    ready.append(dependent)
+                    order.append(dependent)
         if left_out := [task_id for task_id, count in missing.items() if count > 0]:
             logger.warning("left out of the schedule, for a cycle or an unknown dependency: %s", left_out)
-        return schedule
+        return [by_id[task_id] for task_id in order]
 
     def calculate_total_time(self, schedule: Iterable[Mapping[str, Any]]) -> float:
         """Sum of ``duration`` (0 where there is none), one task after the other; never below 0.0.

@@ -22,8 +22,8 @@ DIGITS: Final = 16  # Numbers sort as text.
 SCRIPT: Final = lua.load(__file__, "shared_schedule")
 
 
-class Taken(NamedTuple):
-    """A task that is now the caller's. Priorities are kept as doubles."""
+class TakenTask(NamedTuple):
+    """A task that now belongs to the caller. Priorities are kept as doubles."""
 
     id: Hashable
     priority: float
@@ -31,17 +31,17 @@ class Taken(NamedTuple):
     sealed: str
 
     def func(self) -> Callable[[], Any]:
-        """The callable itself.
+        """The callable.
 
         Raises:
             UnreferenceableError: this process cannot import it.
-            SignatureError: another deployment's.
+            SignatureError: another deployment signed it.
         """
         how, name, payload, is_async = pickle.loads(codec.unseal(PURPOSE, self.sealed))
         return resolve(FunctionRef(how, name, payload, is_async))
 
 
-class Schedule:
+class SharedSchedule:
     """The pending tasks under one name. Every method blocks for a round trip and may raise BrokerUnavailable."""
 
     def __init__(self, name: str) -> None:
@@ -53,24 +53,24 @@ class Schedule:
         content = pickle.dumps((ref.how, ref.name, ref.payload, ref.is_async), codec.PROTOCOL)
         self._run("add", _key(task_id), _score(priority), codec.seal(PURPOSE, content), "")
 
-    def put_back(self, task: Taken) -> None:
-        """Return what could not be used to its old place."""
+    def put_back(self, task: TakenTask) -> None:
+        """Return a task that could not run to its old position."""
         self._run("add", _key(task.id), _score(task.priority), task.sealed, f"{task.number:0{DIGITS}d}")
 
     def remove(self, task_id: Hashable) -> bool:
         return bool(self._run("remove", _key(task_id)))
 
-    def take(self, before: tuple[float, int] | None) -> Taken | None:
-        """The first task of all, unless there is none or *before*, a priority and a number, goes first."""
+    def take(self, before: tuple[float, int] | None) -> TakenTask | None:
+        """The first task, unless there is none or *before* (a priority and a number) goes first."""
         mine = ("", "") if before is None else (_score(before[0]), f"{before[1]:0{DIGITS}d}")
         taken = self._run("take", *mine)
         if taken is None:
             return None
         task_id, score, number, sealed = (part.decode() for part in taken)
-        return Taken(json.loads(task_id), -float(score), int(number), sealed)
+        return TakenTask(json.loads(task_id), -float(score), int(number), sealed)
 
     def next_number(self) -> int:
-        """A place in the order of scheduling, for a task that the caller keeps itself."""
+        """A number in the order of scheduling, for a task that the caller keeps itself."""
         with redis_records.redis_or_error() as client:
             return int(client.incr(self._keys[2]))
 

@@ -1,4 +1,4 @@
-"""Items in batches, one task for each, no more than so many at once."""
+"""Batches of items, one task for each, a limited number at once."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from graft.compat.celery_integration_framework.client import FrameworkTask
     from graft.compat.celery_integration_framework.framework import CeleryIntegrationFramework
 
-LOOK_EVERY: Final = 1.0  # Seconds between looks at whether the processor has been closed.
+CHECK_EVERY: Final = 1.0  # Seconds between checks whether the processor has been closed.
 
 
 class CeleryBatchProcessor:
-    """Sends batches of items as tasks, at most *max_parallel* of this processor's at once.
+    """Sends batches of items as tasks, at most *max_parallel* of them at once.
 
-    Source: ``celery_integration_framework.CeleryBatchProcessor``, which sent everything at once. Batches beyond the
-    bound leave this process as earlier ones end, so the program lives until the last one has been run, or
-    ``shutdown()`` drops those that have not left.
+    Source: ``celery_integration_framework.CeleryBatchProcessor``, which sent everything at once. Further batches are
+    sent as earlier ones end, so the program lives until the last one has run, or ``shutdown()`` drops unsent ones.
 
     Raises:
         ValueError: *batch_size* or *max_parallel* is below 1.
@@ -37,7 +36,7 @@ class CeleryBatchProcessor:
         self.framework = framework
         self.batch_size = batch_size
         self.max_parallel = max_parallel
-        self._lanes = ThreadPoolExecutor(max_parallel, thread_name_prefix="graft-batches")
+        self._threads = ThreadPoolExecutor(max_parallel, thread_name_prefix="graft-batches")
         self._runs: dict[str, Future[None]] = {}
         self._is_closed = threading.Event()
 
@@ -50,23 +49,23 @@ class CeleryBatchProcessor:
         batches = [list(items[start : start + self.batch_size]) for start in range(0, len(items), self.batch_size)]
         ids = [str(uuid4()) for _ in batches]
         for task_id, batch in zip(ids, batches, strict=True):
-            self._runs[task_id] = self._lanes.submit(self._run, task, batch, queue, task_id)
+            self._runs[task_id] = self._threads.submit(self._run, task, batch, queue, task_id)
         return ids
 
     def _run(self, task: FrameworkTask | str, batch: list[Any], queue: str, task_id: str) -> None:
         self.framework._submit(task, [batch], {}, queue, None, task_id)
         while not self._is_closed.is_set():
             try:
-                by_task_name.wait([task_id], LOOK_EVERY, self.framework.app)
+                by_task_name.wait([task_id], CHECK_EVERY, self.framework.app)
                 return
             except ResultTimeout:
                 continue
 
     def wait_for_batch(self, ids: Sequence[str], timeout: float | None = None) -> list[TaskResult]:
-        """How the batches stand when all have ended, or after *timeout* seconds for the whole; in the order of *ids*.
+        """The batches' results when all have ended, or after *timeout* seconds in all; in the order of *ids*.
 
         Raises:
-            Exception: why a batch could not be sent.
+            Exception: the error of sending a batch.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         for task_id in ids:
@@ -87,6 +86,6 @@ class CeleryBatchProcessor:
         del self._runs[task_id]
 
     def close(self) -> None:
-        """Drop what has not left; what was sent is run."""
+        """Drop unsent batches; sent ones run."""
         self._is_closed.set()
-        self._lanes.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,18 +1,16 @@
-"""The framework's Celery app, and its tasks: what they send is run by the deployment's workers."""
+"""The framework's Celery app, and its tasks, whose calls run on the deployment's workers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from celery import Celery, Task
 
 from graft.config import queues
 from graft.config.celeryconfig import options
 from graft.config.settings import Settings
-
-if TYPE_CHECKING:
-    from graft.compat.celery_integration_framework.framework import CeleryIntegrationFramework
+from graft.config.transport import register
 
 DEFAULT_QUEUE: Final = "normal"
 QUEUES: Final = {"high_priority": "high", DEFAULT_QUEUE: "default", "low_priority": "low"}
@@ -21,6 +19,7 @@ MIDDLE: Final = 5  # Of the framework's priorities, 0 to 10; larger goes first.
 
 def make_app(name: str, config: Settings) -> Any:
     """An app of that name with the deployment's options, gzip and a prefetch of 4; not the process's current one."""
+    register()
     app = Celery(name, set_as_current=False)
     app.config_from_object(options(config) | {"task_compression": "gzip", "worker_prefetch_multiplier": 4})
     return app
@@ -45,13 +44,13 @@ def step_of(priority: float) -> int:
 
 
 class FrameworkTask(Task):  # type: ignore[misc]  # Celery's Task has no types.
-    """A function with a name, a queue, a priority and a number of retries. Called directly it runs here."""
+    """A function with a name, a queue, a priority and a number of retries. A direct call runs in this process."""
 
     abstract = True
 
     def __init__(
         self,
-        framework: CeleryIntegrationFramework,
+        send: Callable[..., str],
         func: Callable[..., Any],
         *,
         name: str,
@@ -60,7 +59,7 @@ class FrameworkTask(Task):  # type: ignore[misc]  # Celery's Task has no types.
         retry_limit: int,
         retry_wait: float,
     ) -> None:
-        self.framework = framework
+        self._send = send
         self.run = self.func = func
         self.name = name
         self.queue = queue
@@ -71,6 +70,5 @@ class FrameworkTask(Task):  # type: ignore[misc]  # Celery's Task has no types.
     def apply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any:
-        """Send it, as Celery's ``apply_async`` does with ``queue``, ``countdown``, ``eta``, ``priority``."""
-        task_id = self.framework.send(self, args or (), kwargs or {}, **options)
-        return self.framework.app.AsyncResult(task_id)
+        """Send a call, as Celery's ``apply_async`` does with ``queue``, ``countdown``, ``eta``, ``priority``."""
+        return self.AsyncResult(self._send(self, args or (), kwargs or {}, **options))

@@ -26,10 +26,10 @@ class WorkerStatus(Enum):
 
 @dataclass
 class TaskResult:
-    """How a task stands.
+    """A task's status and result.
 
-    ``result`` is its value, or the exception it failed with; ``execution_time`` is seconds of its last run; times of
-    day are aware, in UTC.
+    ``result`` is its value, or the exception it failed with; ``execution_time`` is seconds of its last run; times are
+    aware, in UTC.
     """
 
     task_id: str
@@ -44,7 +44,7 @@ class TaskResult:
 
 @dataclass
 class WorkerMetrics:
-    """What one worker did for a framework, over all its clients.
+    """One worker's stats of a framework, over all its clients.
 
     ``total_execution_time`` is seconds, ``memory_usage`` resident bytes of the worker and its pool processes,
     ``cpu_usage`` the processor's share (0 to 1) of the execution time, ``last_heartbeat`` None when it is offline.

@@ -1,4 +1,4 @@
-"""The framework's front door: make tasks, send them, and learn how they stand."""
+"""CeleryIntegrationFramework makes tasks, sends them, and reads their results."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from graft.tasks.sending import by_task_name
 class CeleryIntegrationFramework:
     """Functions as tasks, on the workers of a deployment.
 
-    Source: ``celery_integration_framework.CeleryIntegrationFramework``. Its app is its own, and a client's: workers are
-    the deployment's (``celery -A graft worker``, with this process's signing key), and run its functions by import or
-    as copies (rule R2 of the contract) without knowing its tasks. Its queues ``high_priority``, ``normal`` and
+    Source: ``celery_integration_framework.CeleryIntegrationFramework``. The app is a client's. The workers are those of
+    the deployment (``celery -A graft worker``, with this process's signing key); they run the functions by import or as
+    copies (rule R2 of the contract) and need not know the tasks. The queues ``high_priority``, ``normal`` and
     ``low_priority`` are the deployment's ``high``, ``default`` and ``low``. Messages are compressed with gzip.
 
     Args:
-        app_name: whose tasks they are: prefix of their names, owner of the figures.
-        broker_url: the deployment's own unless given. On another Redis, workers of celery-graft must read it.
-        result_backend: likewise; with a *broker_url* of its own, that one unless given.
+        app_name: prefix of the tasks' names, and owner of their stats.
+        broker_url: Default: the deployment's. Another Redis needs workers of celery-graft that read it.
+        result_backend: Default: *broker_url* if that is given, else the deployment's.
 
     Attributes:
         app: the Celery app.
-        tasks: what :meth:`create_task` made, by name.
+        tasks: the tasks of :meth:`create_task`, by name.
 
     Raises:
         ValueError: an address that is not Redis.
@@ -75,11 +75,11 @@ class CeleryIntegrationFramework:
         *,
         retry_wait: float = 60.0,
     ) -> FrameworkTask:
-        """*func* as a task: ``.delay()``, ``.apply_async()``, or :meth:`submit_task`.
+        """*func* as a task, for ``.delay()``, ``.apply_async()`` or :meth:`submit_task`.
 
         Args:
             func: sync or async; importable on the workers, or capturing nothing mutable.
-            name: ``<app_name>.<function>`` unless given; a task of that name is replaced.
+            name: Default: ``<app_name>.<function>``. A task of that name is replaced.
             queue: one of the framework's three, or any of the deployment's.
             priority: 0 to 10, larger goes first among the messages of its queue.
             retry_limit: runs after the first; then the task fails with the function's own last error.
@@ -94,7 +94,7 @@ class CeleryIntegrationFramework:
         if retry_limit < 0 or retry_wait < 0:
             raise ValueError(f"retry_limit={retry_limit} and retry_wait={retry_wait:g} s must not be negative")
         task = FrameworkTask(
-            self,
+            self.send,
             func,
             name=name or f"{self.app_name}.{getattr(func, '__name__', type(func).__name__)}",
             queue=queue_of(queue),
@@ -119,12 +119,12 @@ class CeleryIntegrationFramework:
         """Send a task; its id.
 
         Args:
-            task: what :meth:`create_task` gave, or a name: of one of these, or of a task of the deployment's.
-            args: its arguments by position, any picklable values; of the deployment's own tasks, JSON.
-            kwargs: its arguments by name.
-            queue: the task's own where it is "normal", the default.
-            countdown: seconds before it may run.
-            eta: when it may run instead, in seconds of the epoch or as a datetime (naive: local time).
+            task: a task of :meth:`create_task`, or the name of one, or of a task of the deployment.
+            args: positional arguments, any picklable values; JSON for the deployment's own tasks.
+            kwargs: keyword arguments.
+            queue: with "normal", the default, the task's own queue.
+            countdown: seconds before the task may run.
+            eta: when the task may run, in seconds of the epoch or as a datetime (naive: local time).
 
         Raises:
             ValueError: no task or queue of that name; *countdown* below 0; *countdown* together with *eta*.
@@ -172,7 +172,7 @@ class CeleryIntegrationFramework:
         return by_task_name.send(name, args, kwargs, celery=self.app, task_id=task_id, **options)
 
     def get_task_result(self, task_id: str) -> TaskResult:
-        """How the task stands now; PENDING also where nothing is known of it."""
+        """The task's present status and result; PENDING also for an unknown id."""
         meta = self.app.backend.get_task_meta(task_id, cache=False)
         record = call_records.read(self._redis, task_id)
         status = TaskStatus.__members__.get(meta["status"], TaskStatus.STARTED)
@@ -195,7 +195,7 @@ class CeleryIntegrationFramework:
         )
 
     def wait_for_task(self, task_id: str, timeout: float | None = None) -> TaskResult:
-        """How the task stands when it has ended, or after *timeout* seconds; a failure is a FAILURE, not an error.
+        """The task's result when it has ended, or its status after *timeout* seconds; a failure is not raised.
 
         Raises:
             RuntimeError: called inside a task.
@@ -203,11 +203,11 @@ class CeleryIntegrationFramework:
         try:
             by_task_name.wait([task_id], timeout, self.app)
         except ResultTimeout:
-            pass  # What it has come to is said below.
+            pass  # The status is read below.
         return self.get_task_result(task_id)
 
     def get_worker_stats(self) -> dict[str, Any]:
-        """What the workers did for this ``app_name``, over all its clients, and which of them are alive.
+        """Stats of this ``app_name``, over all its clients, and the workers that are alive.
 
         ``active_workers``, ``total_tasks`` (ended ones), ``successful_tasks``, ``failed_tasks``, ``success_rate`` (0 to
         100; 0 before the first), ``average_execution_time`` (s), and ``workers``: WorkerMetrics as dicts, by name. The
@@ -216,7 +216,7 @@ class CeleryIntegrationFramework:
         return stats.of(self.app_name, self._redis)
 
     def worker_status(self, worker_name: str) -> WorkerStatus:
-        """Whether the worker is alive, and runs something."""
+        """Whether the worker is alive, and busy."""
         return stats.status_of(worker_name, self._redis)
 
     def create_batch_processor(self, batch_size: int = 10, max_parallel: int = 5) -> CeleryBatchProcessor:
@@ -226,7 +226,7 @@ class CeleryIntegrationFramework:
         return processor
 
     def shutdown(self) -> None:
-        """Send nothing more, and let connections go. What was sent is run; workers are not this framework's to stop."""
+        """Send nothing more, and close connections. Sent tasks run; the workers go on."""
         self._is_shut_down = True
         for processor in self._processors:
             processor.close()

@@ -1,4 +1,4 @@
-"""The optimizer of the proof of concept, and its bridge to the older optimizer's interface."""
+"""The optimizer of the proof of concept, also behind the older optimizer's interface."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from graft.tasks.sending import by_task_name
 
 
 class CeleryWorkerOptimizer:
-    """Batches, chains, places and load levels on the deployment's workers.
+    """Batches, chains, resource pools and load levels on the deployment's workers.
 
-    Source: ``celery_migration_poc.CeleryWorkerOptimizer``. All but :meth:`optimize_batch_processing` block for a round
-    trip or more, as they did: in a coroutine call them through ``asyncio.to_thread``.
+    Source: ``celery_migration_poc.CeleryWorkerOptimizer``. All methods but :meth:`optimize_batch_processing` block for
+    a round trip or more: in a coroutine call them through ``asyncio.to_thread``.
 
     Attributes:
-        redis_client: this deployment's Redis, from the configuration.
-        metrics: figures of the functions that batches ran, see ``AsyncWorkerOptimizer.metrics``.
+        redis_client: this deployment's Redis.
+        metrics: see ``AsyncWorkerOptimizer.metrics``.
     """
 
     def __init__(self) -> None:
@@ -46,10 +46,9 @@ class CeleryWorkerOptimizer:
         priority: float = 0,
         retry: RetryPolicy | int | None = None,
     ) -> list[dict[str, Any]]:
-        """Do what ``process_item`` does to every item; the results in the order of *items*.
+        """Apply the function of the task ``process_item`` to every item; the results in the order of *items*.
 
-        The items travel in envelopes, at most ``batch_size * max_concurrent`` of them run at once in the whole cluster.
-        An item's error is raised at once; the 60 s retries belong to the task ``process_item``. Errors and bounds:
+        An item's error is raised at once; the 60 s retries belong to the task. Errors and limits are those of
         ``AsyncWorkerOptimizer.optimize_batch_processing``. Differences: nothing blocks the event loop; *max_concurrent*
         is honoured; *priority* (larger goes first) and *retry* are new.
         """
@@ -68,37 +67,40 @@ class CeleryWorkerOptimizer:
         return chain(*(by_task_name.find(name).s() for name in stages))
 
     def create_resource_pool(self, name: str, size: int = 10) -> None:
-        """Keep *size* places under *name*, in the Redis hash ``resource_pool:<name>``.
+        """Keep *size* units under *name*, in the Redis hash ``resource_pool:<name>``.
 
-        Fields: ``size``, ``available``, ``created_at``. Made again, it gets the new size; what is taken stays taken.
+        Fields: ``size``, ``available``, ``created_at``. Made again, the pool gets the new size; units in use stay so.
 
         Raises:
             ValueError: *size* is no whole number of at least 1.
         """
-        resource_pool.make(self.redis_client, name, size)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"size={size!r} must be a whole number of at least 1")
+        resource_pool.run(self.redis_client, "make", name, size, datetime.now(UTC).isoformat())
 
-    def take_place(self, name: str) -> bool:
-        """Take a place of the pool, atomically; False when none is free.
+    def take_unit(self, name: str) -> bool:
+        """Take a unit of the pool, atomically; False when none is free.
 
         Raises:
             KeyError: there is no such pool.
         """
-        return resource_pool.take(self.redis_client, name)
+        return resource_pool.run(self.redis_client, "take", name)
 
-    def give_place_back(self, name: str) -> None:
-        """Give a place back.
+    def give_unit_back(self, name: str) -> None:
+        """Give a unit back.
 
         Raises:
             KeyError: there is no such pool.
-            ValueError: none was taken.
+            ValueError: no unit was taken.
         """
-        resource_pool.give_back(self.redis_client, name)
+        if not resource_pool.run(self.redis_client, "give_back", name):
+            raise ValueError(f"every unit of the resource pool {name!r} is free; none was taken")
 
     def get_worker_metrics(self) -> dict[str, Any]:
         """``workers`` and ``active_tasks`` by node name, ``queue_lengths`` by queue, ``timestamp``.
 
-        The first two are {} without workers. A queue's length counts its waiting messages of all priorities; those that
-        workers have fetched are :meth:`unacknowledged`.
+        The first two are {} without workers. A queue's length is that of all its priorities; messages that workers have
+        fetched are counted by :meth:`unacknowledged`.
         """
         return migration_poc_metrics.measure()
 
@@ -107,7 +109,7 @@ class CeleryWorkerOptimizer:
         return depth.unacked()
 
     def stored_metrics(self, limit: int = 60) -> list[dict[str, Any]]:
-        """What ``collect_metrics`` has stored, newest first, for up to a day."""
+        """The metrics that ``collect_metrics`` has stored, newest first, for up to a day."""
         return migration_poc_metrics.kept(limit)
 
     def dynamic_load_balancing(
@@ -121,12 +123,12 @@ class CeleryWorkerOptimizer:
         Args:
             load_level: a LoadLevel or its value; anything else counts as MEDIUM.
             worker_group: only the workers named ``<worker_group>@…``.
-            timeout: seconds; processes that are busy leave when they have finished.
+            timeout: seconds; busy processes end when they have finished.
 
         Raises:
-            TaskQueueError: no such worker is alive, or one did not get there in time.
+            TaskQueueError: no such worker is alive, or one did not reach the size in time.
 
-        Difference: the level was added to what the pool had, never taken away, and prefetch did not change.
+        Difference: the legacy module only added processes, and did not change the prefetch.
         """
         level = _level(load_level)
         size = SIZES[level]

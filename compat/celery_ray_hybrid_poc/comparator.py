@@ -1,4 +1,4 @@
-"""Measures the three ways side by side."""
+"""The comparison of single tasks, bulk and hybrid, and the demonstration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from graft.tasks.legacy import ray_hybrid_poc
 class PerformanceComparator:
     """Runs the same items as single tasks, in bulk, and as the hybrid chooses.
 
-    Source: ``celery_ray_hybrid_poc.PerformanceComparator``. *optimizer* is new: an own one unless given.
+    Source: ``celery_ray_hybrid_poc.PerformanceComparator``. *optimizer* is new. Default: an optimizer of its own.
 
     Attributes:
-        results: what :meth:`compare_methods` measured last.
+        results: the latest measurements of :meth:`compare_methods`.
     """
 
     def __init__(self, optimizer: HybridWorkerOptimizer | None = None) -> None:
@@ -27,7 +27,7 @@ class PerformanceComparator:
     async def compare_methods(self, items: Sequence[Any], iterations: int = 3) -> dict[str, dict[str, Any]]:
         """For ``celery``, ``ray`` and ``hybrid``: ``method``, ``avg_time`` (s), ``items_count``, ``throughput`` (1/s).
 
-        ``method`` is what ran: without Ray the row ``ray`` says "celery", for the bulk engine.
+        ``method`` names what ran: without Ray the row ``ray`` says "celery", for the bulk engine.
 
         Raises:
             ValueError: *iterations* is below 1.
@@ -53,7 +53,7 @@ class PerformanceComparator:
         return self.results
 
     def print_comparison(self) -> None:
-        """Print what was measured last, one line for each way."""
+        """Print the latest measurements, one line for each way."""
         print(f"{'way':<8} {'ran as':<8} {'seconds':>10} {'items':>8} {'items/s':>12}")
         for name, row in self.results.items():
             figures = f"{row['avg_time']:>10.4f} {row['items_count']:>8} {row['throughput']:>12.1f}"
@@ -71,3 +71,18 @@ async def _measured(way: Callable[[], Awaitable[str]], items: int, iterations: i
         "items_count": items,
         "throughput": items / seconds if seconds else 0.0,
     }
+
+
+def demo_hybrid_optimization() -> None:
+    """Process 50 and 500 items on the deployment's workers, compare the ways, and print what was measured."""
+    asyncio.run(_demo())
+
+
+async def _demo() -> None:
+    optimizer = await asyncio.to_thread(HybridWorkerOptimizer)
+    for number in (50, 500):
+        outcome = await optimizer.hybrid_optimization([{"id": each} for each in range(number)])
+        print(f"{number} items: {outcome.method}, {len(outcome.result)} results in {outcome.processing_time:.3f} s")
+    comparator = PerformanceComparator(optimizer)
+    await comparator.compare_methods([{"id": each} for each in range(50)])
+    comparator.print_comparison()

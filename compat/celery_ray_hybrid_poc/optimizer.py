@@ -1,24 +1,18 @@
-"""Chooses how a list of items is worked off: few as single tasks, many by the bulk engine or by Ray."""
+"""Few items run as single tasks, many in bulk or in Ray."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Self
 
 from graft.compat import bridge
 from graft.compat.celery_ray_hybrid_poc import ray_side
-from graft.compat.placement import is_local, reference
+from graft.compat.placement import is_local, place_calls
 from graft.tasks.legacy import ray_hybrid_poc
 from graft.tasks.sending import by_task_name
-from graft.tasks.submit import submit
-from graft.tasks.worker_runtime import in_worker
-
-if TYPE_CHECKING:
-    from graft.compat.celery_ray_hybrid_poc.pipeline import AdaptivePipeline
 
 PATIENCE: Final = 300.0
 TOGETHER, IN_FLIGHT = 100, 64  # The bulk engine's bounds: coroutines at once in an envelope, envelopes at once.
@@ -26,7 +20,7 @@ TOGETHER, IN_FLIGHT = 100, 64  # The bulk engine's bounds: coroutines at once in
 
 @dataclass
 class OptimizationResult:
-    """What came of a hybrid call. ``processing_time`` is seconds; ``method`` names what ran: see the optimizer."""
+    """The result of a hybrid call. ``processing_time`` is seconds; ``method`` names what ran: see the optimizer."""
 
     task_id: str
     processing_time: float
@@ -36,12 +30,12 @@ class OptimizationResult:
 
 
 class HybridWorkerOptimizer:
-    """Applies one function to few items or to many, each the way that suits.
+    """Applies one function to items: to few as single tasks, to many in bulk.
 
     Source: ``celery_ray_hybrid_poc.HybridWorkerOptimizer``.
 
     Args:
-        use_ray: use Ray for many items; what ``GRAFT_RAY`` says unless given. Starts or joins Ray, which blocks.
+        use_ray: use Ray for many items. Default: what ``GRAFT_RAY`` says. Starts or joins Ray, which blocks.
 
     Attributes:
         ray_initialized: Ray is installed, switched on and running.
@@ -85,13 +79,12 @@ class HybridWorkerOptimizer:
     ) -> OptimizationResult:
         """Apply one function to every item: below *threshold* as one task each, from it on in bulk.
 
-        Returns an OptimizationResult whose ``result`` is the list in the order of *items*, and whose ``method`` is
-        "ray", "celery" (single tasks and the bulk engine alike), or "local" where *func* holds state of its caller's
-        and so stays with it. ``metrics``: ``items_count``, ``avg_time_per_item`` (s; 0.0 without items) and
-        ``memory_usage`` (MB of this process).
+        ``result`` is the list in the order of *items*. ``method`` is "ray", "celery" (single tasks and bulk alike), or
+        "local" if *func* cannot leave this process. ``metrics``: ``items_count``, ``avg_time_per_item`` (s; 0.0 without
+        items) and ``memory_usage`` (MB of this process).
 
         Args:
-            func: what is applied, the same at any size; what the task ``process_small_batch`` does unless given.
+            func: the same at any size. Default: what the task ``process_small_batch`` does.
             priority: larger goes first; Ray has no priorities.
 
         Raises:
@@ -102,7 +95,7 @@ class HybridWorkerOptimizer:
         began = time.perf_counter()
         items, func = list(items), func or ray_hybrid_poc.stamp
         if len(items) < threshold:
-            method, values = await self._one_by_one(items, func, priority)
+            method, values = await self._map(items, func, priority, batch_size=1)
         else:
             method, values = await self._in_bulk(items, func, priority)
         seconds = time.perf_counter() - began
@@ -110,46 +103,61 @@ class HybridWorkerOptimizer:
         return OptimizationResult(ray_hybrid_poc.new_job_id(), seconds, method, values, figures)
 
     def create_adaptive_pipeline(self) -> AdaptivePipeline:
-        from graft.compat.celery_ray_hybrid_poc.pipeline import AdaptivePipeline
-
         return AdaptivePipeline(self)
-
-    async def _one_by_one(self, items: list[Any], func: Callable[[Any], Any], priority: float) -> tuple[str, list[Any]]:
-        if _stays_here(func):
-            return await self._here(items, func)
-        batch = submit(func, items, batch_size=1, priority=priority)
-        try:
-            values: list[Any] = await batch
-        except asyncio.CancelledError:
-            batch.cancel()
-            raise
-        return "celery", values
 
     async def _in_bulk(self, items: list[Any], func: Callable[[Any], Any], priority: float) -> tuple[str, list[Any]]:
         if self.ray_initialized:
             return "ray", await ray_side.map_async(func, items)
-        if _stays_here(func):
-            return await self._here(items, func)
-        return "celery", await bridge.map_async(
+        return await self._map(items, func, priority)
+
+    async def _map(
+        self, items: list[Any], func: Callable[[Any], Any], priority: float, batch_size: int | None = None
+    ) -> tuple[str, list[Any]]:
+        stays = place_calls(func).function is None
+        values = await bridge.map_async(
             func,
             items,
             call="HybridWorkerOptimizer.hybrid_optimization",
             concurrency=TOGETHER,
-            in_flight=IN_FLIGHT,
+            in_flight=1 if stays else IN_FLIGHT,
+            batch_size=batch_size,
             priority=priority,
         )
-
-    async def _here(self, items: list[Any], func: Callable[[Any], Any]) -> tuple[str, list[Any]]:
-        return "local", await bridge.map_async(
-            func,
-            items,
-            call="HybridWorkerOptimizer.hybrid_optimization",
-            concurrency=TOGETHER,
-            in_flight=1,
-            place="local",
-        )
+        return "local" if stays else "celery", values
 
 
-def _stays_here(func: Callable[[Any], Any]) -> bool:
-    """Rule R2: it cannot leave its caller, or a task calls, which must not wait for others."""
-    return in_worker() or reference(func, None) is None
+class AdaptivePipeline:
+    """Stages that one value passes in order, each in Ray or on the workers.
+
+    Source: ``celery_ray_hybrid_poc.AdaptivePipeline``.
+
+    Attributes:
+        stages: dicts with ``name``, ``func`` and ``use_ray``.
+    """
+
+    def __init__(self, optimizer: HybridWorkerOptimizer) -> None:
+        self.optimizer = optimizer
+        self.stages: list[dict[str, Any]] = []
+
+    def add_stage(self, name: str, func: Callable[[Any], Any], use_ray: bool = False) -> Self:
+        """Add a stage at the end; returns the pipeline itself, so calls can be chained."""
+        if not callable(func):
+            raise TypeError(f"func {func!r} of stage {name!r} cannot be called")
+        self.stages.append({"name": name, "func": func, "use_ray": use_ray})
+        return self
+
+    async def execute(self, data: Any) -> Any:
+        """*data* after the last stage; without stages, *data* itself.
+
+        A stage runs on the workers, or in this process if its function cannot travel; with *use_ray* in Ray, if that
+        runs.
+
+        Raises:
+            Exception: a stage's own error; the stages after it do not run.
+        """
+        for stage in list(self.stages):
+            if stage["use_ray"] and self.optimizer.ray_initialized:
+                (data,) = await ray_side.map_async(stage["func"], [data])
+            else:
+                data = await bridge.call_async(stage["func"], data, call="AdaptivePipeline.execute")
+        return data

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graft.compat.celery_ray_hybrid_poc import ray_side
-from graft.compat.placement import is_local
-from graft.tasks.submit import submit
-from graft.tasks.worker_runtime import in_worker
+from graft.compat.dispatcher import CallDispatcher
 
 
 def mark(item: Any) -> dict[str, Any]:
@@ -16,7 +14,7 @@ def mark(item: Any) -> dict[str, Any]:
 
 
 class _Members:
-    """What the actor is made of."""
+    """The Ray actor's class."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -32,7 +30,7 @@ class _Members:
 
 
 class RayWorkerPool:
-    """Processes batches: in a Ray actor where Ray is switched on, else on the workers, *size* envelopes at once.
+    """Processes batches in a Ray actor if Ray is switched on, else on the workers, *size* envelopes at once.
 
     Source: ``celery_ray_hybrid_poc.RayWorkerPool``, which was a decorated class: :meth:`remote` still gives the bare
     actor. Both methods block.
@@ -50,6 +48,7 @@ class RayWorkerPool:
             raise ValueError(f"size={size} must be at least 1")
         self.size = size
         self.actor = ray_side.actor(_Members, size) if ray_side.start(use_ray) else None
+        self._dispatcher = CallDispatcher(size)
         self._processed = 0
 
     @staticmethod
@@ -66,10 +65,8 @@ class RayWorkerPool:
         items = list(items)
         if self.actor is not None:
             return list(ray_side.get(self.actor.process_batch.remote(items)))
-        if is_local() or in_worker():
-            marked = [mark(item) for item in items]
-        else:
-            marked = submit(mark, items, in_flight=self.size).collect()
+        route = self._dispatcher.route(mark, call="RayWorkerPool.process_batch", is_map=True)
+        marked: list[dict[str, Any]] = self._dispatcher.map(route, items, unpack=False).collect()
         self._processed += len(marked)
         return marked
 

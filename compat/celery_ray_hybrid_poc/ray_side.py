@@ -1,4 +1,4 @@
-"""Everything that talks to Ray, which is imported here alone and only when it is switched on."""
+"""Ray is imported in this module only, and only when it is switched on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any, Final
+
+from graft.compat.local import awaited
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ def start(use_ray: bool | None) -> bool:
     if find_spec("ray") is None:
         if use_ray:
             raise ImportError(MISSING, name="ray")
-        logger.warning("%s is set, and the bulk engine runs instead: %s", SWITCH, MISSING)
+        logger.warning("%s is set, but the bulk engine runs instead: %s", SWITCH, MISSING)
         return False
     ray = _ray()
     if not ray.is_initialized():
@@ -57,9 +59,8 @@ async def map_async(func: Callable[[Any], Any], items: Sequence[Any]) -> list[An
     size = max(1, math.ceil(len(items) / (CHUNKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))))
     run = ray.remote(_run_chunk)
     refs = [run.remote(func, items[start : start + size]) for start in range(0, len(items), size)]
-    outcomes = chain.from_iterable(await asyncio.gather(*refs))
     values = []
-    for succeeded, value in outcomes:
+    for succeeded, value in chain.from_iterable(await asyncio.gather(*refs)):
         if not succeeded:
             raise value
         values.append(value)
@@ -67,23 +68,18 @@ async def map_async(func: Callable[[Any], Any], items: Sequence[Any]) -> list[An
 
 
 def _run_chunk(func: Callable[[Any], Any], items: Sequence[Any]) -> list[tuple[bool, Any]]:
-    """In a process of Ray's. Errors travel as values: Ray would wrap them in a class of its own."""
+    """Run in a process of Ray's. Errors travel as values: Ray would wrap them in a class of its own."""
     outcomes: list[tuple[bool, Any]] = []
     for item in items:
         try:
             value = func(item)
-            outcomes.append((True, asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value))
+            outcomes.append((True, asyncio.run(awaited(value)) if inspect.isawaitable(value) else value))
         except Exception as error:
             outcomes.append((False, error))
     return outcomes
 
 
-async def _awaited(value: Any) -> Any:
-    return await value
-
-
 def actor(cls: type, *args: Any) -> Any:
-    """A Ray actor of *cls*."""
     return _ray().remote(cls).remote(*args)
 
 

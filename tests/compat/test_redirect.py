@@ -108,24 +108,6 @@ def test_a_module_that_nobody_replaces_is_still_missing():
         importlib.import_module("acme")
 
 
-def test_a_facade_that_is_yet_to_come_leaves_the_original_import_alone(libs, monkeypatch):
-    monkeypatch.setattr(redirect, "_ours", lambda name: FULL if name.endswith("async_worker_optimization") else None)
-    (libs / "celery_migration_poc.py").write_text("ORIGINAL = True\n")
-    redirect.install()
-    assert importlib.import_module("libs.celery_migration_poc").ORIGINAL
-    assert "libs.celery_migration_poc" not in redirect.installed()
-    with pytest.raises(
-        ImportError, match=r"graft\.compat\.worker_pool is not part of celery-graft .* yet; it has: async"
-    ):
-        redirect.install("old.pools=worker_pool")
-
-
-def test_a_folder_without_a_module_is_no_facade(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
-    redirect.install()
-    assert redirect.installed() == {}
-
-
 @pytest.mark.parametrize("item", ["acme.tools.async_worker_optimization", "acme.tools.pools=async_worker_optimization"])
 def test_other_places_and_names_may_be_replaced(item):
     redirect.install(item)

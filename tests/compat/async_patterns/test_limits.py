@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.compat.async_patterns import ConnectionPool, RateLimiter, Semaphore, fan_out_fan_in, on_workers
-from graft.compat.async_patterns.fair_semaphore import Turns
+from graft.compat.fair_semaphore import FairSemaphore
 from graft.tasks.shared.primitive import DifferentLimitsError
 from tests import samples
 from tests.compat.async_patterns.programs import program
@@ -186,24 +186,24 @@ def test_loops_of_several_threads_share_a_local_semaphore():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 4), st.lists(st.sampled_from(["ask", "cancel", "back"]), max_size=40))
-def test_turns_are_never_lost_nor_doubled(limit, steps):
+def test_permits_are_never_lost_nor_doubled(limit, steps):
     async def main():
-        turns = Turns(limit)
+        semaphore = FairSemaphore(limit)
         asked, held = [], 0
         for step in steps:
             if step == "ask":
-                asked.append(asyncio.ensure_future(turns.take()))
+                asked.append(asyncio.ensure_future(semaphore.acquire()))
             elif step == "cancel" and asked:
                 asked.pop().cancel()
             elif step == "back" and held:
                 held -= 1
-                turns.give_back()
+                semaphore.release()
             for _ in range(3):
                 await asyncio.sleep(0)
             held += sum(task.done() and not task.cancelled() for task in asked)
             asked = [task for task in asked if not task.done()]
             assert held <= limit
-            assert turns.free == limit - held
+            assert semaphore.free == limit - held
             assert not asked or held == limit
         for task in asked:
             task.cancel()

@@ -263,7 +263,7 @@ def test_a_short_answer_is_an_error_for_those_it_leaves_out():
         futures = await add(processor, *range(5))
         assert [future.result() for future in futures[:3]] == [0, 1, 2]
         for future in futures[3:]:
-            assert "3 answers to 5 items" in str(future.exception())
+            assert "3 results for 5 items" in str(future.exception())
         assert processor.get_statistics()["total_batches"] == 0
 
     run(main())

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.compat.async_worker_optimization import ConnectionPool, ConnectionPoolOptimizer, MockConnection
-from graft.compat.async_worker_optimization.connection_loans import Loan
+from graft.compat.async_worker_optimization.connections import Loan
 from tests.stack import wait_until
 
 

@@ -176,24 +176,24 @@ def test_a_resource_pool_is_a_hash_and_made_without_an_answer(redis, optimizer):
     assert redis.hget("resource_pool:ten", "available") == b"10"
 
 
-def test_no_more_places_are_taken_than_there_are(redis, optimizer):
+def test_no_more_units_are_taken_than_there_are(redis, optimizer):
     optimizer.create_resource_pool("seats", 7)
     taken = []
-    threads = [threading.Thread(target=lambda: taken.append(optimizer.take_place("seats"))) for _ in range(20)]
+    threads = [threading.Thread(target=lambda: taken.append(optimizer.take_unit("seats"))) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert sum(taken) == 7
     for _ in range(7):
-        optimizer.give_place_back("seats")
-    with pytest.raises(ValueError, match="nobody had taken"):
-        optimizer.give_place_back("seats")
+        optimizer.give_unit_back("seats")
+    with pytest.raises(ValueError, match="none was taken"):
+        optimizer.give_unit_back("seats")
 
 
 def test_a_pool_made_again_keeps_what_is_taken(redis, optimizer):
     optimizer.create_resource_pool("again", 3)
-    assert optimizer.take_place("again")
+    assert optimizer.take_unit("again")
     optimizer.create_resource_pool("again", 5)
     assert redis.hget("resource_pool:again", "available") == b"4"
     redis.delete("resource_pool:again")
@@ -203,7 +203,7 @@ def test_a_pool_that_cannot_be_is_refused(redis, optimizer):
     for size in (0, -1, 1.5, True, "3"):
         with pytest.raises(ValueError, match="size="):
             optimizer.create_resource_pool("bad", size)
-    for call in (optimizer.take_place, optimizer.give_place_back):
+    for call in (optimizer.take_unit, optimizer.give_unit_back):
         with pytest.raises(KeyError, match="unheard of"):
             call("unheard of")
 
