@@ -30,7 +30,7 @@ from redis.exceptions import RedisError
 from graft.config.deployment import part, settings
 from graft.config.transport import signing
 from graft.config.transport.fetch import Asked, Look
-from graft.config.transport.message_validation import BadMessage, checked, decode
+from graft.config.transport.message_validation import MESSAGE_LIMIT, BadMessage, checked, decode
 from graft.config.transport.qos import LOST, PendingAcks, QoS, stock
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ QUARANTINE_KEY: Final = "graft:quarantine"
 QUARANTINE_COUNTS_KEY: Final = "graft:quarantine:counts"
 QUARANTINE_LENGTH: Final = 500
 QUARANTINE_BYTES: Final = 256 << 10  # Of one message; the rest is cut off, its length is kept.
-MESSAGE_LIMIT: Final = 16 << 20  # Bytes on the wire, and after decompression; the option "message_limit" changes it.
 SIGN_MS: Final = 10_000  # Whoever waits looks again every second, signs or not.
 
 

@@ -59,7 +59,7 @@ def paused(unread: None, redis: Any) -> Iterator[Any]:
     redis.delete(dead_letters.LETTERS, dead_letters.INDEX)
     yield redis
     while made:
-        purge.cancel(made.pop(), lambda raw: "")  # Or its feeder would miss and send again what is wiped.
+        purge.cancel(made.pop())  # Or its feeder would miss and send again what is wiped.
     redis.delete(dead_letters.LETTERS, dead_letters.INDEX, *lists(QUEUE))
 
 
@@ -162,7 +162,7 @@ def test_a_look_opens_nothing_and_says_what_workers_would_refuse(paused, tmp_pat
 def test_what_is_purged_is_kept_its_caller_is_told_and_a_replay_runs_it(paused):
     batch = sent(3, paused)
     done = run("purge", QUEUE, "--yes", "--json")
-    assert json.loads(done.stdout) == {"letters": 3, "quarantined": 0, "dropped": 0, "items": 3}
+    assert json.loads(done.stdout) == {"dead_letters": 3, "quarantined": 0, "dropped": 0, "items": 3}
     with pytest.raises(CancelledBatchError, match="purged from the queue heavy"):
         batch.collect(WAIT)
     wait_until(batch.done, WAIT, "the end of the batch")
