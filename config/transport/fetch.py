@@ -1,6 +1,6 @@
 """Takes messages from Redis over the connection that kombu polls: one command under way at a time.
 
-    idle ─ send() ─► pending: fetch.lua is on its way, behind a BRPOP where the last fetch found nothing ─ read() ─► idle
+    idle ─ send() ─► pending: fetch.lua is asked, behind a BRPOP where the last fetch found nothing ─ read() ─► idle
 
 Whoever delivers or waits adds a wakeup to a list of each queue: BRPOP waits for one, and Redis runs the fetch in the
 instant in which that ends. Commands are packed here: a fetch has about a hundred arguments, of which all but the last
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from kombu.utils.uuid import uuid
@@ -64,9 +64,9 @@ class Pending(NamedTuple):
     acks: tuple[str, ...]
 
     @property
-    def replies(self) -> list[str]:
-        """The commands that are answered, in this order."""
-        return [*(["BRPOP"] if self.waits else []), *(["HDEL", "ZREM"] if self.acks else []), "EVAL"]
+    def replies_before(self) -> tuple[str, ...]:
+        """The commands that are answered before the fetch, in this order."""
+        return (*(("BRPOP",) if self.waits else ()), *(("HDEL", "ZREM") if self.acks else ()))
 
 
 class Taken(NamedTuple):
@@ -82,44 +82,48 @@ class Fetcher:
 
     def __init__(self) -> None:
         self.pending: Pending | None = None
-        self._waits_next = False
+        self.waits_next = False  # The last fetch left no message.
         self._next_limit = 1
 
-    def send(self, connection: Any, command: FetchCommand, limit: int, wait: float, acks: Sequence[str]) -> bool:
-        """Ask for up to *limit* messages, after a wait of up to *wait* seconds where the last fetch left none.
+    def send(self, connection: Any, command: FetchCommand, limit: int, wait: float, acks: Sequence[str]) -> None:
+        """Ask for up to *limit* messages; where the last fetch left none, once there are some, or after *wait* seconds.
 
-        Whether *acks* travel along: not behind a wait. Those of a fetch that was never answered travel again.
+        *acks* travel along, except behind a wait, and so do those of a fetch that was never answered.
         """
-        waits, unanswered = self._waits_next, self.unanswered_acks
-        sent = () if waits else (*unanswered, *acks)
         tags = tuple(uuid() for _ in range(max(1, min(self._next_limit, limit))))
-        self.pending = Pending(tags, command.queues, waits, sent)
+        acks = () if self.waits_next else (*self.unanswered_acks, *acks)
+        self.pending = Pending(tags, command.queues, self.waits_next, acks)
         commands: list[tuple[Any, ...]] = []
-        if waits:
+        if self.waits_next:
             commands.append(("BRPOP", *command.keys.wakeups, wait))
-        elif sent:
-            commands += [("HDEL", command.keys.unacked, *sent), ("ZREM", command.keys.unacked_index, *sent)]
+        elif acks:
+            commands += [("HDEL", command.keys.unacked, *acks), ("ZREM", command.keys.unacked_index, *acks)]
         before = connection.pack_commands(commands) if commands else []
-        connection.send_packed_command([b"".join([*before, command.packed(time.time(), int(waits), *tags)])])
-        return not waits
+        fetch = command.packed(time.time(), int(self.waits_next), *tags)
+        connection.send_packed_command([b"".join([*before, fetch])])
 
     @property
     def unanswered_acks(self) -> tuple[str, ...]:
         """The acknowledgements of a fetch that was not answered; Redis may or may not have heard of them."""
         return self.pending.acks if self.pending else ()
 
-    def answered(self, reply: Sequence[Any], most: int) -> list[Taken]:
-        """The messages in the *reply* to the fetch. The next one asks for more, up to *most*, where there were many."""
-        has_more, found = reply
+    def read(self, read_reply: Callable[[str], Any], most: int) -> list[Taken]:
+        """The messages in the reply. The next fetch asks for more of them, up to *most*, where there were many.
+
+        *read_reply* reads the reply to the command that it is given. Where it raises, the fetch stays pending.
+        """
+        try:
+            for command in self.pending.replies_before if self.pending else ():
+                read_reply(command)
+            has_more, found = read_reply("EVAL")
+        except Exception:
+            self.waits_next = False
+            raise
         pending, self.pending = self.pending, None
-        self._waits_next = not has_more
+        self.waits_next = not has_more
         if pending is None or not found:
             return []
         self._next_limit = min(most, 2 * len(found) + 2)
         return [
             Taken(raw, tag, pending.queues[number - 1]) for (number, raw), tag in zip(found, pending.tags, strict=False)
         ]
-
-    def failed(self) -> None:
-        """The reply did not come: the next fetch does not wait."""
-        self._waits_next = False

@@ -69,8 +69,8 @@ def forgery(message: Any) -> Refusal | None:
     if config.unsigned_messages == "accept" or not config.signing_keys:
         return None
     info = message.delivery_info
-    place = signing.place(str(info.get("exchange")), str(info.get("routing_key")))
-    found = signing.flaw(message._raw, place, config.signing_keys, signing.MESSAGE_AGE)
+    target = signing.target(str(info.get("exchange")), str(info.get("routing_key")))
+    found = signing.flaw(message._raw, target, config.signing_keys, signing.MESSAGE_AGE)
     return None if found is None else Refusal("bad_signature", found)
 
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 import graft
 from graft.config.deployment import app
 from graft.config.queues import names
-from graft.config.transport.channel import QUARANTINE_KEY
+from graft.config.transport import quarantine
 from graft.scripts.commands.batch import command as batches_command
 from graft.scripts.commands.dead_letters import command as dead_letters_command
 from graft.scripts.commands.queue import command
@@ -237,10 +237,10 @@ def test_what_workers_would_refuse_goes_where_they_put_it(paused):
     batch = sent(1, paused)
     (raw,) = waiting(paused)
     paused.lpush(QUEUE, forged(raw, argsrepr="(another:function, 1 items from 0)"))
-    before = paused.llen(QUARANTINE_KEY)
+    before = paused.llen(quarantine.MESSAGES)
     assert json.loads(run("purge", QUEUE, "--function", "another:*", "--yes", "--json").stdout)["quarantined"] == 1
-    assert paused.llen(QUARANTINE_KEY) == before + 1
-    assert json.loads(paused.lindex(QUARANTINE_KEY, 0))["reason"] == "bad_signature"
+    assert paused.llen(quarantine.MESSAGES) == before + 1
+    assert json.loads(paused.lindex(quarantine.MESSAGES, 0))["reason"] == "bad_signature"
     assert not batch.done()
     assert not dead_letters.count()
 
