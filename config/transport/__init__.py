@@ -11,8 +11,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 
 from graft.config.transport.channel import Channel
-from graft.config.transport.private_api import require
-from graft.config.transport.qos import stock, virtual
+from graft.config.transport.private_api import require_transport, stock
 
 _SCHEMES: Final = (
     ("redis://", "graft://"),
@@ -56,22 +55,7 @@ class SentinelTransport(Transport):
 @cache
 def register() -> None:
     """Make the transport known to kombu, under the schemes that `transport_url` gives out."""
-    require(stock.Channel, "_brpop_start", "_brpop_read", "_receive_one", "_deliver_fanout_message", "_queue_cycle")
-    require(stock.Channel, "_do_restore_message", "_flush_brpop_reauth", "_lookup", "_in_poll", "_in_listen", "_pool")
-    require(stock.SentinelChannel, "_sentinel_managed_pool", "from_transport_options")
-    require(
-        stock.Channel,
-        "_inplace_augment_message",
-        "_get_message_priority",
-        "_get_pool",
-        "_disconnect_pools",
-        "_close_clients",
-        "conn_or_acquire",
-        "auto_delete_queues",
-    )
-    require(stock.Channel, "_inplace_augment_message")
-    require(stock.QoS, "restore_visible", "restore_by_tag", "unacked_key", "_delivered", "_dirty", "_quick_append")
-    require(virtual.Transport, "_deliver", "close_channel", "connection_errors")
+    require_transport()
     TRANSPORT_ALIASES["graft"] = f"{__name__}:{Transport.__name__}"
     TRANSPORT_ALIASES["grafts"] = f"{__name__}:{TlsTransport.__name__}"
     # Under its own name: kombu picks the sentinels out of the addresses by it.

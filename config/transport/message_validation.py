@@ -15,6 +15,8 @@ from kombu.utils.json import loads
 
 logger = logging.getLogger(__name__)
 
+MESSAGE_LIMIT: Final = 16 << 20  # Bytes on the wire, and after decompression; the option "message_limit" changes it.
+
 # kombu's other compressions cannot stop at a limit.
 _DECOMPRESSORS: Final[dict[str, Callable[[], Any]]] = {
     "application/x-gzip": zlib.decompressobj,

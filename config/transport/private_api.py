@@ -1,12 +1,22 @@
-"""What we lean on in Celery, kombu and billiard beyond their public interface is asked for at start, by name."""
+"""The private names of Celery and kombu that the message path needs, asked for at start.
+
+Every module that uses such a name asks for it with :func:`require`; those of the transport stand here.
+"""
 
 from __future__ import annotations
 
 import dis
 from types import FunctionType, ModuleType
+from typing import Any
 
 import celery
 import kombu
+import kombu.transport.redis
+import kombu.transport.virtual
+
+# kombu annotates a part of its functions, which is worse than none.
+stock: Any = kombu.transport.redis
+virtual: Any = kombu.transport.virtual
 
 
 class UnknownVersionError(RuntimeError):
@@ -25,3 +35,17 @@ def require(owner: type | ModuleType, *names: str) -> None:
             "known to us; install celery==5.7.0 kombu==5.7.0 redis==8.1.0, or teach the module that asks for it the "
             "new version"
         )
+
+
+def require_transport() -> None:
+    """Refuse to start on a kombu whose Redis transport lacks a name that ours uses or replaces."""
+    require(
+        stock.Channel,
+        *("_brpop_start", "_brpop_read", "_receive_one", "_deliver_fanout_message", "_queue_cycle", "_in_poll"),
+        *("_in_listen", "_flush_brpop_reauth", "_do_restore_message", "_lookup", "_inplace_augment_message"),
+        *("_get_message_priority", "_pool", "_get_pool", "_disconnect_pools", "_close_clients", "conn_or_acquire"),
+        "auto_delete_queues",
+    )
+    require(stock.SentinelChannel, "_sentinel_managed_pool", "from_transport_options")
+    require(stock.QoS, "restore_visible", "restore_by_tag", "unacked_key", "_delivered", "_dirty", "_quick_append")
+    require(virtual.Transport, "_deliver", "close_channel", "connection_errors")

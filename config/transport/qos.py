@@ -1,7 +1,7 @@
 """Keeps Redis's record of delivered messages true, also when Redis is away or full.
 
-kombu records every message that a worker holds, so that another can have it when the worker dies. What Redis could not
-be told about such a message is owed, by address of the broker, and outlives the channel on which telling it failed.
+kombu records every message that a worker holds, so that another can have it when the worker dies. An acknowledgement
+that Redis could not be told is pending, by address of the broker, and outlives the channel on which sending it failed.
 """
 
 from __future__ import annotations
@@ -11,25 +11,21 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import Any, Final
 
-import kombu.transport.redis
-import kombu.transport.virtual
 import redis
 from kombu.asynchronous import get_event_loop
 from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import RedisError, ResponseError
 
+from graft.config.transport.private_api import stock, virtual
+
 logger = logging.getLogger(__name__)
 
-# kombu annotates a part of its functions, which is worse than none.
-stock: Any = kombu.transport.redis
-virtual: Any = kombu.transport.virtual
-
-TOLD_AFTER: Final = 0.02  # Seconds in which the next look for messages may take the news along.
+ACK_DELAY: Final = 0.02  # Seconds in which the next fetch may take an acknowledgement along.
 LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
 class PendingAcks(defaultdict[tuple[Any, ...], dict[str, bool]]):
-    """What Redis could not be told, by address of the broker: delivery tag -> whether the message goes back.
+    """Acknowledgements that Redis could not be told, by broker: delivery tag -> whether the message goes back.
 
     A pool process has none of its worker's.
     """
@@ -44,8 +40,8 @@ class QoS(stock.QoS):
     _owners_could_report = False
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        if delivery_tag == self.channel.recorded:  # By the script that took it.
-            self.channel.recorded = ""
+        if delivery_tag == self.channel.recorded_tag:  # By the script that took it.
+            self.channel.recorded_tag = ""
             virtual.QoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)
@@ -55,29 +51,29 @@ class QoS(stock.QoS):
         return {tag: message for tag, message in tuple(self._delivered.items()) if tag not in self._dirty}
 
     def ack(self, delivery_tag: str) -> None:
-        has_time = self._settles_itself(delivery_tag)
-        hub = get_event_loop() if has_time or self.channel.most_at_once > 1 else None
+        has_time = self._acks_itself(delivery_tag)
+        hub = get_event_loop() if has_time or self.channel.fetch_limit > 1 else None
         if hub is None:
-            self._settle(delivery_tag, requeue=False)
+            self._settle_or_keep(delivery_tag, requeue=False)
             return
         # Messages that came together end together: one round trip for all that this turn of the loop acknowledges.
         self.forget(delivery_tag)
-        self.channel.acked.append(delivery_tag)
-        if len(self.channel.acked) == 1:
+        self.channel.unsent_acks.append(delivery_tag)
+        if len(self.channel.unsent_acks) == 1:
             if has_time:
-                hub.call_later(TOLD_AFTER, self.tell_acked)
+                hub.call_later(ACK_DELAY, self.send_acks)
             else:
-                hub.call_soon(self.tell_acked)
+                hub.call_soon(self.send_acks)
 
-    def _settles_itself(self, delivery_tag: str) -> bool:
-        """Whether what ran has told Redis already, along with its result; a chord's part and a failure have not."""
-        tasks = self.channel.settling_tasks
+    def _acks_itself(self, delivery_tag: str) -> bool:
+        """Whether the run acknowledges it along with its result. A chord's part does not, nor does one that fails."""
+        tasks = self.channel.self_acking_tasks
         message = self._delivered.get(delivery_tag) if tasks else None
         return message is not None and message.headers.get("task") in tasks
 
-    def tell_acked(self) -> None:
-        """Have Redis forget what was acknowledged since the last time."""
-        tags, self.channel.acked = self.channel.acked, []
+    def send_acks(self) -> None:
+        """Have Redis forget the messages that were acknowledged since the last time."""
+        tags, self.channel.unsent_acks = self.channel.unsent_acks, []
         if not tags:
             return
         try:
@@ -85,25 +81,25 @@ class QoS(stock.QoS):
                 pipe = client.pipeline(transaction=False)
                 pipe.hdel(self.unacked_key, *tags).zrem(self.unacked_index_key, *tags).execute()
         except (*LOST, RedisError, AttributeError) as error:
-            logger.warning("Redis could not be told that %d messages are settled; it will be: %r", len(tags), error)
-            self.channel.owed.update(dict.fromkeys(tags, False))
+            logger.warning("%d acknowledgements could not be sent, trying again later: %r", len(tags), error)
+            self.channel.pending_acks.update(dict.fromkeys(tags, False))
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        self._settle(delivery_tag, requeue)
+        self._settle_or_keep(delivery_tag, requeue)
 
-    def _settle(self, delivery_tag: str, requeue: bool) -> None:
+    def _settle_or_keep(self, delivery_tag: str, requeue: bool) -> None:
         try:
-            self.tell(delivery_tag, requeue)
+            self.settle(delivery_tag, requeue)
         except (*LOST, RedisError, AttributeError) as error:  # AttributeError: closed, without a pool left.
-            logger.warning("Redis could not be told that %s is settled; it will be: %r", delivery_tag, error)
-            self.channel.owed[delivery_tag] = requeue
+            logger.warning("the acknowledgement of %s could not be sent, trying again later: %r", delivery_tag, error)
+            self.channel.pending_acks[delivery_tag] = requeue
         self.forget(delivery_tag)
 
     def forget(self, delivery_tag: str) -> None:
-        """Give up the place that the message takes here; Redis is not told."""
+        """Take the message off the prefetch count of this process; Redis is not told."""
         virtual.QoS.ack(self, delivery_tag)
 
-    def tell(self, delivery_tag: str, requeue: bool) -> None:
+    def settle(self, delivery_tag: str, requeue: bool) -> None:
         """Have Redis forget the message, or put it back on its queue."""
         if requeue:
             self.restore_by_tag(delivery_tag, leftmost=True)
@@ -127,8 +123,8 @@ class QoS(stock.QoS):
         try:
             super().restore_by_tag(tag, client, leftmost)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            # A record that kombu did not write would stop every sweep at this place.
+            # A record that kombu did not write would stop every sweep at this point.
             with self.channel.conn_or_acquire(client) as connected:
                 raw = connected.hget(self.unacked_key, tag) or b""
             self.channel.quarantine(raw, self.unacked_key, "malformed_record", repr(error))
-            self.tell(bytes_to_str(tag), requeue=False)
+            self.settle(bytes_to_str(tag), requeue=False)

@@ -84,7 +84,7 @@ def is_harmless(message: Mapping[str, Any]) -> bool:
         return False
 
 
-def place(exchange: str, routing_key: str) -> str:
+def target(exchange: str, routing_key: str) -> str:
     """Where a message goes, as its signature covers it."""
     return f"{exchange}/{routing_key}"
 

@@ -1,19 +1,24 @@
-"""Decides which task messages this worker will not run; the hardened consumer keeps those in the quarantine.
+"""Decides which task messages no worker runs; the hardened consumer moves those to the quarantine.
 
-The transport has looked at the envelope already (channel.py). Here are the rules for what only a worker
-reads: each stands for something that ends, blocks or confuses a worker of Celery 5.7.
+The transport has checked the outer form already (message_validation.py). Here are the rules for the parts that only a
+worker reads: each stands for something that ends, blocks or confuses a worker of Celery 5.7. :func:`flaw` applies all
+rules to a message that still waits.
 """
 
 from __future__ import annotations
 
 import math
+from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.serialization import prepare_accept_content
+from kombu.transport.virtual import Message
 
-from graft.config.deployment import settings
+from graft.config.deployment import app, settings
 from graft.config.transport import signing
+from graft.config.transport.message_validation import MESSAGE_LIMIT, BadMessage, decode
 
 ID_LENGTH: Final = 255
 FURTHEST_ETA: Final = timedelta(days=30)  # Until then the message stays in the memory of one worker.
@@ -28,15 +33,45 @@ class Refusal(NamedTuple):
     detail: str
 
 
+class _Channel:
+    """The part of a channel that a message needs when it is made."""
+
+    @staticmethod
+    def decode_body(body: str, encoding: str | None = None) -> Any:
+        return b64decode(body) if encoding == "base64" else body
+
+
+def flaw(raw: bytes) -> str:
+    """``reason: particulars`` of the refusal with which workers would quarantine the message in *raw*, else "".
+
+    Nothing of its content is unpickled. Signatures are checked only where :func:`can_verify`.
+    """
+    conf = app().conf
+    limit = (conf.broker_transport_options or {}).get("message_limit", MESSAGE_LIMIT)
+    try:
+        message = Message(decode(raw, limit), channel=_Channel(), accept=prepare_accept_content(conf.accept_content))
+    except BadMessage as error:
+        return str(error)
+    except ValueError as error:  # A body that is not base64.
+        return f"malformed_body: {error!r}"
+    found = forgery(message) or refusal(message)
+    return f"{found.reason}: {found.detail}" if found else ""
+
+
+def can_verify() -> bool:
+    """Whether this process can tell a signed message from a forged one."""
+    return bool(settings().signing_keys) or settings().unsigned_messages == "accept"
+
+
 def forgery(message: Any) -> Refusal | None:
     """Why *message* (of kombu) was not sent by somebody with the deployment's key, or None when it was."""
     config = settings()
     if config.unsigned_messages == "accept" or not config.signing_keys:
         return None
     info = message.delivery_info
-    place = signing.place(str(info.get("exchange")), str(info.get("routing_key")))
-    flaw = signing.flaw(message._raw, place, config.signing_keys, signing.MESSAGE_AGE)
-    return None if flaw is None else Refusal("bad_signature", flaw)
+    target = signing.target(str(info.get("exchange")), str(info.get("routing_key")))
+    found = signing.flaw(message._raw, target, config.signing_keys, signing.MESSAGE_AGE)
+    return None if found is None else Refusal("bad_signature", found)
 
 
 def refusal(message: Any, now: datetime | None = None) -> Refusal | None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.redis_client import broker, shared
-from graft.scripts import quarantine_check
+from graft.config.transport.task_validation import can_verify
 from graft.scripts.commands.options import HELP, CommandGroup, confirm, examples
 from graft.scripts.console import complain, lasting, output, say, several, show
 from graft.scripts.snapshot import seconds_left
@@ -154,15 +154,13 @@ def cancel(batch_id: str, yes: bool, as_json: bool) -> None:
     say(f"Cancelled batch {known.id}{took}.")
     if held:
         say(f"{several(held, 'message')} with workers: the items that run are finished, the others do not begin.")
-    if not quarantine_check.can_verify():
+    if not can_verify():
         complain("GRAFT_SIGNING_KEY is not set here: waiting messages stay until a worker meets and refuses them")
 
 
 def stop(batch_id: str) -> int:
     """Cancel, and again while its caller may not have heard; how many waiting messages were taken out."""
-    # Without the key nothing is taken for a message of ours, and workers do it by the flag.
-    judge = quarantine_check.flaw if quarantine_check.can_verify() else lambda raw: "not judged"
-    withdrawn = purge.cancel(batch_id, judge)
+    withdrawn = purge.cancel(batch_id)
     deadline = time.monotonic() + SETTLES
     before = None
     while time.monotonic() < deadline:
@@ -174,7 +172,7 @@ def stop(batch_id: str) -> int:
             break
         before = before if before is not None and note.sent == before.sent else note
         time.sleep(progress.EVERY / 2)
-        withdrawn += purge.cancel(batch_id, judge)
+        withdrawn += purge.cancel(batch_id)
     return withdrawn
 
 

@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.queues import QUEUES, names
-from graft.scripts import quarantine_check, snapshot
+from graft.config.transport.task_validation import can_verify
+from graft.scripts import snapshot
 from graft.scripts.commands.options import HELP, Age, CommandGroup, confirm, examples
 from graft.scripts.console import complain, lasting, say, several, show
 from graft.tasks.queues import pause as queue_pause
@@ -86,8 +87,8 @@ def peek(queue: str, limit: int, as_json: bool) -> None:
 
     A message that workers would put into the quarantine instead of running it says why.
     """
-    waiting = queue_peek.peek(queue, limit, quarantine_check.flaw)
-    if not quarantine_check.can_verify():
+    waiting = queue_peek.peek(queue, limit)
+    if not can_verify():
         complain("signatures were not verified: GRAFT_SIGNING_KEY is not set here")
     if as_json:
         for one in waiting:
@@ -154,7 +155,7 @@ def purge(
     batch as a whole ends with `batch cancel`. What workers have fetched already is not touched. What they would
     quarantine goes there. Interrupted or killed, nothing is lost: run it again.
     """
-    if not quarantine_check.can_verify():
+    if not can_verify():
         complain("GRAFT_SIGNING_KEY is not set: without it nobody can tell what workers would run; nothing was done")
         raise SystemExit(NOT_DONE)
     now = time.time()
@@ -178,14 +179,14 @@ def purge(
         say(f"{what}; nothing was taken out (--dry-run).")
         return
     confirm(f"Drop {what} for good?" if drop else f"Move {what} to the dead letters?", yes)
-    done = queue_purge.purge(queue, quarantine_check.flaw, wanted, drop=drop)
+    done = queue_purge.purge(queue, wanted, drop=drop)
     if as_json:
         click.echo(json.dumps(asdict(done)))
     if done.dropped:
         say(f"Dropped {several(done.dropped, 'message')}.")
-    if done.letters:
+    if done.dead_letters:
         say(
-            f"Moved {several(done.letters, 'message')} to the dead letters. Send them again with: "
+            f"Moved {several(done.dead_letters, 'message')} to the dead letters. Send them again with: "
             f"celery -A graft dead-letters replay --reason revoked --queue {queue}"
         )
     if done.quarantined:

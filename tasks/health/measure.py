@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError
 from graft.config.deployment import settings
 from graft.config.queues import QUEUES
 from graft.config.redis_client import broker, shared
-from graft.config.transport.channel import QUARANTINE_COUNTS_KEY, QUARANTINE_KEY
+from graft.config.transport.quarantine import COUNTS, MESSAGES
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import causes
 from graft.tasks.health import beat_ticks, canaries, leak_verdicts, redis_info
@@ -226,8 +226,8 @@ def _short(text: str) -> str:
 def quarantine(queue_side: Any, client: Any, now: float) -> Pile:
     """Messages that nobody could read, and the reasons of those that are new."""
     with queue_side.pipeline(transaction=False) as pipe:
-        pipe.llen(QUARANTINE_KEY)
-        pipe.hgetall(QUARANTINE_COUNTS_KEY)
+        pipe.llen(MESSAGES)
+        pipe.hgetall(COUNTS)
         total, counts = pipe.execute()
     by_reason = {reason.decode(): int(count) for reason, count in counts.items()}
     before = _remember(client, PILES, by_reason, now)

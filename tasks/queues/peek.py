@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from graft.config import lua
 from graft.config.redis_client import broker
+from graft.config.transport import task_validation
 from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
 
 PAGE: Final = 100
@@ -19,9 +20,6 @@ CHUNK: Final = 200
 _LABEL: Final = re.compile(r"\((?P<function>.+), (?P<items>\d+) items from \d+\)")
 
 SEARCH: Final = lua.load(__file__, "peek")
-
-# Says why a worker would not run the message in these bytes, or "": workers know, and this layer is below them.
-Judge = Callable[[bytes], str]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Waiting:
     flaw: str = ""
 
 
-def peek(queue: str, limit: int = 10, judge: Judge = lambda raw: "") -> list[Waiting]:
+def peek(queue: str, limit: int = 10) -> list[Waiting]:
     """The messages that are taken next, in that order. They stay where they are."""
     found: list[Waiting] = []
     with broker() as client:
@@ -51,7 +49,7 @@ def peek(queue: str, limit: int = 10, judge: Judge = lambda raw: "") -> list[Wai
             if len(found) < limit:
                 # Messages come in on the left and are taken on the right.
                 page = client.lrange(key, -(limit - len(found)), -1)
-                found += [replace(read(raw, step), flaw=judge(raw)) for raw in reversed(page)]
+                found += [replace(read(raw, step), flaw=task_validation.flaw(raw)) for raw in reversed(page)]
     return found
 
 

@@ -1,10 +1,10 @@
-"""Takes waiting messages back: keeps what they hold, and tells whoever waits for them.
+"""Takes waiting messages out of their queues: keeps their content, and stores a result for those who wait.
 
-    purge    letter written ─► message taken out ─► caller told (CancelledBatchError)
-    cancel   flag raised ─► waiting messages taken out, caller told ─► workers and the caller heed the flag for the rest
+    purge    dead letter written ─► message taken out ─► result stored (CancelledBatchError)
+    cancel   flag set ─► waiting messages taken out, results stored ─► workers and the caller obey the flag for the rest
 
-Killed between any two steps, it has lost nothing. A caller that was not told would miss its message, and send it again
-(lost_messages.py).
+A process that is killed between any two steps has lost nothing: a caller without a result finds its message missing,
+and sends it again (lost_messages.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from celery.app.task import Context
@@ -21,6 +21,7 @@ from celery.app.task import Context
 from graft.config.deployment import app, settings
 from graft.config.queues import names
 from graft.config.redis_client import broker, shared
+from graft.config.transport import task_validation
 from graft.tasks import codec
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.store import DeadLetter
@@ -30,7 +31,7 @@ from graft.tasks.errors import CancelledBatchError, EnvelopeError
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import lists
 from graft.tasks.queues import peek
-from graft.tasks.queues.peek import Judge, Waiting
+from graft.tasks.queues.peek import Waiting
 
 PASSES: Final = 5
 CHECKS: Final = frozenset({"graft.health.echo"})  # Left where they are: one that is gone would look like a fault.
@@ -38,84 +39,85 @@ CHECKS: Final = frozenset({"graft.health.echo"})  # Left where they are: one tha
 
 @dataclass
 class Withdrawn:
-    """What became of the messages that were taken out: kept as dead letters, quarantined, or dropped."""
+    """How many messages were taken out: kept as dead letters, quarantined, or dropped; and the items in them."""
 
-    letters: int = 0
+    dead_letters: int = 0
     quarantined: int = 0
     dropped: int = 0
     items: int = 0
 
 
-def purge(
-    queue: str, judge: Judge, wanted: Callable[[Waiting], bool] = lambda one: True, *, drop: bool = False
-) -> Withdrawn:
+def purge(queue: str, wanted: Callable[[Waiting], bool] = lambda one: True, *, drop: bool = False) -> Withdrawn:
     """Take what waits in *queue* now, and is *wanted*, out of it: into the dead letters, unless it is to be dropped.
 
-    What workers would quarantine goes to the quarantine: nothing of it is believed, opened or signed.
+    Messages that workers would quarantine go to the quarantine: nothing of them is believed, opened or signed.
     """
-    done = Withdrawn()
     with broker() as client:
+        purge = _Purge(queue, wanted, drop, client)
         for step, key in enumerate(lists(queue)):
             for _ in range(PASSES):
-                if not _pass(key, queue, step, client, judge, wanted, drop, done):
+                if not purge.walk(key, step):
                     break
-    return done
+    return purge.done
 
 
-def _pass(
-    key: str, queue: str, step: int, client: Any, judge: Judge, wanted: Callable[[Waiting], bool], drop: bool,
-    done: Withdrawn,
-) -> bool:  # fmt: skip
-    """One walk along a list, the oldest first; whether another may find what workers moved past this one."""
-    left, kept, taken = int(client.llen(key)), 0, 0
-    while left > 0:
-        page = client.lrange(key, -(kept + min(peek.PAGE, left)), -(kept + 1))
-        if not page:
-            break
-        left -= len(page)
-        for raw in reversed(page):
-            one = peek.read(raw, step)
-            if one.task in CHECKS or not wanted(one):
-                kept += 1
-                continue
-            taken += 1
-            _withdraw(key, queue, raw, one, client, judge(raw), drop, done)
-    return bool(kept and taken)
+@dataclass
+class _Purge:
+    queue: str
+    wanted: Callable[[Waiting], bool]
+    drop: bool
+    client: Any
+    done: Withdrawn = field(default_factory=Withdrawn)
+
+    def walk(self, key: str, step: int) -> bool:
+        """Walk along a list, the oldest first; whether another walk may find what workers moved past this one."""
+        left, kept, taken = int(self.client.llen(key)), 0, 0
+        while left > 0:
+            page = self.client.lrange(key, -(kept + min(peek.PAGE, left)), -(kept + 1))
+            if not page:
+                break
+            left -= len(page)
+            for raw in reversed(page):
+                one = peek.read(raw, step)
+                if one.task in CHECKS or not self.wanted(one):
+                    kept += 1
+                    continue
+                taken += 1
+                self.take_out(key, raw, one)
+        return bool(kept and taken)
+
+    def take_out(self, key: str, raw: bytes, one: Waiting) -> None:
+        reason = f"{'dropped' if self.drop else 'purged'} from the queue {self.queue}"
+        flaw = task_validation.flaw(raw)
+        dead_letter = None
+        if not self.drop and not flaw:
+            dead_letter = dead_letter_of(raw, one, self.queue, reason)
+            dead_letters.bury(dead_letter)
+        if not self.client.lrem(key, -1, raw):  # A worker was faster.
+            if dead_letter is not None:
+                dead_letters.remove(dead_letter)
+            return
+        self.done.items += one.items
+        if self.drop:
+            self.done.dropped += 1
+        elif flaw:
+            self.done.quarantined += 1
+            _quarantine(raw, self.queue, flaw)
+        else:
+            self.done.dead_letters += 1
+        if not flaw:
+            publish_revoked(raw, reason)
 
 
-def _withdraw(
-    key: str, queue: str, raw: bytes, one: Waiting, client: Any, flaw: str, drop: bool, done: Withdrawn
-) -> None:
-    reason = f"{'dropped' if drop else 'purged'} from the queue {queue}"
-    letter = None
-    if not drop and not flaw:
-        letter = letter_of(raw, one, queue, reason)
-        dead_letters.bury(letter)
-    if not client.lrem(key, -1, raw):  # A worker was faster.
-        if letter is not None:
-            dead_letters.remove(letter)
-        return
-    done.items += one.items
-    if flaw and not drop:
-        done.quarantined += 1
-        _quarantine(raw, queue, flaw)
-    elif drop:
-        done.dropped += 1
-    else:
-        done.letters += 1
-    if not flaw:
-        tell(raw, reason)
-
-
-def letter_of(raw: bytes, one: Waiting, queue: str, reason: str) -> DeadLetter:
-    """The message in *raw*, which a worker would run, as a letter that can be replayed."""
+def dead_letter_of(raw: bytes, one: Waiting, queue: str, reason: str) -> DeadLetter:
+    """The message in *raw*, which a worker would run, as a dead letter that can be replayed."""
     args, kwargs, embed = _body(raw)
     envelope = dead_letters.message_text(args, kwargs)
     if one.task == RUN_ENVELOPE:
         try:
             wire = payloads.fetch(str(args[0]), one.id)
             envelope = wire if isinstance(wire, str) else codec.as_text(wire)
-        except EnvelopeError:  # What was kept beside the message is gone; the letter says so when it is replayed.
+        except EnvelopeError:  # What was kept beside the message is gone; the replay says so.
             pass
     elif embed:
         envelope = json.dumps({**json.loads(envelope), "embed": embed})
@@ -125,8 +127,8 @@ def letter_of(raw: bytes, one: Waiting, queue: str, reason: str) -> DeadLetter:
     )  # fmt: skip
 
 
-def tell(raw: bytes, reason: str) -> None:
-    """Answer for the message in *raw*, which a worker would have run: it was taken back. Chords go on without it."""
+def publish_revoked(raw: bytes, reason: str) -> None:
+    """Store a result for the message in *raw*, which a worker would have run: revoked. Chords go on without it."""
     headers = json.loads(raw)["headers"]
     shared().delete(payloads.BODY + headers["id"])
     embed = _body(raw)[2]
@@ -137,20 +139,23 @@ def tell(raw: bytes, reason: str) -> None:
     app().backend.mark_as_revoked(headers["id"], reason, request, store_result=not headers.get("ignore_result"))
 
 
-def cancel(batch: str, judge: Judge) -> int:
+def cancel(batch: str) -> int:
     """Keep what has not begun of *batch* from running: on every worker, across restarts; how many messages waited.
 
-    Its caller stops sending (progress.py) and hears of what was taken out at once. What runs is finished.
+    Its caller stops sending (progress.py), and gets the results of the messages taken out at once. What runs is
+    finished. Where signatures cannot be verified, waiting messages are left to the workers.
     """
     cancellation.cancel(batch, settings().result_ttl)
     withdrawn = 0
+    if not task_validation.can_verify():
+        return withdrawn
     with broker() as client:
         for _ in range(PASSES):
             before = withdrawn
             for key, raw in waiting_of(batch, client):
-                if not judge(raw) and client.lrem(key, 1, raw):
+                if not task_validation.flaw(raw) and client.lrem(key, 1, raw):
                     withdrawn += 1
-                    tell(raw, "cancelled")
+                    publish_revoked(raw, "cancelled")
             if withdrawn == before:
                 break  # What is taken out moves the rest, so one search may pass some over; this one found none.
     return withdrawn

@@ -14,7 +14,7 @@ from celery import states
 
 from graft.config.deployment import app, settings
 from graft.config.redis_client import shared
-from graft.config.transport.qos import stock
+from graft.config.transport.private_api import stock
 from graft.tasks import codec
 from graft.tasks.envelope import Outcome, Report
 from graft.tasks.errors import EnvelopeError

@@ -47,7 +47,7 @@ class LeaseRenewal(bootsteps.StartStopStep):
         self._channel = channel
         every = channel.visibility_timeout / 3
         if isinstance(consumer.pool, Prefork):
-            channel.settling_tasks = SETTLING
+            channel.self_acking_tasks = SETTLING
             self._timer = consumer.timer.call_repeatedly(every, self.renew, priority=10)
         elif self._thread is None:
             self._thread = threading.Thread(target=self._keep_renewing, args=(every,), name="lease", daemon=True)
@@ -66,7 +66,7 @@ class LeaseRenewal(bootsteps.StartStopStep):
             return
         try:
             channel.renew(channel.qos.outstanding())
-            channel.pay()
+            channel.flush_acks()
         except (RedisError, OSError, AttributeError) as error:  # AttributeError: closed between two of these lines.
             if not self._is_failing:
                 logger.warning("the leases of this worker cannot be renewed: %r", error)

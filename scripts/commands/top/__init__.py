@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from graft.config.deployment import settings
-from graft.scripts import quarantine_check, snapshot
+from graft.scripts import snapshot
 from graft.scripts.commands.top import view
 from graft.scripts.console import complain
 from graft.scripts.snapshot import Rates, Snapshot
@@ -139,7 +139,7 @@ class Screen:
             self.said = f"Redis does not answer: {error}"
 
     def peek(self) -> list[Waiting]:
-        return queue_peek.peek(self.queue, 20, quarantine_check.flaw)
+        return queue_peek.peek(self.queue, 20)
 
     def choose(self, step: int) -> None:
         self.chosen = (self.chosen + step) % len(self.now.queues)

@@ -29,7 +29,7 @@ from graft.config.transport.message_validation import BadMessage, checked, decod
 from graft.config.transport.task_validation import forgery, refusal
 
 LIMIT: Final = 1 << 16
-PLACE: Final = signing.place("", "default")
+PLACE: Final = signing.target("", "default")
 
 GOOD: Final[dict[str, Any]] = {
     "body": base64.b64encode(json.dumps([["x"], {}, {"chord": None}]).encode()).decode(),

@@ -19,8 +19,8 @@ from kombu.compression import compress
 from kombu.transport import redis as stock
 
 from graft.config import transport
-from graft.config.transport import channel
-from graft.config.transport.channel import QUARANTINE_BYTES, QUARANTINE_COUNTS_KEY, QUARANTINE_KEY, Channel
+from graft.config.transport import quarantine
+from graft.config.transport.channel import Channel
 from graft.config.transport.private_api import UnknownVersionError
 from tests.workers.redis_server import ROOT, RedisServer, Worker, wait_until
 
@@ -65,7 +65,7 @@ def bomb() -> dict[str, Any]:
 
 
 def quarantined(client: redis.Redis) -> list[dict[str, Any]]:
-    return [json.loads(entry) for entry in client.lrange(QUARANTINE_KEY, 0, -1)]
+    return [json.loads(entry) for entry in client.lrange(quarantine.MESSAGES, 0, -1)]
 
 
 FAR = (datetime.now(UTC) + timedelta(days=31)).isoformat()
@@ -124,7 +124,7 @@ def test_bad_messages_are_kept_with_a_reason_and_disturb_nobody(server, pool):
         kept = [entry for entry in quarantined(server.client) if entry["queue"] == "default"]
         assert sorted(entry["reason"] for entry in kept) == sorted(reason for reason, _ in BAD_MESSAGES.values())
         assert {base64.b64decode(entry["raw"]) for entry in kept} >= {b"\xff\xfe", b"", b"[1]", b"{}"}
-        assert int(server.client.hget(QUARANTINE_COUNTS_KEY, "missing_id") or 0) == 2
+        assert int(server.client.hget(quarantine.COUNTS, "missing_id") or 0) == 2
 
 
 @pytest.mark.redis
@@ -142,13 +142,13 @@ def test_negative_control_stock_celery_ends_at_one_bad_message(server, bad):
 
 @pytest.mark.redis
 def test_the_quarantine_is_bounded(connection, server, monkeypatch):
-    monkeypatch.setattr(channel, "QUARANTINE_LENGTH", 3)
+    monkeypatch.setattr(quarantine, "LENGTH", 3)
     for size in range(5):
         connection.default_channel.quarantine(b"x" * (size << 20), "q", "malformed_json", "")
     kept = quarantined(server.client)
     assert [entry["bytes"] >> 20 for entry in kept] == [4, 3, 2]
-    assert len(base64.b64decode(kept[0]["raw"])) == QUARANTINE_BYTES
-    assert server.client.hgetall(QUARANTINE_COUNTS_KEY) == {b"malformed_json": b"5"}
+    assert len(base64.b64decode(kept[0]["raw"])) == quarantine.BYTES
+    assert server.client.hgetall(quarantine.COUNTS) == {b"malformed_json": b"5"}
 
 
 def received_by(connection: Connection, *names: str, no_ack: bool = False) -> list[Any]:
@@ -201,7 +201,7 @@ def test_a_message_is_taken_settled_and_given_back_while_redis_is_full(connectio
     wait_until(lambda: drain(connection) or len(messages) == 3, "the one given back is delivered again")
     messages[2].ack()
     assert not server.client.exists("q", "unacked", "unacked_index")
-    assert not connection.default_channel.owed
+    assert not connection.default_channel.pending_acks
 
 
 @pytest.mark.redis
@@ -275,7 +275,7 @@ def test_an_acknowledgement_without_redis_is_owed_and_paid_through_the_next_chan
     server.start()
     assert server.client.hlen("unacked") == 1
     with connection.clone() as other:
-        other.default_channel.pay()
+        other.default_channel.flush_acks()
     assert not server.client.exists("q", "unacked", "unacked_index")
 
 

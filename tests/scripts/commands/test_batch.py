@@ -95,7 +95,7 @@ def test_nothing_is_cancelled_without_a_yes(paused):
     wait_until(lambda: waiting(paused), WAIT, "the message to wait")
     assert run("cancel", batch.id).exit_code == 2
     assert not cancellation.is_cancelled(batch.id)
-    assert purge.cancel(batch.id, lambda raw: "") == 1
+    assert purge.cancel(batch.id) == 1
 
 
 def test_a_cancelled_batch_that_no_worker_reads_ends_at_once_and_never_runs(paused, tmp_path):

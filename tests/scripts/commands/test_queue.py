@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 import graft
 from graft.config.deployment import app
 from graft.config.queues import names
-from graft.config.transport.channel import QUARANTINE_KEY
+from graft.config.transport import quarantine
 from graft.scripts.commands.batch import command as batches_command
 from graft.scripts.commands.dead_letters import command as dead_letters_command
 from graft.scripts.commands.queue import command
@@ -59,7 +59,7 @@ def paused(unread: None, redis: Any) -> Iterator[Any]:
     redis.delete(dead_letters.LETTERS, dead_letters.INDEX)
     yield redis
     while made:
-        purge.cancel(made.pop(), lambda raw: "")  # Or its feeder would miss and send again what is wiped.
+        purge.cancel(made.pop())  # Or its feeder would miss and send again what is wiped.
     redis.delete(dead_letters.LETTERS, dead_letters.INDEX, *lists(QUEUE))
 
 
@@ -162,7 +162,7 @@ def test_a_look_opens_nothing_and_says_what_workers_would_refuse(paused, tmp_pat
 def test_what_is_purged_is_kept_its_caller_is_told_and_a_replay_runs_it(paused):
     batch = sent(3, paused)
     done = run("purge", QUEUE, "--yes", "--json")
-    assert json.loads(done.stdout) == {"letters": 3, "quarantined": 0, "dropped": 0, "items": 3}
+    assert json.loads(done.stdout) == {"dead_letters": 3, "quarantined": 0, "dropped": 0, "items": 3}
     with pytest.raises(CancelledBatchError, match="purged from the queue heavy"):
         batch.collect(WAIT)
     wait_until(batch.done, WAIT, "the end of the batch")
@@ -237,10 +237,10 @@ def test_what_workers_would_refuse_goes_where_they_put_it(paused):
     batch = sent(1, paused)
     (raw,) = waiting(paused)
     paused.lpush(QUEUE, forged(raw, argsrepr="(another:function, 1 items from 0)"))
-    before = paused.llen(QUARANTINE_KEY)
+    before = paused.llen(quarantine.MESSAGES)
     assert json.loads(run("purge", QUEUE, "--function", "another:*", "--yes", "--json").stdout)["quarantined"] == 1
-    assert paused.llen(QUARANTINE_KEY) == before + 1
-    assert json.loads(paused.lindex(QUARANTINE_KEY, 0))["reason"] == "bad_signature"
+    assert paused.llen(quarantine.MESSAGES) == before + 1
+    assert json.loads(paused.lindex(quarantine.MESSAGES, 0))["reason"] == "bad_signature"
     assert not batch.done()
     assert not dead_letters.count()
 
