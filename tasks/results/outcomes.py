@@ -103,11 +103,10 @@ class Outcomes:
         self._ended: float | None = None
         self._is_collected = False
 
-    # ---- from the road ----------------------------------------------------------------------------------------------
+    # ---- an OutcomeReceiver -----------------------------------------------------------------------------------------
 
     @property
     def unread(self) -> int:
-        """Outcomes due to a reader that takes them one by one: sent and not yet taken."""
         return 0 if self._is_collected else self._sent - self.taken
 
     def begin(self, position: int) -> bool:
@@ -120,13 +119,11 @@ class Outcomes:
             self._envelopes += envelopes
 
     def note_total(self, total: int) -> None:
-        """The end of the input is known."""
         with self.changed:
             self.total = total
             self._notify()
 
     def note_outcomes(self, outcomes: list[Outcome], retries: int = 0) -> None:
-        """Outcomes of one envelope."""
         with self.changed:
             for outcome in outcomes:
                 if outcome.error is None:
@@ -137,26 +134,19 @@ class Outcomes:
                     if self.first_error is None:
                         self.first_error = outcome.error
                 self._arrived.append(outcome.index)
-            self._done += len(outcomes)
-            self._retries += retries
-            self._notify()
+            self._count(len(outcomes), retries)
 
     def note_values(self, positions: Sequence[int], values: Sequence[Any], retries: int = 0) -> None:
-        """The same for items of which none has failed."""
         with self.changed:
             self._values.update(zip(positions, values, strict=True))
             self._arrived.extend(positions)
-            self._done += len(positions)
-            self._retries += retries
-            self._notify()
+            self._count(len(positions), retries)
 
     def note_counted(self, items: int, failed: int, retries: int) -> None:
         """Items of a reduced batch are done; their values stay on the workers."""
         with self.changed:
-            self._done += items
             self._failed += failed
-            self._retries += retries
-            self._notify()
+            self._count(items, retries)
 
     def note_reduced(self, outcome: Outcome) -> None:
         """The outcome of a reduced batch; of several the first, which the others follow from."""
@@ -166,11 +156,15 @@ class Outcomes:
                 self._notify()
 
     def fail(self, error: BaseException) -> None:
-        """The batch as a whole cannot go on."""
         with self.changed:
             if not self.is_over:
                 self.fatal = error if isinstance(error, Exception) else TaskQueueError(repr(error))
                 self._notify()
+
+    def _count(self, done: int, retries: int) -> None:
+        self._done += done
+        self._retries += retries
+        self._notify()
 
     def _notify(self) -> None:
         if self.is_over and self._ended is None:

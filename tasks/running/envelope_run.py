@@ -56,27 +56,21 @@ class RunPlan:
         return cls(begin, poisoned, delivery.cancelled, delivery.is_watched)
 
 
+@dataclass
 class EnvelopeRun:
-    """One run of one envelope, for the Celery task that received it."""
+    """One run of one envelope, for the Celery task that received it.
 
-    def __init__(
-        self,
-        task: ReliableTask,
-        envelope: Envelope,
-        func: Callable[..., Any],
-        record: Runs,
-        delivery: Delivery,
-        frames: Frames,
-    ) -> None:
-        self.task = task
-        self.request = task.request
-        self.envelope = envelope
-        self.func = func
-        self.record = record
-        self.delivery = delivery
-        self.frames = frames  # Outcomes of earlier runs, and of recorded items of this one.
-        self.children: tuple[Child, ...] = (*envelope.children, *delivery.children)
-        self.item_limit = settings().item_limit
+    ``frames`` are outcomes of earlier runs, and of recorded items of this one; ``children`` answer for other items.
+    """
+
+    task: ReliableTask
+    request: Any
+    envelope: Envelope
+    func: Callable[..., Any]
+    record: Runs
+    delivery: Delivery
+    frames: Frames
+    children: tuple[Child, ...]
 
     @classmethod
     def opened(cls, task: ReliableTask, wire: str) -> EnvelopeRun:
@@ -85,7 +79,8 @@ class EnvelopeRun:
         func = function_store.load(envelope.function)
         record = Runs(envelope.id, envelope.retries)
         delivery, kept = record.begin(envelope.batch, envelope.positions)
-        return cls(task, envelope, func, record, delivery, {**envelope.carried, **kept})
+        children = (*envelope.children, *delivery.children)
+        return cls(task, task.request, envelope, func, record, delivery, {**envelope.carried, **kept}, children)
 
     def report_or_raise_retry(self) -> str:
         """The result, once every item has an outcome; raises Celery's Retry when items have been sent to run again."""
@@ -134,7 +129,7 @@ class EnvelopeRun:
 
     def finished(self, index: int, value: Any, error: BaseException | None) -> None:
         position = self.envelope.positions[index]
-        frame = error_frame(error, skip_frames=2) if error else value_frame(value, position, self.item_limit)
+        frame = error_frame(error, skip_frames=2) if error else value_frame(value, position, settings().item_limit)
         self.frames[position] = frame
         self.record.finished(position, frame)
 
@@ -227,9 +222,9 @@ class EnvelopeRun:
         )
 
     def encode(self, outcomes: RunOutcomes) -> Frames:
-        positions = self.envelope.positions
+        positions, limit = self.envelope.positions, settings().item_limit
         frames = {
-            positions[index]: value_frame(value, positions[index], self.item_limit)
+            positions[index]: value_frame(value, positions[index], limit)
             for index, value in outcomes.values.items()
         }
         # Two frames are ours: the loop over the items, and the call itself.
@@ -243,7 +238,7 @@ class EnvelopeRun:
         if not self.frames and not outcomes.errors and len(outcomes.values) == len(envelope.items):
             values = [outcomes.values[index] for index in range(len(envelope.items))]
             plain = codec.plain_size(values, codec.CONTAINERS)
-            if plain is not None and plain <= self.item_limit:
+            if plain is not None and plain <= settings().item_limit:
                 return Report(envelope.positions, values, False, *cost)
         frames = dict(sorted({**self.frames, **self.encode(outcomes)}.items()))
         return Report(list(frames), list(frames.values()), True, *cost)

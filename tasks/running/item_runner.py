@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from billiard.common import terminate_handler_fired
@@ -119,23 +120,16 @@ def run_items(
     return run.outcomes
 
 
+@dataclass
 class _ItemRun:
     """One run of items of one envelope, whose outcomes it collects."""
 
-    def __init__(
-        self,
-        envelope: Envelope,
-        func: Callable[..., Any],
-        is_cancelled: Callable[[], bool],
-        recorder: ItemRecorder | None,
-        publish_early: PublishEarly | None,
-    ) -> None:
-        self.envelope = envelope
-        self.func = func
-        self.is_cancelled = is_cancelled
-        self.recorder = recorder
-        self.publish_early = publish_early
-        self.outcomes = RunOutcomes()
+    envelope: Envelope
+    func: Callable[..., Any]
+    is_cancelled: Callable[[], bool]
+    recorder: ItemRecorder | None
+    publish_early: PublishEarly | None
+    outcomes: RunOutcomes = field(default_factory=RunOutcomes)
 
     def cancelled(self, index: int) -> CancelledBatchError:
         return CancelledBatchError(f"item {self.envelope.positions[index]} was cancelled before it ran")

@@ -224,7 +224,7 @@ class BatchSender(Generic[R]):
         return message
 
     def _note_end(self) -> None:
-        if self._packer.is_ended and not self.is_finished:
+        if self._packer.remaining == 0 and not self.is_finished:
             self.is_finished = True
             if self.source.error is not None:
                 self.receiver.fail(self.source.error)

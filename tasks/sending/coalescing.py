@@ -52,10 +52,6 @@ class CallSource:
     def ready(self) -> int:
         return len(self._frames)
 
-    @property
-    def is_empty(self) -> bool:
-        return self._is_closed
-
 
 class CallStream:
     """The calls of one callable with the same options: their outcomes go to futures. An OutcomeReceiver."""

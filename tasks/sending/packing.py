@@ -42,18 +42,13 @@ class ItemPacker:
         return not self._backlog and not self._source.ready
 
     @property
-    def is_ended(self) -> bool:
-        """Whether everything has been packed."""
-        return self._source.is_empty and self.is_drained
-
-    @property
     def ready(self) -> int:
         """Items that can be packed now."""
         return self._source.ready + len(self._backlog)
 
     @property
     def remaining(self) -> int | None:
-        """Items that were not packed; None while the end of the input is not known."""
+        """Items that were not packed; None while the end of the input is not known, 0 at the end."""
         remaining = self._source.remaining
         return None if remaining is None else remaining + len(self._backlog)
 

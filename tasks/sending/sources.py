@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 class Source(Protocol):
-    """Items in order. ``remaining`` is None while the end is not known.
+    """Items in order. ``remaining`` is None while the end is not known, 0 once everything was taken.
 
     ``encoded``: it holds pickles of the items. ``eager``: what is there leaves at once, however little it is.
     ``ahead`` is how many items it may read before they are taken; None where it reads nothing by itself.
@@ -27,8 +27,6 @@ class Source(Protocol):
     def remaining(self) -> int | None: ...
     @property
     def ready(self) -> int: ...
-    @property
-    def is_empty(self) -> bool: ...
     @property
     def error(self) -> BaseException | None: ...
 
@@ -60,10 +58,6 @@ class ListSource:
     @property
     def ready(self) -> int:
         return len(self.items) - self.at
-
-    @property
-    def is_empty(self) -> bool:
-        return self.at >= len(self.items)
 
 
 class IterSource:
@@ -127,7 +121,3 @@ class IterSource:
     @property
     def ready(self) -> int:
         return len(self._waiting)
-
-    @property
-    def is_empty(self) -> bool:
-        return self._ended and not self._waiting
