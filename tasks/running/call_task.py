@@ -68,7 +68,7 @@ class _AsAsked(RetryPolicy):
 
 
 class CallTask(ReliableTask):
-    """Keeps a record of how each call ended, before its result is announced."""
+    """Keeps a record of how each call ended, before its result is published."""
 
     abstract = True
     track_started = True
