@@ -224,8 +224,7 @@ class EnvelopeRun:
     def encode(self, outcomes: RunOutcomes) -> Frames:
         positions, limit = self.envelope.positions, settings().item_limit
         frames = {
-            positions[index]: value_frame(value, positions[index], limit)
-            for index, value in outcomes.values.items()
+            positions[index]: value_frame(value, positions[index], limit) for index, value in outcomes.values.items()
         }
         # Two frames are ours: the loop over the items, and the call itself.
         frames.update((positions[index], error_frame(error, skip_frames=1)) for index, error in outcomes.errors.items())
