@@ -135,9 +135,7 @@ def check_command(page: Path, words: list[str]) -> None:
     for word in words:
         if re.match(r"--\w", word):
             option = word.split("=")[0].rstrip(",.:;'")
-            assert option in options or (name in {"worker", "beat"} and option.startswith("--")), (
-                f"{page.name} names {name} {option}: no such option"
-            )
+            assert option in options, f"{page.name} names {name} {option}: no such option"
 
 
 def resolves(name: str) -> bool:
