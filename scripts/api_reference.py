@@ -56,9 +56,10 @@ def _entry(found: griffe.Object, level: str, prefix: str) -> Iterator[str]:
     )
     yield f"{level} `{name}`\n"
     if isinstance(found, griffe.Function) and not found.name.startswith("__"):
-        yield f"```python\n{_signature(found.name, found.parameters, str(found.returns))}\n```\n"
+        yield f"```python\n{_signature(found)}\n```\n"
     elif isinstance(found, griffe.Class) and found.has_labels("dataclass"):
-        yield f"```python\n{_signature(found.name, found.parameters, found.name)}\n```\n"
+        fields = "\n".join(f"    {_declared(each)}" for each in found.parameters if each.name != "self")
+        yield f"```python\nclass {found.name}:\n{fields}\n```\n"
     if found.docstring is None:
         raise LookupError(f"{found.path} is in the API reference and has no docstring")
     for section in found.docstring.parsed:
@@ -70,6 +71,7 @@ def _section(section: griffe.DocstringSection) -> Iterator[str]:
         case griffe.DocstringSectionText():
             yield f"{_markdown(section.value)}\n"
         case griffe.DocstringSectionParameters() | griffe.DocstringSectionAttributes():
+            yield f"**{section.kind.value.capitalize()}:**\n"
             yield from (f"- **`{each.name}`**: {_line(each.description)}" for each in section.value)
             yield ""
         case griffe.DocstringSectionReturns():
@@ -82,22 +84,21 @@ def _section(section: griffe.DocstringSection) -> Iterator[str]:
             raise LookupError(f"the API reference cannot show a section of {section.kind.value}")
 
 
-def _signature(name: str, parameters: griffe.Parameters, returns: str) -> str:
-    """The signature as one would write it, a parameter a line where there are many."""
+def _signature(function: griffe.Function) -> str:
+    """The signature as it is defined, a parameter a line where there are many."""
     words: list[str] = []
-    for each in parameters:
-        if each.name == "self":
-            continue
+    for each in function.parameters:
         if each.kind is griffe.ParameterKind.keyword_only and "*" not in words:
             words.append("*")
-        default = "" if each.default is None else f" = {each.default}"
-        words.append(f"{each.name}: {each.annotation}{default}")
-    line = f"{name}({', '.join(words)}) -> {returns}"
-    return (
-        line
-        if len(line) <= LINE
-        else "\n    ".join([f"{name}(", *(f"{word}," for word in words)]) + f"\n) -> {returns}"
-    )
+        words.append(_declared(each))
+    start, end = f"def {function.name}(", f") -> {function.returns}: ..."
+    line = f"{start}{', '.join(words)}{end}"
+    return line if len(line) <= LINE else "\n    ".join([start, *(f"{word}," for word in words)]) + f"\n{end}"
+
+
+def _declared(each: griffe.Parameter) -> str:
+    annotation = "" if each.annotation is None else f": {each.annotation}"
+    return f"{each.name}{annotation}" + ("" if each.default is None else f" = {each.default}")
 
 
 def _errors(module: griffe.Object, exported: list[str | griffe.ExprName]) -> Iterator[str]:

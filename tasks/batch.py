@@ -80,7 +80,7 @@ class Batch:
         return self._values()
 
     def __iter__(self) -> Iterator[Any]:
-        """Give the values in the order of the items; a failed item's error is raised in its place.
+        """Give the values in the order of the items; a failed item raises its error when its turn comes.
 
         Leaving the loop over a stream cancels the items that have not begun.
         """

@@ -45,8 +45,8 @@ def submit(
             is the value of the batch. Needs at least one item.
         batch_size: items in one envelope, at least 1. Default: learnt from how long *func* takes.
         in_flight: envelopes that are sent and not yet answered, at least 1. Default: enough to keep all workers busy.
-        concurrency: items of one envelope that run at the same time, at least 1. Default: 1, and 100 if *func* is
-            async.
+        concurrency: items of one envelope that run at the same time if *func* is async, at least 1. Default: 100. A
+            plain function runs one item at a time in each pool process.
         retry: a policy, or a number of retries, for items that raise. Default: no retry.
         timeout: seconds that one item may run; then it fails with ItemTimeoutError. Default: no limit for an item;
             ``GRAFT_SOFT_TIME_LIMIT`` still limits the envelope.

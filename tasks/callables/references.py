@@ -134,7 +134,7 @@ def _imported(name: str) -> Callable[..., Any]:
 def _not_importable(name: str, error: BaseException) -> UnreferenceableError:
     reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
     return UnreferenceableError(
-        f"a worker cannot import {name} ({reason}); install it there or start the worker with --pythonpath"
+        f"a worker cannot import {name} ({reason}); install it there, or add its folder to the worker's PYTHONPATH"
     )
 
 

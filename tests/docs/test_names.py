@@ -18,7 +18,7 @@ from graft.config.celery_app import TASK_MODULES, app
 from graft.config.settings import Settings
 from graft.scripts import command_table
 from graft.scripts.reference import variable
-from tests.docs.pages import PAGES
+from tests.docs.pages import PAGES, blocks
 from tests.stack import ROOT
 
 ROOMS = ("tasks", "workers", "config", "compat", "scripts", "tests", "docs", "graft", ".ci")
@@ -84,6 +84,23 @@ def test_modules_and_their_names_exist(page: Path):
 
 
 @page
+def test_python_blocks_use_what_exists(page: Path):
+    for block in blocks(page):
+        if block.language != "python":
+            continue
+        tree = compile(
+            block.text, f"{page.name}:{block.line}", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        )
+        for node in ast.walk(tree):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "graft":
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "graft":
+                names = [f"graft.{node.attr}"]
+            assert not [name for name in names if not resolves(name)], f"{page.name}, line {block.line}: {names}"
+
+
+@page
 def test_tests_exist(page: Path):
     every = {test for tests in names_of_tests().values() for test in tests}
     for span in spans(page):
@@ -135,9 +152,7 @@ def check_command(page: Path, words: list[str]) -> None:
     for word in words:
         if re.match(r"--\w", word):
             option = word.split("=")[0].rstrip(",.:;'")
-            assert option in options or (name in {"worker", "beat"} and option.startswith("--")), (
-                f"{page.name} names {name} {option}: no such option"
-            )
+            assert option in options, f"{page.name} names {name} {option}: no such option"
 
 
 def resolves(name: str) -> bool:

@@ -684,8 +684,8 @@ def test_a_worker_without_the_module_says_so():
     with pytest.raises(UnreferenceableError) as caught:
         resolve(FunctionRef("import", "foo_that_is_not:bar", b"", False))
     assert str(caught.value) == (
-        "a worker cannot import foo_that_is_not:bar (No module named 'foo_that_is_not'); install it there or start the "
-        "worker with --pythonpath"
+        "a worker cannot import foo_that_is_not:bar (No module named 'foo_that_is_not'); install it there, or add its "
+        "folder to the worker's PYTHONPATH"
     )
 
 
@@ -709,7 +709,7 @@ def test_a_copy_that_needs_a_missing_module_says_so(tmp_path, monkeypatch, worke
 
     ref = refer(lambda x: not_on_the_worker.helper(x))
     assert "what " in worker(ref, 1)
-    assert "(No module named 'not_on_the_worker'); install it there or start the worker with" in worker(ref, 1)
+    assert "(No module named 'not_on_the_worker'); install it there, or add its folder to" in worker(ref, 1)
 
 
 def test_a_copy_made_by_another_python_is_refused_before_it_is_opened():
