@@ -11,10 +11,11 @@ import redis
 
 from graft.compat.placement import is_local
 from graft.config.deployment import app, settings
-from graft.tasks.errors import BrokerUnavailable, TaskQueueError
+from graft.tasks.errors import TaskQueueError
 from graft.tasks.monitoring import function_stats as stats_store
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.monitoring.worker_registry import WorkerBeat, workers
+from graft.tasks.shared.primitive import outage_is_unavailable
 
 T = TypeVar("T")
 
@@ -75,12 +76,8 @@ def slots(queue: str) -> int:
     Raises:
         BrokerUnavailable: Redis did not answer.
     """
-    try:
+    with outage_is_unavailable():
         return worker_registry.slots(queue)
-    except (redis.RedisError, OSError) as error:
-        raise BrokerUnavailable(
-            f"{settings().broker_name} did not answer: {error}; start it, or set CELERY_BROKER_URL"
-        ) from error
 
 
 def group_of(worker: WorkerBeat) -> str:

@@ -24,10 +24,8 @@ from graft.compat.async_patterns.channels import Receiver, Sender, channel
 from graft.compat.async_patterns.debounce import debounce, throttle
 from graft.compat.async_patterns.fan_out import batch_process, fan_out_fan_in, map_reduce, word_count
 from graft.compat.async_patterns.futures_unordered import FuturesUnordered, JoinSet
-from graft.compat.async_patterns.generators import countdown, pages, primes
-from graft.compat.async_patterns.limits import Connection, ConnectionPool, Permit, Semaphore
+from graft.compat.async_patterns.limits import Connection, ConnectionPool, Permit, RateLimiter, Semaphore
 from graft.compat.async_patterns.pipelines import BoundedPipeline, PipelineMetrics, bounded_pipeline
-from graft.compat.async_patterns.rates import RateLimiter
 from graft.compat.async_patterns.remote import on_workers
 from graft.compat.async_patterns.retry import (
     JitterPolicy,
@@ -38,7 +36,7 @@ from graft.compat.async_patterns.retry import (
     retry_with_jitter,
     smart_retry,
 )
-from graft.compat.async_patterns.streams import Stream
+from graft.compat.async_patterns.streams import Stream, countdown, pages, primes
 from graft.compat.async_patterns.timeouts import (
     BodyTimeoutError,
     RequestTimeoutError,

@@ -117,7 +117,7 @@ class CircuitBreaker:
 
     async def _record(self, what: Literal["succeeded", "failed", "abandoned"]) -> None:
         if self._shared is not None:
-            await polling.tell(self._shared.record, what)  # The caller gets the operation's own outcome.
+            await polling.write(self._shared.record, what)  # The caller gets the operation's own outcome.
             return
         with self._lock:
             if what == "succeeded":

@@ -7,21 +7,21 @@ import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
 from graft.compat.async_patterns.futures_unordered import FuturesUnordered
 from graft.compat.local import awaited
 
-
-class _End(Exception):
-    """The source has no more elements; a task must not raise StopAsyncIteration itself."""
+END: Final = object()
 
 
-async def _pull(source: AsyncIterator[Any]) -> Any:
-    try:
-        return await anext(source)
-    except StopAsyncIteration:
-        raise _End from None
+def pull_next(source: AsyncIterator[Any]) -> asyncio.Future[Any]:
+    """The next element as a task; ``END`` after the last."""
+
+    async def pull() -> Any:
+        return await anext(source, END)
+
+    return asyncio.ensure_future(pull())
 
 
 def _started(element: Any) -> asyncio.Future[Any]:
@@ -41,18 +41,17 @@ async def buffered(source: AsyncIterator[Any], limit: int) -> AsyncIterator[Any]
     try:
         while True:
             if pull is None and not ended and len(pending) < limit:
-                pull = asyncio.ensure_future(_pull(source))
+                pull = pull_next(source)
             waiting = [future for future in (pull, pending[0] if pending else None) if future is not None]
             if not waiting:
                 return
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if pull is not None and pull.done():
-                error = pull.exception()
-                ended = error is not None
-                if error is None:
+                ended = pull.exception() is not None or pull.result() is END
+                if not ended:
                     pending.append(_started(pull.result()))
-                elif not isinstance(error, _End):
-                    pending.append(pull)  # The source's own error comes in its place.
+                elif pull.exception() is not None:
+                    pending.append(pull)  # The source's own error is raised in its turn.
                 pull = None
                 continue  # Pull all there is room for before anything is given out.
             if pending and pending[0].done():
@@ -63,20 +62,39 @@ async def buffered(source: AsyncIterator[Any], limit: int) -> AsyncIterator[Any]
 
 
 async def buffer_unordered(
-    source: AsyncIterator[Any], limit: int | None, start: Callable[[Any], Awaitable[Any]] | None = None
+    source: AsyncIterator[Any], limit: int | None, start: Callable[[Any], Awaitable[Any]] = _started
 ) -> AsyncGenerator[Any, None]:
-    """Results in the order of completion; at most *limit* elements run, all of them where it is None.
+    """Results in the order of completion; at most *limit* elements run, all of them if it is None.
 
     *start* gives the awaitable of an element. Default: the element itself.
     """
-    async with FuturesUnordered() as running, aclosing(_run_each(source, limit, running, start or _started)) as changes:
-        async for _ in changes:
-            while running.has_result:
-                yield await anext(running)
+    pull: asyncio.Future[Any] | None = None
+    failure: BaseException | None = None
+    ended = False
+    async with FuturesUnordered() as running:
+        try:
+            while True:
+                if pull is None and not ended and (limit is None or running.active < limit):
+                    pull = pull_next(source)
+                if pull is None and not running.active:
+                    break
+                await running.changed(pull)
+                if pull is not None and pull.done():
+                    failure = pull.exception()
+                    ended = failure is not None or pull.result() is END
+                    if not ended:
+                        running.add(start(pull.result()))
+                    pull = None
+                while running.has_result:
+                    yield await anext(running)
+            if failure is not None:
+                raise failure
+        finally:
+            await _leave(pull)
 
 
 async def for_each_concurrent(source: AsyncIterator[Any], limit: int | None, func: Callable[[Any], Any]) -> None:
-    """*func* of every element, at most *limit* at once, all of them where it is None."""
+    """*func* of every element, at most *limit* at once, all of them if it is None."""
 
     async def call(element: Any) -> None:
         await awaited(func(element))
@@ -84,35 +102,6 @@ async def for_each_concurrent(source: AsyncIterator[Any], limit: int | None, fun
     async with aclosing(buffer_unordered(source, limit, call)) as results:
         async for _ in results:
             pass
-
-
-async def _run_each(
-    source: AsyncIterator[Any], limit: int | None, running: FuturesUnordered, start: Callable[[Any], Any]
-) -> AsyncGenerator[None, None]:
-    """Keep up to *limit* elements running; yields whenever there may be results to take."""
-    pull: asyncio.Future[Any] | None = None
-    failure: BaseException | None = None
-    ended = False
-    try:
-        while True:
-            if pull is None and not ended and (limit is None or running.active < limit):
-                pull = asyncio.ensure_future(_pull(source))
-            if pull is None and not running.active:
-                break
-            await running.changed(pull)
-            if pull is not None and pull.done():
-                error = pull.exception()
-                if error is None:
-                    running.add(start(pull.result()))
-                else:
-                    ended = True
-                    failure = None if isinstance(error, _End) else error
-                pull = None
-            yield
-        if failure is not None:
-            raise failure
-    finally:
-        await _leave(pull)
 
 
 async def _leave(pull: asyncio.Future[Any] | None) -> None:

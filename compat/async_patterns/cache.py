@@ -139,7 +139,7 @@ async def _get_or_insert(shared: SharedCache, key: Any, factory: Callable[[], An
         value = await awaited(factory())
         await blocking_threads.ask(shared.finish, key, ticket, value)
     except Exception as error:
-        await polling.tell(shared.fail, key, ticket, error)
+        await polling.write(shared.fail, key, ticket, error)
         raise
     except BaseException:
         polling.soon(shared.give_up, key, ticket)

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from graft.compat.async_patterns import polling
@@ -57,12 +56,7 @@ class LocalEnds:
                 self._values.append(value)
             return has_room
 
-        with self._lock:
-            if not self._senders and attempt():
-                self._wake_first()
-                return False
-        await self._wait(self._senders, attempt)
-        return True
+        return await self._until(self._senders, attempt)
 
     async def receive(self) -> Any:
         taken: list[Any] = []
@@ -74,34 +68,28 @@ class LocalEnds:
                 taken.append(END)
             return bool(taken)
 
-        with self._lock:
-            if attempt():
-                self._wake_first()
-                return taken[0]
-        await self._wait(self._receivers, attempt)
+        await self._until(self._receivers, attempt)
         return taken[0]
 
-    async def _wait(self, waiters: deque[asyncio.Future[None]], attempt: Callable[[], bool]) -> None:
-        """Call *attempt* whenever this is the first waiter and is woken, until it succeeds."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            waiter = loop.create_future()
-            waiters.append(waiter)
-            self._wake_first()  # The other end may have been closed since the first attempt.
+    async def _until(self, waiters: deque[asyncio.Future[None]], attempt: Callable[[], bool]) -> bool:
+        """Repeat *attempt*, behind earlier waiters, until it succeeds; whether it had to wait."""
+        waiter: asyncio.Future[None] | None = None
         try:
             while True:
-                await waiter
                 with self._lock:
-                    if attempt():
-                        return
-                    # Woken in vain: stay first.
-                    fresh = loop.create_future()
-                    waiters[waiters.index(waiter)] = fresh
+                    if (waiter or not waiters) and attempt():
+                        return waiter is not None
+                    fresh = asyncio.get_running_loop().create_future()
+                    if waiter and waiter in waiters:
+                        waiters[waiters.index(waiter)] = fresh  # Woken in vain: stay first.
+                    else:
+                        waiters.append(fresh)
                     waiter = fresh
-                    self._wake_first()  # As above.
+                    self._wake_first()  # The collector may have closed the other end since the attempt.
+                await waiter
         finally:
             with self._lock:
-                with suppress(ValueError):  # Passed over, because its loop is closed.
+                if waiter and waiter in waiters:
                     waiters.remove(waiter)
                 self._wake_first()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
@@ -40,10 +39,10 @@ class _End:
 class Sender(_End):
     """The sending end. Leaving ``async with``, closing or dropping the last clone closes the channel."""
 
-    def __init__(self, ends: Ends, count: _Count | None = None) -> None:
+    def __init__(self, ends: Ends, open_clones: set[int] | None = None) -> None:
         super().__init__(ends)
-        self._count = count or _Count()
-        self._count.add()
+        self._open_clones = set() if open_clones is None else open_clones
+        self._open_clones.add(id(self))
         self.waits = 0
         """Sends that had to wait for room."""
 
@@ -64,10 +63,11 @@ class Sender(_End):
 
     def clone(self) -> Sender:
         """Another sender; the channel stays open until all are closed."""
-        return Sender(self._ends, self._count)
+        return Sender(self._ends, self._open_clones)
 
     def _closed(self) -> None:
-        if self._count.drop() == 0:
+        self._open_clones.discard(id(self))
+        if not self._open_clones:
             self._ends.sender_closed()
 
 
@@ -105,20 +105,3 @@ def channel(capacity: int, *, name: str | None = None, lease: float = LEASE) -> 
         return Sender(SharedEnd(shared)), Receiver(SharedEnd(shared))
     ends = LocalEnds(capacity)
     return Sender(ends), Receiver(ends)
-
-
-class _Count:
-    """How many clones of a sender are open."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open = 0
-
-    def add(self) -> None:
-        with self._lock:
-            self._open += 1
-
-    def drop(self) -> int:
-        with self._lock:
-            self._open -= 1
-            return self._open

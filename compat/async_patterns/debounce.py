@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable
-from typing import Any, Final
+from collections.abc import AsyncIterable, Callable
+from typing import Any
 
+from graft.compat.async_patterns.buffering import END, pull_next
 from graft.compat.local import awaited
 from graft.compat.placement import shared_name
 from graft.config.validation import seconds
 from graft.tasks import blocking_threads
 from graft.tasks.shared.latest_event import SharedLatest
-
-_NONE: Final = object()
 
 
 async def debounce(
@@ -67,34 +66,30 @@ async def _handle(
 ) -> None:
     clock = asyncio.get_running_loop().time
     events = aiter(receiver)
-    due, pending = 0.0, _NONE
-    pull: asyncio.Future[Any] | None = asyncio.ensure_future(_next(events))
+    due, pending = 0.0, END
+    pull: asyncio.Future[Any] | None = pull_next(events)
     try:
-        while pull is not None or pending is not _NONE:
-            wait = None if pending is _NONE else max(0.0, due - clock())
+        while pull is not None or pending is not END:
+            wait = None if pending is END else max(0.0, due - clock())
             if pull is None:
                 await asyncio.sleep(wait or 0.0)
             else:
                 await asyncio.wait([pull], timeout=wait)
                 if pull.done():
                     event = pull.result()
-                    pull = None if event is _NONE else asyncio.ensure_future(_next(events))
-                    if event is not _NONE:
+                    pull = None if event is END else pull_next(events)
+                    if event is not END:
                         pending = event
                         await gate.note_event()
                         due = due if after_event is None else clock() + after_event
-            if pending is not _NONE and due <= clock():
+            if pending is not END and due <= clock():
                 wait = await gate.wait()
                 due = clock() + (wait or after_handled)
                 if wait <= 0:
-                    event, pending = pending, _NONE
+                    event, pending = pending, END
                 if wait == 0:
                     await awaited(handler(event))
     finally:
         if pull is not None:
             pull.cancel()
             await asyncio.gather(pull, return_exceptions=True)
-
-
-async def _next(events: AsyncIterator[Any]) -> Any:
-    return await anext(events, _NONE)

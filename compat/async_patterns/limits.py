@@ -1,9 +1,11 @@
-"""Semaphore and connection pool: in this process, or by ``name=`` for the whole cluster."""
+"""Semaphore, connection pool and rate limiter: in this process, or by ``name=`` for the whole cluster."""
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -11,8 +13,10 @@ from typing import Generic, TypeVar
 from graft.compat.async_patterns import polling
 from graft.compat.fair_semaphore import Acquiring, FairSemaphore
 from graft.compat.placement import shared_name
+from graft.tasks import blocking_threads
 from graft.tasks.ids import new_id
 from graft.tasks.shared.lease_renewer import lease_renewer
+from graft.tasks.shared.rate_limiter import Bucket, SharedRateLimiter
 from graft.tasks.shared.semaphore import LEASE, SharedSemaphore
 
 PATIENCE = 10.0  # Seconds; a waiter that has not asked for so long has died.
@@ -35,7 +39,7 @@ class Permit:
         return f"<{type(self).__name__} {self.id}{'' if self._give_back else ', given back'}>"
 
     def release(self) -> None:
-        """Give it back; with a name, Redis is told in the background."""
+        """Give it back; with a name, Redis is updated in the background."""
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
             polling.soon(give_back) if self._blocks else give_back()
@@ -51,10 +55,10 @@ class Permit:
         await self.give_back()
 
     async def give_back(self) -> None:
-        """Give it back, and wait until Redis has been told."""
+        """Give it back, and wait until Redis has been updated."""
         if self._blocks and self._give_back is not None:
             give_back, self._give_back = self._give_back, None
-            await polling.tell(give_back)
+            await polling.write(give_back)
         self.release()
 
 
@@ -188,3 +192,64 @@ class ConnectionPool(_Permits[Connection]):
     def available(self) -> int:
         """Connections that nobody holds; with a name, blocks for a round trip."""
         return self._free()
+
+
+class RateLimiter:
+    """A token bucket: holds at most *per_second* tokens, starts full, gains one each ``1 / per_second`` seconds.
+
+    The first second may therefore see up to twice the rate. Tokens go to those who asked first.
+
+    Args:
+        per_second: at least 1.
+        name: one bucket for all processes that use this name with the same rate, on Redis's clock. A waiter that is
+            killed, or cancelled while others wait behind it, wastes its token. Ignored in local mode.
+
+    Source: the chapter's ``RateLimiter``. Difference: no task refills it; it is computed from the clock.
+    """
+
+    def __init__(self, per_second: float, *, name: str | None = None) -> None:
+        self.per_second = per_second
+        self.name = name
+        self._bucket = Bucket(per_second)
+        self._full_at = 0.0
+        self._first = FairSemaphore(1)
+        self.shared = SharedRateLimiter(shared, per_second) if (shared := shared_name(name)) else None
+
+    async def acquire(self) -> None:
+        """Take one token; wait if there is none.
+
+        Raises:
+            BrokerUnavailable: with a name, Redis does not answer.
+            DifferentLimitsError: another process uses the name with another rate.
+        """
+        if self.shared is None:
+            await self._acquire_here()
+        else:
+            await self._acquire_shared(self.shared)
+
+    async def _acquire_here(self) -> None:
+        await self._first.acquire()  # Only the first waiter looks at the clock, so giving up costs no token.
+        try:
+            while True:
+                now = time.monotonic()
+                full_at, at = self._bucket.book(self._full_at, now)
+                if at <= now:
+                    break
+                await asyncio.sleep(at - now)
+            self._full_at = full_at
+        finally:
+            self._first.release()
+
+    async def _acquire_shared(self, shared: SharedRateLimiter) -> None:
+        ticket = new_id()
+        booked = asyncio.ensure_future(blocking_threads.ask(shared.book, ticket))
+        try:
+            await asyncio.sleep(await asyncio.shield(booked))
+        except asyncio.CancelledError:
+            booked.add_done_callback(lambda done: _cancel(shared, ticket, done))
+            raise
+
+
+def _cancel(shared: SharedRateLimiter, ticket: str, booked: asyncio.Future[float]) -> None:
+    if not booked.cancelled() and booked.exception() is None:
+        polling.soon(shared.cancel, ticket)

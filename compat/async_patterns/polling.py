@@ -51,16 +51,16 @@ async def poll(ask: Callable[[], T | None], pause: Callable[[int], float] | None
 
 def soon(do: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
     """Call *do*, which writes to Redis, in a thread; nobody waits. If the process ends first, leases expire."""
-    blocking_threads.soon(_tell, do, args, kwargs)
+    blocking_threads.soon(_write, do, args, kwargs)
 
 
-async def tell(do: Callable[..., object], *args: Any) -> None:
+async def write(do: Callable[..., object], *args: Any) -> None:
     """Call *do*, which writes to Redis, in a thread. An outage is only logged; a cancelled caller changes nothing."""
-    await asyncio.shield(blocking_threads.ask(_tell, do, args, {}))
+    await asyncio.shield(blocking_threads.ask(_write, do, args, {}))
 
 
-def _tell(do: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _write(do: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     try:
         do(*args, **kwargs)
     except BrokerUnavailable as error:
-        logger.warning("Redis could not be told; the lease will expire instead: %s", error)
+        logger.warning("Redis could not be written to; the lease will expire instead: %s", error)

@@ -9,8 +9,7 @@ from typing import Any, Unpack
 
 from graft.compat import bridge
 from graft.compat.async_patterns import polling
-from graft.compat.async_patterns.limits import ConnectionPool, Semaphore
-from graft.compat.async_patterns.rates import RateLimiter
+from graft.compat.async_patterns.limits import ConnectionPool, RateLimiter, Semaphore
 from graft.compat.local import awaited
 from graft.compat.placement import CallOptions
 from graft.tasks.errors import BrokerUnavailable

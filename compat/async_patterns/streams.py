@@ -1,4 +1,4 @@
-"""Lazy streams: elements are pulled one at a time, and nothing is collected before it is asked for."""
+"""Lazy streams, whose elements are pulled one at a time; and the chapter's generators."""
 
 from __future__ import annotations
 
@@ -195,6 +195,41 @@ class Stream(AsyncIterator[Any]):
         """*func* of each, one after the other."""
         async for element in self:
             await awaited(func(element))
+
+
+def primes(limit: int) -> Stream:
+    """The primes up to *limit*."""
+    return Stream(number for number in range(2, limit + 1) if all(number % each for each in range(2, number)))
+
+
+def countdown(start: int, pause: float = 0.1) -> Stream:
+    """*start* down to 0, with a pause of so many seconds before each."""
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(start, -1, -1):
+            await asyncio.sleep(pause)
+            yield number
+
+    return Stream(numbers())
+
+
+def pages(fetch: Callable[[int], Any], per_page: int = 50, pause: float = 0.1) -> Stream:
+    """The pages ``fetch(1)``, ``fetch(2)`` …, lists, with a pause of so many seconds between them.
+
+    A page of fewer than *per_page* is the last one; an empty one ends the stream and is not delivered.
+    """
+    at_least_one("per_page", per_page)
+
+    async def each() -> AsyncIterator[Any]:
+        number = 1
+        while page := await awaited(fetch(number)):
+            yield page
+            if len(page) < per_page:
+                return
+            await asyncio.sleep(pause)
+            number += 1
+
+    return Stream(each())
 
 
 def _iterator(source: Source) -> AsyncIterator[Any]:

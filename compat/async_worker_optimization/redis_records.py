@@ -16,9 +16,9 @@ from typing import Any, Final, TypeVar
 import redis
 
 from graft.compat.placement import is_local
-from graft.config.deployment import existing, part, settings
+from graft.config.deployment import existing, part
 from graft.config.redis_client import shared
-from graft.tasks.errors import BrokerUnavailable
+from graft.tasks.shared.primitive import outage_is_unavailable
 
 PREFIX: Final = "graft:compat:"
 TTL: Final = 30 * 86400
@@ -68,10 +68,8 @@ class _Writer:
 @contextmanager
 def redis_or_error() -> Iterator[Any]:
     """This deployment's Redis for a block; an outage raises BrokerUnavailable with its address."""
-    try:
+    with outage_is_unavailable():
         yield shared()
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise BrokerUnavailable(f"{settings().broker_name} did not answer: {error}") from error
 
 
 def keep(key: str, fields: Mapping[str, str | float]) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from graft.compat.async_worker_optimization.data import LoadLevel, TaskItem, WorkerMetrics
-from graft.compat.celery_migration_poc.demo import demo_celery_usage
-from graft.compat.celery_migration_poc.optimizer import AsyncWorkerOptimizationCompat, CeleryWorkerOptimizer
+from graft.compat.celery_migration_poc.optimizer import (
+    AsyncWorkerOptimizationCompat,
+    CeleryWorkerOptimizer,
+    demo_celery_usage,
+)
 from graft.config.deployment import app
 from graft.tasks.legacy.migration_poc import (
     batch_process,

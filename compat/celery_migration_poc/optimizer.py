@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from celery import chain
 
@@ -18,6 +19,8 @@ from graft.tasks.legacy import migration_poc, migration_poc_metrics
 from graft.tasks.policy import RetryPolicy
 from graft.tasks.queues import depth
 from graft.tasks.sending import by_task_name
+
+DEMO_TIMEOUT: Final = 60.0
 
 
 class CeleryWorkerOptimizer:
@@ -138,6 +141,25 @@ class CeleryWorkerOptimizer:
             "settings": {"concurrency": size.processes, "prefetch": size.prefetch},
             "applied_at": datetime.now(UTC).isoformat(),
         }
+
+
+def demo_celery_usage() -> None:
+    """Run one item, a batch of 10 and a chain on the deployment's workers, and print the results.
+
+    Raises:
+        ResultTimeout: no worker answered within a minute.
+        BrokerUnavailable: the broker did not answer.
+    """
+    optimizer = CeleryWorkerOptimizer()
+    one = by_task_name.send("process_item", [{"id": "one"}])
+    print(f"one item   {by_task_name.collect([one], DEMO_TIMEOUT)[0]}")
+    results = asyncio.run(optimizer.optimize_batch_processing([{"id": number} for number in range(10)]))
+    print(f"a batch    {len(results)} results, ids {[result['id'] for result in results]}")
+    last = optimizer.setup_pipeline(["process_item", "heavy_computation"]).delay({"id": "chained"})
+    print(f"a chain    {by_task_name.collect([last.id], DEMO_TIMEOUT)[0]}")
+    metrics = optimizer.get_worker_metrics()
+    print(f"workers    {', '.join(metrics['workers']) or 'none'}")
+    print(f"waiting    {metrics['queue_lengths']}")
 
 
 def _level(asked: Any) -> LoadLevel:
