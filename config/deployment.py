@@ -28,6 +28,7 @@ class Deployment:
         self._settings: Settings | None = None
         self._lock = threading.RLock()
         self._parts: dict[Callable[[], Any], Any] = {}
+        self._on_adoption: list[Callable[[Any], None]] = []
 
     @property
     def app(self) -> Any:
@@ -45,8 +46,17 @@ class Deployment:
         return self._settings
 
     def adopt(self, app: Any) -> None:
-        """Have *app* for the app of this process."""
-        self._app = app
+        """Make *app* the app of this process; one adopted earlier keeps the tasks that it has got."""
+        # `celery.current_app` is a proxy, and another object than the app that it stands for.
+        self._app = getattr(app, "_get_current_object", lambda: app)()
+        for func in tuple(self._on_adoption):
+            func(self._app)
+
+    def on_adoption(self, func: Callable[[Any], None]) -> None:
+        """Call ``func(app)`` for the app of this process, now if there is one, and for each that is adopted later."""
+        self._on_adoption.append(func)
+        if self._app is not None:
+            func(self._app)
 
     @property
     def is_adopted(self) -> bool:
@@ -62,7 +72,7 @@ class Deployment:
         self._settings = None
 
     def part(self, make: Callable[[], T]) -> T:
-        """What *make* gave when it was first called in this process."""
+        """The one that *make* returned when it was first called in this process."""
         try:
             found: T = self._parts[make]
         except KeyError:
@@ -73,7 +83,7 @@ class Deployment:
         return found
 
     def existing(self, make: Callable[[], T]) -> T | None:
-        """The part that *make* has given already, or None."""
+        """The part that *make* has returned already, or None."""
         return self._parts.get(make)
 
     def drop(self, make: Callable[[], Any]) -> None:
@@ -81,7 +91,7 @@ class Deployment:
         self._parts.pop(make, None)
 
     def after_fork(self) -> None:
-        """In a forked child: keep what says how to come along, forget the rest."""
+        """In a forked child: keep the parts that have a method of this name, and call it; forget the others."""
         self._lock = threading.RLock()
         self._parts = {make: found for make, found in self._parts.items() if hasattr(found, "after_fork")}
         for found in list(self._parts.values()):

@@ -18,13 +18,13 @@ def own_task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def register(func: Callable[..., Any]) -> Any:
-        def add(one: Any) -> None:
-            if current.has(one):
-                one.task(name=name, shared=False, lazy=False, **options)(func)
+        def add(finalized: Any) -> None:
+            if current.has(finalized):
+                finalized.task(name=name, shared=False, lazy=False, **options)(func)
 
         connect_on_app_finalize(add)
-        if current.is_adopted and app().finalized:
-            add(app())
+        # Also to an app that was finalized before it was adopted, or before this module was imported.
+        current.on_adoption(lambda adopted: add(adopted) if adopted.finalized else None)
         return Proxy(lambda: app().tasks[name])
 
     return register

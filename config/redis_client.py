@@ -6,8 +6,7 @@ retried command may run twice and a blocking read needs a longer patience.
 
 from __future__ import annotations
 
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
@@ -15,10 +14,9 @@ from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelManagedConnection
 
+from graft.config.addresses import Sentinels, as_redis_py, sentinels
 from graft.config.deployment import current, part, settings
 from graft.config.settings import Settings
-
-SENTINEL_PORT: Final = 26379
 
 
 def connect(config: Settings | None = None, *, socket_timeout: float | None = 10.0, **options: Any) -> Any:
@@ -27,7 +25,6 @@ def connect(config: Settings | None = None, *, socket_timeout: float | None = 10
     Typed as Any: redis-py's own types cannot tell raw replies, which these are, from decoded ones.
     """
     config = config or settings()
-    url = config.backend_url.replace("redis+socket://", "unix://").replace("socket://", "unix://")
     options = {
         "socket_timeout": socket_timeout,
         "socket_connect_timeout": config.connect_timeout,
@@ -37,9 +34,10 @@ def connect(config: Settings | None = None, *, socket_timeout: float | None = 10
         **options,
     }
     options["retry"] = options.get("retry") or Retry(NoBackoff(), 0)
-    if url.startswith("sentinel://"):
-        return _master(url, config.sentinel_master, options)
-    return redis.Redis.from_url(url, **options)
+    found = sentinels(config.backend_url)
+    if found is not None:
+        return _master(found, config.sentinel_master, options)
+    return redis.Redis.from_url(as_redis_py(config.backend_url), **options)
 
 
 class _MasterConnection(SentinelManagedConnection):
@@ -56,20 +54,12 @@ class _MasterConnection(SentinelManagedConnection):
             super().connect_check_health(check_health, retry_socket_connect)
 
 
-def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
+def _master(found: Sentinels, name: str, options: dict[str, Any]) -> Any:
     """A client of the server that Sentinel calls the master, asked again for every new connection."""
-    parts = [urlsplit(url) for url in urls.split(";")]
-    first = parts[0]
-    sentinels = [(part.hostname, part.port or SENTINEL_PORT) for part in parts]
     asking = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")}
     sentinel: Any = Sentinel  # redis-py's own types stop here.
-    return sentinel(sentinels, sentinel_kwargs=asking).master_for(
-        name,
-        username=first.username,
-        password=first.password,
-        db=int(first.path.strip("/") or 0),
-        connection_class=_MasterConnection,
-        **options,
+    return sentinel(found.hosts, sentinel_kwargs=asking).master_for(
+        name, db=found.database, connection_class=_MasterConnection, **found.login, **options
     )
 
 

@@ -13,15 +13,14 @@ from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 
+from graft.config.addresses import as_redis_py, sentinels
 from graft.config.deployment import settings
-from graft.config.redis_client import SENTINEL_PORT
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ class PipelinedRedis:
             wait = min(wait * 2, SLOWEST)
 
     def _connect(self) -> Any:
-        url = settings().backend_url.replace("redis+socket://", "unix://").replace("socket://", "unix://")
+        url = settings().backend_url
         options: dict[str, Any] = {
             "socket_timeout": None,  # Would be set up, and taken down, for each reply.
             "socket_connect_timeout": settings().connect_timeout,
@@ -122,21 +121,13 @@ class PipelinedRedis:
             "client_name": "graft-io-results",
             "max_connections": 2,
         }
-        if url.startswith("sentinel://"):
-            return _master(url, settings().sentinel_master, options)
-        return redis.asyncio.Redis.from_url(url, **options)
-
-
-def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
-    """A client of the server that Sentinel calls the master, asked again for every new connection."""
-    parts = [urlsplit(url) for url in urls.split(";")]
-    connecting = {"socket_timeout": options["socket_connect_timeout"]}
-    sentinel: Any = Sentinel  # redis-py's own types stop here.
-    return sentinel(
-        [(part.hostname, part.port or SENTINEL_PORT) for part in parts], sentinel_kwargs=connecting
-    ).master_for(
-        name, username=parts[0].username, password=parts[0].password, db=int(parts[0].path.strip("/") or 0), **options
-    )  # fmt: skip
+        found = sentinels(url)
+        if found is None:
+            return redis.asyncio.Redis.from_url(as_redis_py(url), **options)
+        sentinel: Any = Sentinel  # redis-py's own types stop here.
+        # Asked for the master again with every new connection.
+        asked = sentinel(found.hosts, sentinel_kwargs={"socket_timeout": settings().connect_timeout})
+        return asked.master_for(settings().sentinel_master, db=found.database, **found.login, **options)
 
 
 def _is_passing(reply: Any) -> bool:
