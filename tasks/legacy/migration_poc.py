@@ -16,7 +16,7 @@ from celery import current_task, group
 
 from graft.config.own_task import own_task
 from graft.tasks.base import ReliableTask
-from graft.tasks.cleanup import expired_results
+from graft.tasks.cleanup.redis_keys import remove_old_results
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.legacy import migration_poc_metrics
 from graft.tasks.policy import ExactWaits
@@ -89,8 +89,8 @@ def heavy_computation(data: Mapping[str, Any]) -> dict[str, Any]:
 
 @both_names(OLD_MODULE)
 def cleanup_old_results() -> dict[str, int]:
-    """Remove results that should be gone (``tasks/cleanup/expired_results.py``); ``{"cleaned": n}``."""
-    return {"cleaned": expired_results.remove()}
+    """Remove results that should be gone (``tasks/cleanup/redis_keys.py``); ``{"cleaned": n}``."""
+    return {"cleaned": remove_old_results()}
 
 
 @both_names(OLD_MODULE)

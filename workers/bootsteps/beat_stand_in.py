@@ -8,8 +8,8 @@ from typing import Any, Final
 import redis
 
 from graft.config.deployment import settings
+from graft.config.redis_client import server_time
 from graft.tasks.health import beat_ticks, periodic
-from graft.tasks.health.measure import clock
 from graft.workers.bootsteps.periodic import PeriodicStep
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class BeatStandIn(PeriodicStep):
     def tick(self, consumer: Any) -> None:
         config = settings()
         try:
-            silent = beat_ticks.silence(self._client, clock(self._client))
+            silent = beat_ticks.silence(self._client, server_time(self._client))
             if silent is None or silent <= config.health_silence:
                 return
             every_ms = max(1, int(config.health_every * 1000))

@@ -21,8 +21,7 @@ import redis
 from celery import signals
 
 from graft.config.deployment import settings
-from graft.config.redis_client import shared
-from graft.tasks.health.measure import clock
+from graft.config.redis_client import server_time, shared
 from graft.tasks.leaks import borrowed_connections, samples
 from graft.tasks.leaks.findings import RECYCLE
 from graft.tasks.leaks.samples import Sample
@@ -50,7 +49,7 @@ class ProcessSampler:
 
     def sample(self, client: Any) -> None:
         """Measure this process and keep the sample; trace or replace the process where somebody has asked for that."""
-        sample = self.measure(clock(client))
+        sample = self.measure(server_time(client))
         samples.keep(sample, client)
         self._tracer.step(sample.key, sample.at, client)
         run_counts().add_plain_to(client)
