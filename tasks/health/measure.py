@@ -89,7 +89,7 @@ def workers(client: Any, now: float) -> tuple[tuple[Worker, ...], list[WorkerBea
             continue
         beat = WorkerBeat(**json.loads(text))
         beats.append(beat)
-        # The key's expiry tells when Redis received the beat, the beat itself when its worker thought that was.
+        # The key's expiry gives Redis's time of the beat, the beat itself its worker's.
         silent = BEAT_TTL - left / 1000
         found.append(Worker(beat.name, max(0.0, silent), beat.at - (now - silent)))
     return tuple(found), beats

@@ -63,7 +63,7 @@ def deliver(report: HealthReport, client: Any) -> int:
 
 
 def call(config: Settings, body: bytes, at: int) -> None:
-    """POST *body*; an answer other than 2xx is an error."""
+    """POST *body*; a status other than 2xx is an error."""
     request = urllib.request.Request(  # noqa: S310 - the scheme is checked with the settings
         config.webhook_url,
         data=body,

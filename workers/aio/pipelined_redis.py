@@ -70,7 +70,7 @@ class PipelinedRedis:
             commands: list[Command] = []
             while self._queue and len(commands) < MOST:
                 group, reply = self._queue.popleft()
-                if not reply.done():  # Nobody waits for it any more.
+                if not reply.done():  # The task that waited is gone.
                     batch.append((group, reply))
                     commands.extend(group)
             if not batch:
@@ -128,7 +128,7 @@ class PipelinedRedis:
 
 
 def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
-    """A client of the server that Sentinel calls the master, asked again for every new connection."""
+    """A client of the server that Sentinel calls the master, found anew for every new connection."""
     parts = [urlsplit(url) for url in urls.split(";")]
     connecting = {"socket_timeout": options["socket_connect_timeout"]}
     sentinel: Any = Sentinel  # redis-py's own types stop here.
@@ -150,7 +150,7 @@ def _is_passing(reply: Any) -> bool:
 
 
 async def _pipelined(client: redis.asyncio.Redis, commands: Sequence[Command]) -> list[Any]:
-    """One round trip; an error reply stands in the place of its command's."""
+    """One round trip; the reply to a command that failed is its error."""
     pool = client.connection_pool
     connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]
     try:
@@ -163,7 +163,7 @@ async def _pipelined(client: redis.asyncio.Redis, commands: Sequence[Command]) -
                 replies.append(error)
         return replies
     except BaseException:
-        await connection.disconnect()  # Its next reply would be for somebody else.
+        await connection.disconnect()  # Its next reply would belong to an earlier command.
         raise
     finally:
         await pool.release(connection)

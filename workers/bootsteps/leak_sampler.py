@@ -48,7 +48,7 @@ class ProcessSampler:
         self._tracer = Tracer()
 
     def sample(self, client: Any) -> None:
-        """Measure this process and keep the sample; trace or replace the process where somebody has asked for that."""
+        """Measure this process and keep the sample; trace or replace the process where that is requested."""
         sample = self.measure(server_time(client))
         samples.keep(sample, client)
         self._tracer.step(sample.key, sample.at, client)

@@ -17,7 +17,7 @@ from graft.tasks.leaks import trend
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.leaks.samples import Sample
 from graft.tasks.leaks.theil_sen import theil_sen, thin
-from graft.tasks.monitoring.function_stats import Figures
+from graft.tasks.monitoring.function_stats import FunctionStats
 
 STYLE: Final = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1f2430; --soft: #5b6472; --faint: #d9dde5; --good: #00694b;
@@ -56,7 +56,7 @@ class Found:
     leaks: Sequence[Finding]
     causes: Sequence[Cause]
     letters: int
-    callables: dict[str, Figures]
+    callables: dict[str, FunctionStats]
     bench: dict[str, Any] | None = None
 
 
@@ -138,7 +138,7 @@ def _throughput(looks: Sequence[Snapshot]) -> list[str]:
     ]
 
 
-def _callables(known: dict[str, Figures]) -> str:
+def _callables(known: dict[str, FunctionStats]) -> str:
     ranked = sorted(known.items(), key=lambda each: -each[1].seconds)[:20]
     rows = [
         (name, one.items, one.seconds, 1000 * one.seconds / one.items if one.items else 0.0, one.errors, one.retries)
