@@ -40,7 +40,7 @@ def workers(found: Measurements, limits: Settings) -> Iterator[Verdict]:
     alive = [worker for worker in found.workers if not worker.is_lost]
     yield Verdict(
         "workers", "", "ok" if alive else "failing", f"{len(alive)} alive", float(len(alive)), 1.0, "workers",
-        "" if alive else "start one: celery -A graft worker",
+        "start one: celery -A graft worker",
     )  # fmt: skip
     for worker in found.workers:
         if worker.is_lost:
@@ -58,7 +58,7 @@ def workers(found: Measurements, limits: Settings) -> Iterator[Verdict]:
             side = "ahead of" if worker.clock > 0 else "behind"
             yield Verdict(
                 "clock", worker.name, state, f"its clock is {off:.1f} s {side} Redis's", off, limits.health_clock, "s",
-                "" if state == "ok" else "run chrony or ntpd there: leases and ages are computed from wall time",
+                "run chrony or ntpd there: leases and ages are computed from wall time",
             )  # fmt: skip
 
 
@@ -71,14 +71,14 @@ def beat(silent: float | None, limits: Settings) -> Verdict:
     state: State = "failing" if silent > limits.health_silence else "ok"
     return Verdict(
         "beat", "", state, f"last sent something {silent:.0f} s ago", silent, limits.health_silence, "s",
-        "" if state == "ok" else "start it again: celery -A graft beat. Without it no periodic task runs",
+        "start it again: celery -A graft beat. Without it no periodic task runs",
     )  # fmt: skip
 
 
 def depth(queue: measurements.Queue, limits: Settings) -> Verdict:
     state = grade(queue.waiting, limits.health_depth)
     detail = f"{queue.waiting} messages wait"
-    remedy = "" if state == "ok" else "add workers, or slow the callers down (celery -A graft top shows both rates)"
+    remedy = "add workers, or slow the callers down (celery -A graft top shows both rates)"
     if queue.waiting and queue.is_paused:
         state = worst([state, "degraded"])
         detail += ", and the queue is paused"
@@ -95,7 +95,7 @@ def age(queue: measurements.Queue, limits: Settings) -> Verdict:
     if queue.oldest is None:
         return Verdict("age", queue.name, "ok", "no message waits", 0.0, limit, "s")
     state = grade(queue.oldest, limit)
-    remedy = "" if state == "ok" else f"add workers that read {queue.name}, or find what keeps its workers busy: top"
+    remedy = f"add workers that read {queue.name}, or find what keeps its workers busy: top"
     detail = f"the oldest message has waited {queue.oldest:.0f} s"
     return Verdict("age", queue.name, state, detail, queue.oldest, limit, "s", remedy)
 
@@ -118,7 +118,7 @@ def round_trip(queue: measurements.Queue, limits: Settings) -> Iterator[Verdict]
     elif queue.round_trip is not None:
         state = grade(queue.round_trip, limit)
         detail = f"the last canary message was run after {queue.round_trip * 1000:.0f} ms"
-        remedy = "" if state == "ok" else "add workers, or give long tasks a queue of their own"
+        remedy = "add workers, or give long tasks a queue of their own"
         yield Verdict("round trip", queue.name, state, detail, queue.round_trip, limit, "s", remedy)
 
 
@@ -140,7 +140,7 @@ def held(found: measurements.Held, limits: Settings) -> Verdict:
     state: State = "degraded" if found.longest > too_long else "ok"
     return Verdict(
         check, "", state, f"workers hold {found.count} messages, the longest for {found.longest:.0f} s",
-        found.longest, too_long, "s", "" if state == "ok" else "a worker holds a message beyond the hard time limit: "
+        found.longest, too_long, "s", "a worker holds a message beyond the hard time limit: "
         "find it with celery -A graft inspect active, restart it",
     )  # fmt: skip
 
@@ -153,13 +153,13 @@ def _pile(found: measurements.Pile, what: str) -> str:
 def dead_letters(found: measurements.Pile, limits: Settings) -> Verdict:
     limit = limits.health_dead_letters
     state = grade(found.recent, limit, max(100.0, FAILING * limit))
-    remedy = "" if state == "ok" else "read why: celery -A graft dead-letters list"
+    remedy = "read why: celery -A graft dead-letters list"
     return Verdict("dead letters", "", state, _pile(found, "dead letters"), found.recent, limit, "dead letters", remedy)
 
 
 def quarantine(found: measurements.Pile) -> Verdict:
     state: State = "degraded" if found.recent else "ok"
-    remedy = "" if state == "ok" else "find who sends messages that are no tasks: see the Redis list graft:quarantine"
+    remedy = "find who sends messages that are no tasks: see the Redis list graft:quarantine"
     return Verdict("quarantine", "", state, _pile(found, "messages"), found.recent, 0.0, "messages", remedy)
 
 
@@ -178,7 +178,7 @@ def rates(found: measurements.Work, limits: Settings) -> Iterator[Verdict]:
         rate = count / found.items if found.items else 0.0
         state = grade(rate, limit) if found.items >= FEW_ITEMS else "ok"
         detail = f"{rate:.1%} of {found.items} items {what} in the last {found.seconds / 60:.0f} min"
-        yield Verdict(name, "", state, detail, rate, limit, "share", "" if state == "ok" else remedy)
+        yield Verdict(name, "", state, detail, rate, limit, "share", remedy)
 
 
 def lag(found: Measurements, limits: Settings) -> Iterator[Verdict]:
@@ -191,7 +191,7 @@ def lag(found: Measurements, limits: Settings) -> Iterator[Verdict]:
     if slowest.blocked_by:
         detail += f", blocked by {slowest.blocked_by}"
     remedy = "a coroutine computes or blocks there: use asyncio.to_thread, or make it a plain function"
-    yield Verdict("event loop", "", state, detail, slowest.lag, limits.loop_lag, "s", "" if state == "ok" else remedy)
+    yield Verdict("event loop", "", state, detail, slowest.lag, limits.loop_lag, "s", remedy)
 
 
 def leak(found: Finding) -> Verdict:
@@ -203,5 +203,5 @@ def overlaps(count: int) -> Verdict:
     state: State = "degraded" if count else "ok"
     return Verdict(
         "checks", "", state, f"{count} were skipped because the one before still ran", count, 0.0, "runs",
-        "" if not count else "Redis is slow, or GRAFT_HEALTH_EVERY is too short",
+        "Redis is slow, or GRAFT_HEALTH_EVERY is too short",
     )  # fmt: skip

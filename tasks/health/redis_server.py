@@ -103,7 +103,7 @@ def judge(found: RedisServer, limits: Settings) -> Iterator[Verdict]:
     yield Verdict(
         "clients", found.role, state, f"{found.clients} of at most {found.clients_limit} clients are connected",
         found.clients, CLIENTS * found.clients_limit, "clients",
-        "" if state == "ok" else "raise maxclients; celery -A graft leaks shows who opens connections",
+        "raise maxclients; celery -A graft leaks shows who opens connections",
     )  # fmt: skip
     if found.is_replica or found.replicas:
         yield _replication(found)
@@ -122,7 +122,7 @@ def _memory(found: RedisServer, limits: Settings) -> Verdict:
     remedy = "raise maxmemory, shorten GRAFT_RESULT_TTL, or find what grows: celery -A graft leaks"
     return Verdict(
         "memory", found.role, state, f"{found.memory >> 20} MiB in use, {share:.0%} of {of}", share,
-        limits.health_memory, "share", "" if state == "ok" else remedy,
+        limits.health_memory, "share", remedy,
     )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def _eviction(found: RedisServer) -> Verdict:
     detail = f"maxmemory-policy is {found.policy}"
     if found.evicted:
         detail += f"; Redis has deleted {found.evicted} keys since the last check"
-    remedy = "" if state == "ok" else "CONFIG SET maxmemory-policy noeviction: a deleted key may be a task"
+    remedy = "CONFIG SET maxmemory-policy noeviction: a deleted key may be a task"
     return Verdict("eviction", found.role, state, detail, found.evicted, 0.0, "keys", remedy)
 
 
@@ -162,5 +162,5 @@ def _replication(found: RedisServer) -> Verdict:
     return Verdict(
         "replication", found.role, state, f"{len(found.replicas)} replicas, at most {behind} bytes behind", behind,
         REPLICATION_LAG, "bytes",
-        "" if state == "ok" else "check the replica's network: a failover now loses what is not copied yet",
+        "check the replica's network: a failover now loses what is not copied yet",
     )  # fmt: skip

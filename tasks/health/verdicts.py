@@ -15,7 +15,7 @@ FAILING: Final = 5.0  # A value above its limit is degraded, above so many times
 class Verdict:
     """One check of one *subject* (a queue, a worker, or nothing in particular).
 
-    ``value`` and ``limit`` are in *unit*; None where there is no number. ``remedy`` is empty when all is well.
+    ``value`` and ``limit`` are in *unit*; None where there is no number. ``remedy`` is dropped where the state is ok.
     """
 
     check: str
@@ -26,6 +26,10 @@ class Verdict:
     limit: float | None = None
     unit: str = ""
     remedy: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state == "ok":
+            object.__setattr__(self, "remedy", "")
 
     @property
     def name(self) -> str:

@@ -46,10 +46,7 @@ class Heartbeat(PeriodicStep):
     client_name = "graft-heartbeat"
     every = patience = BEAT_EVERY
     ticks_at_once = True
-
-    def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        super().__init__(consumer, **kwargs)
-        self._is_silent = False
+    outage_level = logging.WARNING  # Health and top miss the worker meanwhile.
 
     def stop(self, consumer: Any) -> None:
         self._end_ticks()  # The client is still needed to remove the heartbeat.
@@ -65,19 +62,8 @@ class Heartbeat(PeriodicStep):
             self._client = None
 
     def tick(self, consumer: Any) -> None:
-        if self._client is None:
-            return
-        try:
+        if self._client is not None:
             beat(self._report(consumer), self._client)
-            self._is_silent = False
-        except (redis.RedisError, OSError) as error:
-            if not self._is_silent:
-                logger.warning(
-                    "Redis does not take the heartbeat of %s; health and top miss this worker until it does: %s",
-                    consumer.hostname,
-                    error,
-                )
-            self._is_silent = True
 
     def _report(self, consumer: Any) -> WorkerBeat:
         active = len(state.active_requests)

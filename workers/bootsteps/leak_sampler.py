@@ -112,10 +112,7 @@ class LeakSampler(PeriodicStep):
 
     def tick(self, consumer: Any) -> None:
         assert self._sampler is not None
-        try:
-            self._sampler.sample(self._client)
-        except (redis.RedisError, OSError) as error:
-            logger.debug("no sample of this process could be kept: %s", error)
+        self._sampler.sample(self._client)
 
 
 def _loop_of(pool: Any) -> asyncio.AbstractEventLoop | None:

@@ -145,7 +145,7 @@ class Metrics(bootsteps.StartStopStep):
             self._server, _ = start_http_server(config.metrics_port, config.metrics_address, registry)
         except OSError as error:
             logger.error(
-                "no metrics: GRAFT_METRICS_PORT=%d on %s cannot be opened: %s; give each worker its own port",
+                "no metrics, GRAFT_METRICS_PORT=%d on %s cannot be opened: %s; give each worker of a machine its own",
                 config.metrics_port, config.metrics_address, error,
             )  # fmt: skip
 
