@@ -6,14 +6,14 @@ celery -A graft beat -S redbeat.RedBeatScheduler        (extra "ha")
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import urlsplit
 
+from graft.config.redis_client import login, sentinels
 from graft.config.settings import Settings
 
 LOCK: Final = "graft:redbeat:lock"
 LOCK_TIMEOUT: Final = 30  # The leader extends it with each tick; whoever stands by takes over when it has run out.
 TICK: Final = 5  # Also how often one that stands by looks.
-SENTINEL_PORT: Final = 26379
 
 
 def options(config: Settings) -> dict[str, Any]:
@@ -36,17 +36,6 @@ def _connection(config: Settings) -> tuple[str, dict[str, Any]]:
         one, at = urlsplit(url), url.rpartition("@")[2]
         # Celery masks a password among the options where it shows settings, but not one in this address.
         address = f"{one.scheme}://{at}" if "@" in url else url
-        return address.replace("redis+socket://", "unix://"), _login(one)
-    parts = [urlsplit(part) for part in url.split(";")]
-    first = parts[0]
-    found: dict[str, Any] = {
-        "sentinels": [(part.hostname, part.port or SENTINEL_PORT) for part in parts],
-        "service_name": config.sentinel_master,
-        "db": int(first.path.strip("/") or 0),
-    }
-    return "redis-sentinel", found | _login(first)
-
-
-def _login(parts: SplitResult) -> dict[str, str]:
-    login = {"username": parts.username, "password": parts.password}
-    return {name: unquote(value) for name, value in login.items() if value}
+        return address.replace("redis+socket://", "unix://"), login(url)
+    hosts, master = sentinels(url)
+    return "redis-sentinel", {"sentinels": hosts, "service_name": config.sentinel_master, **master}

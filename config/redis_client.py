@@ -7,7 +7,7 @@ retried command may run twice and a blocking read needs a longer patience.
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
@@ -56,20 +56,27 @@ class _MasterConnection(SentinelManagedConnection):
             super().connect_check_health(check_health, retry_socket_connect)
 
 
-def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
-    """A client of the server that Sentinel calls the master, asked again for every new connection."""
+def login(url: str) -> dict[str, str]:
+    """The ``username`` and ``password`` in *url*, as far as there are any."""
+    parts = urlsplit(url)
+    found = {"username": parts.username, "password": parts.password}
+    return {name: unquote(value) for name, value in found.items() if value}
+
+
+def sentinels(urls: str) -> tuple[list[tuple[str | None, int]], dict[str, Any]]:
+    """The hosts in *urls* (``sentinel://…;sentinel://…``), and the ``db`` and login of the first: the master's."""
     parts = [urlsplit(url) for url in urls.split(";")]
-    first = parts[0]
-    sentinels = [(part.hostname, part.port or SENTINEL_PORT) for part in parts]
+    hosts = [(part.hostname, part.port or SENTINEL_PORT) for part in parts]
+    return hosts, {"db": int(parts[0].path.strip("/") or 0), **login(parts[0].geturl())}
+
+
+def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
+    """A client of the server that Sentinel calls the master, found anew for every new connection."""
+    hosts, master = sentinels(urls)
     asking = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")}
     sentinel: Any = Sentinel  # redis-py's own types stop here.
-    return sentinel(sentinels, sentinel_kwargs=asking).master_for(
-        name,
-        username=first.username,
-        password=first.password,
-        db=int(first.path.strip("/") or 0),
-        connection_class=_MasterConnection,
-        **options,
+    return sentinel(hosts, sentinel_kwargs=asking).master_for(
+        name, connection_class=_MasterConnection, **master, **options
     )
 
 

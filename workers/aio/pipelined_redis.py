@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -21,7 +20,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 
 from graft.config.deployment import settings
-from graft.config.redis_client import SENTINEL_PORT
+from graft.config.redis_client import sentinels
 
 logger = logging.getLogger(__name__)
 
@@ -129,14 +128,10 @@ class PipelinedRedis:
 
 def _master(urls: str, name: str, options: dict[str, Any]) -> Any:
     """A client of the server that Sentinel calls the master, found anew for every new connection."""
-    parts = [urlsplit(url) for url in urls.split(";")]
+    hosts, master = sentinels(urls)
     connecting = {"socket_timeout": options["socket_connect_timeout"]}
     sentinel: Any = Sentinel  # redis-py's own types stop here.
-    return sentinel(
-        [(part.hostname, part.port or SENTINEL_PORT) for part in parts], sentinel_kwargs=connecting
-    ).master_for(
-        name, username=parts[0].username, password=parts[0].password, db=int(parts[0].path.strip("/") or 0), **options
-    )  # fmt: skip
+    return sentinel(hosts, sentinel_kwargs=connecting).master_for(name, **master, **options)
 
 
 def _is_passing(reply: Any) -> bool:
