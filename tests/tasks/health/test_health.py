@@ -166,7 +166,7 @@ def clean(redis):
 
 
 @pytest.mark.acl_role("worker")
-def test_two_looks_never_overlap_and_the_second_is_counted(clean):
+def test_two_checks_never_overlap_and_the_second_is_counted(clean):
     with exclusive(periodic.CHECK, clean) as first:
         assert first
         assert periodic.check() is None
@@ -174,14 +174,14 @@ def test_two_looks_never_overlap_and_the_second_is_counted(clean):
     assert periodic.check() is not None
     last = report_store.last(clean)
     assert last is not None
-    assert {verdict.name: verdict.state for verdict in last.verdicts}["checks"] == "ok"  # There was no look before it.
+    assert {verdict.name: verdict.state for verdict in last.verdicts}["checks"] == "ok"  # There was no check before it.
 
 
 @pytest.mark.acl_role("worker")
-def test_a_look_that_outlived_its_lock_leaves_the_lock_of_the_next(clean):
-    with report_store.alone(clean):
-        clean.set(report_store.LOCK, "another's")
-    assert clean.get(report_store.LOCK) == b"another's"
+def test_a_check_that_outlived_its_lock_leaves_the_lock_of_the_next(clean):
+    with exclusive(periodic.CHECK, clean):
+        clean.set(f"{periodic.CHECK}:lock", "another's")
+    assert clean.get(f"{periodic.CHECK}:lock") == b"another's"
 
 
 def test_the_last_report_and_the_latest_changes_are_kept(clean, monkeypatch):
