@@ -13,8 +13,8 @@ TASK_MODULES = [
     f"graft.tasks.{name}"
     for name in (
         *("running.envelope_task", "running.call_task"),
-        *("cleanup.chord_recovery", "queues.aging", "cleanup.periodic", "cleanup.redis_keys"),
-        *("health.canaries", "health.periodic", "leaks.periodic", "monitoring.history"),
+        *("cleanup.chord_recovery", "queues.aging", "cleanup.redis_keys"),
+        *("health.canaries", "health.periodic", "leaks.periodic", "health.history"),
         *("legacy.migration_poc", "legacy.ray_hybrid_poc", "legacy.integration_framework"),
     )
 ]

@@ -26,11 +26,11 @@ def options(config: Settings) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_transport_options": {
             "visibility_timeout": config.visibility_timeout,
-            # Celery sweeps every interval x throttle seconds: 10 x 10 unless told otherwise.
+            # Celery sweeps every interval x throttle seconds: 10 x 10 by default.
             "unacked_restore_interval": max(0.5, min(5.0, config.visibility_timeout / 4)),
             "unacked_restore_throttle": 1,
             "unacked_restore_limit": 200,
-            # The holder of this lock may be killed; nobody recovers anything until it expires (default 300 s).
+            # The holder of this lock may be killed; no message is recovered until it expires (default 300 s).
             "unacked_mutex_expire": 15,
             "priority_steps": list(PRIORITY_STEPS),
             "queue_order_strategy": "priority",

@@ -87,6 +87,12 @@ def broker(**options: Any) -> Any:
     return connect(settings().model_copy(update={"result_backend": settings().broker_url}), **options)
 
 
+def server_time(client: Any) -> float:
+    """Redis's own time in seconds since the epoch: the one clock that all machines share."""
+    seconds, microseconds = client.time()
+    return float(seconds) + float(microseconds) / 1e6
+
+
 def be_patient(seconds: float) -> None:
     """Have :func:`shared` sit out an outage of about *seconds*: for workers, which must not blame a task for it.
 

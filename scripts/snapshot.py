@@ -13,7 +13,7 @@ from graft.tasks.health.measure import loops
 from graft.tasks.health.verdicts import State
 from graft.tasks.messages.message_format import SENT_AT, lists
 from graft.tasks.monitoring import function_stats, worker_registry
-from graft.tasks.monitoring.function_stats import Figures
+from graft.tasks.monitoring.function_stats import FunctionStats
 from graft.tasks.queues import pause, throughput
 from graft.tasks.sending import progress
 from graft.tasks.sending.progress import BatchNote
@@ -58,7 +58,7 @@ class Snapshot:
     queues: tuple[QueueLine, ...] = ()
     workers: tuple[WorkerLine, ...] = ()
     batches: tuple[BatchNote, ...] = ()
-    figures: dict[str, Figures] = field(default_factory=dict)
+    figures: dict[str, FunctionStats] = field(default_factory=dict)
     letters: int = 0
     health: State | str = ""
     bad: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ def rates(before: Snapshot, after: Snapshot) -> Rates:
         out[queue.name] = left / seconds
         into[queue.name] = max(0, grown + left) / seconds
     counted = {worker.name: worker.taken for worker in before.workers}
-    none = Figures()
+    none = FunctionStats()
     totals = [
         [sum(getattr(each, name) for each in one.figures.values()) for name in ("errors", "retries")]
         for one in (before, after)

@@ -32,11 +32,11 @@ app.steps["consumer"].update(
     (Heartbeat, PoolUpkeep, LeaseRenewal, QueuePause, LeakSampler, BeatStandIn, QueueThroughput, Metrics)
 )
 
-# tasks/running asks for something that runs a coroutine; this is it.
+# tasks/ cannot import workers: it is given what runs a coroutine.
 worker_runtime.use_runner(runner)
 
 
-# A part of a chord may come from a caller that puts nothing on record.
+# A part of a chord may come from a caller that does not record its chords.
 task_prerun.connect(chord_records.note_run, weak=False)
 
 OUTAGE_PATIENCE = 120.0
@@ -53,12 +53,12 @@ def _prepare_to_fork(**_: Any) -> None:
 def _become_a_worker(**_: Any) -> None:
     be_patient(OUTAGE_PATIENCE)
     worker_runtime.enter_worker()
-    otel.is_on()  # Before the first task, whose message it is to follow.
+    otel.is_on()  # Before the first task, so that it is traced.
 
 
 @worker_init.connect
 def _share_memory(**_: Any) -> None:
-    """What the first fork finds stays shared: the collector writes to all that it looks at, in the parent as well.
+    """Keep memory shared after the first fork: the garbage collector writes to every object that it visits, here too.
 
     A worker of two processes took 136 MiB (PSS) instead of 97, once its main process had collected.
     """
@@ -72,7 +72,7 @@ def _freeze_once() -> None:
 
 
 @worker_process_init.connect
-def _let_go_of_the_parent(**_: Any) -> None:
+def _leave_the_parent_behind(**_: Any) -> None:
     """A pool process has no event loop of its parent's, and does not collect its parent's garbage again and again.
 
     Without the latter ``ast.parse`` of the standard library took 4.3 s in a pool process instead of 2.6 s: every

@@ -19,7 +19,7 @@ from graft.workers import task_context
 
 logger = logging.getLogger(__name__)
 
-LAST_WORDS: Final = 5.0  # Seconds that a cancelled coroutine has before its thread stops waiting for it.
+CANCEL_PATIENCE: Final = 5.0  # Seconds that a thread waits for a coroutine that it has cancelled.
 
 
 class Interruptible:
@@ -70,7 +70,7 @@ class AsyncRunner:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """The coroutine's result or error.
 
-        A soft time limit that interrupts this thread is raised in the coroutine, which may answer it; anything else
+        A soft time limit that interrupts this thread is raised in the coroutine, which may catch it; anything else
         cancels it.
         """
         call = Interruptible(coroutine)
@@ -114,7 +114,7 @@ class AsyncRunner:
         if is_soft:
             return done.result()  # The hard limit ends a coroutine that will not.
         try:
-            done.result(LAST_WORDS)
+            done.result(CANCEL_PATIENCE)
         except BaseException as last:
             logger.debug("a coroutine ended after its thread was interrupted: %r", last)
         raise error
@@ -131,12 +131,12 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def run_for_ever(loop: asyncio.AbstractEventLoop, is_over: Callable[[], bool] = lambda: False) -> None:
-    """Run *loop* whatever its coroutines do: a ``sys.exit`` or ``loop.stop`` among them ends it for nobody."""
+    """Run *loop* whatever its coroutines do: a ``sys.exit`` or ``loop.stop`` among them does not end it."""
     while not is_over():
         try:
             loop.run_forever()
             if not is_over():
-                logger.error("a coroutine stopped the event loop, which belongs to all of them; it goes on")
+                logger.error("a coroutine stopped the event loop, which all coroutines share; it is started again")
         except (SystemExit, KeyboardInterrupt) as error:
             logger.error("a coroutine tried to end the worker (%r); the event loop goes on", error)
         except task_context.Ended:  # Meant for a run that had just ended.

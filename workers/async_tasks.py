@@ -66,7 +66,7 @@ def _finish(value: Any) -> Any:
         return worker_runtime.wait_for(value)
     except (asyncio.CancelledError, GeneratorExit) as error:
         raise SelfCancelledError(
-            f"the coroutine ended in {type(error).__name__}, and nobody had asked it to"
+            f"the coroutine ended in {type(error).__name__} without having been cancelled from outside"
         ) from error
     except (SystemExit, KeyboardInterrupt) as error:
         if terminate_handler_fired():

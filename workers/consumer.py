@@ -24,7 +24,7 @@ from graft.config.transport.channel import Channel
 from graft.config.transport.private_api import require
 from graft.config.transport.task_validation import forgery, refusal
 from graft.workers.prefork_patch import finish_writing, hand_over, settle, skip_leaving_processes
-from graft.workers.refused_tasks import tell_caller
+from graft.workers.refused_tasks import publish_refusal
 from graft.workers.shutdown import between_turns, pardon_active
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class HardenedConsumer(Consumer):
                     self.hub.call_soon(hand_over, self.pool, self.hub)
             else:
                 _keep(message, *refused)
-                tell_caller(message, refused)
+                publish_refusal(message, refused)
                 message.reject_log_error(logger, self.connection_errors)
                 signals.task_rejected.send(sender=self, message=message, exc=None)
 

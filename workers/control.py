@@ -22,12 +22,12 @@ def graft_resize(state: Any, size: int, prefetch: int | None = None) -> dict[str
 
 
 def resize(consumer: Any, size: int, prefetch: int | None = None) -> None:
-    """Bring *consumer*'s pool to *size*, and what it fetches ahead to one message for each place or to *prefetch*.
+    """Bring *consumer*'s pool to *size*, and its prefetch to *prefetch*, or one message for each slot.
 
     Raises:
         ValueError: the pool was to shrink, and too few of its processes are idle; those that are have gone.
     """
-    # What the pool is to have: new processes take a moment to appear among those it lists.
+    # num_processes is the wanted size: new processes take a moment to appear in the list.
     change = size - consumer.pool.num_processes
     try:
         if change > 0:

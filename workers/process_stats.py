@@ -1,4 +1,4 @@
-"""Measures the process that it is called in, from /proc where there is one. A look costs about a millisecond."""
+"""Measures the calling process, from /proc where there is one, in about a millisecond."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import psutil
 
 from graft.tasks.leaks import gc_types
 
-STRIDE: Final = 20_000  # Objects of which the type is looked at.
+SAMPLED: Final = 20_000  # Objects of which the types are counted.
 MOST: Final = 5
-LATEST: Final = 5.0  # Seconds for which an event loop is given a chance to answer.
+LOOP_PATIENCE: Final = 5.0  # Seconds that an event loop may take to call back.
 
 
 def memory() -> tuple[float, float]:
@@ -71,22 +71,22 @@ def threads() -> list[list[Any]]:
 def objects() -> tuple[int, list[list[Any]]]:
     """How many objects the garbage collector tracks, and the most frequent types among a sample of them."""
     found = gc_types.types()
-    step = max(1, len(found) // STRIDE)
+    step = max(1, len(found) // SAMPLED)
     types = Counter(f"{one.__module__}.{one.__qualname__}" for one in found[::step])
     return len(found), [[name, count * step] for name, count in types.most_common(MOST)]
 
 
 def coroutines(loop: asyncio.AbstractEventLoop | None) -> tuple[int, list[list[Any]], float | None]:
-    """Asyncio tasks of *loop*, what most of them run, and how late it is; None without a loop."""
+    """The number of asyncio tasks of *loop*, the most frequent, and how late it is; None without a loop."""
     if loop is None:
         return 0, [], None
-    answered = threading.Event()
+    called_back = threading.Event()
     began = time.monotonic()
     try:
-        loop.call_soon_threadsafe(answered.set)
+        loop.call_soon_threadsafe(called_back.set)
     except RuntimeError:  # Closed just now.
         return 0, [], None
-    answered.wait(LATEST)
+    called_back.wait(LOOP_PATIENCE)
     lag = time.monotonic() - began
     running = asyncio.all_tasks(loop)
     return len(running), most(Counter(_name(task) for task in running)), lag

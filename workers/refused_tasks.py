@@ -1,7 +1,7 @@
-"""Keeps a dead letter of what will not run because it was revoked or came too late: nothing vanishes without a trace.
+"""Messages that are not run: a revoked or expired task becomes a dead letter, and a refused message fails its call.
 
-Celery acknowledges such a message in the worker's own process, and remembers revoked ids in memory only. A flag that
-outlives restarts is raised by ``celery -A graft control graft_cancel ID``, and seen by every ReliableTask.
+Celery drops revoked and expired messages in the worker's main process, and keeps revoked ids in memory only. A flag
+that outlives restarts is set by ``celery -A graft control graft_cancel ID``; every ReliableTask obeys it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from graft.tasks.errors import EnvelopeError, SignatureError
 
 logger = logging.getLogger(__name__)
 
-UNCOUNTED: Final = "maintenance"  # A periodic check that came too late is simply made again.
+MAINTENANCE: Final = "maintenance"  # A periodic task that came too late is sent again anyway.
 
 
 @signals.task_revoked.connect
-def account_for(request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
-    """Celery has dropped the message of *request*; keep a letter of it."""
+def bury_dropped(request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
+    """Keep a dead letter of *request*, whose message Celery has dropped."""
     queue = str((request.delivery_info or {}).get("routing_key") or "")
-    if queue == UNCOUNTED:
+    if queue == MAINTENANCE:
         return
-    when = f"its time ran out at {request.expires}" if expired else "somebody revoked it"
+    when = f"it expired at {request.expires} before a worker ran it" if expired else "it was revoked"
     error = TimeoutError(when) if expired else RuntimeError(f"{when}{' while it ran' if terminated else ''}")
     letter = dead_letters.DeadLetter.make(
         id=str(request.id),
@@ -46,14 +46,14 @@ def account_for(request: Any = None, terminated: bool = False, expired: bool = F
         envelope=dead_letters.message_text(request.args or (), request.kwargs or {}),
     )
     try:
-        with connect(socket_timeout=2.0, client_name="graft-accounting") as client:  # This is the worker's own loop.
+        with connect(socket_timeout=2.0, client_name="graft-refused") as client:  # This is the worker's own loop.
             dead_letters.bury(letter, client)
     except (redis.RedisError, OSError) as error:
-        logger.error("no letter could be kept of %s, which is %s: %r", letter.id, letter.reason, error)
+        logger.error("task %s is %s and could not be kept as a dead letter: %r", letter.id, letter.reason, error)
 
 
-def tell_caller(message: Any, refused: Refusal) -> None:
-    """Answer for a message that is not run, as far as it says for whom; an answer that is there already stays."""
+def publish_refusal(message: Any, refused: Refusal) -> None:
+    """Store a failure for the caller of a refused message, if the message names it; a result that exists stays."""
     task_id = message.headers.get("id")
     if not isinstance(task_id, str) or not 0 < len(task_id) <= ID_LENGTH or message.headers.get("ignore_result"):
         return
@@ -62,7 +62,7 @@ def tell_caller(message: Any, refused: Refusal) -> None:
     text = f"{refused.detail}; "
     if is_forged:
         text = f"the signature of this envelope does not verify ({refused.detail}): share one GRAFT_SIGNING_KEY; "
-    answer: dict[str, Any] = {
+    result: dict[str, Any] = {
         "task_id": task_id,
         "status": "FAILURE",
         "result": {
@@ -74,10 +74,14 @@ def tell_caller(message: Any, refused: Refusal) -> None:
         "children": [],
         "date_done": datetime.now(UTC).isoformat(),
     }
-    key, record = app().backend.get_key_for_task(task_id), json.dumps(answer)
+    key, record = app().backend.get_key_for_task(task_id), json.dumps(result)
     try:
-        with connect(socket_timeout=2.0, client_name="graft-accounting") as client:
+        with connect(socket_timeout=2.0, client_name="graft-refused") as client:
             if client.set(key, record, nx=True, ex=int(settings().result_ttl)):
                 client.publish(key, record)
     except (redis.RedisError, OSError) as error:
-        logger.warning("the caller of %s could not be told that it was refused: %r", task_id, error)
+        logger.warning(
+            "Redis did not take the failure of %s, which was refused; its caller waits until its timeout: %r",
+            task_id,
+            error,
+        )

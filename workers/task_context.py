@@ -1,8 +1,8 @@
-"""Whose ``self.request`` is it? Of the task whose context this is, in whatever thread or coroutine it is asked.
+"""Makes ``self.request`` and ``current_task`` those of the task whose context this is, in any thread or coroutine.
 
 Celery keeps the running task and its request on stacks per thread (per greenlet, where that library is installed). A
 coroutine runs on the loop's thread, its parts in asyncio tasks and helper threads of their own; what they all share is
-the context (:mod:`contextvars`), which asyncio copies for each. So the stacks are told apart by a mark in the context.
+the context (:mod:`contextvars`), which asyncio copies for each. So the stacks are chosen by a mark in the context.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from celery.utils.threads import LocalStack, get_ident
 
 
 class Ended(BaseException):
-    """Unwinds a run that has been answered for already: terminated, timed out, or given back."""
+    """Unwinds a run whose result no longer counts: terminated, timed out, or given back."""
 
 
 class Owner:
-    """Marks the context of one run of one task. Small on purpose: what a task leaves behind may hold on to it."""
+    """Marks the context of one run of one task. Small: coroutines that a task leaves behind may keep it alive."""
 
     __slots__ = ("__weakref__", "id", "name", "run", "strays")
 
@@ -59,7 +59,7 @@ def for_coroutine() -> Context:
 
 
 def share_stack(stack: Any) -> None:
-    """Have *stack* told apart by context. Without Celery's own kind of stack nothing changes."""
+    """Have *stack* chosen by context. A stack that is not of Celery's own kind is left as it is."""
     if isinstance(stack, LocalStack) and hasattr(stack, "__ident_func__"):
         stack.__ident_func__ = _ident
 
@@ -70,6 +70,6 @@ def share_task_stack() -> None:
 
 
 def forget(mark: Any, *stacks: Any) -> None:
-    """Drop what *stacks* hold for *mark*, whose run will never pop it."""
+    """Drop the entries of *mark* in *stacks*: its run will never pop them."""
     for stack in (_state._task_stack, *stacks):
         stack._local.__storage__.pop(mark, None)

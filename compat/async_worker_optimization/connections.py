@@ -150,7 +150,7 @@ def _lent() -> Iterable[tuple[str, float]]:
     return [(loan.location, now - loan.since) for pool in list(_pools) for loan in pool.loans]
 
 
-borrowed_connections.watch(_lent)
+borrowed_connections.add_source(_lent)
 
 
 class ConnectionPoolOptimizer:

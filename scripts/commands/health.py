@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.deployment import settings
-from graft.config.redis_client import shared
+from graft.config.redis_client import server_time, shared
 from graft.scripts.console import output, say, show
-from graft.tasks.health import measure, periodic, report_store
-from graft.tasks.health.verdicts import ORDER, Report, State, Verdict
+from graft.tasks.health import periodic, report_store
+from graft.tasks.health.verdicts import ORDER, HealthReport, State, Verdict
 
 STYLES: Final = {"ok": "green", "degraded": "yellow", "failing": "bold red"}
 STALE: Final = 3.0  # Periods without a check after which the last one is no longer believed.
@@ -47,18 +47,18 @@ def command(as_json: bool, live: bool, everything: bool, history: bool) -> None:
     raise SystemExit(ORDER.index(report.state))
 
 
-def current(live: bool = False) -> Report:
+def current(live: bool = False) -> HealthReport:
     """The last report, or a look from here where there is no recent one; either says so in a verdict of its own."""
     client = shared()
     last = report_store.last(client)
-    now = measure.clock(client)
+    now = server_time(client)
     age = now - last.at if last else None
     limit = max(STALE * settings().health_every, 5.0)
     is_stale = age is None or age > limit
     verdict = freshness(age, limit)
     if last and not is_stale and not live:
         return replace(last, verdicts=(*last.verdicts, verdict))
-    report = periodic.look(client)
+    report = periodic.examine(client)
     return replace(report, verdicts=(*report.verdicts, verdict))
 
 
@@ -76,15 +76,15 @@ def freshness(age: float | None, limit: float) -> Verdict:
     )  # fmt: skip
 
 
-def unreachable(error: Exception) -> Report:
+def unreachable(error: Exception) -> HealthReport:
     verdict = Verdict(
         "redis", "", "failing", f"{settings().broker_name} does not answer: {error}",
         remedy="start it, or set CELERY_BROKER_URL",
     )  # fmt: skip
-    return Report(time.time(), (verdict,))
+    return HealthReport(time.time(), (verdict,))
 
 
-def show_report(report: Report, everything: bool = False) -> None:
+def show_report(report: HealthReport, everything: bool = False) -> None:
     bad = [verdict for verdict in report.verdicts if verdict.state != "ok"]
     shown = report.verdicts if everything else bad
     output.print(Text.assemble(("●", STYLES[report.state]), " ", (report.state, STYLES[report.state])))

@@ -12,9 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.deployment import settings
-from graft.config.redis_client import shared
+from graft.config.redis_client import server_time, shared
 from graft.scripts.console import complain, output, say, show
-from graft.tasks.health.measure import clock
 from graft.tasks.leaks import findings, keyspace, samples, tracemalloc_session
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.leaks.keyspace import RedisSample
@@ -41,7 +40,7 @@ def command(as_json: bool, pid: int | None, seconds: float) -> None:
             return
         found = findings.read(client)
         looks = keyspace.series(client)
-        now = clock(client)
+        now = server_time(client)
     except (redis.RedisError, OSError) as error:
         complain(f"{settings().broker_name} does not answer: {error}; start it, or set CELERY_BROKER_URL")
         raise SystemExit(3) from error
@@ -113,11 +112,11 @@ def trace(pid: int, seconds: float, latest: list[Sample]) -> None:
         complain(f"no worker process {pid} is known; there are {', '.join(str(one.pid) for one in latest) or 'none'}")
         raise SystemExit(3)
     client = shared()
-    tracemalloc_session.ask(known[0].key, seconds, client)
+    tracemalloc_session.request(known[0].key, seconds, client)
     every = settings().leaks_every
     say(f"Process {pid} traces from its next look on (every {every:g} s) for {seconds:g} s; it is slower meanwhile.")
     deadline = time.monotonic() + seconds + 3 * every + 30
-    while (told := tracemalloc_session.answer(known[0].key, client)) is None:
+    while (told := tracemalloc_session.result(known[0].key, client)) is None:
         if time.monotonic() > deadline:
             complain(f"process {pid} did not answer; it may have ended")
             raise SystemExit(3)

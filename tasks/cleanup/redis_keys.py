@@ -1,11 +1,11 @@
-"""Clears away what Celery leaves behind in Redis when its processes end without saying goodbye.
+"""Removes from Redis what nothing else does: leftovers of Celery's processes, old results, old dead letters.
 
-    list of replies to an `inspect` that nobody collects (no expiry)   ─► expires in a minute, once idle for five
-    result without an expiry                                           ─► expires as results do
-    binding of a worker or client that is gone                         ─► removed once unused for an hour
-    record of a delivered message that no sweep would find             ─► found by the next sweep: its message returns
+    replies to an `inspect` that nobody collects (no expiry)    ─► expire in a minute, once idle for five
+    result without an expiry                                    ─► expires as results do
+    binding of a worker or client that is gone                  ─► removed once unused for an hour
+    delivered message that is missing from the index of leases  ─► put into it: the message returns to its queue
 
-Queues are never touched. A run looks at a bounded number of keys and the next one goes on where it stopped.
+Queues are never touched. A run reads a bounded number of keys; the next one goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
+from graft.config import lua
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
 from graft.config.redis_client import broker, shared
+from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.messages.message_format import UNACKED
 from graft.tasks.monitoring import worker_registry
 
 CURSOR: Final = "graft:janitor:cursor"
-SEEN: Final = "graft:janitor:seen"  # What looked abandoned, by when it did first.
+SEEN: Final = "graft:janitor:seen"  # Names that look abandoned, by the time when they first did.
 KEYS_AT_ONCE: Final = 20_000
 REPLIES: Final = "*.reply.celery.pidbox"
 REPLY_IDLE: Final = 300
@@ -35,10 +38,12 @@ BINDING_IDLE: Final = 3600.0
 RECORD_IDLE: Final = 120.0
 INDEX: Final = f"{UNACKED}_index"
 
+REMOVE_OLD_RESULTS: Final = lua.load(__file__, "old_results")
+
 
 @dataclass
 class Tidied:
-    """How much of what was cleared away."""
+    """How many leftovers of each kind were removed."""
 
     replies: int = 0
     results: int = 0
@@ -48,7 +53,7 @@ class Tidied:
 
 @own_task("graft.maintenance.tidy", ignore_result=True)
 def tidy() -> dict[str, int]:
-    """Clear away what nobody will; how much of what."""
+    """Remove the leftovers above; how many of each kind."""
     done = Tidied()
     with broker() as queue_side:
         _keys(queue_side, done)
@@ -58,15 +63,38 @@ def tidy() -> dict[str, int]:
     return asdict(done)
 
 
+@own_task("graft.maintenance.prune_dead_letters", ignore_result=True)
+def prune_dead_letters() -> int:
+    """Remove dead letters that are older than the deployment keeps them; how many."""
+    return dead_letters.prune()
+
+
+def remove_old_results(client: Any = None) -> int:
+    """Remove the results of tasks that ended longer than ``result_ttl`` ago; how many.
+
+    Celery gives each result an expiry when it is written. A result that is older was written with another setting or by
+    hand, or lost its expiry.
+    """
+    client = client or shared()
+    oldest = (datetime.now(UTC) - timedelta(seconds=settings().result_ttl)).isoformat()
+    removed, cursor = 0, 0
+    while True:
+        cursor, keys = client.scan(cursor, match="celery-task-meta-*", count=200)
+        if keys:
+            removed += int(REMOVE_OLD_RESULTS(keys, [oldest], client))
+        if cursor == 0:
+            return removed
+
+
 def abandoned(found: Iterable[str], seen: dict[str, float], now: float, patience: float) -> tuple[set[str], set[str]]:
-    """Of what looks abandoned now: what has done so for *patience* seconds, and what is seen so for the first time."""
+    """Of the names that look abandoned now: those that have for *patience* seconds, and the new ones."""
     names = set(found)
     return {name for name in names if now - seen.get(name, now) >= patience}, names - seen.keys()
 
 
 def _keys(broker: Any, done: Tidied) -> None:
     for key in _scan(broker, "replies", REPLIES):
-        with suppress(ResponseError):  # Under an LFU policy nobody knows how long a key was idle.
+        with suppress(ResponseError):  # Under an LFU policy Redis does not know how long a key was idle.
             if broker.ttl(key) == -1 and broker.object("idletime", key) >= REPLY_IDLE:
                 done.replies += int(broker.expire(key, REPLY_TTL))
 
@@ -109,7 +137,7 @@ def _bindings(broker: Any, done: Tidied) -> None:
 
 
 def orphans(members: Collection[str], alive: Collection[str]) -> list[str]:
-    """The bindings that belong to no worker that is *alive*. A client makes its own anew whenever it asks."""
+    """The bindings that belong to no worker that is *alive*. A client makes its own anew for each inspect."""
     return [name for name in members if name.rpartition("\x16")[2].removesuffix(".celery.pidbox") not in alive]
 
 

@@ -3,6 +3,7 @@
 Imports monitoring, queues, leaks and dead_letters. ``celery -A graft health``, the exporter and the webhook read it.
 
 Beat ─► queue maintenance ─► periodic.check ─┬─ measure: queues, workers, Redis, dead letters …
-├─ checks: measured values -> verdicts (ok, degraded, failing)
-└─ record: report, history, changes ─► log, outbox ─► webhook
+                                             ├─ checks, redis_server: measurements -> verdicts (pure)
+                                             └─ report_store: report, changes ─► log, webhook
+                                  history.note ── a snapshot of the last day's series ─► celery -A graft html-report
 """

@@ -1,4 +1,4 @@
-"""Reads what the checks judge from Redis. A look costs a few dozen short commands, however much waits."""
+"""Reads from Redis what the checks judge: a few dozen short commands, however many messages wait."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from redis.exceptions import NoPermissionError
 
 from graft.config.deployment import settings
 from graft.config.queues import QUEUES
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import broker, server_time, shared
 from graft.config.transport.quarantine import COUNTS, MESSAGES
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import causes
-from graft.tasks.health import beat_ticks, canaries, leak_verdicts, redis_info
-from graft.tasks.health.measurements import Held, Loop, Measured, Pile, Queue, Work, Worker
-from graft.tasks.leaks import samples
+from graft.tasks.health import beat_ticks, canaries, redis_server
+from graft.tasks.health.measurements import Held, Loop, Measurements, Pile, Queue, Work, Worker
+from graft.tasks.leaks import findings, samples
+from graft.tasks.leaks.findings import Finding
+from graft.tasks.leaks.trend import SURE
 from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
 from graft.tasks.monitoring import function_stats
 from graft.tasks.monitoring.run_counts import plain_totals
@@ -26,50 +28,53 @@ from graft.tasks.queues import pause
 
 SEEN: Final = "graft:health:seen"  # queue and step -> the message at its head, and when it was first seen there
 HELD: Final = "graft:health:held"  # delivery tag -> when it was first seen with a worker
-WORK: Final = "graft:health:work"  # totals at earlier looks, the newest first
-PILES: Final = "graft:health:quarantine"  # counts of quarantined messages at earlier looks, likewise
+WORK: Final = "graft:health:work"  # totals at earlier checks, the newest first
+PILES: Final = "graft:health:quarantine"  # counts of quarantined messages at earlier checks, likewise
 UNACKED_INDEX: Final = "unacked_index"
 IO_POOL: Final = "aio_pool"
-LOOKED_AT: Final = 1000  # Messages held by workers of which the age is watched.
+AGED: Final = 1000  # Messages held by workers of which the age is measured.
 LEAVE_AFTER: Final = 20 * BEAT_TTL
 
 
-def clock(client: Any) -> float:
-    """Redis's own time in seconds since the epoch: the one clock that all machines share."""
-    seconds, micro = client.time()
-    return float(seconds) + float(micro) / 1e6
-
-
-def everything(overlaps: int = 0) -> Measured:
-    """One look at the whole deployment."""
+def everything(overlaps: int = 0) -> Measurements:
+    """Measure the whole deployment."""
     client = shared()
-    now = clock(client)
+    now = server_time(client)
     with broker(client_name="graft-health") as queue_side:
         alive, beats = workers(client, now)
-        return Measured(
+        return Measurements(
             queues=queues(queue_side, client, beats, now),
             workers=alive,
             held=held(queue_side, client, now),
-            servers=redis_info.all_of(client, queue_side),
-            letters=letters(now),
+            servers=redis_server.measure(client, queue_side),
+            dead_letters=new_dead_letters(now),
             quarantine=quarantine(queue_side, client, now),
             work=work(client, now),
             loops=loops(client, beats),
-            growths=leak_verdicts.growths(client),
+            leaks=leaks(client),
             beat=beat_ticks.silence(client, now),
             overlaps=overlaps,
         )
 
 
+def leaks(client: Any) -> tuple[Finding, ...]:
+    """Everything that leaks; and suspects, once they have been sampled for long enough to be no young process."""
+    return tuple(
+        found
+        for found in findings.read(client)
+        if found.verdict == "leaking" or found.samples >= SURE or found.measure == "loans"
+    )
+
+
 def loops(client: Any, beats: Iterable[WorkerBeat]) -> tuple[Loop, ...]:
-    """The event loops of the deployment: the io lane's, which are watched all the time, and others, now and then."""
+    """The event loops of the deployment: the io lane's, which are always measured, and others, which are sampled."""
     watched = {beat.name: Loop(beat.name, beat.lag, beat.blocked_by) for beat in beats if beat.pool == IO_POOL}
     sampled = [one for one in samples.latest(client) if one.lag is not None and one.worker not in watched]
     return (*watched.values(), *(Loop(one.process, one.lag) for one in sampled if one.lag is not None))
 
 
 def workers(client: Any, now: float) -> tuple[tuple[Worker, ...], list[WorkerBeat]]:
-    """Every worker that beat lately and did not take its leave; and the heartbeats of those that still do."""
+    """Every worker with a recent heartbeat that did not stop on purpose; and the heartbeats of those alive."""
     names = client.zrangebyscore(NAMES, now - LEAVE_AFTER, "+inf", withscores=True)
     with client.pipeline(transaction=False) as pipe:
         for name, _ in names:
@@ -84,7 +89,7 @@ def workers(client: Any, now: float) -> tuple[tuple[Worker, ...], list[WorkerBea
             continue
         beat = WorkerBeat(**json.loads(text))
         beats.append(beat)
-        # The key's expiry tells when Redis received the beat, the beat itself when its worker thought that was.
+        # The key's expiry gives Redis's time of the beat, the beat itself its worker's.
         silent = BEAT_TTL - left / 1000
         found.append(Worker(beat.name, max(0.0, silent), beat.at - (now - silent)))
     return tuple(found), beats
@@ -92,7 +97,7 @@ def workers(client: Any, now: float) -> tuple[tuple[Worker, ...], list[WorkerBea
 
 @contextmanager
 def _noting(client: Any) -> Iterator[Any]:
-    """A pipeline for what later looks compare with. Whoever may only read (config/acl.py: viewer) may look as well."""
+    """A pipeline for what later checks compare with. A user that may only read (config/acl.py) may check too."""
     with client.pipeline() as pipe:
         yield pipe
         with suppress(NoPermissionError):
@@ -102,10 +107,10 @@ def _noting(client: Any) -> Iterator[Any]:
 def queues(
     queue_side: Any, client: Any, beats: Iterable[WorkerBeat], now: float, *, remember: bool = True
 ) -> tuple[Queue, ...]:
-    """The queues in use: somebody reads them, or something waits in them.
+    """The queues in use: a worker reads them, or messages wait in them.
 
-    Without *remember* nothing is written: since when a message without a date has waited is what the last look says
-    that did remember. For who looks every few seconds, and would be refused as often.
+    Without *remember* nothing is written, for programs that read every few seconds and may not write. The age of a
+    message without a date is then known from the last check that wrote.
     """
     beats = list(beats)
     with queue_side.pipeline(transaction=False) as pipe:
@@ -115,7 +120,7 @@ def queues(
                 pipe.lindex(key, -1)
         replies = iter(pipe.execute())
     seen = {field.decode(): json.loads(text) for field, text in client.hgetall(SEEN).items()}
-    asked = canaries.read(client)
+    sent_canaries = canaries.read(client)
     paused = pause.paused(client)
     heads: dict[str, tuple[str, float]] = {}
     found = []
@@ -132,8 +137,8 @@ def queues(
             heads[key] = (identity, since)
             oldest = max(oldest or 0.0, now - (sent or since))
         readers = [beat for beat in beats if queue.name in beat.queues]
-        echo = asked.get(queue.name)
-        if not readers and not waiting and not (echo and echo.is_pending):
+        canary = sent_canaries.get(queue.name)
+        if not readers and not waiting and not (canary and canary.is_pending):
             continue
         found.append(
             Queue(
@@ -143,8 +148,8 @@ def queues(
                 len(readers),
                 sum(beat.processes for beat in readers),
                 sum(beat.busy for beat in readers),
-                echo.seconds if echo else None,
-                now - echo.asked if echo and echo.is_pending else None,
+                canary.seconds if canary else None,
+                now - canary.asked if canary and canary.is_pending else None,
                 queue.name in paused,
             )
         )
@@ -162,7 +167,7 @@ def _note_heads(heads: dict[str, tuple[str, float]], client: Any) -> None:
 
 
 def _identity(raw: bytes) -> tuple[str, float | None]:
-    """What tells a message from the next one, and when it was sent, where it says so."""
+    """The id of a message, or what serves for one, and the time when it was sent, or None."""
     try:
         message = json.loads(raw)
         headers = message.get("headers") or {}
@@ -173,11 +178,11 @@ def _identity(raw: bytes) -> tuple[str, float | None]:
 
 
 def held(queue_side: Any, client: Any, now: float) -> Held:
-    """What workers have taken and not settled; a message's age is known from the first look that found it on."""
+    """Messages that workers have taken and not acknowledged; the age of each is counted from the first check on."""
     with queue_side.pipeline() as pipe:  # In one instant: the two counts are compared.
         pipe.hlen(UNACKED)
         pipe.zcard(UNACKED_INDEX)
-        pipe.zrange(UNACKED_INDEX, 0, LOOKED_AT - 1, withscores=True)
+        pipe.zrange(UNACKED_INDEX, 0, AGED - 1, withscores=True)
         count, indexed, tags = pipe.execute()
     current = dict(tags)
     known = client.zrange(HELD, 0, -1, withscores=True)
@@ -210,12 +215,12 @@ def _longest(known: list[tuple[bytes, float]], queue_side: Any, now: float) -> f
     return 0.0
 
 
-def letters(now: float) -> Pile:
+def new_dead_letters(now: float) -> Pile:
     """Dead letters, and the causes of those that are new."""
     recent = dead_letters.ids(now - settings().health_window)
     top = causes(dead_letters.read(recent[-200:])) if recent else []
-    told = tuple(f"{cause.letters} x {cause.function}: {_short(cause.error)}" for cause in top[:3])
-    return Pile(dead_letters.count(), len(recent), told)
+    shown = tuple(f"{cause.letters} x {cause.function}: {_short(cause.error)}" for cause in top[:3])
+    return Pile(dead_letters.count(), len(recent), shown)
 
 
 def _short(text: str) -> str:
@@ -224,7 +229,7 @@ def _short(text: str) -> str:
 
 
 def quarantine(queue_side: Any, client: Any, now: float) -> Pile:
-    """Messages that nobody could read, and the reasons of those that are new."""
+    """Messages in the quarantine, and the reasons of those that are new."""
     with queue_side.pipeline(transaction=False) as pipe:
         pipe.llen(MESSAGES)
         pipe.hgetall(COUNTS)
@@ -232,12 +237,12 @@ def quarantine(queue_side: Any, client: Any, now: float) -> Pile:
     by_reason = {reason.decode(): int(count) for reason, count in counts.items()}
     before = _remember(client, PILES, by_reason, now)
     new = {reason: count - before.get(reason, 0) for reason, count in by_reason.items()}
-    told = tuple(f"{count} x {reason}" for reason, count in sorted(new.items()) if count > 0)
-    return Pile(total, sum(count for count in new.values() if count > 0), told)
+    shown = tuple(f"{count} x {reason}" for reason, count in sorted(new.items()) if count > 0)
+    return Pile(total, sum(count for count in new.values() if count > 0), shown)
 
 
 def work(client: Any, now: float) -> Work:
-    """What has run since the look that is nearest to a window ago."""
+    """Items that have run since the check that is nearest to a window ago."""
     known = function_stats.read().values()
     plain = plain_totals(client)
     totals = {
@@ -251,7 +256,7 @@ def work(client: Any, now: float) -> Work:
 
 
 def _remember(client: Any, key: str, totals: dict[str, int], now: float) -> dict[str, int]:
-    """Keep *totals*; those of a window ago, or of the first look after that."""
+    """Keep *totals*; return those of a window ago, or of the first check after that."""
     kept = [json.loads(text) for text in client.lrange(key, 0, -1)]
     window = settings().health_window
     inside = [entry for entry in kept if now - entry["at"] <= window]

@@ -1,16 +1,20 @@
-"""What the checks judge: values as they were read, without an opinion. Durations are seconds, sizes bytes."""
+"""The values that the checks judge, as they were read. Durations are seconds, sizes bytes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from graft.tasks.health.redis_server import RedisServer
+from graft.tasks.leaks.findings import Finding
 
 
 @dataclass(frozen=True)
 class Queue:
     """One queue, all its priorities together.
 
-    ``oldest`` is the age of the message that has waited longest. ``round_trip`` is what the last answered echo took,
-    ``unanswered`` how long one has been on its way; None without any. ``slots`` and ``busy`` are those of its readers.
+    ``oldest`` is the age of the message that has waited longest. ``round_trip`` is how long the last canary that came
+    back took, ``unanswered`` how long one has been on its way; None without any. ``slots`` and ``busy`` are those of
+    its readers.
     """
 
     name: str
@@ -36,10 +40,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class Held:
-    """Messages that workers have taken and not settled.
+    """Messages that workers have taken and not acknowledged.
 
     ``abandoned`` is how long ago the least recently renewed lease was renewed, ``longest`` how long one message has
-    been held, those that wait for their time left out. ``unindexed`` counts records that no sweep would find.
+    been held, those with an ETA left out. ``unindexed`` counts messages that are in no index of leases.
     """
 
     count: int = 0
@@ -49,33 +53,8 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Redis:
-    """One Redis server, from its INFO. ``memory_limit`` is 0 without a limit, ``memory_total`` the machine's memory.
-
-    ``evicted`` counts keys evicted since the last look. ``replicas`` are (address, bytes behind).
-    """
-
-    role: str
-    version: tuple[int, ...]
-    policy: str
-    memory: int
-    memory_limit: int
-    memory_total: int
-    clients: int
-    clients_limit: int
-    evicted: int = 0
-    appends: bool = True
-    saves: bool = False
-    append_ok: bool = True
-    save_ok: bool = True
-    is_replica: bool = False
-    link_up: bool = True
-    replicas: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
 class Pile:
-    """Things that somebody has to look at: dead letters, quarantined messages. ``recent`` came within the window."""
+    """Dead letters or quarantined messages, which somebody has to see to. ``recent`` came within the window."""
 
     total: int = 0
     recent: int = 0
@@ -84,7 +63,7 @@ class Pile:
 
 @dataclass(frozen=True)
 class Work:
-    """What ran within the window of ``seconds``. ``retries`` are failures that were run again."""
+    """Items that ran within the window of ``seconds``. ``retries`` are failures that were run again."""
 
     seconds: float = 0.0
     items: int = 0
@@ -94,7 +73,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Loop:
-    """The event loop of one process: how late it was with what it was asked to do at once, and what kept it."""
+    """The event loop of one process: how late it was with a callback due at once, and which task blocked it."""
 
     process: str
     lag: float
@@ -102,27 +81,17 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Growth:
-    """What a leak check found: ``verdict`` is suspect or leaking."""
-
-    subject: str
-    verdict: str
-    detail: str
-    remedy: str
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Everything that one look found. ``beat`` is the time since Beat last sent something, None if it never did."""
+class Measurements:
+    """Everything that one check reads. ``beat`` is the time since Beat last sent something, None if it never did."""
 
     queues: tuple[Queue, ...] = ()
     workers: tuple[Worker, ...] = ()
     held: Held = field(default_factory=Held)
-    servers: tuple[Redis, ...] = ()
-    letters: Pile = field(default_factory=Pile)
+    servers: tuple[RedisServer, ...] = ()
+    dead_letters: Pile = field(default_factory=Pile)
     quarantine: Pile = field(default_factory=Pile)
     work: Work = field(default_factory=Work)
     loops: tuple[Loop, ...] = ()
-    growths: tuple[Growth, ...] = ()
+    leaks: tuple[Finding, ...] = ()
     beat: float | None = None
     overlaps: int = 0

@@ -1,33 +1,35 @@
-"""The look itself, and the periodic task that takes it."""
+"""The health check itself, and the periodic task that makes it."""
 
 from __future__ import annotations
 
 import logging
 import platform
 import time
-from typing import Any
+from typing import Any, Final
 
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
-from graft.config.redis_client import shared
+from graft.config.redis_client import server_time, shared
 from graft.tasks.health import canaries, measure, report_store, webhook
 from graft.tasks.health.checks import judge
-from graft.tasks.health.limits import Limits
-from graft.tasks.health.verdicts import Report, changes
+from graft.tasks.health.verdicts import HealthReport, changes
+from graft.tasks.monitoring.exclusive import exclusive, totals
 
 logger = logging.getLogger(__name__)
 
+CHECK: Final = "graft:health"
 
-def look(client: Any = None, before: Report | None = None) -> Report:
-    """Measure and judge, without keeping anything but what later looks compare with."""
+
+def examine(client: Any = None, before: HealthReport | None = None) -> HealthReport:
+    """Measure and judge; only what later checks compare with is kept."""
     client = client or shared()
     began = time.perf_counter()
-    runs, overlaps = report_store.totals(client)
+    runs, overlaps = totals(CHECK, client)
     skipped = max(0, overlaps - before.overlaps) if before else 0
     found = measure.everything(skipped)
-    return Report(
-        at=measure.clock(client),
-        verdicts=judge(found, Limits.of(settings())),
+    return HealthReport(
+        at=server_time(client),
+        verdicts=judge(found, settings()),
         seconds=time.perf_counter() - began,
         by=platform.node(),
         runs=runs,
@@ -37,14 +39,14 @@ def look(client: Any = None, before: Report | None = None) -> Report:
 
 @own_task("graft.health.check", ignore_result=True)
 def check() -> str | None:
-    """Take a look, keep it, and tell what changed; the overall state, or None while another look still runs."""
+    """Examine the deployment, keep the report and publish what changed; the state, or None while another check runs."""
     client = shared()
-    with report_store.alone(client) as may_go_on:
+    with exclusive(CHECK, client) as may_go_on:
         if not may_go_on:
             logger.warning("a health check was skipped: the one before still runs")
             return None
         before = report_store.last(client)
-        report = look(client, before)
+        report = examine(client, before)
         found = changes(before.verdicts if before else (), report.verdicts)
         report_store.keep(report, found, client)
         for change in found:

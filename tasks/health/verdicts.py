@@ -1,4 +1,4 @@
-"""What a check comes to, and what changed since the last time. Pure values."""
+"""Verdicts of the checks, and their changes since the last time. Pure values."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, Final, Literal
 
 State = Literal["ok", "degraded", "failing"]
 ORDER: Final[tuple[State, ...]] = ("ok", "degraded", "failing")
+FAILING: Final = 5.0  # A value above its limit is degraded, above so many times the limit failing.
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One check of one *subject* (a queue, a worker, or nothing in particular).
 
-    ``value`` and ``limit`` are in *unit*; None where there is no number. ``remedy`` is empty when all is well.
+    ``value`` and ``limit`` are in *unit*; None where there is no number. ``remedy`` is dropped where the state is ok.
     """
 
     check: str
@@ -26,14 +27,18 @@ class Verdict:
     unit: str = ""
     remedy: str = ""
 
+    def __post_init__(self) -> None:
+        if self.state == "ok":
+            object.__setattr__(self, "remedy", "")
+
     @property
     def name(self) -> str:
         return f"{self.check} {self.subject}".strip()
 
 
 @dataclass(frozen=True)
-class Report:
-    """All verdicts of one look. ``at`` is seconds since the epoch on Redis's clock, ``seconds`` what the look took."""
+class HealthReport:
+    """All verdicts of one check. ``at`` is seconds since the epoch on Redis's clock, ``seconds`` how long it took."""
 
     at: float
     verdicts: tuple[Verdict, ...]
@@ -50,15 +55,15 @@ class Report:
         return {**asdict(self), "state": self.state}
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Report:
-        """The report in what :meth:`as_dict` gave."""
+    def of(cls, record: Mapping[str, Any]) -> HealthReport:
+        """The report that :meth:`as_dict` wrote down."""
         rest = {name: value for name, value in record.items() if name not in ("state", "verdicts")}
         return cls(verdicts=tuple(Verdict(**verdict) for verdict in record["verdicts"]), **rest)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A check whose state is another than at the last look; "" before its first and after its last one."""
+    """A check whose state is not that of the last time; "" before its first and after its last one."""
 
     name: str
     before: State | Literal[""]
@@ -82,13 +87,14 @@ def worst(states: Iterable[State]) -> State:
     return max(states, key=ORDER.index, default="ok")
 
 
-def grade(value: float, limit: float, failing: float) -> State:
-    """How a value that should be small does: above *limit* degraded, above *failing* failing."""
+def grade(value: float, limit: float, failing: float | None = None) -> State:
+    """The state of a value that should be small: above *limit* degraded, above *failing* failing."""
+    failing = FAILING * limit if failing is None else failing
     return "failing" if value > failing else "degraded" if value > limit else "ok"
 
 
 def changes(before: Iterable[Verdict], after: Iterable[Verdict]) -> list[Change]:
-    """What got worse or better. A check that comes or goes while all is well is no change."""
+    """The checks that got worse or better. One that comes or goes while it is ok is no change."""
     old = {verdict.name: verdict for verdict in before}
     new = {verdict.name: verdict for verdict in after}
     found: list[Change] = []

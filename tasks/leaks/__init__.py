@@ -6,6 +6,6 @@ leaks`` read the findings.
 worker processes ── a sample each tick (workers/bootsteps/leak_sampler.py) ──► Redis: the last SERIES of each process
 Beat ─► queue maintenance ─► periodic.check ─┬─ keyspace: a sample of Redis itself
                                              ├─ theil_sen, trend: series -> clean, suspect, leaking (pure)
-                                             ├─ attribution: growth -> the callables that ran meanwhile (pure)
+                                             ├─ correlation: growth -> the callables that ran meanwhile (pure)
                                              └─ findings ─► health, `celery -A graft leaks`, recycling
 """

@@ -1,4 +1,4 @@
-"""What the garbage collector tracks, without getting in the way of those who are making it."""
+"""The types of all objects that the garbage collector tracks, counted without disturbing other threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import chain
 def types() -> list[type]:
     """The type of each object that the collector tracks.
 
-    In one go in C, so that no other thread runs meanwhile: a tuple that somebody else refers to while it is being made
-    from an iterator cannot be finished, and whoever makes it gets a SystemError.
+    ``list`` drives the whole chain in C, so no other thread runs meanwhile. Otherwise another thread could be making a
+    tuple from an iterator; while ``gc.get_objects()`` refers to that tuple too, Python raises a SystemError there.
     """
-    return list(map(type, chain.from_iterable(map(gc.get_objects, (None,)))))
+    objects = chain.from_iterable(map(gc.get_objects, (None,)))  # Calls gc.get_objects when it is iterated.
+    return list(map(type, objects))

@@ -1,4 +1,4 @@
-"""One measurement of Redis itself: families of keys that never expire, reply queues, bindings, channels, clients."""
+"""Samples of Redis itself: families of keys that never expire, reply queues, bindings, channels, clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 SERIES: Final = "graft:leaks:redis"
 LENGTH: Final = 240
-LOOKED_AT: Final = 20_000  # Keys in one look; of more, those that SCAN meets first stand for all.
+SCANNED: Final = 20_000  # Keys in one sample; of more, those that SCAN meets first stand for all.
 PAGE: Final = 1000
 SIZED: Final = 300  # Keys of which the elements are counted.
 
@@ -53,20 +53,20 @@ class RedisSample:
 
 
 def family(key: str) -> str:
-    """*key* with everything that tells it from its like replaced by ``*``."""
+    """*key* with its ids and numbers replaced by ``*``."""
     for pattern, instead in _PARTS:
         key = pattern.sub(instead, key)
     return key
 
 
 def measure_of(name: str) -> Measure:
-    """How much of a thing that is measured in Redis is noise."""
+    """The measure called *name*, with the growth of it that is noise."""
     kind = name.partition(" ")[0]
     floors = {"keys": 50, "elements": 1000, "connections": 8, "bindings": 20, "channels": 50}
     return Measure(name, {"keys": "keys", "elements": "elements"}.get(kind, kind), floors.get(kind, 50), 0.05)
 
 
-def look(client: Any, at: float, ran: Mapping[str, int]) -> RedisSample:
+def sample(client: Any, at: float, ran: Mapping[str, int]) -> RedisSample:
     """Measure the Redis behind *client*."""
     keys, scale = _some_keys(client)
     persistent: defaultdict[str, list[str]] = defaultdict(list)
@@ -91,7 +91,7 @@ def _some_keys(client: Any) -> tuple[list[bytes], float]:
     """Keys, and for how many each stands."""
     found: list[bytes] = []
     cursor = 0
-    while len(found) < LOOKED_AT:
+    while len(found) < SCANNED:
         cursor, page = client.scan(cursor, count=PAGE)
         found += page
         if cursor == 0:
@@ -105,10 +105,10 @@ def _expiries(client: Any, keys: list[bytes]) -> Iterable[tuple[str, int]]:
         with client.pipeline(transaction=False) as pipe:
             for key in page:
                 pipe.pttl(key)
-            told = pipe.execute(raise_on_error=False)
-        for key, expiry in zip(page, told, strict=True):
+            expiries = pipe.execute(raise_on_error=False)
+        for key, expiry in zip(page, expiries, strict=True):
             if isinstance(expiry, NoPermissionError):
-                continue  # Of somebody else, whose keys are not for this user to judge.
+                continue  # The keys of another program, which this user may not read.
             if isinstance(expiry, Exception):
                 raise expiry
             yield key.decode("utf-8", "replace"), expiry
@@ -143,11 +143,11 @@ def _bindings(client: Any, persistent: Mapping[str, list[str]]) -> dict[str, flo
 
 
 def _clients(client: Any) -> tuple[dict[str, int], dict[str, float]]:
-    """How many connections have each name, and the age of the oldest in seconds; none where we may not ask."""
+    """How many connections have each name, and the age of the oldest in seconds; empty where that is forbidden."""
     try:
         listed = client.client_list()
     except NoPermissionError:
-        _say_that_connections_are_hidden()
+        _warn_that_connections_are_hidden()
         return {}, {}
     counts: Counter[str] = Counter()
     oldest: dict[str, float] = {}
@@ -159,9 +159,11 @@ def _clients(client: Any) -> tuple[dict[str, int], dict[str, float]]:
 
 
 @cache
-def _say_that_connections_are_hidden() -> None:
+def _warn_that_connections_are_hidden() -> None:
     """Once in the life of a process."""
-    logger.warning("connections are not looked at: Redis lets this user not list them; ACL SETUSER ... +client|list")
+    logger.warning(
+        "connections are not checked for leaks: this Redis user may not list them (ACL SETUSER … +client|list)"
+    )
 
 
 def keep(sample: RedisSample, client: Any) -> None:

@@ -15,9 +15,9 @@ LENGTH: Final = 240
 
 @dataclass(frozen=True)
 class Sample:
-    """What one process has. ``at`` and ``born`` are epoch seconds.
+    """One measurement of one process. ``at`` and ``born`` are epoch seconds.
 
-    ``memory`` is what it has allocated and not given back, resident and anonymous, in MiB: what is judged. Its
+    ``memory``, which is judged, is resident anonymous memory in MiB: allocated and not given back. The
     ``proportional`` share also grows when a page that it shared with its siblings becomes its own, which is no leak.
 
     ``files``, ``sockets`` and ``pipes`` (with the other kinds) are open descriptors, ``coroutines`` asyncio tasks,
@@ -67,12 +67,12 @@ def keep(sample: Sample, client: Any) -> None:
 
 
 def _remembered() -> int:
-    """Seconds for which a process that says nothing any more is remembered."""
+    """Seconds for which a process that sends no samples is remembered."""
     return max(60, int(10 * settings().leaks_every))
 
 
 def all_series(client: Any) -> list[list[Sample]]:
-    """The series of every process that said something lately, the oldest sample first."""
+    """The series of every live process, the oldest sample first."""
     keys = [SERIES + key.decode() for key in client.zrange(PROCESSES, 0, -1)]
     with client.pipeline(transaction=False) as pipe:
         for key in keys:

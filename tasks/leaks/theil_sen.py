@@ -18,7 +18,7 @@ POINTS: Final = 60  # 1,770 pairs, about a millisecond.
 
 @dataclass(frozen=True)
 class Slope:
-    """Units per second, between ``low`` and ``high`` at the confidence that was asked for."""
+    """Units per second, between ``low`` and ``high`` at the requested confidence."""
 
     per_second: float
     low: float

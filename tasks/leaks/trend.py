@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from graft.tasks.leaks.theil_sen import Slope, theil_sen, thin
 
-Verdict = Literal["clean", "suspect", "leaking"]
+Grade = Literal["clean", "suspect", "leaking"]
 ENOUGH: Final = 20  # Measurements; fewer prove nothing.
 SURE: Final = 30  # Fewer than these show a suspect at most: everything grows when it begins.
 LATELY: Final = 40  # A leak that began after hours without one is seen in the last of them first.
@@ -32,7 +32,7 @@ class Measure:
     unit: str
     floor: float
     share: float = 0.0
-    worst: Verdict = "leaking"
+    worst: Grade = "leaking"
 
 
 PROCESS: Final = (
@@ -50,7 +50,7 @@ PROCESS: Final = (
 class Trend:
     """How a series goes. ``growth`` is its slope over its whole length, in units."""
 
-    verdict: Verdict
+    verdict: Grade
     slope: Slope
     growth: float
     span: float
@@ -85,7 +85,7 @@ def _trend(times: Sequence[float], values: Sequence[float], measure: Measure) ->
     half = len(thinned) // 2
     recent = theil_sen(thinned[half:], smoothed[half:], z=1.96)
     goes_on = recent.per_second >= KEEPS_ON * slope.per_second
-    verdict: Verdict = "clean"
+    verdict: Grade = "clean"
     if goes_on and recent.low > 0:
         if growth >= floor:
             verdict = measure.worst if len(times) >= SURE else "suspect"

@@ -19,11 +19,11 @@ OLD_MODULE: Final = "celery_integration_framework"
 def data_processing(data: Sequence[Any]) -> dict[str, Any]:
     """``processed_count``, ``errors`` (texts) and ``total_items``: an item is in order when JSON can hold it."""
     errors = []
-    for place, item in enumerate(data):
+    for index, item in enumerate(data):
         try:
             json.dumps(item)
         except (TypeError, ValueError) as error:
-            errors.append(f"item {place}: {error}")
+            errors.append(f"item {index}: {error}")
     return {"processed_count": len(data) - len(errors), "errors": errors, "total_items": len(data)}
 
 

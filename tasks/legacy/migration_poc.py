@@ -16,7 +16,7 @@ from celery import current_task, group
 
 from graft.config.own_task import own_task
 from graft.tasks.base import ReliableTask
-from graft.tasks.cleanup import expired_results
+from graft.tasks.cleanup.redis_keys import remove_old_results
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.legacy import migration_poc_metrics
 from graft.tasks.policy import ExactWaits
@@ -26,12 +26,12 @@ LIMITS: Final[dict[str, Any]] = {"track_started": True, "time_limit": 300, "soft
 
 
 class PocTask(ReliableTask):
-    """A task of the proof of concept; what replaces it answers under its id."""
+    """A task of the proof of concept; the signature that replaces it stores its result under the same id."""
 
     abstract = True
 
     def hand_over(self, signature: Any) -> Any:
-        """End here and let *signature* answer under this task's id; nothing waits."""
+        """End here; *signature* stores its result under this task's id. Nothing waits."""
         record = Runs(self.request.id, self.request.retries)
         with record.client.pipeline(transaction=False) as pipe:
             record.forget(pipe)
@@ -65,7 +65,7 @@ def process(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": item.get("id"), "processed": True, "timestamp": now(), "worker_id": worker_name()}
 
 
-# Celery's own two attributes say the same as the policy, for those who look there.
+# Celery's own two attributes say the same as the policy, for readers of them.
 @both_names(OLD_MODULE, policy=ExactWaits(runs=4, base=60.0), max_retries=3, default_retry_delay=60)
 def process_item(item: Mapping[str, Any]) -> dict[str, Any]:
     """``id``, ``processed``, ``timestamp`` (ISO, UTC) and ``worker_id``; retried 3 times, 60 s apart."""
@@ -89,8 +89,8 @@ def heavy_computation(data: Mapping[str, Any]) -> dict[str, Any]:
 
 @both_names(OLD_MODULE)
 def cleanup_old_results() -> dict[str, int]:
-    """Remove results that should be gone (``tasks/cleanup/expired_results.py``); ``{"cleaned": n}``."""
-    return {"cleaned": expired_results.remove()}
+    """Remove results that should be gone (``tasks/cleanup/redis_keys.py``); ``{"cleaned": n}``."""
+    return {"cleaned": remove_old_results()}
 
 
 @both_names(OLD_MODULE)

@@ -1,4 +1,4 @@
-"""The figures of the proof of concept: measured on the live workers, kept in Redis for all to read."""
+"""The metrics of the proof of concept: measured on the live workers, kept in Redis for a day."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ KEY: Final = "graft:poc:metrics"
 KEPT: Final = 1440  # A day of one each minute.
 TTL: Final = 2 * 86400
 PATIENCE: Final = 2.5
-ASKED: Final = 2  # Times: a late answer to somebody else's question counts against the limit (kombu 5.7, pidbox).
+ATTEMPTS: Final = 2  # A late reply to another inspect counts against the limit of this one (kombu 5.7, pidbox).
 
 
 def measure() -> dict[str, Any]:
     """``workers`` and ``active_tasks`` by node name (as ``inspect`` has them), ``queue_lengths``, ``timestamp``."""
     names = [worker.name for worker in workers()]
     return {
-        "workers": _ask("stats", names),
-        "active_tasks": _ask("active", names),
+        "workers": _inspect("stats", names),
+        "active_tasks": _inspect("active", names),
         "queue_lengths": depth.waiting(),
         "timestamp": datetime.now(UTC).isoformat(),
     }
 
 
-def _ask(what: str, names: list[str]) -> dict[str, Any]:
-    """The answers to an inspect command, by node name.
+def _inspect(what: str, names: list[str]) -> dict[str, Any]:
+    """The replies to an inspect command, by node name.
 
-    Asking by name ends with the last answer; a broadcast to nobody in particular always takes its whole timeout.
+    An inspect of named workers ends with the last reply; a broadcast to all always takes its whole timeout.
     """
-    answers: dict[str, Any] = {}
-    for _ in range(ASKED):
-        missing = [name for name in names if name not in answers]
+    replies: dict[str, Any] = {}
+    for _ in range(ATTEMPTS):
+        missing = [name for name in names if name not in replies]
         if missing:
             inspect = app().control.inspect(missing, timeout=PATIENCE, limit=len(missing))
-            answers |= getattr(inspect, what)() or {}
-    return answers
+            replies |= getattr(inspect, what)() or {}
+    return replies
 
 
 def keep(figures: dict[str, Any]) -> None:

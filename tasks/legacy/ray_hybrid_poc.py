@@ -1,7 +1,7 @@
 """The tasks of the hybrid proof of concept: a small item, and a job that spreads its items over the workers.
 
 orchestrate_hybrid_job ── replaced by ──► one message for each item, or for each chunk from the threshold on
-                                             └─ all done ──► finish_hybrid_job, which answers under the job's id
+                                             └─ all done ──► finish_hybrid_job, whose result is the job's
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHUNK: Final = 1000  # … and none of them grows without bounds.
 
 
 def stamp(item: Any) -> dict[str, Any]:
-    """What happens to a small item: its id (itself, where it is no mapping), who did it, and when."""
+    """The stamp of a small item: its id (itself, where it is no mapping), the worker, and the time."""
     identity = item.get("id") if isinstance(item, Mapping) else item
     return {"id": identity, "processed_by": worker_name(), "timestamp": now()}
 
@@ -52,7 +52,7 @@ def process_small_batch(item: Any) -> dict[str, Any]:
 
 @own_task(f"{OLD_MODULE}.process_chunk", base=PocTask, **LIMITS)
 def process_chunk(items: Sequence[Any]) -> list[dict[str, Any]]:
-    """What ``process_small_batch`` gives for each of *items*."""
+    """The results of ``process_small_batch`` for each of *items*."""
     return [stamp(item) for item in items]
 
 
@@ -76,7 +76,7 @@ def orchestrate_hybrid_job(self: PocTask, job_config: Mapping[str, Any]) -> Any:
 
 @own_task(f"{OLD_MODULE}.finish_hybrid_job", base=PocTask, **LIMITS)
 def finish_hybrid_job(results: list[Any], job: Mapping[str, Any], chunked: bool) -> dict[str, Any]:
-    """The job's answer, once all its parts are done."""
+    """The job's result, once all its parts are done."""
     return _report(job, list(chain.from_iterable(results)) if chunked else results)
 
 

@@ -9,13 +9,13 @@ from typing import Any, Final
 from graft.config.redis_client import shared
 from graft.tasks.monitoring.run_counts import run_counts
 
-FIGURES: Final = "graft:figures:"
+STATS: Final = "graft:figures:"
 NAMES: Final = "graft:figures"
-FIGURES_TTL: Final = 30 * 86400
+STATS_TTL: Final = 30 * 86400
 
 
 @dataclass(frozen=True)
-class Figures:
+class FunctionStats:
     """Totals of one callable on all workers. ``last`` is seconds since the epoch; ``retries`` are among the errors."""
 
     items: int = 0
@@ -28,7 +28,7 @@ class Figures:
 def add(pipe: Any, name: str, items: int, seconds: float, errors: int, retries: int = 0) -> None:
     """Count a run of *items*, on the caller's pipeline; *retries* of the *errors* will be run again."""
     run_counts().note(name, items)
-    key = FIGURES + name
+    key = STATS + name
     pipe.hincrby(key, "items", items)
     pipe.hincrbyfloat(key, "seconds", seconds)
     if errors:
@@ -36,20 +36,20 @@ def add(pipe: Any, name: str, items: int, seconds: float, errors: int, retries: 
     if retries:
         pipe.hincrby(key, "retries", retries)
     pipe.hset(key, "last", time.time())
-    pipe.expire(key, FIGURES_TTL)
+    pipe.expire(key, STATS_TTL)
     pipe.sadd(NAMES, name)
 
 
-def read(only: str | None = None) -> dict[str, Figures]:
+def read(only: str | None = None) -> dict[str, FunctionStats]:
     """The totals of every callable that ran on workers of this deployment, or of *only* one."""
     client = shared()
     names = sorted(name.decode() for name in client.smembers(NAMES)) if only is None else [only]
     with client.pipeline(transaction=False) as pipe:
         for name in names:
-            pipe.hgetall(FIGURES + name)
+            pipe.hgetall(STATS + name)
         records = pipe.execute()
     return {
-        name: Figures(
+        name: FunctionStats(
             items=int(record.get(b"items", 0)),
             seconds=float(record.get(b"seconds", 0)),
             errors=int(record.get(b"errors", 0)),

@@ -3,7 +3,7 @@
     caller's span ─ graft.submit ─► headers of each envelope ─► graft.batch (a worker) ─► a span for each item
 
 Spans go where OpenTelemetry's own variables say (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME); a program that has
-set up a provider of its own keeps it. Off, this costs one look at a flag for each batch and each envelope.
+set up a provider of its own keeps it. Off, the cost is one flag that is read for each batch and each envelope.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def is_on() -> bool:
 
 
 def _make_tracer() -> Any:
-    """This process's tracer. Made at its first span: an exporter's thread would not outlive a fork."""
+    """The tracer of this process. Made at its first span: an exporter's thread would not outlive a fork."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor

@@ -1,8 +1,8 @@
-"""How much work there is for how many hands, and what size a worker should have for it. Pure, but for ``measure``.
+"""The load: how much work waits for each pool slot, and the size that a worker should have. Pure, but for ``measure``.
 
 One figure for every scaler, ours and those outside: what is running and what waits, over all priorities and what
-workers have fetched, divided by the places that could run it. 1.0 is exactly enough, 3.0 is work for three times as
-many. It is read from Redis, never asked of the workers.
+workers have fetched, divided by the slots that could run it. 1.0 is exactly enough, 3.0 is work for three times as
+many. The load is read from Redis; no worker is asked.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ def measure(client: Any = None) -> list[Load]:
     return loads(waiting(), workers(client), unacked())
 
 
-# ---- what a worker makes of it ------------------------------------------------------------------------------------
+# ---- the size of a worker ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Rules:
+class ScalingRules:
     """When a worker changes its size: the rules of the old resource pool, with a memory.
 
     A load above ``crowded`` for ``patience`` seconds multiplies the size by ``factor``; one below ``quiet`` for
@@ -108,7 +108,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, and the sentence that says why, with its numbers."""
+    """The new size, and the sentence that says why, with its numbers."""
 
     size: int
     change: Literal["grow", "shrink", "stay"]
@@ -119,7 +119,7 @@ class Decision:
 class Scaler:
     """The rules, and since when the load has been out of bounds (seconds of any one clock)."""
 
-    rules: Rules
+    rules: ScalingRules
     crowded_since: float | None = None
     quiet_since: float | None = None
 

@@ -17,7 +17,7 @@ BEAT_TTL: Final = 15
 
 @dataclass(frozen=True)
 class WorkerBeat:
-    """One worker's last words.
+    """The last heartbeat of one worker.
 
     ``busy`` counts pool slots running something, ``waiting`` prefetched messages; ``memory`` is resident bytes of the
     worker and its pool processes, pages that they share counted for each. In the io lane ``lag`` is the longest that
@@ -39,7 +39,7 @@ class WorkerBeat:
 
 
 def beat(worker: WorkerBeat, client: Any) -> None:
-    """Say that *worker* is alive."""
+    """Note that *worker* is alive."""
     with client.pipeline(transaction=False) as pipe:
         pipe.set(BEAT + worker.name, json.dumps(asdict(worker)), ex=BEAT_TTL)
         pipe.zadd(NAMES, {worker.name: worker.at})
@@ -47,8 +47,8 @@ def beat(worker: WorkerBeat, client: Any) -> None:
         pipe.execute()
 
 
-def farewell(name: str, client: Any) -> None:
-    """*name* has stopped on purpose."""
+def remove(name: str, client: Any) -> None:
+    """Forget the worker *name*, which stops on purpose."""
     with client.pipeline(transaction=False) as pipe:
         pipe.delete(BEAT + name)
         pipe.zrem(NAMES, name)
@@ -56,7 +56,7 @@ def farewell(name: str, client: Any) -> None:
 
 
 def workers(client: Any = None) -> list[WorkerBeat]:
-    """The workers heard of lately, by name."""
+    """The live workers, by name."""
     client = client or shared()
     names = client.zrangebyscore(NAMES, time.time() - 20 * BEAT_TTL, "+inf")
     beats = client.mget([BEAT + name.decode() for name in names]) if names else []
@@ -64,7 +64,7 @@ def workers(client: Any = None) -> list[WorkerBeat]:
 
 
 def slots(queue: str, client: Any = None) -> int:
-    """Pool slots of the live workers that read *queue*; looked up again when the last look is a heartbeat old."""
+    """Pool slots of the live workers that read *queue*; read again once they are a heartbeat old."""
     now = time.monotonic()
     at, found = _slots.get(queue, (float("-inf"), 0))
     if now - at > BEAT_EVERY or not found:

@@ -48,7 +48,7 @@ with broker() as queue_side:  # As for an answer that is overdue.
     print(locate.missing(["nowhere"], queue_side))
 """
 DONE = "True 20\n14\n25 [36, 49]\n3 [1, 2, 3]\n6\n{'nowhere'}\n"
-LOOK = "from graft.tasks.health import periodic; print(periodic.look().state)"
+LOOK = "from graft.tasks.health import periodic; print(periodic.examine().state)"
 FATE = "from graft.tasks.results import call_status; print(call_status.of('nobody'))"
 FORCED = """
 import time
@@ -63,9 +63,7 @@ while not pool.statistics()["running"]:
     time.sleep(0.01)
 print(pool.advanced_shutdown(0.05, 60.0), pool.statistics()["abandoned"])
 """
-JANITOR = (
-    "from graft.tasks.cleanup import periodic, redis_keys; print(redis_keys.tidy(), periodic.prune_dead_letters())"
-)
+JANITOR = "from graft.tasks.cleanup import redis_keys; print(redis_keys.tidy(), redis_keys.prune_dead_letters())"
 
 
 class Deployment:

@@ -1,4 +1,4 @@
-"""Keeps Celery's result backend and its publishing off the loop: a task that waits for Redis keeps nobody waiting.
+"""Keeps Celery's result backend and its publishing off the loop: a task that waits for Redis does not delay the others.
 
 Reading and writing a result, which every task does, goes through one pipelined connection (pipelined_redis.py). What is
 rare (links, retries, chords, errbacks) runs on a thread, Celery's own code as it is.

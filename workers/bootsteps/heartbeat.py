@@ -1,6 +1,6 @@
 """Writes this worker's heartbeat to Redis: who it is, what it reads, how busy it is.
 
-A key with an expiry needs no broadcast to be read, and says the truth when the worker is gone.
+A key with an expiry is read without a broadcast, and vanishes when its worker does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import psutil
 import redis
 from celery.worker import state
 
-from graft.tasks.monitoring.worker_registry import BEAT_EVERY, WorkerBeat, beat, farewell
+from graft.tasks.monitoring.worker_registry import BEAT_EVERY, WorkerBeat, beat, remove
 from graft.workers.bootsteps.periodic import PeriodicStep
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def memory(pool: Any) -> int:
     for pid in {os.getpid(), *(pid for pid in listed if isinstance(pid, int))}:
         try:
             total += psutil.Process(pid).memory_info().rss
-        except psutil.Error:  # It ended between the list and the look.
+        except psutil.Error:  # It has ended meanwhile.
             continue
     return total
 
@@ -46,34 +46,24 @@ class Heartbeat(PeriodicStep):
     client_name = "graft-heartbeat"
     every = patience = BEAT_EVERY
     ticks_at_once = True
-
-    def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        super().__init__(consumer, **kwargs)
-        self._is_silent = False
+    outage_level = logging.WARNING  # Health and top miss the worker meanwhile.
 
     def stop(self, consumer: Any) -> None:
-        self._end_ticks()  # The client is still to take leave.
+        self._end_ticks()  # The client is still needed to remove the heartbeat.
 
     def shutdown(self, consumer: Any) -> None:
         self.stop(consumer)
         if self._client is not None:
             try:
-                farewell(consumer.hostname, self._client)
+                remove(consumer.hostname, self._client)
             except (redis.RedisError, OSError) as error:
-                logger.debug("could not take leave: %s", error)
+                logger.debug("the heartbeat stays until it expires: %s", error)
             self._client.close()
             self._client = None
 
     def tick(self, consumer: Any) -> None:
-        if self._client is None:
-            return
-        try:
+        if self._client is not None:
             beat(self._report(consumer), self._client)
-            self._is_silent = False
-        except (redis.RedisError, OSError) as error:
-            if not self._is_silent:
-                logger.warning("the heartbeat of %s cannot be written: %s", consumer.hostname, error)
-            self._is_silent = True
 
     def _report(self, consumer: Any) -> WorkerBeat:
         active = len(state.active_requests)

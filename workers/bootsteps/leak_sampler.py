@@ -21,8 +21,7 @@ import redis
 from celery import signals
 
 from graft.config.deployment import settings
-from graft.config.redis_client import shared
-from graft.tasks.health.measure import clock
+from graft.config.redis_client import server_time, shared
 from graft.tasks.leaks import borrowed_connections, samples
 from graft.tasks.leaks.findings import RECYCLE
 from graft.tasks.leaks.samples import Sample
@@ -49,8 +48,8 @@ class ProcessSampler:
         self._tracer = Tracer()
 
     def sample(self, client: Any) -> None:
-        """Measure this process and keep the sample; trace or replace the process where somebody has asked for that."""
-        sample = self.measure(clock(client))
+        """Measure this process and keep the sample; trace or replace the process where that is requested."""
+        sample = self.measure(server_time(client))
         samples.keep(sample, client)
         self._tracer.step(sample.key, sample.at, client)
         run_counts().add_plain_to(client)
@@ -113,10 +112,7 @@ class LeakSampler(PeriodicStep):
 
     def tick(self, consumer: Any) -> None:
         assert self._sampler is not None
-        try:
-            self._sampler.sample(self._client)
-        except (redis.RedisError, OSError) as error:
-            logger.debug("no sample of this process could be kept: %s", error)
+        self._sampler.sample(self._client)
 
 
 def _loop_of(pool: Any) -> asyncio.AbstractEventLoop | None:

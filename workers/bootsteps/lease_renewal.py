@@ -1,7 +1,7 @@
 """Renews what this worker still owns: the visibility timeout means "the worker is gone", not "the task is long".
 
 Every third of the timeout one command marks all messages that were delivered and not settled: running, waiting,
-prefetched, or scheduled for later. A message of which this worker hears nothing for the whole timeout is abandoned.
+prefetched, or scheduled for later. A message whose lease is not renewed for the whole timeout is abandoned.
 """
 
 from __future__ import annotations

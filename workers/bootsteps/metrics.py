@@ -1,12 +1,12 @@
 """Counts what this worker's processes run, for Prometheus: ``GRAFT_METRICS_PORT=9809`` serves /metrics.
 
     pool process 0 ─ signals ─► counter_0.db ┐
-    pool process 1 ─ signals ─► counter_1.db ├─► main process: a thread adds them up when asked ─► /metrics
+    pool process 1 ─ signals ─► counter_1.db ├─► main process: a thread adds them up per request ─► /metrics
     main process (other pools) ► counter_main.db ┘
 
-Files are named after places in the pool, not after processes: a replacement goes on with its predecessor's figures, so
-nothing is lost when a process is recycled, and no file is left behind. What concerns the whole deployment (queues,
-items by callable, verdicts) is the exporter's: ``celery -A graft exporter``.
+Files are named after indexes in the pool, not after processes: a replacement goes on with its predecessor's counts, so
+nothing is lost when a process is replaced, and no file is left behind. Metrics of the whole deployment (queues, items
+by callable, verdicts) come from ``celery -A graft exporter``.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from graft.tasks.messages.message_format import SENT_AT
 logger = logging.getLogger(__name__)
 
 SECONDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-FOREIGN: Final = "other"  # In the place of names that come from messages and are no task of ours.
+FOREIGN: Final = "other"  # Stands for names that come from messages and are no task of ours.
 DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Counts:
-    """What is counted in every process of the worker."""
+    """The metrics that every process of the worker counts."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()  # Read from the files alone.
@@ -85,14 +85,14 @@ class Meter:
             self.counts.duration.labels(name).observe(time.perf_counter() - began)
 
 
-def place() -> str:
-    """This process's place in the pool, or ``main``. No two processes of a worker have one place at a time."""
+def pool_index() -> str:
+    """The index of this process in the pool, or ``main``. No two processes of a worker have the same at a time."""
     index = getattr(current_process(), "index", None)
     return "main" if index is None else str(index)
 
 
 class Gauges(Collector):
-    """What the main process knows at the moment it is asked."""
+    """The gauges of the main process, read at each request."""
 
     def __init__(self, consumer: Any) -> None:
         self.consumer = consumer
@@ -100,7 +100,7 @@ class Gauges(Collector):
     def collect(self) -> Iterable[Metric]:
         running = len(state.active_requests)
         for name, text, value in (
-            ("graft_worker_slots", "Places in the pool", self.consumer.pool.num_processes),
+            ("graft_worker_slots", "Slots of the pool", self.consumer.pool.num_processes),
             ("graft_worker_running_tasks", "Task messages that run now", running),
             (
                 "graft_worker_prefetched_tasks",
@@ -145,7 +145,7 @@ class Metrics(bootsteps.StartStopStep):
             self._server, _ = start_http_server(config.metrics_port, config.metrics_address, registry)
         except OSError as error:
             logger.error(
-                "no metrics: GRAFT_METRICS_PORT=%d on %s cannot be had: %s; give each worker of a machine its own",
+                "no metrics, GRAFT_METRICS_PORT=%d on %s cannot be opened: %s; give each worker of a machine its own",
                 config.metrics_port, config.metrics_address, error,
             )  # fmt: skip
 
@@ -161,7 +161,7 @@ _forking = threading.Lock()
 
 @signals.worker_init.connect
 def _prepare(**_: Any) -> None:
-    """Before the pool is forked: where the processes write, and that they do."""
+    """Set up, before the pool is forked, that and where all processes write."""
     if not settings().metrics_port or DIRECTORY in os.environ:
         return
     path = tempfile.mkdtemp(prefix="graft-metrics-")
@@ -169,7 +169,7 @@ def _prepare(**_: Any) -> None:
     owner = os.getpid()
     atexit.register(lambda: shutil.rmtree(path, ignore_errors=True) if os.getpid() == owner else None)
     # The library chooses when it is imported, which the command line does before a setting is read.
-    values.ValueClass = values.MultiProcessValue(place)  # type: ignore[no-untyped-call]
+    values.ValueClass = values.MultiProcessValue(pool_index)  # type: ignore[no-untyped-call]
     Meter(Counts()).connect()
-    # The thread that answers must hold no lock while a pool process is forked: the child would wait for ever.
+    # The thread that serves requests must hold no lock while a pool process is forked: the child would wait for ever.
     os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_forking.release)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
+import redis
 from celery import bootsteps
 
 from graft.config.redis_client import connect
+
+logger = logging.getLogger(__name__)
 
 
 class PeriodicStep(bootsteps.StartStopStep):
@@ -22,11 +26,14 @@ class PeriodicStep(bootsteps.StartStopStep):
     every: float
     """Seconds between two ticks."""
     ticks_at_once: ClassVar[bool] = False
+    outage_level: ClassVar[int] = logging.DEBUG
+    """The log level for the first tick that fails because Redis does not answer."""
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self._timer: Any = None
         self._client: Any = None
+        self._is_failing = False
 
     def tick(self, consumer: Any) -> None:
         raise NotImplementedError
@@ -34,8 +41,8 @@ class PeriodicStep(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         self._client = connect(client_name=self.client_name, socket_timeout=self.patience)
         if self.ticks_at_once:
-            self.tick(consumer)
-        self._timer = consumer.timer.call_repeatedly(self.every, self.tick, (consumer,), priority=10)
+            self._try_tick(consumer)
+        self._timer = consumer.timer.call_repeatedly(self.every, self._try_tick, (consumer,), priority=10)
 
     def stop(self, consumer: Any) -> None:
         self._end_ticks()
@@ -48,3 +55,12 @@ class PeriodicStep(bootsteps.StartStopStep):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _try_tick(self, consumer: Any) -> None:
+        try:
+            self.tick(consumer)
+            self._is_failing = False
+        except (redis.RedisError, OSError) as error:
+            if not self._is_failing:
+                logger.log(self.outage_level, "%s of %s waits for Redis: %s", self.name, consumer.hostname, error)
+            self._is_failing = True

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import redis
-
 from graft.tasks.queues import pause
 from graft.workers.bootsteps.periodic import PeriodicStep
 
@@ -25,11 +23,7 @@ class QueuePause(PeriodicStep):
         self._ours: set[str] = set()
 
     def tick(self, consumer: Any) -> None:
-        try:
-            paused = pause.paused(self._client)
-        except (redis.RedisError, OSError) as error:
-            logger.debug("Redis does not say which queues are paused; those that are stay so: %s", error)
-            return
+        paused = pause.paused(self._client)
         reads = set(consumer.app.amqp.queues.consume_from)
         for queue in (paused & reads) - {pause.NEVER}:
             logger.warning("queue %s is paused; to go on: celery -A graft queue resume %s", queue, queue)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from typing import Any
 
-import redis
 from celery import signals
 
 from graft.tasks.queues import throughput
 from graft.workers.bootsteps.periodic import PeriodicStep
-
-logger = logging.getLogger(__name__)
 
 _taken: Counter[str] = Counter()
 
@@ -29,12 +25,6 @@ class QueueThroughput(PeriodicStep):
     every = patience = 1.0
 
     def tick(self, consumer: Any) -> None:
-        if not _taken:
-            return
-        counts = dict(_taken)
-        _taken.clear()
-        try:
-            throughput.add_taken(consumer.hostname, counts, self._client)
-        except (redis.RedisError, OSError) as error:
-            logger.debug("the counts of taken messages are kept for the next second: %s", error)
-            _taken.update(counts)
+        if _taken:
+            throughput.add_taken(consumer.hostname, _taken, self._client)
+            _taken.clear()  # Not where Redis did not answer: they are added with the next ones.

@@ -11,11 +11,11 @@ import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import broker, server_time, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import beat_ticks, measure, report_store
 from graft.tasks.health.measurements import Queue
-from graft.tasks.health.verdicts import ORDER, Report
+from graft.tasks.health.verdicts import ORDER, HealthReport
 from graft.tasks.leaks import findings
 from graft.tasks.monitoring import function_stats, worker_load
 from graft.tasks.monitoring.worker_registry import WorkerBeat
@@ -41,7 +41,7 @@ class DeploymentCollector(Collector):
 
 
 def _everything(client: Any) -> Iterator[Metric]:
-    now = measure.clock(client)
+    now = server_time(client)
     alive, beats = measure.workers(client, now)
     with broker() as queue_side:
         queues = measure.queues(queue_side, client, beats, now, remember=False)
@@ -128,7 +128,7 @@ def _callables() -> Iterator[Metric]:
     yield from (items, errors, retries, seconds)
 
 
-def _verdicts(report: Report | None) -> Iterator[Metric]:
+def _verdicts(report: HealthReport | None) -> Iterator[Metric]:
     if report is None:
         return
     yield _gauge("graft_health_last_check_timestamp_seconds", "When Beat's last health check was made", report.at)

@@ -18,9 +18,9 @@ from graft.scripts.commands.html_report.page import Found, page
 from graft.scripts.console import complain, say
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import causes
-from graft.tasks.health import periodic, report_store
+from graft.tasks.health import history, periodic, report_store
 from graft.tasks.leaks import findings, samples
-from graft.tasks.monitoring import function_stats, history
+from graft.tasks.monitoring import function_stats
 
 LETTERS: Final = 2000  # The newest; older ones are in the count alone.
 
@@ -28,7 +28,7 @@ LETTERS: Final = 2000  # The newest; older ones are in the count alone.
 def gather(bench: Path | None) -> Found:
     """Read it all from Redis; where Beat has noted nothing yet, the present is looked at."""
     with connect() as client:
-        health = report_store.last(client) or periodic.look(client)
+        health = report_store.last(client) or periodic.examine(client)
         looks = history.read(client)
         return Found(
             name=settings().broker_name,

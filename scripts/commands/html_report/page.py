@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from graft.scripts.commands.html_report import charts
 from graft.tasks.dead_letters.query import Cause
-from graft.tasks.health.verdicts import Report
+from graft.tasks.health.history import Snapshot
+from graft.tasks.health.verdicts import HealthReport
 from graft.tasks.leaks import trend
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.leaks.samples import Sample
 from graft.tasks.leaks.theil_sen import theil_sen, thin
-from graft.tasks.monitoring.function_stats import Figures
-from graft.tasks.monitoring.history import Snapshot
+from graft.tasks.monitoring.function_stats import FunctionStats
 
 STYLE: Final = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1f2430; --soft: #5b6472; --faint: #d9dde5; --good: #00694b;
@@ -50,13 +50,13 @@ class Found:
 
     name: str
     at: float
-    health: Report
+    health: HealthReport
     looks: Sequence[Snapshot]
     processes: Sequence[Sequence[Sample]]
     leaks: Sequence[Finding]
     causes: Sequence[Cause]
     letters: int
-    callables: dict[str, Figures]
+    callables: dict[str, FunctionStats]
     bench: dict[str, Any] | None = None
 
 
@@ -111,7 +111,7 @@ def _mark(verdict: str) -> Html:
     return Html(f"<span class={escape(verdict)}>{escape(verdict)}</span>")
 
 
-def _health(report: Report) -> str:
+def _health(report: HealthReport) -> str:
     bad = [verdict for verdict in report.verdicts if verdict.state != "ok"]
     fine = len(report.verdicts) - len(bad)
     rows = [(_mark(one.state), one.name, one.detail, one.remedy) for one in bad]
@@ -138,7 +138,7 @@ def _throughput(looks: Sequence[Snapshot]) -> list[str]:
     ]
 
 
-def _callables(known: dict[str, Figures]) -> str:
+def _callables(known: dict[str, FunctionStats]) -> str:
     ranked = sorted(known.items(), key=lambda each: -each[1].seconds)[:20]
     rows = [
         (name, one.items, one.seconds, 1000 * one.seconds / one.items if one.items else 0.0, one.errors, one.retries)

@@ -11,7 +11,7 @@ from graft.compat import celery_migration_poc as poc
 from graft.config.celery_app import app
 from graft.config.deployment import settings
 from graft.config.queues import names
-from graft.tasks.cleanup import expired_results
+from graft.tasks.cleanup.redis_keys import remove_old_results
 from graft.tasks.legacy import migration_poc_metrics
 from graft.tasks.messages import message_format
 from graft.tasks.sending import by_task_name
@@ -105,7 +105,7 @@ def test_old_results_are_removed_and_counted(stack, redis):
     assert run("cleanup_old_results") == {"cleaned": 0}
     assert redis.exists(f"celery-task-meta-{fresh.id}", "celery-task-meta-foreign", "celery-task-meta-running") == 3
     with acting_as("worker"):
-        assert expired_results.remove() == 0
+        assert remove_old_results() == 0
 
 
 def test_metrics_are_kept_for_all_to_read(stack, redis):

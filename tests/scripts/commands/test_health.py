@@ -117,13 +117,13 @@ def health(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, env=stack.env_of("viewer"), capture_output=True, text=True, timeout=WAIT, check=False)
 
 
-def test_a_real_beat_finds_a_healthy_deployment_healthy_and_sends_echoes_through_every_queue(
+def test_a_real_beat_finds_a_healthy_deployment_healthy_and_sends_canaries_through_every_queue(
     deployment, beat, verdict, redis_stack
 ):
     with deployment.connect() as client:
         wait_until(lambda: (last := report_store.last(client)) and last.state == "ok", WAIT, "all to be well")
     for queue in ("maintenance", "high", "default", "batch", "io", "low", "heavy"):
-        wait_until(lambda queue=queue: verdict(f"round trip {queue}") == "ok", WAIT, f"an echo through {queue}")
+        wait_until(lambda queue=queue: verdict(f"round trip {queue}") == "ok", WAIT, f"a canary through {queue}")
     shown: list[subprocess.CompletedProcess[str]] = []
 
     def well() -> bool:
@@ -134,7 +134,7 @@ def test_a_real_beat_finds_a_healthy_deployment_healthy_and_sends_echoes_through
     wait_until(well, WAIT, "the command to say so")
     done = shown[-1]
     assert done.stdout.split()[1] == "ok"
-    assert "the last echo took" in done.stdout
+    assert "the last canary message was run after" in done.stdout
 
 
 def test_faults_are_found_told_and_forgotten_when_they_are_mended(deployment, beat, verdict, receiver):

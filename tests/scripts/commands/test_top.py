@@ -25,7 +25,7 @@ from graft.config.queues import names
 from graft.scripts.commands.top.view import frame, line
 from graft.scripts.snapshot import QueueLine, Rates, Snapshot, WorkerLine, rates, seconds_left, take
 from graft.tasks.monitoring import worker_registry
-from graft.tasks.monitoring.function_stats import Figures
+from graft.tasks.monitoring.function_stats import FunctionStats
 from graft.tasks.queues import pause, peek
 from graft.tasks.queues.peek import Waiting
 from graft.tasks.sending import progress
@@ -53,7 +53,7 @@ def crowded(workers: int, batches: int) -> Snapshot:
             WorkerLine(f"worker{n}@{'host' * 20}", "prefork", 8, 8, 8, 1 << 40, 0, 9.9) for n in range(workers)
         ),
         batches=(note(),) * batches,
-        figures={f"module:{'function' * 20}{n}": Figures(10**9, 1.0, 10**9, time.time()) for n in range(30)},
+        figures={f"module:{'function' * 20}{n}": FunctionStats(10**9, 1.0, 10**9, time.time()) for n in range(30)},
         letters=10**9,
         health="failing",
         bad=("a check",) * 50,

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from graft.config.deployment import settings
-from graft.tasks.cleanup.periodic import prune_dead_letters
+from graft.tasks.cleanup.redis_keys import prune_dead_letters
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.messages.message_format import SENT_AT, SEPARATOR
 from graft.tasks.queues.aging import lift_waiting_messages

@@ -9,23 +9,26 @@ import redis as redis_py
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graft.config.redis_client import server_time
 from graft.config.settings import Settings
-from graft.tasks.health import measure, measurements, periodic, redis_info, report_store, webhook
+from graft.tasks.health import measure, periodic, redis_server, report_store, webhook
 from graft.tasks.health.checks import judge
-from graft.tasks.health.limits import FAILING, Limits
-from graft.tasks.health.measurements import Held, Loop, Measured, Pile, Queue, Redis, Work, Worker
-from graft.tasks.health.verdicts import Report, Verdict, changes, grade, worst
+from graft.tasks.health.measurements import Held, Loop, Measurements, Pile, Queue, Work, Worker
+from graft.tasks.health.redis_server import RedisServer
+from graft.tasks.health.verdicts import FAILING, HealthReport, Verdict, changes, grade, worst
+from graft.tasks.leaks.findings import Finding
+from graft.tasks.monitoring.exclusive import exclusive, totals
 
-WELL = Measured(
+WELL = Measurements(
     queues=(Queue("batch", readers=1, slots=2, round_trip=0.01),),
     workers=(Worker("cpu@here", 1.0, 0.0),),
-    servers=(Redis("redis", (7, 0, 15), "noeviction", 1 << 20, 0, 1 << 30, 10, 10_000),),
+    servers=(RedisServer("redis", (7, 0, 15), "noeviction", 1 << 20, 0, 1 << 30, 10, 10_000),),
     beat=1.0,
 )
-LIMITS = Limits()
+LIMITS = Settings(visibility_timeout=60.0)
 
 
-def verdicts(found: Measured) -> dict[str, Verdict]:
+def verdicts(found: Measurements) -> dict[str, Verdict]:
     return {verdict.name: verdict for verdict in judge(found, LIMITS)}
 
 
@@ -56,15 +59,15 @@ def server(**changed: object) -> dict[str, object]:
         (queue(waiting=1, is_paused=True), "depth batch", "degraded", "resume"),
         (queue(waiting=1, oldest=301.0), "age batch", "degraded", "batch"),
         (queue(waiting=1, oldest=1501.0), "age batch", "failing", "batch"),
-        (queue(round_trip=61.0), "round trip batch", "degraded", "queue of its own"),
+        (queue(round_trip=61.0), "round trip batch", "degraded", "queue of their own"),
         (queue(unanswered=61.0), "round trip batch", "failing", "restart it"),
         (queue(unanswered=61.0, busy=2), "round trip batch", "degraded", "add workers"),
         (queue(unanswered=61.0, readers=0, slots=0), "round trip batch", "failing", "start a worker"),
         ({"held": Held(3, abandoned=181.0)}, "unacknowledged", "failing", "start or restart"),
         ({"held": Held(3, longest=3700.0)}, "unacknowledged", "degraded", "inspect active"),
         ({"held": Held(3, unindexed=1)}, "unacknowledged", "degraded", "of its own"),
-        ({"letters": Pile(5, 1, ("1 x f: no",))}, "dead letters", "degraded", "dead-letters list"),
-        ({"letters": Pile(500, 101)}, "dead letters", "failing", "dead-letters list"),
+        ({"dead_letters": Pile(5, 1, ("1 x f: no",))}, "dead letters", "degraded", "dead-letters list"),
+        ({"dead_letters": Pile(500, 101)}, "dead letters", "failing", "dead-letters list"),
         ({"quarantine": Pile(2, 2)}, "quarantine", "degraded", "graft:quarantine"),
         ({"work": Work(300, 100, 6, 0)}, "errors", "degraded", "dead-letters"),
         ({"work": Work(300, 100, 30, 0)}, "errors", "failing", "dead-letters"),
@@ -82,7 +85,7 @@ def server(**changed: object) -> dict[str, object]:
         ({"loops": (Loop("io@here", 0.6), Loop("cpu@here", 0.1))}, "event loop", "degraded", "to_thread"),
         ({"overlaps": 2}, "checks", "degraded", "GRAFT_HEALTH_EVERY"),
         (
-            {"growths": (measurements.Growth("w memory", "leaking", "grows", "restart"),)},
+            {"leaks": (Finding("w", "memory", "leaking", "grows", "restart"),)},
             "leak w memory",
             "failing",
             "re",
@@ -130,8 +133,8 @@ def test_only_a_change_of_state_is_a_change():
 
 
 def test_a_report_survives_being_written_down():
-    report = Report(1.0, judge(WELL, LIMITS), 0.1, "here", 3, 1)
-    assert Report.of(report.as_dict()) == report
+    report = HealthReport(1.0, judge(WELL, LIMITS), 0.1, "here", 3, 1)
+    assert HealthReport.of(report.as_dict()) == report
 
 
 def test_info_is_read_as_redis_writes_it():
@@ -148,7 +151,7 @@ def test_info_is_read_as_redis_writes_it():
         "master_repl_offset": 100,
         "slave0": {"ip": "10.0.0.2", "offset": 40},
     }
-    found = redis_info.read("broker", info, 2)
+    found = redis_server.read("broker", info, 2)
     assert (found.version, found.policy, found.append_ok, found.evicted) == ((7, 2, 4), "volatile-lru", False, 2)
     assert found.replicas == (("10.0.0.2", 60),)
 
@@ -163,29 +166,29 @@ def clean(redis):
 
 
 @pytest.mark.acl_role("worker")
-def test_two_looks_never_overlap_and_the_second_is_counted(clean):
-    with report_store.alone(clean) as first:
+def test_two_checks_never_overlap_and_the_second_is_counted(clean):
+    with exclusive(periodic.CHECK, clean) as first:
         assert first
         assert periodic.check() is None
-    assert report_store.totals(clean) == (1, 1)
+    assert totals(periodic.CHECK, clean) == (1, 1)
     assert periodic.check() is not None
     last = report_store.last(clean)
     assert last is not None
-    assert {verdict.name: verdict.state for verdict in last.verdicts}["checks"] == "ok"  # There was no look before it.
+    assert {verdict.name: verdict.state for verdict in last.verdicts}["checks"] == "ok"  # There was no check before it.
 
 
 @pytest.mark.acl_role("worker")
-def test_a_look_that_outlived_its_lock_leaves_the_lock_of_the_next(clean):
-    with report_store.alone(clean):
-        clean.set(report_store.LOCK, "another's")
-    assert clean.get(report_store.LOCK) == b"another's"
+def test_a_check_that_outlived_its_lock_leaves_the_lock_of_the_next(clean):
+    with exclusive(periodic.CHECK, clean):
+        clean.set(f"{periodic.CHECK}:lock", "another's")
+    assert clean.get(f"{periodic.CHECK}:lock") == b"another's"
 
 
 def test_the_last_report_and_the_latest_changes_are_kept(clean, monkeypatch):
     monkeypatch.setattr(report_store, "CHANGES_LENGTH", 5)
     for number in range(12):
         bad = Verdict("x", "", "failing" if number % 2 else "ok", "y")
-        report_store.keep(Report(float(number), (bad,)), changes([], [bad]), clean)
+        report_store.keep(HealthReport(float(number), (bad,)), changes([], [bad]), clean)
     last = report_store.last(clean)
     assert last is not None
     assert last.at == 11.0
@@ -197,7 +200,7 @@ def test_a_message_without_a_date_ages_from_when_it_was_first_seen(redis_stack):
     with redis_py.Redis.from_url(redis_stack.redis.url.removesuffix("/0") + "/15") as client:
         client.flushdb()
         client.lpush("heavy", '{"headers": {"id": "one"}}')
-        now = measure.clock(client)
+        now = server_time(client)
         measure.queues(client, client, [], now)
         (found,) = measure.queues(client, client, [], now + 50)
         assert (found.name, found.waiting, found.readers) == ("heavy", 1, 0)

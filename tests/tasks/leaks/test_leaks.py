@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.tasks.leaks import borrowed_connections, findings, gc_types, keyspace
-from graft.tasks.leaks.attribution import suspects
+from graft.tasks.leaks.correlation import ran_meanwhile
 from graft.tasks.leaks.keyspace import RedisSample, family
 from graft.tasks.leaks.samples import LENGTH, Sample
 from graft.tasks.leaks.theil_sen import POINTS, theil_sen, thin
@@ -139,16 +139,16 @@ def test_the_callable_that_ran_while_it_grew_is_named_first():
     for _ in range(60):
         leaky = chance.randint(0, 5)
         steps.append((2.0 * leaky + chance.random() * 0.1, {"m:leaky": leaky, "m:busy": chance.randint(1, 50)}))
-    found = suspects(steps)
+    found = ran_meanwhile(steps)
     assert found[0].name == "m:leaky"
     assert found[0].share > 0.9
 
 
 def test_what_did_not_run_is_not_blamed():
     steps = [(1.0, {"m:leaky": 1}), (0.0, {"m:innocent": 9})] * 20
-    assert [suspect.name for suspect in suspects(steps)] == ["m:leaky"]
-    assert suspects([(0.0, {"m:f": 1})] * 9) == []
-    assert suspects([]) == []
+    assert [suspect.name for suspect in ran_meanwhile(steps)] == ["m:leaky"]
+    assert ran_meanwhile([(0.0, {"m:f": 1})] * 9) == []
+    assert ran_meanwhile([]) == []
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_keys_that_expire_and_queues_are_no_leak(redis_stack):
         for number in range(30):
             redis.set(f"leaktest:forever:{number}", 1)
         redis.rpush("leaktest:list", *range(70))
-        values = keyspace.look(redis, 0.0, {}).values
+        values = keyspace.sample(redis, 0.0, {}).values
         assert "keys leaktest:*" not in values
         assert values["keys leaktest:forever:*"] == 30
         assert values["elements leaktest:list"] == 70

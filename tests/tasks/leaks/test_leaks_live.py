@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from graft.tasks.health import report_store
 from graft.tasks.leaks import findings, keyspace, samples, tracemalloc_session
 from graft.tasks.leaks.findings import Finding
-from graft.tasks.leaks.periodic import COUNTS
+from graft.tasks.leaks.periodic import CHECK
+from graft.tasks.monitoring.exclusive import totals
 from tests.stack import Stack, clean_environ, wait_until
 
 pytestmark = pytest.mark.worker
@@ -67,7 +67,7 @@ def running(stack: Stack, leak: str) -> Iterator[None]:
 
 
 def ticks(client: Any) -> int:
-    return report_store.totals(client, COUNTS)[0]
+    return totals(CHECK, client)[0]
 
 
 def test_an_idle_deployment_stays_clean(watched):
@@ -127,7 +127,7 @@ def test_the_command_says_what_leaks_and_traces_it(watched):
         traced = subprocess.run(argv, env=watched.env_of("operator"), capture_output=True, text=True, check=False)
         assert "leaky.py" in traced.stdout, traced.stderr
         assert "bytearray" in traced.stdout
-        assert tracemalloc_session.answer("nobody", client) is None
+        assert tracemalloc_session.result("nobody", client) is None
         shown = json.loads(
             subprocess.run([*leaks, "--json"], env=watched.env_of("viewer"), capture_output=True, check=False).stdout
         )

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.tasks.monitoring.worker_load import Load, Rules, Scaler, load_of, loads
+from graft.tasks.monitoring.worker_load import Load, Scaler, ScalingRules, load_of, loads
 from graft.tasks.monitoring.worker_registry import WorkerBeat
 
-RULES = Rules(low=2, high=10, patience=2, idle=30)
+RULES = ScalingRules(low=2, high=10, patience=2, idle=30)
 
 
 def beat(name="cpu@a", queues=("batch", "default"), processes=4, busy=0, waiting=0):
@@ -79,7 +79,7 @@ def test_the_reason_has_the_numbers():
     st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1000)), max_size=60),
 )  # fmt: skip
 def test_the_size_stays_within_its_bounds(low, more, factor, steps):
-    scaler, size, now = Scaler(Rules(low, low + more, factor)), low, 0.0
+    scaler, size, now = Scaler(ScalingRules(low, low + more, factor)), low, 0.0
     for wait, per_slot in steps:
         now += wait
         scaler, decision = scaler.decide(size, per_slot, now)
@@ -94,7 +94,7 @@ def test_the_size_stays_within_its_bounds(low, more, factor, steps):
 )
 def test_rules_that_cannot_work_are_refused(given_, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Rules(**{"low": 2, "high": 10, **given_})
+        ScalingRules(**{"low": 2, "high": 10, **given_})
 
 
 def test_the_figure_as_json_is_complete():

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from graft.config.own_task import own_task
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import broker, server_time, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import measure
 from graft.tasks.monitoring import function_stats, worker_load
@@ -39,7 +39,7 @@ class Snapshot:
 def snapshot(client: Any = None) -> Snapshot:
     """The deployment now."""
     client = client or shared()
-    now = measure.clock(client)
+    now = server_time(client)
     _, beats = measure.workers(client, now)
     with broker(client_name="graft-health") as queue_side:
         queues = measure.queues(queue_side, client, beats, now)

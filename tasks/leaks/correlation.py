@@ -1,4 +1,4 @@
-"""Which callables ran while something grew. Pure."""
+"""Which callables ran while something grew. A correlation: it says where to search first, and proves nothing. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ENOUGH: Final = 0.5
 
 
 @dataclass(frozen=True)
-class Suspect:
+class RanMeanwhile:
     """``share`` is the part of all growth that came while *name* ran, ``items`` how many of it ran."""
 
     name: str
@@ -20,8 +20,8 @@ class Suspect:
     items: int
 
 
-def suspects(steps: Sequence[tuple[float, Mapping[str, int]]], most: int = 3) -> list[Suspect]:
-    """The callables in whose presence most of the growth happened, the likeliest first.
+def ran_meanwhile(steps: Sequence[tuple[float, Mapping[str, int]]], most: int = 3) -> list[RanMeanwhile]:
+    """The callables that ran during most of the growth, the most correlated first.
 
     Args:
         steps: what was added between two measurements (losses count as nothing), and what ran between them.
@@ -36,13 +36,13 @@ def suspects(steps: Sequence[tuple[float, Mapping[str, int]]], most: int = 3) ->
         for name, count in ran.items():
             items[name] += count
             present[name] += max(0.0, grown)
-    found = [Suspect(name, present[name] / total, items[name]) for name in present]
-    likely = [suspect for suspect in found if suspect.share >= ENOUGH]
-    # Where several were always there, the one whose numbers go with the growth comes first.
-    return sorted(likely, key=lambda one: (-round(one.share, 1), -_goes_with(one.name, steps)))[:most]
+    found = [RanMeanwhile(name, present[name] / total, items[name]) for name in present]
+    often = [one for one in found if one.share >= ENOUGH]
+    # Where several always ran, the one whose numbers rise and fall with the growth comes first.
+    return sorted(often, key=lambda one: (-round(one.share, 1), -_correlation(one.name, steps)))[:most]
 
 
-def _goes_with(name: str, steps: Sequence[tuple[float, Mapping[str, int]]]) -> float:
+def _correlation(name: str, steps: Sequence[tuple[float, Mapping[str, int]]]) -> float:
     grown, counts = [step[0] for step in steps], [float(step[1].get(name, 0)) for step in steps]
     if len(set(grown)) < 2 or len(set(counts)) < 2:
         return 0.0
