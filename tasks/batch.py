@@ -1,4 +1,4 @@
-"""What a caller holds while its items run: values and outcomes, for threads and event loops alike."""
+"""The handle of a caller on the items that it has submitted: for threads and event loops alike."""
 
 from __future__ import annotations
 

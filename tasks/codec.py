@@ -57,7 +57,7 @@ def sealed(purpose: str, content: bytes) -> bytes:
 
 
 def as_text(signed: bytes) -> str:
-    """What :func:`sealed` made, as text."""
+    """Signed bytes, made by :func:`sealed`, as text."""
     return b64encode(signed).decode("ascii")
 
 

@@ -34,7 +34,7 @@ class WireFunction:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one item.
+    """The outcome of one item.
 
     Attributes:
         index: the item's position in the batch, from 0.
@@ -119,7 +119,7 @@ def _fields(envelope: Envelope) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker answers for one envelope: an outcome for each position, and what the run cost.
+    """A worker's report on one envelope: an outcome for each position, and the cost of the run.
 
     ``busy`` is the sum of the items' own durations, ``elapsed`` the time on the clock, both in seconds; ``retries``
     counts items that were run again; ``awaited`` says that items ran together on the event loop. ``children`` are the

@@ -1,6 +1,6 @@
 """Ids of envelopes: shaped like UUIDs, and those of one process share a prefix.
 
-One pattern subscription on that prefix then hears every answer to this process, however many envelopes it sends.
+One pattern subscription on that prefix then receives every result for this process, however many envelopes it sends.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ GLOBAL_COPIES: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What a code object, with those nested in it, does to names that are not its own."""
+    """Uses that a code object, with those nested in it, makes of names that are not its own."""
 
     reads: frozenset[str]
     copied: frozenset[str]  # Those of its reads that cloudpickle notices.
@@ -83,10 +83,10 @@ def _instructions(
 
 
 def obstacle(func: Any, copied: dict[int, Any]) -> str | None:
-    """What would tell a copy of *func* from *func*, as words after "it", or None; *copied* collects what is copied."""
+    """How a copy of *func* would differ, as words after "it", or None if it would not; *copied* collects the copies."""
     if type(func) is functools.partial:
         inner = None if import_name(func.func) else obstacle(func.func, copied)
-        bound = {f"as argument {place}": value for place, value in enumerate(func.args, 1)}
+        bound = {f"as argument {number}": value for number, value in enumerate(func.args, 1)}
         bound |= {repr(name): value for name, value in (func.keywords | vars(func)).items()}
         return inner or _captures(bound, copied)
     if isinstance(func, MethodType | BuiltinMethodType):

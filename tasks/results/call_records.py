@@ -33,7 +33,7 @@ class CallRecord:
 
 @dataclass(frozen=True)
 class Totals:
-    """What one worker did for an owner. ``cpu_seconds`` is processor time out of ``seconds``."""
+    """The work of one worker for an owner. ``cpu_seconds`` is processor time out of ``seconds``."""
 
     completed: int = 0
     failed: int = 0

@@ -32,7 +32,7 @@ ENDED: Final[dict[str, CallStatus]] = {"SUCCESS": "succeeded", "FAILURE": "faile
 
 @dataclass(frozen=True)
 class Traces:
-    """What Redis holds of one call; ``state`` is Celery's, empty without a result.
+    """The traces of one call in Redis; ``state`` is Celery's, empty without a result.
 
     ``location`` says where its message is, None where it is nowhere, or where not everything was searched
     (``is_searched``).

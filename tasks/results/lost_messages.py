@@ -44,7 +44,7 @@ class LostMessages:
         return [envelope_id for envelope_id, one in tuple(self._expected.items()) if one.search_at <= now]
 
     def searched(self, searched: Collection[str], missing: Collection[str], now: float) -> list[str]:
-        """Those of *missing* that were missing before too: they are lost, and no longer expected."""
+        """The messages of *missing* that were missing before too: they are lost, and no longer expected."""
         lost = []
         for envelope_id in searched:
             one = self._expected.get(envelope_id)

@@ -257,5 +257,5 @@ def failure_of(meta: Meta) -> TaskQueueError | None:
 
 
 def inbox() -> Inbox:
-    """This process's inbox."""
+    """The inbox of this process."""
     return part(Inbox)

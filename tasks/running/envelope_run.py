@@ -35,7 +35,7 @@ Frames = dict[int, tuple[bool, bytes]]  # Outcomes as they travel, by position.
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run does with the items of its envelope, by index: some begin, the ``poisoned`` have used up their runs.
+    """The items of an envelope, by index, that a run begins, and the ``poisoned``, which have used up their runs.
 
     ``is_recorded``: a process has died with this envelope, so each item is recorded before it runs and after it.
     """
@@ -47,7 +47,7 @@ class RunPlan:
 
     @classmethod
     def decide(cls, envelope: Envelope, delivery: Delivery, known: Collection[int], run_limit: int) -> RunPlan:
-        """What is left to do where the outcomes of the positions *known* are known, or come from other envelopes."""
+        """Decide what is left to do, where outcomes of the positions *known* are here, or come from other envelopes."""
         left = [index for index, position in enumerate(envelope.positions) if position not in known]
         poisoned: tuple[int, ...] = ()
         if delivery.is_watched and not delivery.cancelled:

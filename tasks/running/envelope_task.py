@@ -24,13 +24,13 @@ from graft.tasks.worker_runtime import off_loop
 
 
 class EnvelopeTask(ReliableTask):
-    """Opens the envelope, reports an outcome for every item in it, and buries what no report will name."""
+    """Runs one envelope; one that cannot be opened, or that a hard time limit ends, becomes a dead letter."""
 
     abstract = True
     resultrepr_maxsize = 64  # The result is sealed text; events and logs need no more of it.
 
     def __call__(self, *args: Any, **kwargs: Any) -> str:
-        """Run the task; what goes wrong with the envelope itself is buried, and the caller's error."""
+        """Run the task. An error of the envelope itself is buried, and raised for the caller."""
         try:
             with self.among_suspects():
                 return str(self.run(*args, **kwargs))
@@ -39,14 +39,14 @@ class EnvelopeTask(ReliableTask):
         except (redis.ConnectionError, redis.TimeoutError) as error:
             # Ours: what an item raises is that item's outcome. The message was not acknowledged, so it comes back.
             raise Reject(error, requeue=True) from error
-        except EnvelopeLostError:  # What it needs is its caller's to send again.
+        except EnvelopeLostError:  # The caller sends it again, with the callable that was missing.
             raise
         except EnvelopeError as error:
             off_loop(self.bury, error, _reason(error), self.request.retries + 1)
             raise
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Bury what a hard time limit ended: its process is gone, so the worker itself calls this (Celery 5.7)."""
+        """Bury an envelope that a hard time limit ended. The worker itself calls this (Celery 5.7)."""
         if isinstance(exc, TimeLimitExceeded):
             envelope = Envelope.open(payloads.fetch(str(args[-1]), task_id), task_id)
             dead_letters.bury(

@@ -43,7 +43,7 @@ PublishEarly = Callable[[Mapping[int, Any], Mapping[int, BaseException], Sequenc
 
 
 class _FirstAwaitable(NamedTuple):
-    """What a plain function has returned for the item at *item_index*."""
+    """The awaitable that a plain function has returned, for one item."""
 
     item_index: int
     awaitable: Awaitable[Any]

@@ -1,4 +1,4 @@
-"""What a run of an envelope comes to: outcomes by item, and what follows from them."""
+"""The outcomes of one run of an envelope, and the decision about what follows from them."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ class RunOutcomes:
 
 @dataclass(frozen=True)
 class AfterRun:
-    """What follows from a run, by index: the ``waits`` in seconds of items that their policy retries, the items that
-    run ``again`` (these, and those that were not begun), and the ``exhausted``, which have used up their runs.
+    """The consequences of a run.
 
-    ``failed`` counts items that raised, ``retried`` those of them that run again.
+    By index: ``waits`` has the seconds until items run that their policy retries. ``again`` are all items that run
+    again, with those that were not begun. ``exhausted`` are items that have used up their runs. ``failed`` counts items
+    that raised, ``retried`` the ones of them that run again.
     """
 
     waits: Mapping[int, float]
@@ -50,7 +51,7 @@ class AfterRun:
 
     @classmethod
     def decide(cls, outcomes: RunOutcomes, policy: RetryPolicy, run: int) -> AfterRun:
-        """What follows from *outcomes* of the run with the number *run*, which counts from 1."""
+        """Decide what follows from *outcomes* of the run with the number *run*, which counts from 1."""
         raised = {
             index: error for index, error in outcomes.errors.items() if not isinstance(error, CancelledBatchError)
         }

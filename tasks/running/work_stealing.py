@@ -61,7 +61,7 @@ class Offer:
 
 
 def drained(todo: deque[int]) -> list[int]:
-    """What was left in *todo*, which is empty now."""
+    """Take everything out of *todo*, in its order."""
     indexes: list[int] = []
     while True:
         try:
@@ -113,7 +113,7 @@ class Sharer:
 
 
 def sharer() -> Sharer:
-    """This process's sharer."""
+    """The sharer of this process."""
     return part(Sharer)
 
 

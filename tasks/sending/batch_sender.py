@@ -40,7 +40,7 @@ R = TypeVar("R", bound=OutcomeReceiver)
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """What the caller asked for.
+    """The caller's options for one batch.
 
     ``in_flight`` counts envelopes, None leaves it to the number of workers. ``plain_in_flight`` replaces it once a
     plain callable has shown that it returns no awaitables: its envelopes run one item at a time then, so as many of
@@ -245,14 +245,18 @@ class BatchSender(Generic[R]):
         sent = self._in_flight.answered(envelope_id)
         if sent is None:
             return
+        children: Sequence[Child] = ()
         if isinstance(result, Mapping) and error is None:
-            self._take_result(envelope_id, str(result["result"]), sent)
+            children = self._take_result(envelope_id, str(result["result"]), sent)
         elif isinstance(result, BrokerUnavailable):
             self.receiver.fail(result)
         elif error is not None:
             self._note_failed(sent.pending, error)
+        self._in_flight.add_children(children)
         if not self.is_finished:
             self._wake(self)
+        if children:
+            inbox().expect_children([child_id for child_id, _ in children], self.answered)
 
     def _take_early(self, envelope_id: str, record: Mapping[str, Any]) -> None:
         sent = self._in_flight.get(envelope_id)
@@ -266,12 +270,13 @@ class BatchSender(Generic[R]):
         sent.early.update(outcome.index for outcome in outcomes)
         self.receiver.note_outcomes(outcomes)
 
-    def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> None:
+    def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
+        """Take a report in; the envelopes that answer for its other items."""
         try:
             report = open_report(text, envelope_id)
         except Exception as error:
             self._note_failed(sent.pending, error)
-            return
+            return ()
         if self.options.plain_in_flight is not None:
             self._rules = self._usual_rules if report.awaited else self._plain_rules()
         share = len(report.positions) / len(sent.positions)
@@ -280,18 +285,13 @@ class BatchSender(Generic[R]):
             self.receiver.note_outcomes(sent.news(report.outcomes()), report.retries)
         else:
             self.receiver.note_values(report.positions, report.values, report.retries)
-        if report.children:
-            self._follow_children(report.children)
+        return report.children
 
     def _plain_rules(self) -> SendingRules:
         rules = self._usual_rules
         return replace(
             rules, sizing=replace(rules.sizing, concurrency=1), in_flight=self.options.plain_in_flight, is_plain=True
         )
-
-    def _follow_children(self, children: Sequence[Child]) -> None:
-        self._in_flight.add_children(children)
-        inbox().expect_children([envelope_id for envelope_id, _ in children], self.answered)
 
     def _learn(self, items: int, busy: float, elapsed: float, size: int) -> None:
         self._pace = self._pace.updated(Run(items, busy, elapsed, self.options.concurrency), size)

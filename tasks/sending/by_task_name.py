@@ -1,7 +1,7 @@
-"""Tasks by name: find one, send it, and wait for answers.
+"""Tasks by name: find one, send it, and wait for results.
 
 Celery's own ``send_task`` subscribes to each result, and its ``get`` shares one subscriber between threads: a caller
-that never asks, or several that do, make it grow or fail. Here nothing is subscribed to; whoever waits looks.
+that never asks, or several that do, make it grow or fail. Nothing is subscribed to here; a caller that waits polls.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from graft.tasks.messages.message_format import SENT_AT
 from graft.tasks.worker_runtime import in_worker
 
 UNREACHABLE: Final = (OperationalError, redis.RedisError, OSError)
-LOOK_AT: Final = 500  # Results looked at in one round trip.
-LOOK_FIRST, LOOK_LATER = 0.005, 0.1
+AT_ONCE: Final = 500  # Results read in one round trip.
+POLL_FIRST, POLL_LATER = 0.005, 0.1  # Seconds between two polls.
 
 
 def find(name: str, celery: Any = None) -> Any:
@@ -79,10 +79,10 @@ def wait(ids: Sequence[str], timeout: float | None = None, celery: Any = None) -
         raise RuntimeError("a task must not wait for tasks: with every worker waiting, none is left to run them")
     celery = celery or app()
     began = answered = time.monotonic()
-    left, pause = list(ids), LOOK_FIRST
+    left, pause = list(ids), POLL_FIRST
     while True:
         try:
-            ended = _ended(left[:LOOK_AT], celery)
+            ended = _ended(left[:AT_ONCE], celery)
             answered = time.monotonic()
         except UNREACHABLE as error:
             ended = set()
@@ -95,7 +95,7 @@ def wait(ids: Sequence[str], timeout: float | None = None, celery: Any = None) -
             raise ResultTimeout(f"{len(left)} of {len(ids)} tasks had not ended after {timeout:g} s; first: {left[0]}")
         if not ended:
             time.sleep(pause)
-        pause = LOOK_FIRST if ended else min(pause * 1.5, LOOK_LATER)
+        pause = POLL_FIRST if ended else min(pause * 1.5, POLL_LATER)
 
 
 def _ended(ids: Sequence[str], celery: Any) -> set[str]:

@@ -1,4 +1,4 @@
-"""What a caller holds for one call; importing it costs nothing."""
+"""The future of one call, in a module that costs nothing to import."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
 from graft.tasks.cleanup import chord_recovery
 from graft.tasks.delivery import chord_records
-from graft.tasks.envelope import Envelope, Outcome
+from graft.tasks.envelope import Child, Envelope, Outcome
 from graft.tasks.errors import CancelledBatchError, EnvelopeLostError
 from graft.tasks.ids import new_id
 from graft.tasks.results.outcomes import Outcomes
@@ -108,12 +108,13 @@ class ReducingSender(BatchSender[Outcomes]):
 
     # ---- on the subscriber's thread ---------------------------------------------------------------------------------
 
-    def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> None:
+    def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         stored = StoredReport.parse(text)
         self._learn(len(sent.positions), stored.busy, stored.elapsed, sent.size)
         self.receiver.note_counted(len(sent.positions), stored.failed, stored.retries)
         if self.is_finished and not self._in_flight:
             inbox().is_sent(self._body_id)  # The last part has sent it, or died before it could.
+        return ()
 
     def _note_failed(self, positions: Sequence[int], error: BaseException) -> None:
         if positions:

@@ -1,4 +1,4 @@
-"""What of a batch is in flight: which envelope holds which items, since when, and how often it was sent."""
+"""The envelopes of a batch in flight: which items each holds, since when, and how often it was sent."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SentEnvelope:
         return [position for position in self.positions if position not in self.early] if self.early else self.positions
 
     def news(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
-        """Those of *outcomes* that did not come early."""
+        """The *outcomes* that did not come early."""
         return [outcome for outcome in outcomes if outcome.index not in self.early]
 
     def unfinished(self, each: float) -> float:
@@ -101,7 +101,7 @@ class InFlight:
             return True
 
     def take_lost(self) -> list[OutgoingMessage]:
-        """What is to be sent again."""
+        """The messages to be sent again."""
         with self._lock:
             lost, self._lost = self._lost, []
             return lost

@@ -126,7 +126,7 @@ def _write(current: list[BatchSender[Outcomes]], published: set[str], client: An
 
 @atexit.register
 def _withdraw() -> None:
-    """This process ends: nobody waits for its batches any more."""
+    """Take the batches of this process off the list: it ends, and nobody waits for them any more."""
     watched = existing(_Watched)
     if watched is not None and watched.published:
         try:

@@ -217,7 +217,7 @@ def save_group(batch_id: str, envelope_ids: list[str], client: Any) -> None:
 
 
 class _MessageDefaults(NamedTuple):
-    """What Celery's configuration says of every message."""
+    """Celery's configuration of every message."""
 
     serializer: str
     delivery_mode: Any
@@ -271,7 +271,7 @@ def _rendered(message: OutgoingMessage, channel: Any) -> dict[str, Any]:
 
 
 def publisher() -> Publisher:
-    """This process's publisher."""
+    """The publisher of this process."""
     return part(Publisher)
 
 

@@ -18,7 +18,7 @@ ITEM_COST = 1.5e-6  # Seconds that an item costs its worker beside the call itse
 
 @dataclass(frozen=True)
 class Run:
-    """What one envelope took: the sum of its items' own durations, and the time on the clock, in seconds."""
+    """The cost of one envelope: the sum of its items' own durations, and the time on the clock, in seconds."""
 
     items: int
     busy: float
@@ -34,7 +34,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Pace:
-    """What is known of a callable: seconds per item, bytes per item, and how many items say so.
+    """Measurements of a callable: seconds per item, bytes per item, and how many items were measured.
 
     ``waiting`` is how much of the concurrency that an envelope allowed its items made use of: near 1 for those that
     wait for something else, near 0 for those that compute.
