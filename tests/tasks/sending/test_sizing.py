@@ -3,11 +3,24 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.tasks.sending.sizing import FIRST_ITEMS, PATIENT, UNKNOWN_ITEMS, Pace, Room, Run, Sizing
+from graft.tasks.sending.sizing import (
+    FIRST_ITEMS,
+    IN_FLIGHT_BYTES,
+    PATIENT,
+    UNKNOWN_ITEMS,
+    UNREAD,
+    Pace,
+    Room,
+    Run,
+    SendingRules,
+    SendingState,
+    Sizing,
+)
 
 sizings = st.builds(
     Sizing,
@@ -163,3 +176,41 @@ def test_unequal_durations_are_evened_out(seed):
     durations = [dice.lognormvariate(math.log(0.002), 1.5) for _ in range(2000)]
     wall = makespan(durations, 2, Pace(4096, sum(durations) / 2000, 100, 0))
     assert wall <= sum(durations) / 2 / 0.9 + max(durations)
+
+
+USUAL = SendingRules(Sizing(seconds=0.1, max_items=20_000, max_bytes=1 << 20))
+START = SendingState(Pace(), Pace(), remaining=1000, ahead=None, in_flight=0, size=0, unfinished=0.0, unread=0)
+
+
+def most_in_flight(rules: SendingRules, slots: int) -> int:
+    return next(number for number in range(1000) if not rules.may_send(replace(START, in_flight=number), slots))
+
+
+@given(slots=st.integers(1, 100))
+def test_envelopes_in_flight_keep_the_slots_busy_unless_the_caller_has_a_number(slots):
+    assert most_in_flight(USUAL, slots) == 2 * slots + 2
+    assert most_in_flight(replace(USUAL, in_flight=3), slots) == 3
+    assert most_in_flight(replace(USUAL, in_flight=50, is_plain=True), slots) == min(50, 2 * slots + 2)
+
+
+def test_nothing_leaves_while_too_many_bytes_are_in_flight():
+    assert not USUAL.may_send(replace(START, size=IN_FLIGHT_BYTES), 2)
+
+
+@given(unread=st.integers(0, 100_000), size=st.floats(1, 1 << 20))
+def test_a_stream_waits_for_its_reader_and_a_sequence_does_not(unread, size):
+    stream = replace(START, remaining=None, sent=Pace(1, 0.001, size), unread=unread)
+    assert USUAL.may_send(stream, 2) == (unread < UNREAD.taken_by(stream.sent))
+    assert USUAL.may_send(replace(stream, remaining=1), 2)
+
+
+@given(pace=paces, ahead=st.integers(1, 40_000), slots=st.integers(1, 64))
+def test_an_envelope_of_a_stream_leaves_room_for_others(pace, ahead, slots):
+    size = USUAL.next_size(replace(START, pace=pace, sent=pace, remaining=None, ahead=ahead), slots)
+    assert 1 <= size <= max(1, ahead // 4)
+    assert size == 1 or size * (2 * slots + 2) <= UNREAD.taken_by(pace)
+
+
+@given(pace=paces, size=st.integers(1, 1000))
+def test_a_batch_size_of_the_caller_is_kept(pace, size):
+    assert replace(USUAL, batch_size=size).next_size(replace(START, pace=pace), 2) == size

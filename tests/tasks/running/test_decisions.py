@@ -1,0 +1,63 @@
+"""What a run begins, and what follows from it, is decided without Redis or Celery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graft.tasks.delivery.run_counter import Delivery
+from graft.tasks.envelope import Envelope, WireFunction
+from graft.tasks.errors import CancelledBatchError, NotYet, PermanentError
+from graft.tasks.policy import RetryPolicy
+from graft.tasks.running.envelope_run import RunPlan
+from graft.tasks.running.run_outcomes import AfterRun, RunOutcomes
+
+ERRORS = st.sampled_from([ValueError("no"), PermanentError("never"), CancelledBatchError("cancelled")])
+POSITIONS = range(100, 120)
+
+
+def envelope() -> Envelope:
+    function = WireFunction("import", "tests.samples:square", b"", False)
+    return Envelope("id", "batch", function, POSITIONS, list(POSITIONS), packed=False)
+
+
+@given(
+    errors=st.dictionaries(st.integers(0, 19), ERRORS),
+    left=st.lists(st.integers(20, 39), unique=True),
+    runs=st.integers(1, 5),
+    run=st.integers(1, 6),
+)
+def test_an_item_that_failed_runs_again_or_is_buried_or_was_cancelled(errors, left, runs, run):
+    after = AfterRun.decide(RunOutcomes(errors=errors, left=left), RetryPolicy(runs), run)
+    cancelled = {index for index, error in errors.items() if isinstance(error, CancelledBatchError)}
+    assert set(after.again) == {*after.waits, *left}
+    assert not cancelled & {*after.again, *after.exhausted}
+    assert (after.failed, after.retried) == (len(errors), len(after.waits))
+    if run >= runs:
+        assert not after.waits
+    # Letters are written once: by the run after which nothing is left to run.
+    is_last = runs > 1 and not after.again
+    assert set(after.exhausted) == (errors.keys() - cancelled if is_last else set())
+
+
+def test_waiting_for_a_turn_is_no_failure():
+    class Patient(RetryPolicy):
+        def wait_after(self, run: int, error: BaseException) -> float | None:
+            return 2.0
+
+    after = AfterRun.decide(RunOutcomes(errors={3: NotYet(2.0)}), Patient(), 1)
+    assert (after.waits, after.again, after.failed, after.retried) == ({3: 2.0}, (3,), 0, 0)
+
+
+@given(known=st.sets(st.sampled_from(POSITIONS)), starts=st.dictionaries(st.sampled_from(POSITIONS), st.integers(1, 4)))
+def test_a_run_begins_what_has_no_outcome_and_has_not_used_up_its_runs(known: Any, starts: Any):
+    first = RunPlan.decide(envelope(), Delivery(1, cancelled=False), known, run_limit=3)
+    assert [POSITIONS[index] for index in first.begin] == [position for position in POSITIONS if position not in known]
+    assert not first.poisoned
+    assert not first.is_recorded
+    later = RunPlan.decide(envelope(), Delivery(3, cancelled=False, starts=starts), known, run_limit=3)
+    assert sorted([*later.begin, *later.poisoned]) == sorted(first.begin)
+    assert {POSITIONS[index] for index in later.poisoned} == {at for at in starts if starts[at] >= 3} - known
+    assert later.is_recorded
