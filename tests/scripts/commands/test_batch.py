@@ -175,7 +175,7 @@ def test_single_calls_are_no_batch(paused):
     told(batch)
     assert stream.id not in [note.id for note in progress.running()]
     for one in (batch.id, stream.id):
-        purge.cancel(one, lambda raw: "")
+        purge.cancel(one)
     assert isinstance(future.exception(WAIT), CancelledBatchError)
 
 

@@ -59,7 +59,7 @@ def paused(unread: None, redis: Any) -> Iterator[Any]:
     redis.delete(dead_letters.LETTERS, dead_letters.INDEX)
     yield redis
     while made:
-        purge.cancel(made.pop())  # Or its feeder would miss and send again what is wiped.
+        purge.cancel(made.pop())  # Or its sender would miss and send again what is wiped.
     redis.delete(dead_letters.LETTERS, dead_letters.INDEX, *lists(QUEUE))
 
 
