@@ -3,8 +3,8 @@
     python -m graft.config.acl DIRECTORY        # users.acl for Redis, and addresses.env with a password for each role
     CELERY_BROKER_URL=redis://$REDIS_WORKER@HOST:6379/0 celery -A graft worker
 
-Written for the queues of ``config/queues.py``; ``--queue NAME`` adds those that you declare yourself. Redis 7 tells
-reading a key from writing it; for Redis 6.2 (``--redis 6.2``) keys are the same and the distinction is missing.
+Written for the queues of ``config/queues.py``; ``--queue NAME`` adds those that you declare yourself. Redis 7 can let
+a user read a key and not write it; for Redis 6.2 (``--redis 6.2``) the keys are the same, and all can be written.
 """
 
 from __future__ import annotations
@@ -19,41 +19,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from graft.config import keys
+from graft.config.keys import pattern
 from graft.config.queues import names
 
 Version = tuple[int, ...]
 SEVEN: Final = (7, 0)  # From here on a key can be readable only, and a user can have a second set of rules.
 
-BINDINGS: Final = "_kombu.binding*"
-PIDBOX: Final = "*.celery.pidbox*"  # Where commands wait for one worker, and answers for who asked.
-EVENTS: Final = "celeryev.*"  # The queue of one who hears events, workers that gossip among them.
-RESULTS: Final = ("celery-task-meta-*", "celery-taskset-meta-*", "chord-unlock-*")
-TAKEN: Final = ("unacked", "unacked_index", "unacked_mutex")
-# Second sets of rules. Redis 7 takes every script for a writer of the keys that it is given, and judges what it then
-# does command by command, so these let nobody write.
-SEARCHES: Final = "(+eval +evalsha ~unacked)"  # For an answer that is overdue, among what workers hold.
+PIDBOX: Final = "*.celery.pidbox*"  # Commands wait there for one worker, replies for who asked.
+EVENTS: Final = "celeryev.*"  # The queue of a reader of events, and of workers that gossip among them.
+RESULTS: Final = (pattern(keys.RESULT), "celery-taskset-meta-*", "chord-unlock-*")
+HELD: Final = (keys.UNACKED, keys.UNACKED_INDEX, keys.UNACKED_MUTEX)
+BINDINGS: Final = f"{keys.BINDINGS.rstrip('.')}*"  # Also _kombu.binding_permanent.
+EXCHANGED: Final = tuple(map(pattern, keys.BETWEEN_CALLERS_AND_WORKERS))
+# Second sets of rules. Redis 7 counts every script as a writer of the keys that it is given, and checks each command in
+# it, so these let nobody write.
+SEARCHES: Final = f"(+eval +evalsha ~{keys.UNACKED})"  # For a lost message, among those that workers hold.
 SEARCHES_ALL: Final = "(+eval +evalsha ~*)"
-ASKS: Final = "(+hexists %R~graft:dead-letters)"  # Whether a call is buried, and nothing of what its letter holds.
-LISTS: Final = "(+zrange +lindex %R~graft:leaks:*)"  # The processes that can be asked to trace their allocations.
-# What callers and workers tell each other, beside the messages.
-SHARED: Final = tuple(
-    f"graft:{name}"
-    for name in (
-        "batch:*", "batches", "body:*", "call:*", "calls:*", "cancel:*", "chord:*", "chords", "compat:*", "figures",
-        "figures:*", "function:*", "outcome:*", "pace:*", "poc:*", "pool:*", "shared:*",
-    )
-)  # fmt: skip
-
-PLACES: Final = "resource_pool:*"  # Of compat/celery_migration_poc, whose names are known to its callers.
+SEES_DEAD: Final = f"(+hexists %R~{keys.DEAD_LETTERS})"  # Whether a call is buried; nothing of its content.
+LISTS: Final = f"(+zrange +lindex %R~{pattern(keys.LEAKS)})"  # The processes that can be asked to trace allocations.
 
 CONNECTIONS: Final = "+client|list"  # The look for leaks counts them by name.
 HEARS: Final = ("+subscribe", "+psubscribe", "+unsubscribe", "+punsubscribe", "+pubsub")
-# Every role may ask these, which tell whether the server is fit, and whose we are; some of them pass for dangerous.
+# Every role may ask these, which say whether the server is fit, and who we are; some of them count as dangerous.
 HARMLESS: Final = ("+info", "+time", "+select", "+acl|whoami", "+client|setname", "+client|id")
 
 
 def _commands(*allowed: str, refused: Sequence[str] = (), although: Sequence[str] = ()) -> list[str]:
-    """Messages are taken, counted and settled by scripts, so every role runs them, on its own keys.
+    """Messages are fetched, counted and acknowledged by scripts, so every role runs them, on its own keys.
 
     *although* Redis counts them among the dangerous ones, these are needed.
     """
@@ -89,7 +82,7 @@ class Role:
 
 
 def lists(queues: Iterable[str]) -> list[str]:
-    """The patterns of the keys of *queues*: a list for each priority, and one of signs for those who wait."""
+    """The patterns of the keys of *queues*: a list for each priority, and one that wakes readers."""
     return [pattern for queue in queues for pattern in (queue, f"{queue}??[0-9]", f"{queue}??sign")]
 
 
@@ -100,29 +93,29 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
     moves = ("-move", "-copy", "-rename", "-renamenx", "-randomkey")
     data = ("+@read", "+@write", *HEARS)
     caller = _commands(*data, refused=(*moves, "-scan", "-dbsize"))
-    sending = (*waiting, BINDINGS, *SHARED, *RESULTS, PLACES)
-    looks_up = (*TAKEN, "graft:workers", "graft:worker:*", "graft:paused", "graft:health", "graft:run:*")
+    sending = (*waiting, BINDINGS, *EXCHANGED, *RESULTS)
+    looks_up = (*HELD, keys.WORKERS, pattern(keys.WORKER), keys.PAUSED, keys.HEALTH, pattern(keys.RUN))
     # Whoever hears events notes where kombu is to send them.
     listening = f"(+sadd +srem +llen +del ~{BINDINGS} ~{EVENTS})"
     return {
         "worker": Role(
-            "runs tasks, keeps the record of what it took, and everything the deployment knows of itself",
+            "runs tasks; keeps the record of the messages it holds, and everything the deployment knows of itself",
             _commands(*data, "+publish", refused=moves, although=(CONNECTIONS,)),
-            (*waiting, BINDINGS, PIDBOX, EVENTS, *TAKEN, *RESULTS, PLACES, "graft:*"), (), ("*",),
+            (*waiting, BINDINGS, PIDBOX, EVENTS, *HELD, *RESULTS, pattern(keys.RESOURCE_POOL), "graft:*"), (), ("*",),
         ),
         "producer": Role(
             "sends work and waits for its answers; may command no worker",
-            caller, sending, looks_up, ("*",), (SEARCHES, ASKS),
+            caller, sending, looks_up, ("*",), (SEARCHES, SEES_DEAD),
         ),
         "operator": Role(
             "a producer that commands workers too (inspect, control, resize, leaks --trace); all signed",
-            (*caller, "+publish"), (*sending, PIDBOX, EVENTS, *TAKEN, "graft:leaks:trace*"),
-            looks_up, ("*",), (ASKS, LISTS),
+            (*caller, "+publish"), (*sending, PIDBOX, EVENTS, *HELD, f"{keys.TRACE}*"),
+            looks_up, ("*",), (SEES_DEAD, LISTS),
         ),
         "beat": Role(
             "sends what is due; keeps its schedule and lock",
             _commands(*data, refused=(*moves, "-scan")),
-            (*waiting, BINDINGS, "graft:redbeat:*", "graft:beats"), (), ("*",),
+            (*waiting, BINDINGS, pattern(keys.REDBEAT), keys.BEATS), (), ("*",),
         ),
         "viewer": Role(
             "top, health, doctor, report, exporter, Flower without inspect: reads everything, writes nothing",
@@ -131,8 +124,11 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
         "janitor": Role(
             "clears away what Celery leaves behind",
             _commands("+@read", "+expire", "+srem", "+zadd", "+zrem", "+hset", "+hdel"),
-            (BINDINGS, PIDBOX, "unacked_index", "celery-task*-meta-*", "graft:janitor:*", "graft:dead-letters*"),
-            ("unacked", "graft:workers", "graft:worker:*"),
+            (
+                BINDINGS, PIDBOX, keys.UNACKED_INDEX, "celery-task*-meta-*", pattern(keys.JANITOR),
+                f"{keys.DEAD_LETTERS}*",
+            ),
+            (keys.UNACKED, keys.WORKERS, pattern(keys.WORKER)),
         ),
     }  # fmt: skip
 

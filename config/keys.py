@@ -1,10 +1,55 @@
-"""How the keys in Redis are called, for those who read and write them and for the rules of who may (acl.py).
+"""The names of the keys in Redis, for the rooms that read and write them and for the rules of who may (acl.py).
 
-A name that ends in ``:`` begins a key of each batch, call, worker and so on.
+A name that ends in ``:`` begins one key for each batch, call, worker and so on; :func:`pattern` stands for all of them.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-SHARED: Final = "graft:shared:"  # The shared primitives.
+BATCH: Final = "graft:batch:"
+BATCHES: Final = "graft:batches"
+BODY: Final = "graft:body:"
+CALL: Final = "graft:call:"
+CALLS: Final = "graft:calls:"
+CANCEL: Final = "graft:cancel:"
+CHORD: Final = "graft:chord:"
+CHORDS: Final = "graft:chords"
+COMPAT: Final = "graft:compat:"
+FUNCTION: Final = "graft:function:"
+FUNCTION_STATS: Final = "graft:figures:"
+FUNCTIONS: Final = "graft:figures"
+OUTCOME: Final = "graft:outcome:"
+PACE: Final = "graft:pace:"
+POC: Final = "graft:poc:"
+POOL: Final = "graft:pool:"
+SHARED: Final = "graft:shared:"
+RESOURCE_POOL: Final = "resource_pool:"  # Known to the callers of compat/celery_migration_poc by this name.
+BETWEEN_CALLERS_AND_WORKERS: Final = (
+    BATCH, BATCHES, BODY, CALL, CALLS, CANCEL, CHORD, CHORDS, COMPAT, FUNCTION_STATS, FUNCTIONS, FUNCTION, OUTCOME,
+    PACE, POC, POOL, SHARED, RESOURCE_POOL,
+)  # fmt: skip
+
+BEATS: Final = "graft:beats"
+DEAD_LETTERS: Final = "graft:dead-letters"  # Also begins the names of its index, locks and replays.
+HEALTH: Final = "graft:health"
+JANITOR: Final = "graft:janitor:"
+LEAKS: Final = "graft:leaks:"
+TRACE: Final = "graft:leaks:trace"
+PAUSED: Final = "graft:paused"
+REDBEAT: Final = "graft:redbeat:"
+RUN: Final = "graft:run:"
+WORKER: Final = "graft:worker:"
+WORKERS: Final = "graft:workers"
+
+# Celery's and kombu's.
+UNACKED: Final = "unacked"  # The hash of the messages that workers hold.
+UNACKED_INDEX: Final = "unacked_index"
+UNACKED_MUTEX: Final = "unacked_mutex"
+BINDINGS: Final = "_kombu.binding."
+RESULT: Final = "celery-task-meta-"
+
+
+def pattern(name: str) -> str:
+    """The pattern of the keys whose names begin with *name*; *name* itself where it is a whole one."""
+    return f"{name}*" if name.endswith((":", ".", "-")) else name

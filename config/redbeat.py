@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from graft.config import keys
 from graft.config.addresses import as_redis_py, login, sentinels
 from graft.config.settings import Settings
 
-LOCK: Final = "graft:redbeat:lock"
+LOCK: Final = f"{keys.REDBEAT}lock"
 LOCK_TIMEOUT: Final = 30  # The leader extends it with each tick; whoever stands by takes over when it has run out.
 TICK: Final = 5  # Also how often one that stands by looks.
 
@@ -22,7 +23,7 @@ def options(config: Settings) -> dict[str, Any]:
         "redbeat_redis_url": url,
         # Without a retry period RedBeat ends at the first error of Redis (2.4).
         "redbeat_redis_options": {"retry_period": 60, "socket_timeout": 10, **connection},
-        "redbeat_key_prefix": "graft:redbeat:",
+        "redbeat_key_prefix": keys.REDBEAT,
         "redbeat_lock_key": LOCK,
         "redbeat_lock_timeout": LOCK_TIMEOUT,
         "beat_max_loop_interval": TICK,

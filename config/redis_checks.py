@@ -1,126 +1,161 @@
-"""Whether a Redis is fit to keep messages: pure verdicts on what it says of itself.
+"""Whether a Redis is fit to keep messages: pure verdicts, and the one set of limits for them.
 
-For a worker's start and for ``celery -A graft doctor`` alike::
+For a worker's start and for ``celery -A graft doctor``::
 
-    facts = ask(client)                      # Facts: INFO, CONFIG GET, ACL WHOAMI and TIME, as far as they are allowed
-    for finding in judge(facts, url, role):  # Finding(severity, check, message, remedy)
+    for finding in judge(ask(client), url, role):  # Finding(severity, check, message, remedy), the worst first
         ...
 
-``severity`` is ``"refuse"`` (messages would be lost; a worker does not start), ``"warn"`` or ``"note"``. What the
-server does not let this user ask is unknown, which is a note, never a refusal. *role* is ``"broker"`` or
-``"results"``: what a result backend forgets costs an answer, what a broker forgets costs work.
+The health checks repeat :func:`watch` while the deployment runs. A result backend may forget what a broker may not:
+that costs an outcome, not work. A question that the server forbids this user is a note, never a refusal.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from redis.exceptions import ResponseError
+from graft.config.redis_server import Facts, RedisServer, Role
 
-Severity = Literal["refuse", "warn", "note"]
-Role = Literal["broker", "results"]
+# "refuse": messages would be lost, a worker does not start. "alarm" and "warn" are said at start; health calls the
+# first three failing, failing and degraded.
+Severity = Literal["refuse", "alarm", "warn", "note", "ok"]
+ORDER: Final[tuple[Severity, ...]] = ("refuse", "alarm", "warn", "note", "ok")
 
 OLDEST: Final = (6, 2)
 SKEW_WARNS: Final = 1.0
 SKEW_REFUSES: Final = 5.0
-MEMORY_WARNS: Final = 0.70
-MEMORY_ALARMS: Final = 0.85
+MEMORY_WARNS: Final = 0.8  # GRAFT_HEALTH_MEMORY changes it for the health checks.
+MEMORY_ALARMS: Final = 0.95
+CLIENTS_WARN: Final = 0.8
+CLIENTS_ALARM: Final = 0.95
+LAG_WARNS: Final = 16 << 20  # Bytes that a replica may be behind.
 LOOPBACK: Final = ("127.", "localhost", "::1")
-ASKED: Final = (
-    "maxmemory-policy", "appendonly", "appendfsync", "save", "min-replicas-to-write", "timeout", "tcp-keepalive",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be, and what to do about it."""
+    """What a check found, and what to do about it; ``value`` and ``limit`` are in *unit*, where there are numbers."""
 
     severity: Severity
     check: str
     message: str
-    remedy: str
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a server says of itself; None where it does not let us ask. ``skew`` is our clock minus its, in seconds."""
-
-    info: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, str] | None = None
-    user: str | None = None
-    skew: float | None = None
-
-
-def ask(client: Any) -> Facts:
-    """The facts of the server behind *client*. Raises RedisError when it cannot be reached."""
-    info = _allowed(client.info) or {}
-    config: dict[str, str] | None = None
-    for name in ASKED:
-        found = _allowed(lambda asked=name: client.config_get(asked))
-        if found is not None:
-            config = {**(config or {}), **{_text(key): _text(value) for key, value in found.items()}}
-    user = _allowed(lambda: client.execute_command("ACL", "WHOAMI"))
-    before = time.time()
-    told = _allowed(client.time)
-    after = time.time()
-    skew = None if told is None else (before + after) / 2 - (told[0] + told[1] / 1e6)
-    return Facts(info, config, None if user is None else _text(user), skew)
+    remedy: str = ""
+    value: float | None = None
+    limit: float | None = None
+    unit: str = ""
 
 
 def judge(facts: Facts, url: str, role: Role = "broker") -> list[Finding]:
     """What is wrong with the server at *url* (which may carry a password; it is not repeated), worst first."""
+    server = RedisServer.read(role, facts.info, facts.config)
     found = [
-        *_version(facts),
-        *_memory(facts, role),
-        *_persistence(facts, role),
-        *_replication(facts),
+        *watch(server),
+        *_limits(server, facts),
+        *_durability(server, facts),
         *_clock(facts, role),
         *_access(facts, url),
     ]
-    order: tuple[Severity, ...] = ("refuse", "warn", "note")
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+    return sorted((one for one in found if one.severity != "ok"), key=lambda finding: ORDER.index(finding.severity))
 
 
-def _version(facts: Facts) -> Iterator[Finding]:
-    version = str(facts.info.get("redis_version", ""))
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    if not numbers:
-        yield Finding("note", "version", "the server does not tell its version", "allow INFO to this user")
-    elif numbers < OLDEST:
-        needed = ".".join(map(str, OLDEST))
+def watch(server: RedisServer, memory_warns: float = MEMORY_WARNS) -> Iterator[Finding]:
+    """The checks that INFO is enough for, also those that found nothing wrong."""
+    if server.version and server.version < OLDEST:
+        version, needed = (".".join(map(str, numbers)) for numbers in (server.version, OLDEST))
         yield Finding("refuse", "version", f"Redis {version} is older than {needed}", f"upgrade to {needed} or newer")
-    if str(facts.info.get("redis_mode", "standalone")) == "cluster":
+    yield _memory(server, memory_warns)
+    yield _eviction(server)
+    yield _persistence(server)
+    share = server.clients / server.clients_limit if server.clients_limit else 0.0
+    severity = _graded(share, CLIENTS_WARN, CLIENTS_ALARM)
+    yield Finding(
+        severity, "clients", f"{server.clients} of {server.clients_limit} clients are connected",
+        "" if severity == "ok" else "raise maxclients; celery -A graft leaks says who opens them",
+        server.clients, CLIENTS_WARN * server.clients_limit, "clients",
+    )  # fmt: skip
+    if server.is_replica or server.replicas:
+        yield _replication(server)
+
+
+def _graded(value: float, warns: float, alarms: float) -> Severity:
+    return "alarm" if value > alarms else "warn" if value > warns else "ok"
+
+
+def _memory(server: RedisServer, warns: float) -> Finding:
+    room = server.memory_limit or server.memory_total
+    share = server.memory / room if room else 0.0
+    severity = _graded(share, warns, MEMORY_ALARMS)
+    of = f"maxmemory={server.memory_limit}" if server.memory_limit else "the machine's memory"
+    return Finding(
+        severity, "memory", f"{server.memory >> 20} MiB, {share:.0%} of {of}, are in use; a full Redis refuses writes",
+        "" if severity == "ok" else "raise maxmemory, add workers, shorten GRAFT_RESULT_TTL, or see what grows: "
+        "celery -A graft leaks",
+        share, warns, "share",
+    )  # fmt: skip
+
+
+def _eviction(server: RedisServer) -> Finding:
+    remedy = "CONFIG SET maxmemory-policy noeviction, and write it into redis.conf: evicted keys are lost work"
+    if server.policy not in ("", "noeviction"):
+        severity: Severity = "refuse" if server.role == "broker" else "warn"
+        message = (
+            f"maxmemory-policy is {server.policy}: at maxmemory={server.memory_limit} Redis deletes waiting messages "
+            "without a word"
+        )
+        return Finding(severity, "eviction", message, remedy, server.evicted, 0.0, "keys")
+    if server.evicted:
+        message = f"{server.evicted} keys were evicted since the last look"
+        return Finding("alarm", "eviction", message, remedy, server.evicted, 0.0, "keys")
+    return Finding("ok", "eviction", f"maxmemory-policy is {server.policy or 'unknown'}", "", 0, 0.0, "keys")
+
+
+def _persistence(server: RedisServer) -> Finding:
+    if not (server.append_ok and server.save_ok):
+        what = "append-only file" if not server.append_ok else "snapshot"
+        return Finding(
+            "alarm", "persistence", f"the last write of the {what} failed", "look at Redis's log; the disk may be full"
+        )  # fmt: skip
+    if server.appends:
+        return Finding("ok", "persistence", "append-only file")
+    what = "only snapshots: a restart goes back to the last one" if server.saves else "nothing is written to disk"
+    if server.role == "results":
+        return Finding("ok", "persistence", what)
+    return Finding(
+        "warn", "persistence", f"appendonly is off ({what}); what waits is lost when the server restarts",
+        "CONFIG SET appendonly yes, and write it into redis.conf with appendfsync everysec",
+    )  # fmt: skip
+
+
+def _replication(server: RedisServer) -> Finding:
+    if server.is_replica:
+        return Finding(
+            "refuse", "replication",
+            f"this server is a replica: it takes no messages{'' if server.link_up else ', and its link is down'}",
+            "name its primary, or Sentinel: sentinel://HOST:26379 with GRAFT_SENTINEL_MASTER",
+        )  # fmt: skip
+    behind = max(lag for _, lag in server.replicas)
+    severity: Severity = "warn" if behind > LAG_WARNS else "ok"
+    return Finding(
+        severity, "replication", f"{len(server.replicas)} replicas are at most {behind} bytes behind",
+        "" if severity == "ok" else "a failover now loses what is behind: look at the replica's network",
+        behind, LAG_WARNS, "bytes",
+    )  # fmt: skip
+
+
+def _limits(server: RedisServer, facts: Facts) -> Iterator[Finding]:
+    if not server.version:
+        yield Finding("note", "version", "the server does not tell its version", "allow INFO to this user")
+    if server.is_cluster:
         yield Finding(
             "refuse", "mode", "this is a Redis Cluster; a message and its record would lie on different nodes",
             "use one server, with replicas and Sentinel if it must survive its machine",
         )  # fmt: skip
-
-
-def _memory(facts: Facts, role: Role) -> Iterator[Finding]:
-    policy = (facts.config or {}).get("maxmemory-policy") or str(facts.info.get("maxmemory_policy", ""))
-    limit, used = int(facts.info.get("maxmemory", 0)), int(facts.info.get("used_memory", 0))
-    if policy and policy != "noeviction":
-        yield Finding(
-            "refuse" if role == "broker" else "warn", "eviction",
-            f"maxmemory-policy is {policy}: at maxmemory={limit} Redis deletes waiting messages without a word",
-            "CONFIG SET maxmemory-policy noeviction, and write it into redis.conf",
-        )  # fmt: skip
-    if not limit:
+    if not server.memory_limit:
         yield Finding(
             "note", "maxmemory", "maxmemory is not set: a full machine ends the server instead of refusing writes",
             "set maxmemory to about two thirds of the machine's memory",
-        )  # fmt: skip
-    elif used > MEMORY_WARNS * limit:
-        share = used / limit
-        yield Finding(
-            "warn", "memory",
-            f"{share:.0%} of maxmemory={limit} is in use; at 100 % every write is refused"
-            + (", and it is nearly there" if share > MEMORY_ALARMS else ""),
-            "raise maxmemory, add workers, or shorten GRAFT_RESULT_TTL",
         )  # fmt: skip
     evicted = int(facts.info.get("evicted_keys", 0))
     if evicted:
@@ -129,38 +164,17 @@ def _memory(facts: Facts, role: Role) -> Iterator[Finding]:
         )
 
 
-def _persistence(facts: Facts, role: Role) -> Iterator[Finding]:
-    config = facts.config
-    appends = (config or {}).get("appendonly") == "yes" if config else bool(int(facts.info.get("aof_enabled", 0)))
-    saves = bool((config or {}).get("save"))
-    if role == "broker" and not appends:
-        what = "only snapshots: a restart goes back to the last one" if saves else "nothing is written to disk"
-        yield Finding(
-            "warn", "persistence", f"appendonly is off ({what}); what waits is lost when the server restarts",
-            "CONFIG SET appendonly yes, and write it into redis.conf with appendfsync everysec",
-        )  # fmt: skip
-    elif role == "broker" and (config or {}).get("appendfsync") == "no":
+def _durability(server: RedisServer, facts: Facts) -> Iterator[Finding]:
+    config = facts.config or {}
+    if server.role == "broker" and server.appends and config.get("appendfsync") == "no":
         yield Finding(
             "warn", "persistence", "appendfsync is no: a power cut loses what the kernel holds, half a minute's work",
             "CONFIG SET appendfsync everysec",
         )  # fmt: skip
-    for name in ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status"):
-        status = str(facts.info.get(name, "ok"))
-        if status != "ok":
-            yield Finding(
-                "warn", "disk", f"{name} is {status}: the server's disk is full or broken", "look at the server's log"
-            )
-
-
-def _replication(facts: Facts) -> Iterator[Finding]:
-    if str(facts.info.get("role", "master")) != "master":
+    has_replicas = int(facts.info.get("connected_slaves", 0)) and not server.is_replica
+    if has_replicas and config.get("min-replicas-to-write") == "0":
         yield Finding(
-            "refuse", "role", "this server is a replica: it takes no messages",
-            "name its master, or Sentinel: sentinel://HOST:26379 with GRAFT_SENTINEL_MASTER",
-        )  # fmt: skip
-    elif int(facts.info.get("connected_slaves", 0)) and (facts.config or {}).get("min-replicas-to-write") == "0":
-        yield Finding(
-            "warn", "replicas", "min-replicas-to-write is 0: a master that was cut off accepts what a failover drops",
+            "warn", "replicas", "min-replicas-to-write is 0: a primary that was cut off accepts what a failover drops",
             "CONFIG SET min-replicas-to-write 1 and min-replicas-max-lag 10",
         )  # fmt: skip
 
@@ -198,15 +212,3 @@ def _access(facts: Facts, url: str) -> Iterator[Finding]:
             "this user may not read the server's configuration; appendfsync and min-replicas-to-write were not checked",
             "check them as the administrator: celery -A graft doctor; CONFIG GET would also tell the passwords",
         )  # fmt: skip
-
-
-def _allowed(question: Any) -> Any:
-    """The answer, or None when this user may not ask."""
-    try:
-        return question()
-    except ResponseError:  # NoPermissionError is one, and so is an unknown command.
-        return None
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -16,11 +16,12 @@ from typing import Any, Final, TypeVar
 import redis
 
 from graft.compat.placement import is_local
+from graft.config import keys
 from graft.config.deployment import existing, part
 from graft.config.redis_client import shared
 from graft.tasks.shared.primitive import outage_is_unavailable
 
-PREFIX: Final = "graft:compat:"
+PREFIX: Final = keys.COMPAT
 TTL: Final = 30 * 86400
 
 T = TypeVar("T")

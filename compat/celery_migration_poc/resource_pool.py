@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from graft.config import lua
+from graft.config import keys, lua
 
-KEY: Final = "resource_pool:"
+KEY: Final = keys.RESOURCE_POOL
 
 SCRIPT: Final = lua.load(__file__, "resource_pool")
 

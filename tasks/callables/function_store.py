@@ -8,13 +8,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
+from graft.config import keys
 from graft.config.redis_client import shared
 from graft.tasks import codec
 from graft.tasks.callables.references import FunctionRef, resolve
 from graft.tasks.envelope import WireFunction
 from graft.tasks.errors import EnvelopeError, EnvelopeLostError, UnreferenceableError
 
-KEY: Final = "graft:function:"
+KEY: Final = keys.FUNCTION
 TTL: Final = 7 * 86400  # Longer than any envelope waits; renewed by every process that sends the callable again.
 RENEWAL: Final = 3600.0
 CACHED: Final = 256

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from graft.config import lua
+from graft.config import keys, lua
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
 from graft.config.redis_client import broker, shared
@@ -27,8 +27,8 @@ from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.messages.message_format import UNACKED
 from graft.tasks.monitoring import worker_registry
 
-CURSOR: Final = "graft:janitor:cursor"
-SEEN: Final = "graft:janitor:seen"  # Names that look abandoned, by the time when they first did.
+CURSOR: Final = f"{keys.JANITOR}cursor"
+SEEN: Final = f"{keys.JANITOR}seen"  # Names that look abandoned, by the time when they first did.
 KEYS_AT_ONCE: Final = 20_000
 REPLIES: Final = "*.reply.celery.pidbox"
 REPLY_IDLE: Final = 300
@@ -129,7 +129,7 @@ def _scan(client: Any, name: str, pattern: str) -> Iterable[bytes]:
 def _bindings(broker: Any, done: Tidied) -> None:
     alive = {worker.name for worker in worker_registry.workers()}
     for exchange in BINDINGS:
-        key = f"_kombu.binding.{exchange}"
+        key = keys.BINDINGS + exchange
         members = {member.decode("utf-8", "replace"): member for member in broker.smembers(key)}
         old = _old(broker, exchange, orphans(members, alive), BINDING_IDLE)
         if old:

@@ -17,14 +17,14 @@ from typing import Any, Final, Literal
 
 from kombu.utils.json import dumps
 
-from graft.config import lua
+from graft.config import keys, lua
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
 
-LETTERS: Final = "graft:dead-letters"
-INDEX: Final = "graft:dead-letters:by-time"
-LOCK: Final = "graft:dead-letters:lock:"
-REPLAYS: Final = "graft:dead-letters:replays:"
+LETTERS: Final = keys.DEAD_LETTERS
+INDEX: Final = f"{LETTERS}:by-time"
+LOCK: Final = f"{LETTERS}:lock:"
+REPLAYS: Final = f"{LETTERS}:replays:"
 LOCK_TTL: Final = 60  # Seconds after which the lock of a replay that was killed ends.
 PAGE: Final = 100
 

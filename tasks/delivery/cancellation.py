@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from graft.config import keys
 from graft.config.redis_client import shared
 
-CANCEL_KEY: Final = "graft:cancel:"
+CANCEL_KEY: Final = keys.CANCEL
 
 
 def cancel(batch: str, ttl: float) -> None:

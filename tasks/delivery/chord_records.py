@@ -14,14 +14,15 @@ from typing import Any, Final
 import redis
 from kombu.utils.json import dumps
 
+from graft.config import keys
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.tasks import codec, worker_runtime
 
 logger = logging.getLogger(__name__)
 
-CHORDS: Final = "graft:chords"
-CHORD: Final = "graft:chord:"
+CHORDS: Final = keys.CHORDS
+CHORD: Final = keys.CHORD
 
 
 def note(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], *, is_watched: bool = False) -> None:

@@ -17,14 +17,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from graft.config import lua
+from graft.config import keys, lua
 from graft.config.redis_client import shared
 from graft.tasks.delivery import poison_isolation
 from graft.tasks.delivery.cancellation import CANCEL_KEY
 from graft.tasks.envelope import Child
 from graft.tasks.messages.message_format import MESSAGE_TTL
 
-RUN_KEY: Final = "graft:run:"
+RUN_KEY: Final = keys.RUN
 BEGIN: Final = lua.load(__file__, "begin_run")
 PARDON: Final = lua.load(__file__, "pardon_run")
 

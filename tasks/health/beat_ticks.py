@@ -10,12 +10,12 @@ from typing import Any, Final
 import redis
 from celery import signals
 
-from graft.config import lua
+from graft.config import keys, lua
 from graft.config.redis_client import shared
 
 logger = logging.getLogger(__name__)
 
-TICKS: Final = "graft:beats"
+TICKS: Final = keys.BEATS
 KEPT: Final = 86400
 
 NOTE: Final = lua.load(__file__, "beat_ticks")

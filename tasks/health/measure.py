@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
 
+from graft.config import keys
 from graft.config.deployment import settings
 from graft.config.queues import QUEUES
 from graft.config.redis_client import broker, server_time, shared
@@ -30,7 +31,7 @@ SEEN: Final = "graft:health:seen"  # queue and step -> the message at its head, 
 HELD: Final = "graft:health:held"  # delivery tag -> when it was first seen with a worker
 WORK: Final = "graft:health:work"  # totals at earlier checks, the newest first
 PILES: Final = "graft:health:quarantine"  # counts of quarantined messages at earlier checks, likewise
-UNACKED_INDEX: Final = "unacked_index"
+UNACKED_INDEX: Final = keys.UNACKED_INDEX
 IO_POOL: Final = "aio_pool"
 AGED: Final = 1000  # Messages held by workers of which the age is measured.
 LEAVE_AFTER: Final = 20 * BEAT_TTL

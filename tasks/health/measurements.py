@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from graft.tasks.health.redis_server import RedisServer
+from graft.config.redis_server import RedisServer
 from graft.tasks.leaks.findings import Finding
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from graft.config import keys
 from graft.tasks.health.verdicts import Change, HealthReport
 
-REPORT: Final = "graft:health"
+REPORT: Final = keys.HEALTH
 CHANGES: Final = "graft:health:changes"
 CHANGES_LENGTH: Final = 500
 

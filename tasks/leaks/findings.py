@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from graft.config import keys
 from graft.tasks.leaks import keyspace
 from graft.tasks.leaks.correlation import RanMeanwhile, ran_meanwhile
 from graft.tasks.leaks.keyspace import RedisSample
 from graft.tasks.leaks.samples import Sample
 from graft.tasks.leaks.trend import PROCESS, Grade, Measure, Trend, trend
 
-FINDINGS: Final = "graft:leaks:findings"
-RECYCLE: Final = "graft:leaks:recycle"
+FINDINGS: Final = f"{keys.LEAKS}findings"
+RECYCLE: Final = f"{keys.LEAKS}recycle"
 EXPIRES: Final = 3600
 
 

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
 
+from graft.config.keys import BINDINGS, LEAKS, RESULT
 from graft.config.queues import names
 from graft.tasks.leaks.trend import Measure
 
 logger = logging.getLogger(__name__)
 
-SERIES: Final = "graft:leaks:redis"
+SERIES: Final = f"{LEAKS}redis"
 LENGTH: Final = 240
 SCANNED: Final = 20_000  # Keys in one sample; of more, those that SCAN meets first stand for all.
 PAGE: Final = 1000
@@ -72,7 +73,7 @@ def sample(client: Any, at: float, ran: Mapping[str, int]) -> RedisSample:
     persistent: defaultdict[str, list[str]] = defaultdict(list)
     results = 0
     for key, expiry in _expiries(client, keys):
-        results += key.startswith("celery-task-meta-")
+        results += key.startswith(RESULT)
         if expiry == -1 and not _OURS.match(key):
             persistent[family(key)].append(key)
     values: dict[str, float] = {f"keys {name}": len(found) * scale for name, found in persistent.items()}
@@ -132,7 +133,7 @@ def _elements(client: Any, persistent: Mapping[str, list[str]]) -> dict[str, int
 
 
 def _bindings(client: Any, persistent: Mapping[str, list[str]]) -> dict[str, float]:
-    tables = [key for name, found in persistent.items() if name.startswith("_kombu.binding.") for key in found]
+    tables = [key for name, found in persistent.items() if name.startswith(BINDINGS) for key in found]
     with client.pipeline(transaction=False) as pipe:
         for key in tables:
             pipe.scard(key)

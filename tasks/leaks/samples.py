@@ -6,10 +6,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from graft.config import keys
 from graft.config.deployment import settings
 
-SERIES: Final = "graft:leaks:process:"
-PROCESSES: Final = "graft:leaks:processes"
+SERIES: Final = f"{keys.LEAKS}process:"
+PROCESSES: Final = f"{keys.LEAKS}processes"
 LENGTH: Final = 240
 
 

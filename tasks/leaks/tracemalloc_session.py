@@ -11,8 +11,10 @@ import linecache
 import tracemalloc
 from typing import Any, Final
 
-REQUESTED: Final = "graft:leaks:trace:"
-TRACED: Final = "graft:leaks:traced:"
+from graft.config import keys
+
+REQUESTED: Final = f"{keys.TRACE}:"
+TRACED: Final = f"{keys.TRACE}d:"
 KEPT: Final = 3600
 LINES: Final = 15
 IGNORED: Final = [

@@ -6,12 +6,13 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from graft.config import keys
 from graft.config.deployment import app
 from graft.config.redis_client import shared
 from graft.tasks.monitoring.worker_registry import workers
 from graft.tasks.queues import depth
 
-KEY: Final = "graft:poc:metrics"
+KEY: Final = f"{keys.POC}metrics"
 KEPT: Final = 1440  # A day of one each minute.
 TTL: Final = 2 * 86400
 PATIENCE: Final = 2.5

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from graft.config import keys
 from graft.config.queues import PRIORITY_STEPS
 
 SEPARATOR: Final = "\x06\x16"  # Between a queue's name and its priority step (kombu/transport/redis.py).
 SENT_AT: Final = "graft_sent_at"  # The header with the time at which one of our callers sent the message.
 MESSAGE_TTL: Final = 7 * 86400  # What is kept for a message outlives every redelivery of it.
-UNACKED: Final = "unacked"  # The hash of the messages that workers hold.
+UNACKED: Final = keys.UNACKED  # The hash of the messages that workers hold.
 
 
 def lists(queue: str) -> list[str]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from graft.config import keys
 from graft.config.redis_client import shared
 from graft.tasks import codec
 from graft.tasks.errors import EnvelopeError
 from graft.tasks.messages.message_format import MESSAGE_TTL
 
-BODY: Final = "graft:body:"
+BODY: Final = keys.BODY
 BESIDE: Final = "beside"  # Stands in the message for what is kept beside it.
 INLINE: Final = 48 << 10  # Bytes that travel in the message itself; as text they fill one pipe.
 

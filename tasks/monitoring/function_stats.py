@@ -6,11 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from graft.config import keys
 from graft.config.redis_client import shared
 from graft.tasks.monitoring.run_counts import run_counts
 
-STATS: Final = "graft:figures:"
-NAMES: Final = "graft:figures"
+STATS: Final = keys.FUNCTION_STATS
+NAMES: Final = keys.FUNCTIONS
 STATS_TTL: Final = 30 * 86400
 
 

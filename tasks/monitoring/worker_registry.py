@@ -7,10 +7,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from graft.config import keys
 from graft.config.redis_client import shared
 
-NAMES: Final = "graft:workers"
-BEAT: Final = "graft:worker:"
+NAMES: Final = keys.WORKERS
+BEAT: Final = keys.WORKER
 BEAT_EVERY: Final = 2.0
 BEAT_TTL: Final = 15
 

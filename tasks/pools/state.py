@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import redis
 
+from graft.config import keys
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.tasks.delivery import poison_isolation
@@ -23,7 +24,7 @@ from graft.tasks.ids import new_id
 from graft.tasks.pools import scripts
 from graft.tasks.results.subscriber import unavailable
 
-PREFIX: Final = "graft:pool:"
+PREFIX: Final = keys.POOL
 PARTS: Final = ("meta", "waiting", "tasks", "running", "held", "tickets", "idle", "clients", "results", "bell")
 CLIENT_LEASE: Final = 15.0  # Seconds after which a client that says nothing has died; it speaks every second.
 TO_STREAM: Final = "."

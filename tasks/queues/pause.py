@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from graft.config import keys
 from graft.config.queues import names
 from graft.config.redis_client import shared
 
-PAUSED: Final = "graft:paused"
+PAUSED: Final = keys.PAUSED
 NEVER: Final = "maintenance"  # Checks and upkeep run there, also when everything else stands still.
 
 

@@ -10,10 +10,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from graft.config import keys
 from graft.config.deployment import settings
 
-RECORD: Final = "graft:call:"
-TOTALS: Final = "graft:calls:"
+RECORD: Final = keys.CALL
+TOTALS: Final = keys.CALLS
 TOTALS_TTL: Final = 30 * 86400
 REMEMBERED: Final = 86400.0  # Seconds beyond the life of the result.
 

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from graft.config import keys
 from graft.config.deployment import settings
 from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters.store import LETTERS
@@ -25,7 +26,7 @@ from graft.tasks.results.call_records import CallRecord
 
 CallStatus = Literal["queued", "running", "succeeded", "failed", "revoked", "dead", "expired", "lost", "unknown"]
 
-RESULT: Final = "celery-task-meta-"
+RESULT: Final = keys.RESULT
 MOMENT: Final = 0.2  # Seconds between two searches: a message that is given back at the wrong moment is missed by one.
 ENDED: Final[dict[str, CallStatus]] = {"SUCCESS": "succeeded", "FAILURE": "failed", "REVOKED": "revoked"}
 

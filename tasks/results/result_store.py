@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from celery import states
 
+from graft.config import keys
 from graft.config.deployment import app, settings
 from graft.config.redis_client import shared
 from graft.config.transport.private_api import stock
@@ -19,7 +20,7 @@ from graft.tasks import codec
 from graft.tasks.envelope import Outcome, Report
 from graft.tasks.errors import EnvelopeError
 
-OUTCOME: Final = "graft:outcome:"
+OUTCOME: Final = keys.OUTCOME
 STORED: Final = "stored:"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Final
 
+from graft.config import keys
 from graft.tasks.sending.sizing import Pace
 
-PACE: Final = "graft:pace:"
+PACE: Final = keys.PACE
 PACE_TTL: Final = 7 * 86400
 # Yesterday's pace is a hint: it counts like this many items, so that a change shows within one envelope or two.
 PACE_WEIGHT: Final = 4096.0

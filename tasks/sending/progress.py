@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 import redis
 
+from graft.config import keys
 from graft.config.deployment import existing, part
 from graft.config.redis_client import connect, shared
 from graft.tasks.delivery import cancellation
@@ -27,8 +28,8 @@ from graft.tasks.sending.batch_sender import BatchSender
 
 logger = logging.getLogger(__name__)
 
-NOTE: Final = "graft:batch:"
-BATCHES: Final = "graft:batches"
+NOTE: Final = keys.BATCH
+BATCHES: Final = keys.BATCHES
 EVERY: Final = 1.0
 EXPIRES: Final = 15
 

@@ -7,7 +7,8 @@ import redis as redis_py
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.config.redis_checks import Facts, Finding, ask, judge
+from graft.config.redis_checks import ORDER, Finding, judge
+from graft.config.redis_server import Facts, ask
 from tests.workers.redis_server import RedisServer, Worker, wait_until
 
 GOOD = {"redis_version": "7.0.15", "maxmemory": 100, "used_memory": 10, "role": "master", "aof_enabled": 1}
@@ -34,8 +35,8 @@ def test_a_server_as_it_should_be_has_no_findings():
         (facts({"evicted_keys": 3}), LOCAL, "warn", "evicted"),
         (facts(config={"appendonly": "no"}), LOCAL, "warn", "persistence"),
         (facts(config={"appendfsync": "no"}), LOCAL, "warn", "persistence"),
-        (facts({"aof_last_write_status": "err"}), LOCAL, "warn", "disk"),
-        (facts({"role": "slave"}), LOCAL, "refuse", "role"),
+        (facts({"aof_last_write_status": "err"}), LOCAL, "alarm", "persistence"),
+        (facts({"role": "slave"}), LOCAL, "refuse", "replication"),
         (facts({"connected_slaves": 1}, {"min-replicas-to-write": "0"}), LOCAL, "warn", "replicas"),
         (facts(skew=-2.0), LOCAL, "warn", "clock"),
         (facts(skew=4000.0), LOCAL, "refuse", "clock"),
@@ -65,7 +66,7 @@ def test_a_result_backend_may_forget_what_a_broker_may_not():
 def test_the_worst_comes_first(info, skew):
     numbers = {"maxmemory", "used_memory", "aof_enabled"}
     info = {key: value for key, value in info.items() if key not in numbers and value is not None}
-    ranks = [("refuse", "warn", "note").index(one.severity) for one in judge(facts(info, skew=skew), LOCAL)]
+    ranks = [ORDER.index(one.severity) for one in judge(facts(info, skew=skew), LOCAL)]
     assert ranks == sorted(ranks)
 
 

@@ -9,8 +9,9 @@ import redis
 from celery import bootsteps
 
 from graft.config.deployment import settings
-from graft.config.redis_checks import Finding, Role, ask, judge
+from graft.config.redis_checks import Finding, judge
 from graft.config.redis_client import connect
+from graft.config.redis_server import Role, ask
 from graft.config.settings import Settings, without_password
 
 logger = logging.getLogger(__name__)

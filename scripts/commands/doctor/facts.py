@@ -16,6 +16,7 @@ from graft.config import redis_checks
 from graft.config.deployment import settings
 from graft.config.queues import names
 from graft.config.redis_client import broker, connect, shared
+from graft.config.redis_server import ask
 from graft.config.settings import Settings
 from graft.scripts.commands.doctor.rules import Grace, Reader, Setup
 from graft.tasks.monitoring import worker_registry
@@ -71,10 +72,10 @@ def live(setup: Setup) -> Setup:
 def servers(config: Settings) -> tuple[tuple[str, redis_checks.Finding], ...]:
     """What is wrong with the Redis that keeps the messages, and with that of the results where it is another."""
     with broker() as client:
-        found = [("broker", each) for each in redis_checks.judge(redis_checks.ask(client), config.broker_url, "broker")]
+        found = [("broker", each) for each in redis_checks.judge(ask(client), config.broker_url, "broker")]
     if config.backend_url != config.broker_url:
         with closing(connect(config)) as client:
-            facts = redis_checks.ask(client)
+            facts = ask(client)
             found += [("results", each) for each in redis_checks.judge(facts, config.backend_url, "results")]
     return tuple(found)
 

@@ -309,7 +309,7 @@ def readers(setup: Setup) -> Iterator[Problem]:
 
 
 def servers(setup: Setup) -> Iterator[Problem]:
-    severities: dict[str, Severity] = {"refuse": "error", "warn": "warning", "note": "note"}
+    severities: dict[str, Severity] = {"refuse": "error", "alarm": "warning", "warn": "warning", "note": "note"}
     for role, finding in setup.servers:
         evidence, _, cause = finding.message.partition(": ")
         yield Problem(severities[finding.severity], f"{role} {finding.check}", cause, evidence, finding.remedy)

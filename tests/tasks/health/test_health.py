@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.config.redis_client import server_time
+from graft.config.redis_server import RedisServer
 from graft.config.settings import Settings
-from graft.tasks.health import measure, periodic, redis_server, report_store, webhook
+from graft.tasks.health import measure, periodic, report_store, webhook
 from graft.tasks.health.checks import judge
 from graft.tasks.health.measurements import Held, Loop, Measurements, Pile, Queue, Work, Worker
-from graft.tasks.health.redis_server import RedisServer
 from graft.tasks.health.verdicts import FAILING, HealthReport, Verdict, changes, grade, worst
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.monitoring.exclusive import exclusive, totals
@@ -151,7 +151,7 @@ def test_info_is_read_as_redis_writes_it():
         "master_repl_offset": 100,
         "slave0": {"ip": "10.0.0.2", "offset": 40},
     }
-    found = redis_server.read("broker", info, 2)
+    found = RedisServer.read("broker", info, evicted=2)
     assert (found.version, found.policy, found.append_ok, found.evicted) == ((7, 2, 4), "volatile-lru", False, 2)
     assert found.replicas == (("10.0.0.2", 60),)
 
