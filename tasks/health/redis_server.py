@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError
 from graft.config.deployment import settings
 from graft.config.redis_checks import OLDEST
 from graft.config.settings import Settings
-from graft.tasks.health.verdicts import State, Verdict, grade
+from graft.tasks.health.verdicts import HealthState, Verdict, grade
 
 EVICTED: Final = "graft:health:evicted"
 CLIENTS: Final = 0.8
@@ -127,7 +127,7 @@ def _memory(found: RedisServer, limits: Settings) -> Verdict:
 
 
 def _eviction(found: RedisServer) -> Verdict:
-    state: State = "ok" if found.policy == "noeviction" and not found.evicted else "failing"
+    state: HealthState = "ok" if found.policy == "noeviction" and not found.evicted else "failing"
     detail = f"maxmemory-policy is {found.policy}"
     if found.evicted:
         detail += f"; Redis has deleted {found.evicted} keys since the last check"
@@ -136,7 +136,7 @@ def _eviction(found: RedisServer) -> Verdict:
 
 
 def _persistence(found: RedisServer) -> Verdict:
-    state: State = "degraded"
+    state: HealthState = "degraded"
     remedy = "CONFIG SET appendonly yes, and write it into redis.conf"
     if not (found.append_ok and found.save_ok):
         what = "append-only file" if not found.append_ok else "snapshot"
@@ -158,7 +158,7 @@ def _replication(found: RedisServer) -> Verdict:
             "replication", found.role, "failing", detail, None, None, "", "set CELERY_BROKER_URL to the primary"
         )
     behind = max((lag for _, lag in found.replicas), default=0)
-    state: State = "degraded" if behind > REPLICATION_LAG else "ok"
+    state: HealthState = "degraded" if behind > REPLICATION_LAG else "ok"
     return Verdict(
         "replication", found.role, state, f"{len(found.replicas)} replicas, at most {behind} bytes behind", behind,
         REPLICATION_LAG, "bytes",
