@@ -134,8 +134,8 @@ class Settings(BaseSettings):
         10_000, ge=1, description="A queue in which more messages wait is degraded, five times as many failing."
     )
     health_age: float = Field(300.0, gt=0, description="A queue whose oldest message is older is degraded.")
-    health_round_trip: float = Field(60.0, gt=0, description="An echo through a queue may take this long.")
-    health_silence: float = Field(60.0, gt=0, description="Beat is dead when it has sent nothing for this long.")
+    health_round_trip: float = Field(60.0, gt=0, description="A canary message through a queue may take this long.")
+    health_silence: float = Field(60.0, gt=0, description="Beat is failing when it has sent nothing for this long.")
     health_clock: float = Field(5.0, gt=0, description="Seconds that a worker's clock may differ from Redis's.")
     health_error_rate: float = Field(
         0.05, gt=0, le=1, description="The share of items that may fail, or be run again, within the window."
@@ -143,13 +143,13 @@ class Settings(BaseSettings):
     health_window: float = Field(300.0, gt=0, description="Rates and new dead letters are counted over this long.")
     health_memory: float = Field(0.8, gt=0, lt=1, description="The share of its memory limit that Redis may use.")
     health_dead_letters: int = Field(0, ge=0, description="Dead letters that may come within the window.")
-    leaks_every: float = Field(30.0, gt=0, description="How often processes and Redis are looked at for leaks.")
+    leaks_every: float = Field(30.0, gt=0, description="How often processes and Redis are checked for leaks.")
     leaks_hold: float = Field(300.0, gt=0, description="Seconds for which a connection may be borrowed from its pool.")
     leaks_recycle: bool = Field(
         False, description="Replace a leaking pool process by a new one, once it has finished what it runs."
     )
     webhook_url: str = Field(
-        "", description="Told of every change of a health verdict: http:// or https://.", repr=False
+        "", description="Receives every change of a health verdict: http:// or https://.", repr=False
     )
     webhook_key: SecretStr = Field(SecretStr(""), description="Signs what is sent to the webhook, HMAC-SHA256.")
     webhook_every: float = Field(60.0, gt=0, description="The webhook is called at most once in this time.")

@@ -10,7 +10,7 @@ from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import report_store
 from graft.tasks.health.measure import loops
-from graft.tasks.health.verdicts import State
+from graft.tasks.health.verdicts import HealthState
 from graft.tasks.messages.message_format import SENT_AT, lists
 from graft.tasks.monitoring import function_stats, worker_registry
 from graft.tasks.monitoring.function_stats import FunctionStats
@@ -60,7 +60,7 @@ class Snapshot:
     batches: tuple[BatchNote, ...] = ()
     figures: dict[str, FunctionStats] = field(default_factory=dict)
     letters: int = 0
-    health: State | str = ""
+    health: HealthState | str = ""
     bad: tuple[str, ...] = ()
 
 

@@ -16,7 +16,7 @@ from graft.config.deployment import settings
 from graft.config.redis_client import server_time, shared
 from graft.scripts.console import output, say, show
 from graft.tasks.health import periodic, report_store
-from graft.tasks.health.verdicts import ORDER, HealthReport, State, Verdict
+from graft.tasks.health.verdicts import ORDER, HealthReport, HealthState, Verdict
 
 STYLES: Final = {"ok": "green", "degraded": "yellow", "failing": "bold red"}
 STALE: Final = 3.0  # Periods without a check after which the last one is no longer believed.
@@ -69,7 +69,7 @@ def freshness(age: float | None, limit: float) -> Verdict:
             "last check", "", "failing", "there was none yet", None, limit, "s",
             "start Beat (celery -A graft beat) and a worker that reads the queue maintenance",
         )  # fmt: skip
-    state: State = "failing" if age > limit else "ok"
+    state: HealthState = "failing" if age > limit else "ok"
     return Verdict(
         "last check", "", state, f"{age:.0f} s ago", age, limit, "s",
         "" if state == "ok" else "see that Beat runs, and a worker that reads the queue maintenance",

@@ -43,7 +43,7 @@ Step = Literal["settled", "wait", "count", "lost"]
 
 
 @dataclass(frozen=True)
-class State:
+class ChordState:
     """What is known of one chord. ``uncounted`` maps the parts that Celery has not counted to their states.
 
     ``is_watched``: whoever sends the parts, a few at a time, looks after them, and sends lost ones again or gives up.
@@ -121,7 +121,7 @@ def finish(chord: str, broker: Any) -> Step:
     return step
 
 
-def _look(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], is_watched: bool, broker: Any) -> State:
+def _look(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], is_watched: bool, broker: Any) -> ChordState:
     backend = app().backend
     body_id = body["options"]["task_id"]
     counted, size, more, claim = (backend.get_key_for_group(chord, suffix) for suffix in (".d", ".s", ".t", ".c"))
@@ -137,7 +137,7 @@ def _look(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], is_watc
     missing = locate.missing(unknown, broker) if unknown else set()
     if missing:  # Whoever answered meanwhile has left the queues, but not without a result.
         states |= _states(list(missing))
-    return State(
+    return ChordState(
         size=None if found is None else int(found) + int(added or 0),
         parts=len(parts),
         claim=None if claimed is None else claimed.decode(),
@@ -159,7 +159,7 @@ def _states(ids: Sequence[str]) -> dict[str, str | None]:
     }
 
 
-def _count(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state: State) -> None:
+def _count(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state: ChordState) -> None:
     """What the processes that ran the parts would have done next."""
     # When all are counted, counting any of them again changes nothing but sends the body.
     for index in state.countable or [min(parts)]:
@@ -169,7 +169,7 @@ def _count(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state:
         app().backend.on_chord_part_return(request, meta["status"], meta["result"])
 
 
-def _fail(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state: State) -> None:
+def _fail(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state: ChordState) -> None:
     lost = ", ".join(f"{index} ({parts[index]})" for index in sorted(state.missing)[:5])
     error = ChordError(f"part {lost} of chord {chord} is lost" if lost else f"the body of chord {chord} is lost")
     logger.error("%s; its body fails", error)

@@ -11,7 +11,7 @@ from typing import Final
 from graft.config.settings import Settings
 from graft.tasks.health import measurements, redis_server
 from graft.tasks.health.measurements import Measurements
-from graft.tasks.health.verdicts import FAILING, State, Verdict, grade, worst
+from graft.tasks.health.verdicts import FAILING, HealthState, Verdict, grade, worst
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.monitoring.worker_registry import BEAT_TTL
 
@@ -68,7 +68,7 @@ def beat(silent: float | None, limits: Settings) -> Verdict:
             "beat", "", "failing", "has never sent anything here", None, limits.health_silence, "s",
             "start exactly one: celery -A graft beat",
         )  # fmt: skip
-    state: State = "failing" if silent > limits.health_silence else "ok"
+    state: HealthState = "failing" if silent > limits.health_silence else "ok"
     return Verdict(
         "beat", "", state, f"last sent something {silent:.0f} s ago", silent, limits.health_silence, "s",
         "start it again: celery -A graft beat. Without it no periodic task runs",
@@ -113,7 +113,7 @@ def round_trip(queue: measurements.Queue, limits: Settings) -> Iterator[Verdict]
             remedy = "the queue's worker takes messages and does not run them: read its log, restart it"
         else:
             remedy = f"start a worker: celery -A graft worker -Q {queue.name}"
-        state: State = "degraded" if is_full else "failing"
+        state: HealthState = "degraded" if is_full else "failing"
         yield Verdict("round trip", queue.name, state, detail, queue.unanswered, limit, "s", remedy)
     elif queue.round_trip is not None:
         state = grade(queue.round_trip, limit)
@@ -137,7 +137,7 @@ def held(found: measurements.Held, limits: Settings) -> Verdict:
             check, "", "failing", f"a message has lost its worker {found.abandoned:.0f} s ago and is in no queue yet",
             found.abandoned, abandoned, "s", "workers return such messages and none does: start or restart one",
         )  # fmt: skip
-    state: State = "degraded" if found.longest > too_long else "ok"
+    state: HealthState = "degraded" if found.longest > too_long else "ok"
     return Verdict(
         check, "", state, f"workers hold {found.count} messages, the longest for {found.longest:.0f} s",
         found.longest, too_long, "s", "a worker holds a message beyond the hard time limit: "
@@ -158,7 +158,7 @@ def dead_letters(found: measurements.Pile, limits: Settings) -> Verdict:
 
 
 def quarantine(found: measurements.Pile) -> Verdict:
-    state: State = "degraded" if found.recent else "ok"
+    state: HealthState = "degraded" if found.recent else "ok"
     remedy = "find who sends messages that are no tasks: see the Redis list graft:quarantine"
     return Verdict("quarantine", "", state, _pile(found, "messages"), found.recent, 0.0, "messages", remedy)
 
@@ -195,12 +195,12 @@ def lag(found: Measurements, limits: Settings) -> Iterator[Verdict]:
 
 
 def leak(found: Finding) -> Verdict:
-    state: State = "failing" if found.verdict == "leaking" else "degraded"
+    state: HealthState = "failing" if found.verdict == "leaking" else "degraded"
     return Verdict("leak", f"{found.subject} {found.measure}", state, found.detail, remedy=found.remedy)
 
 
 def overlaps(count: int) -> Verdict:
-    state: State = "degraded" if count else "ok"
+    state: HealthState = "degraded" if count else "ok"
     return Verdict(
         "checks", "", state, f"{count} were skipped because the one before still ran", count, 0.0, "runs",
         "Redis is slow, or GRAFT_HEALTH_EVERY is too short",

@@ -12,10 +12,10 @@ from graft.config import redis_checks
 from graft.config.deployment import settings
 from graft.config.redis_server import RedisServer
 from graft.config.settings import Settings
-from graft.tasks.health.verdicts import State, Verdict
+from graft.tasks.health.verdicts import HealthState, Verdict
 
 EVICTED: Final = "graft:health:evicted"
-STATES: Final[dict[redis_checks.Severity, State]] = {
+STATES: Final[dict[redis_checks.Severity, HealthState]] = {
     "refuse": "failing",
     "alarm": "failing",
     "warn": "degraded",

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-State = Literal["ok", "degraded", "failing"]
-ORDER: Final[tuple[State, ...]] = ("ok", "degraded", "failing")
+HealthState = Literal["ok", "degraded", "failing"]
+ORDER: Final[tuple[HealthState, ...]] = ("ok", "degraded", "failing")
 FAILING: Final = 5.0  # A value above its limit is degraded, above so many times the limit failing.
 
 
@@ -20,7 +20,7 @@ class Verdict:
 
     check: str
     subject: str
-    state: State
+    state: HealthState
     detail: str
     value: float | None = None
     limit: float | None = None
@@ -48,7 +48,7 @@ class HealthReport:
     overlaps: int = 0
 
     @property
-    def state(self) -> State:
+    def state(self) -> HealthState:
         return worst(verdict.state for verdict in self.verdicts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,8 +66,8 @@ class Change:
     """A check whose state is not that of the last time; "" before its first and after its last one."""
 
     name: str
-    before: State | Literal[""]
-    after: State | Literal[""]
+    before: HealthState | Literal[""]
+    after: HealthState | Literal[""]
     detail: str
     remedy: str
 
@@ -82,12 +82,12 @@ class Change:
         return f"{self.name}: {self.before or 'ok'} -> {self.after}: {self.detail}{remedy}"
 
 
-def worst(states: Iterable[State]) -> State:
+def worst(states: Iterable[HealthState]) -> HealthState:
     """The worst of *states*; "ok" when there are none."""
     return max(states, key=ORDER.index, default="ok")
 
 
-def grade(value: float, limit: float, failing: float | None = None) -> State:
+def grade(value: float, limit: float, failing: float | None = None) -> HealthState:
     """The state of a value that should be small: above *limit* degraded, above *failing* failing."""
     failing = FAILING * limit if failing is None else failing
     return "failing" if value > failing else "degraded" if value > limit else "ok"

@@ -1,6 +1,6 @@
-"""Renews what this worker still owns: the visibility timeout means "the worker is gone", not "the task is long".
+"""Renews the leases of this worker's messages: the visibility timeout means "the worker is gone", not "a long task".
 
-Every third of the timeout one command marks all messages that were delivered and not settled: running, waiting,
+Every third of the timeout one command marks all messages that were delivered and not acknowledged: running, waiting,
 prefetched, or scheduled for later. A message whose lease is not renewed for the whole timeout is abandoned.
 """
 
@@ -42,7 +42,10 @@ class LeaseRenewal(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         channel = consumer.task_consumer.channel
         if not isinstance(channel, Channel):
-            logger.warning("leases are not renewed: the broker's URL did not pass through transport_url()")
+            logger.warning(
+                "leases are not renewed, so tasks longer than the visibility timeout run twice: the broker's URL did "
+                "not pass through transport_url()"
+            )
             return
         self._channel = channel
         every = channel.visibility_timeout / 3
@@ -60,7 +63,7 @@ class LeaseRenewal(bootsteps.StartStopStep):
                 self._timer.cancel()
 
     def renew(self) -> None:
-        """Mark everything that this worker owns as alive, and settle what could not be settled before."""
+        """Mark everything that this worker owns as alive, and send acknowledgements that Redis did not take before."""
         channel = self._channel
         if channel is None:
             return
@@ -69,7 +72,10 @@ class LeaseRenewal(bootsteps.StartStopStep):
             channel.flush_acks()
         except (RedisError, OSError, AttributeError) as error:  # AttributeError: closed between two of these lines.
             if not self._is_failing:
-                logger.warning("the leases of this worker cannot be renewed: %r", error)
+                logger.warning(
+                    "the leases of this worker cannot be renewed; its messages run again elsewhere after the "
+                    "visibility timeout: %r", error,
+                )  # fmt: skip
             self._is_failing = True
         else:
             self._is_failing = False

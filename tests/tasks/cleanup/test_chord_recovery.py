@@ -16,7 +16,7 @@ import graft
 from graft.config.celery_app import app
 from graft.config.redis_client import broker
 from graft.tasks.cleanup import chord_recovery
-from graft.tasks.cleanup.chord_recovery import State
+from graft.tasks.cleanup.chord_recovery import ChordState
 from graft.tasks.delivery import chord_records
 from graft.tasks.errors import EnvelopeLostError
 from graft.tasks.ids import new_id
@@ -31,7 +31,7 @@ WAIT = 60.0
 
 def state(**changes):
     known = {"size": 2, "parts": 2, "claim": None, "body_state": None, "body_is_somewhere": False}
-    return State(**{**known, **changes})
+    return ChordState(**{**known, **changes})
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_chord_gets_the_step_that_it_lacks(changes, step):
     uncounted=st.dictionaries(st.integers(0, 4), st.sampled_from([None, "STARTED", "SUCCESS", "FAILURE"])),
 )
 def test_a_body_that_is_somewhere_is_never_sent_again(size, parts, claim, uncounted):
-    known = State(size, parts, claim, None, True, uncounted)
+    known = ChordState(size, parts, claim, None, True, uncounted)
     assert known.step() == "wait"
 
 
