@@ -26,6 +26,7 @@ PIPE_WIDTH: Final = 80  # Columns of a report that is not written to a terminal.
 # Names and reasons are long, so each has lines of its own; the figures stand in columns below them.
 HEADINGS: Final = ("calls", "items", "seconds", "envelopes", "retries", "failed")
 WIDTHS: Final = (18, 13, 13, 12, 10, 9)
+SUMMED: Final = ("calls", "items", "seconds", "envelopes", "retries", "failures")
 SECTIONS: Final[dict[Where, tuple[str, str]]] = {
     "cluster": ("in the cluster", "green"),
     "local": ("in this process", "yellow"),
@@ -51,15 +52,7 @@ class CallReportEntry:
     calls: int = 1
 
     def plus(self, other: CallReportEntry) -> CallReportEntry:
-        return replace(
-            self,
-            calls=self.calls + other.calls,
-            items=self.items + other.items,
-            seconds=self.seconds + other.seconds,
-            envelopes=self.envelopes + other.envelopes,
-            retries=self.retries + other.retries,
-            failures=self.failures + other.failures,
-        )
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in SUMMED})
 
 
 class ReportedCall:

@@ -22,13 +22,18 @@ logger = logging.getLogger(__name__)
 Where = Literal["cluster", "local"]
 
 
-class CallOptions(TypedDict, total=False):
+class RunOptions(TypedDict, total=False):
     """Options that every facade accepts by keyword."""
 
     place: Where | None
     """Force a placement: "cluster" or "local". Default: rule R2 decides."""
     retry: RetryPolicy | int | None
     """A RetryPolicy, or a number of retries, for calls that raise. Default: no retry."""
+
+
+class CallOptions(RunOptions, total=False):
+    """Options of facades that also set limits and priorities."""
+
     timeout: float | None
     """Time limit of one item in seconds; an item that exceeds it ends in ItemTimeoutError. Default: no limit."""
     priority: float

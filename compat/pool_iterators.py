@@ -10,12 +10,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from queue import SimpleQueue
 from typing import Any, Final
 
 from graft.compat.pool_results import terminated
+from graft.tasks import blocking_threads
 
-ROOM, DISCARD, STOP = range(3)  # Signals to the thread: a call was taken; nobody will read; make no more calls.
 WINDOW: Final = 1_000  # Calls that are made ahead of the reader.
 
 
@@ -27,15 +26,15 @@ class InputReader:
     """
 
     def __init__(self, *, ordered: bool, window: int) -> None:
+        self.is_left = self.is_over = False  # A finalizer may use these two, because it can take no locks.
         self._ordered = ordered
         self._room = window
         self._changed = threading.Condition()
         self._calls: deque[Future[Any]] = deque()  # In the order in which they were made, or else have ended.
         self._unread = 0
         self._ended = 0  # Of those.
-        self._is_over = self._is_stalled = self._is_discarding = False
+        self._is_stalled = self._is_discarding = False
         self._error: BaseException | None = None
-        self._signals: SimpleQueue[int] = SimpleQueue()
 
     def start(self, call: Callable[[Any], Future[Any]], items: Iterator[Any]) -> None:
         threading.Thread(target=self._make, args=(call, items), name="graft-imap", daemon=True).start()
@@ -55,35 +54,37 @@ class InputReader:
                 if error is not None:
                     raise error
                 return None
-            future = self._calls.popleft()
             self._unread -= 1
             self._ended -= 1
+            self._room += 1
             self._is_stalled = False
-            self._changed.notify_all()  # Other readers: this may have been the last.
-        self.signal(ROOM)
-        return future
+            self._changed.notify_all()
+            return self._calls.popleft()
 
-    def signal(self, signal: int) -> None:
-        """Signal the thread. Takes no lock, because objects may be collected at any moment."""
-        self._signals.put(signal)
+    def discard(self) -> None:
+        """Hand out no more calls, but go on making them."""
+        with self._changed:
+            self._is_discarding = True
+            self._room += self._ended
+            self._calls.clear()
+            self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:
         """Make no more calls; the iterator raises *error* after those that were made."""
         with self._changed:
-            if not self._is_over:
-                self._is_over, self._error = True, error
+            if not self.is_over:
+                self.is_over, self._error = True, error
                 self._changed.notify_all()
-        self.signal(STOP)
 
     def wait_fed(self) -> None:
         """Wait until the input has ended, or no more of it is read before the iterator is read."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over or (self._is_stalled and not self._is_discarding))
+            self._changed.wait_for(lambda: self.is_over or (self._is_stalled and not self.is_left))
 
     def _can_take(self) -> bool:
         if self._calls:
             return not self._ordered or self._calls[0].done()
-        return self._is_over and not self._unread
+        return self.is_over and not self._unread
 
     def _make(self, call: Callable[[Any], Future[Any]], items: Iterator[Any]) -> None:
         try:
@@ -93,27 +94,15 @@ class InputReader:
             self.end()
         except BaseException as error:  # The items are the caller's code.
             self.end(error)
-        else:
-            self.end()
 
     def _finds_room(self) -> bool:
-        while not self._room or not self._signals.empty():
-            if not self._room and self._signals.empty():
-                with self._changed:
-                    self._is_stalled = self._signals.empty()
-                    self._changed.notify_all()
-            signal = self._signals.get()
-            if signal == STOP:
-                return False
-            if signal == ROOM:
-                self._room += 1
-            else:
-                with self._changed:
-                    self._is_discarding = True
-                    self._room += self._ended
-                    self._calls.clear()
-        self._room -= 1
-        return True
+        with self._changed:
+            if not self._room:
+                self._is_stalled = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._room or self.is_over)
+            self._room -= 1
+            return not self.is_over
 
     def _add(self, future: Future[Any]) -> None:
         with self._changed:
@@ -127,7 +116,7 @@ class InputReader:
         with self._changed:
             self._ended += 1
             if self._is_discarding:
-                self.signal(ROOM)
+                self._room += 1
             elif not self._ordered:
                 self._calls.append(future)
             self._changed.notify_all()
@@ -166,4 +155,6 @@ class IMapIterator(Iterator[Any]):
             raise RuntimeError("a call raised StopIteration") from error
 
     def __del__(self) -> None:
-        self._reader.signal(STOP if self._is_read else DISCARD)
+        self._reader.is_left = True
+        if not (self._is_read and self._reader.is_over):
+            blocking_threads.soon(self._reader.end if self._is_read else self._reader.discard)

@@ -8,14 +8,13 @@ import inspect
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from graft.compat import bridge
 from graft.compat.async_worker_optimization.durable_items import DurableItems
 from graft.compat.async_worker_optimization.handler_results import Handler, HandlerResults, run_async, run_plain
-from graft.compat.placement import Where, shared_name
+from graft.compat.placement import RunOptions, shared_name
 from graft.tasks.errors import BrokerUnavailable
-from graft.tasks.policy import RetryPolicy
 
 logger = logging.getLogger("graft.compat.async_worker_optimization")
 
@@ -42,8 +41,7 @@ class AsyncBatchProcessor:
         timeout: seconds that the first item of a batch waits at most.
         name: keep items in Redis under this name until they are answered, for :meth:`recover` in a later process.
             Ignored in local mode.
-        retry: a RetryPolicy or a number of retries, for each batch. Default: no retry.
-        place: force "cluster" or "local". Default: rule R2 decides.
+        options: ``place`` and ``retry`` of each batch, see :class:`RunOptions`.
     """
 
     def __init__(
@@ -52,13 +50,11 @@ class AsyncBatchProcessor:
         timeout: float = 1.0,
         *,
         name: str | None = None,
-        retry: RetryPolicy | int | None = None,
-        place: Where | None = None,
+        **options: Unpack[RunOptions],
     ) -> None:
         self.batch_size = batch_size
         self.timeout = timeout
-        self.retry = retry
-        self.place = place
+        self.options = options
         self._handler: Handler | None = None
         self._waiting: list[Waiting] = []
         self._unanswered: set[asyncio.Future[Any]] = set()
@@ -195,7 +191,7 @@ class AsyncBatchProcessor:
         run = functools.partial(run_async if inspect.iscoroutinefunction(handler) else run_plain, handler)
         try:
             results: HandlerResults = await bridge.call_async(
-                run, items, call="AsyncBatchProcessor.add_item", place=self.place, retry=self.retry, shown=handler
+                run, items, call="AsyncBatchProcessor.add_item", shown=handler, **self.options
             )
             return results
         except Exception as error:

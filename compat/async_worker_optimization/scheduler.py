@@ -7,14 +7,13 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from graft.compat import bridge
 from graft.compat.async_worker_optimization.shared_schedule import SharedSchedule
-from graft.compat.placement import Where, reference, shared_name
+from graft.compat.placement import RunOptions, reference, shared_name
 from graft.tasks import blocking_threads
 from graft.tasks.errors import UnreferenceableError
-from graft.tasks.policy import RetryPolicy
 
 logger = logging.getLogger("graft.compat.async_worker_optimization")
 
@@ -35,19 +34,11 @@ class AsyncTaskScheduler:
         name: keep tasks whose function a worker can import in Redis under this name. They outlive this process, and all
             schedulers of that name share them and one strict order; other tasks stay in this process, within that
             order. Methods that are not ``async`` then block for one round trip. Ignored in local mode.
-        retry: a RetryPolicy or a number of retries for each task. Default: no retry.
-        place: force "cluster" or "local". Default: rule R2 decides for each task.
+        options: ``place`` and ``retry`` of each task, see :class:`RunOptions`.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str | None = None,
-        retry: RetryPolicy | int | None = None,
-        place: Where | None = None,
-    ) -> None:
-        self.retry = retry
-        self.place = place
+    def __init__(self, *, name: str | None = None, **options: Unpack[RunOptions]) -> None:
+        self.options = options
         self._tasks: dict[Hashable, _Task] = {}
         self._heap: list[tuple[float, int, Hashable]] = []  # Entries whose task was replaced or cancelled stay in.
         self._numbers = itertools.count(1)
@@ -62,7 +53,7 @@ class AsyncTaskScheduler:
         """
         number = next(self._numbers)
         if self._shared is not None:
-            ref = reference(task_func, self.place) if callable(task_func) else None
+            ref = reference(task_func, self.options.get("place")) if callable(task_func) else None
             if ref is not None and ref.how == "import":
                 self._tasks.pop(task_id, None)
                 await blocking_threads.ask(self._shared.add, task_id, ref, priority)
@@ -151,11 +142,7 @@ class AsyncTaskScheduler:
 
     async def _run(self, task: _Task) -> Any:
         return await bridge.call_async(
-            task.func,
-            call="AsyncTaskScheduler.execute_next",
-            place=self.place,
-            retry=self.retry,
-            priority=task.priority,
+            task.func, call="AsyncTaskScheduler.execute_next", priority=task.priority, **self.options
         )
 
     def optimize_schedule(self, tasks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from celery import chain
 
@@ -14,9 +14,9 @@ from graft.compat.async_worker_optimization import AsyncWorkerOptimizer
 from graft.compat.async_worker_optimization.data import LoadLevel
 from graft.compat.async_worker_optimization.resources import SIZES
 from graft.compat.celery_migration_poc import balancing, resource_pool
+from graft.compat.placement import CallOptions
 from graft.config.redis_client import shared
 from graft.tasks.legacy import migration_poc, migration_poc_metrics
-from graft.tasks.policy import RetryPolicy
 from graft.tasks.queues import depth
 from graft.tasks.sending import by_task_name
 
@@ -45,18 +45,16 @@ class CeleryWorkerOptimizer:
         items: Sequence[Any],
         batch_size: int = 10,
         max_concurrent: int = 5,
-        *,
-        priority: float = 0,
-        retry: RetryPolicy | int | None = None,
+        **options: Unpack[CallOptions],
     ) -> list[dict[str, Any]]:
         """Apply the function of the task ``process_item`` to every item; the results in the order of *items*.
 
         An item's error is raised at once; the 60 s retries belong to the task. Errors and limits are those of
         ``AsyncWorkerOptimizer.optimize_batch_processing``. Differences: nothing blocks the event loop; *max_concurrent*
-        is honoured; *priority* (larger goes first) and *retry* are new.
+        is honoured; the *options* (see :class:`CallOptions`) are new.
         """
         return await self._batches.optimize_batch_processing(
-            items, migration_poc.process, batch_size, max_concurrent, priority=priority, retry=retry
+            items, migration_poc.process, batch_size, max_concurrent, **options
         )
 
     def setup_pipeline(self, stages: Sequence[str]) -> Any:
