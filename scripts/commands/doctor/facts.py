@@ -1,4 +1,4 @@
-"""Reads what the doctor judges: Celery's options, the environment, files of secrets, and what is live."""
+"""Reads the settings that ``rules`` judges: Celery's options, the environment, files with secrets, Redis, workers."""
 
 from __future__ import annotations
 
