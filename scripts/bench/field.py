@@ -1,4 +1,4 @@
-"""Where a run takes place: one private Redis, and every contender with its workers and its client process.
+"""The place of a run: one private Redis, and every contender with its workers and its client process.
 
 Contenders are started when the first workload needs them and stopped after the last one. Everything descends from the
 guard of a local stack, so nothing outlives the run, whatever ends it.

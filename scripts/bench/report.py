@@ -67,7 +67,7 @@ def figures(group: list[Series], outcome: Outcome) -> tuple[list[str], list[list
 
 
 def cells(series: Series, ours: Series | None, cores: int) -> dict[str, str]:
-    """What a row says after its name, by column."""
+    """The cells of a row after its name, by column."""
     if series.has_whole:
         spread = series.seconds
         mark = "≈ " if series.is_scaled else ""
@@ -102,7 +102,7 @@ def targets_table(promised: Sequence[Verdict]) -> Table:
 
 
 def as_markdown(outcome: Outcome, machine: Machine) -> str:
-    """What ``show`` prints, for a document."""
+    """The tables of ``show`` as Markdown."""
     parts = [*machine.lines, ""]
     promised = [
         [target.promise, f"{target.sense} {target.limit:,g} {target.unit}", verdict.measured, verdict.words]

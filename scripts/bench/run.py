@@ -13,7 +13,7 @@ from graft.scripts.bench.workloads import Workload
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does.
+    """The plan of a run.
 
     Args:
         repeat: repetitions that count, after a warm-up that does not.
@@ -29,7 +29,7 @@ class Plan:
     cores: int = 2
 
     def entrants(self, workload: Workload) -> list[str]:
-        """Who takes part in *workload*."""
+        """The contenders that take part in *workload*."""
         return [
             name
             for name in self.contenders
@@ -47,7 +47,7 @@ WARM_UP = 120.0  # Seconds that are patience with a contender before its first r
 
 @dataclass
 class Outcome:
-    """Everything that a run found."""
+    """The results of a run."""
 
     plan: Plan
     series: list[Series] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Outcome:
     redis_version: str = ""
 
     def find(self, workload: str, contender: str) -> Series | None:
-        """What *contender* did in *workload*, if it got through."""
+        """The series of *contender* in *workload*, if it finished."""
         for each in self.series:
             if (each.workload.name, each.contender) == (workload, contender) and not each.failure and each.repetitions:
                 return each

@@ -64,7 +64,7 @@ def current(live: bool = False) -> HealthReport:
 
 
 def freshness(age: float | None, limit: float) -> Verdict:
-    """Whether health checks still run. A task that Beat sends cannot notice that Beat is silent."""
+    """Says if health checks still run. A task that Beat sends cannot notice that Beat is silent."""
     if age is None:
         return Verdict(
             "last check", "", "failing", "no check has run yet", None, limit, "s",

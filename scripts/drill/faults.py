@@ -28,7 +28,7 @@ FULL_LOAD = 10_000
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one fault came to. ``seconds`` is the time from its end to the first new run, None where none was due."""
+    """The result of one fault. ``seconds`` is the time from its end to the first new run, None where none was due."""
 
     fault: str
     kind: Kind
@@ -64,7 +64,7 @@ class Fault:
         self.told: list[str] = []
 
     def times(self, full: int | None = None) -> int:
-        """How often to strike at this scale: at least twice, where the full drill does."""
+        """Strikes at this scale: at least two, unless the full drill has one."""
         full = self.full_strikes if full is None else full
         return min(full, max(2, round(full * self.scale)))
 
@@ -495,6 +495,6 @@ class BadMessagesSolo(BadMessages):
 
 
 def _waits(stage: Stage, kind: str) -> list[float]:
-    """How long each send took that was ``refused``, or that succeeded and was ``slow``."""
+    """Seconds of each send of this *kind*: ``refused``, or successful but ``slow``."""
     lines = stage.ledger.read_text(errors="replace").splitlines()
     return [float(line.split(" ")[1].rpartition(":")[2]) for line in lines if line.startswith(f"{kind} ")]

@@ -1,4 +1,4 @@
-"""What every contender can do. The clock is the runner's: no method here measures anything."""
+"""The interface of a contender. The runner holds the clock: no method here measures anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADDRESSES = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")  # Celery prefers the
 
 @dataclass(frozen=True)
 class Place:
-    """Where a contender runs: its own database of the run's Redis, and how many items its workers run at once."""
+    """The place of a contender: its own database of the run's Redis, and how many items its workers run at once."""
 
     redis_url: str
     concurrency: int
@@ -26,7 +26,7 @@ class Place:
 
 
 class Starter(Protocol):
-    """What starts the programs of a contender; they end with the run, whatever ends it."""
+    """Starts the programs of a contender. They end with the run, also when it is killed."""
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], copies: int = 1) -> None:
         """Start a program, or several of the same."""

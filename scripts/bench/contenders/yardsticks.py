@@ -1,4 +1,4 @@
-"""What somebody would write by hand on Redis lists, without retries, limits, or any guarantee: the yardstick.
+"""Yardsticks: loops that somebody writes by hand on Redis lists, without retries, limits or any guarantee.
 
     client ──RPUSH jobs──► BLPOP ── worker ──RPUSH outcomes──► BLPOP ── client
 

@@ -40,7 +40,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Grace:
-    """How long a supervisor waits for a worker to stop, and the drain timeout that it sets, if it does."""
+    """Seconds that a supervisor waits for a worker to stop, and the drain timeout that it sets, if any."""
 
     seconds: float
     drain: float | None = None

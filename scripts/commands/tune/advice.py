@@ -112,7 +112,7 @@ def break_even_items(sample: Sample, cluster: Cluster) -> float:
 
 
 def break_even_seconds(sample: Sample, cluster: Cluster) -> float:
-    """How long an item of this size has to take for the workers to be quicker, with many of them.
+    """Seconds per item from which the workers are faster, with many items of this size.
 
     The overhead of an item is its time on the workers without the work itself, which the workers share; w workers save
     1 - 1/w of the work.
@@ -127,7 +127,7 @@ Verdict = Literal["stay", "send", "send-large"]
 
 
 def verdict(sample: Sample, cluster: Cluster, items: int) -> Verdict:
-    """Whether *items* of them are better sent: always, only in batches larger than this one, or never."""
+    """Says if *items* should be sent to workers: always, only in larger batches, or never."""
     need = break_even_items(sample, cluster)
     if math.isinf(need):
         return "stay"

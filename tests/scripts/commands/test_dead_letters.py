@@ -1,4 +1,4 @@
-"""What is buried can be found, sent again and removed; and no letter is lost on the way."""
+"""Dead letters can be listed, replayed and removed, and none is lost on the way."""
 
 from __future__ import annotations
 

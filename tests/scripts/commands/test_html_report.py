@@ -26,7 +26,7 @@ except TypeError:
 
 
 class Page(HTMLParser):
-    """What a browser would fetch, and what it shows."""
+    """The addresses that a browser would fetch, and the text that it shows."""
 
     def __init__(self) -> None:
         super().__init__()
