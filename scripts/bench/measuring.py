@@ -22,10 +22,10 @@ def quantile(values: Sequence[float], share: float) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"share={share} must be from 0 to 1")
     ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
+    position = share * (len(ordered) - 1)
+    below = int(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
 @dataclass(frozen=True)

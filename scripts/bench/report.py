@@ -14,7 +14,7 @@ from graft.scripts.bench.contenders import CONTENDERS
 from graft.scripts.bench.machine import Machine
 from graft.scripts.bench.measuring import Series, quantile
 from graft.scripts.bench.run import Outcome
-from graft.scripts.bench.targets import MIB, Verdict, examined, percent_busy, verdicts
+from graft.scripts.bench.targets import MIB, TargetVerdict, examined, percent_busy, verdicts
 from graft.scripts.console import duration
 
 SCALED = "≈: ran fewer items, the time is scaled to all of them"
@@ -86,7 +86,7 @@ def cells(series: Series, ours: Series | None, cores: int) -> dict[str, str]:
     return row
 
 
-def targets_table(promised: Sequence[Verdict]) -> Table:
+def targets_table(promised: Sequence[TargetVerdict]) -> Table:
     """Promises, and whether they are kept."""
     table = Table(title="what is promised", title_justify="left")
     table.add_column("figure")

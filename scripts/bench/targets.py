@@ -29,7 +29,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TargetVerdict:
     """One promise against one run; ``found`` is None where the run had not what it takes."""
 
     target: Target
@@ -69,11 +69,11 @@ class Verdict:
                 return f"missed by a factor of {self.missed_by:.2f}"
 
 
-def verdicts(outcome: Outcome) -> list[Verdict]:
-    return [Verdict(target, target.number(outcome)) for target in TARGETS]
+def verdicts(outcome: Outcome) -> list[TargetVerdict]:
+    return [TargetVerdict(target, target.number(outcome)) for target in TARGETS]
 
 
-def examined(outcome: Outcome) -> list[Verdict]:
+def examined(outcome: Outcome) -> list[TargetVerdict]:
     """Of the promises those that the run has a figure for, which may be none."""
     return [verdict for verdict in verdicts(outcome) if verdict.found is not None]
 

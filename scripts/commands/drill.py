@@ -13,7 +13,7 @@ from graft.config.queues import Lane
 from graft.scripts.commands.options import RedisCommand
 from graft.scripts.console import complain, output, say
 from graft.scripts.drill.catalogue import FAULTS
-from graft.scripts.drill.faults import Fault, Verdict
+from graft.scripts.drill.fault import Fault, FaultResult
 from graft.scripts.drill.stage import Kind
 from graft.scripts.stack.redis_server import StackError
 
@@ -42,11 +42,11 @@ def lasts(faults: Sequence[type[Fault]], scale: float, stock: bool) -> str:
     return f"{seconds * (2.0 if stock else 1.0) / 60:.0f} minutes"
 
 
-def lines_of(verdicts: Sequence[Verdict]) -> list[str]:
-    """The verdicts as lines for the terminal."""
+def lines_of(results: Sequence[FaultResult]) -> list[str]:
+    """The results as lines for the terminal."""
     lines: list[str] = []
     last = ""
-    for one in verdicts:
+    for one in results:
         if one.fault != last:
             lines += ["", f"{one.fault}: {one.limit}"]
             last = one.fault
@@ -54,20 +54,20 @@ def lines_of(verdicts: Sequence[Verdict]) -> list[str]:
         first = "" if one.seconds is None else f", first run after {one.seconds:.1f} s"
         lines.append(
             f"  {one.kind:5} {mark}  {one.sent:6} sent {one.lost:6} lost {one.doubled:5} doubled {one.ended:3} workers "
-            f"ended  ({one.strikes} strikes{first}{'; ' + one.told if one.told else ''})"
+            f"ended  ({one.strikes} strikes{first}{'; ' + one.seen if one.seen else ''})"
         )
     return lines
 
 
-def markdown_of(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as a Markdown table."""
+def markdown_of(results: Sequence[FaultResult]) -> str:
+    """The results as a Markdown table."""
     lines = [
         "| fault | promised | who | | sent | lost | doubled | most runs | workers ended | first run after | seen |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for one in verdicts:
+    for one in results:
         first = "" if one.seconds is None else f"{one.seconds:.1f} s"
-        seen = f"{one.strikes} strikes" + (f"; {one.told}" if one.told else "")
+        seen = f"{one.strikes} strikes" + (f"; {one.seen}" if one.seen else "")
         mark = "passed" if one.passed else "**failed**"
         lines.append(
             f"| {one.fault} | {one.limit} | {one.kind} | {mark} | {one.sent} | {one.lost} | {one.doubled} | {one.runs} "
@@ -91,7 +91,7 @@ def markdown_of(verdicts: Sequence[Verdict]) -> str:
     "--runs", type=click.IntRange(1, 100), default=1, show_default=True, help="Repeat everything this many times."
 )
 @click.option("--list", "lists", is_flag=True, help="List the faults and their limits.")
-@click.option("--json", "as_json", is_flag=True, help="Print each verdict as a line of JSON, as soon as it is known.")
+@click.option("--json", "as_json", is_flag=True, help="Print each result as a line of JSON, as soon as it is known.")
 @click.option("--markdown", is_flag=True, help="Print a Markdown table.")
 def command(
     scale: float, only: Sequence[str], lane: Lane, stock: bool, runs: int, lists: bool, as_json: bool, markdown: bool
@@ -107,25 +107,25 @@ def command(
         )
         return
     kinds: tuple[Kind, ...] = ("ours", "stock") if stock else ("ours",)
-    verdicts: list[Verdict] = []
+    results: list[FaultResult] = []
     try:
         for _ in range(runs):
             for fault in faults:
                 for kind in kinds:
                     began = time.monotonic()
-                    verdict = fault(scale, lane).play(kind)
-                    verdicts.append(verdict)
-                    say(f"{verdict.fault}, {kind}: {'passed' if verdict.passed else 'FAILED'}"
+                    result = fault(scale, lane).play(kind)
+                    results.append(result)
+                    say(f"{result.fault}, {kind}: {'passed' if result.passed else 'FAILED'}"
                         f" ({time.monotonic() - began:.0f} s)")  # fmt: skip
                     if as_json:
-                        click.echo(json.dumps(asdict(verdict)))
+                        click.echo(json.dumps(asdict(result)))
     except StackError as error:
         complain(str(error))
         raise SystemExit(2) from error
     if markdown:
-        click.echo(markdown_of(verdicts))
+        click.echo(markdown_of(results))
     elif not as_json:
-        for line in [f"drill at scale {scale:g}", *lines_of(verdicts)]:
+        for line in [f"drill at scale {scale:g}", *lines_of(results)]:
             click.echo(line)
-    if not all(verdict.passed for verdict in verdicts if verdict.kind == "ours"):
+    if not all(result.passed for result in results if result.kind == "ours"):
         raise SystemExit(1)

@@ -17,8 +17,8 @@ ADDRESSES = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")  # Celery prefers the
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of a contender: its own database of the run's Redis, and how many items its workers run at once."""
+class ContenderSetup:
+    """The setup of a contender: its own database of the run's Redis, and how many items its workers run at once."""
 
     redis_url: str
     concurrency: int
@@ -49,8 +49,8 @@ class Contender:
     functions: ClassVar[frozenset[str]] = frozenset({"noop", "spin"})
     is_peer: ClassVar[bool] = False  # Another task queue, among which the best is looked for.
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, setup: ContenderSetup) -> None:
+        self.setup = setup
 
     @classmethod
     def missing(cls) -> list[str]:
@@ -60,8 +60,8 @@ class Contender:
     @property
     def environ(self) -> dict[str, str]:
         """The environment of its programs, and of its caller."""
-        own = {REDIS_URL: self.place.redis_url, PROCESSES: str(self.place.concurrency)}
-        return {**self.place.env, **own, **dict.fromkeys(ADDRESSES, self.place.redis_url)}
+        own = {REDIS_URL: self.setup.redis_url, PROCESSES: str(self.setup.concurrency)}
+        return {**self.setup.env, **own, **dict.fromkeys(ADDRESSES, self.setup.redis_url)}
 
     def start(self, starter: Starter) -> None:
         """Start the worker programs, if there are any."""

@@ -123,10 +123,10 @@ def break_even_seconds(sample: Sample, cluster: Cluster) -> float:
     return overhead / (1 - 1 / cluster.workers)
 
 
-Verdict = Literal["stay", "send", "send-large"]
+Decision = Literal["stay", "send", "send-large"]
 
 
-def verdict(sample: Sample, cluster: Cluster, items: int) -> Verdict:
+def verdict(sample: Sample, cluster: Cluster, items: int) -> Decision:
     """Says if *items* should be sent to workers: always, only in larger batches, or never."""
     need = break_even_items(sample, cluster)
     if math.isinf(need):
