@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def steps(fix: bool, tests: bool) -> dict[str, list[str]]:
-    """What is run, by name, in order."""
+    """The steps by name, in order."""
     python = [sys.executable, "-m"]
     check = [] if fix else ["--check"]
     found = {

@@ -51,7 +51,7 @@ class ComparisonError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. ``rounds`` is how many numbers an item adds up, so that it takes ``seconds`` of one core."""
+    """The plan of a run. ``rounds`` is how many numbers an item adds up, so that it takes ``seconds`` of one core."""
 
     work: str
     sizes: dict[str, int]
@@ -81,7 +81,7 @@ Rows = dict[str, dict[str, Cell]]  # Row -> way -> figure; a way that was not me
 
 
 def rounds_for(seconds: float) -> int:
-    """How many numbers one core adds up in *seconds*."""
+    """The count of numbers that one core adds up in *seconds*."""
     tried, best = 200_000, float("inf")
     for _ in range(5):
         began = time.perf_counter()
@@ -115,7 +115,11 @@ def run(stack: LocalStack, plan: Plan, way: str) -> dict[str, Any]:
 
 
 def checked(way: str, found: dict[str, Any]) -> dict[str, Any]:
-    """What *way* measured, unless a result was wrong."""
+    """The measurements of *way*.
+
+    Raises:
+        ComparisonError: a result was wrong.
+    """
     if wrong := [str(row["items"]) for row in found["sizes"] if not row["is_right"]]:
         raise ComparisonError(f"{way} gave wrong results for {', '.join(wrong)} items")
     return found

@@ -13,17 +13,17 @@ messages = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def say(message: str) -> None:
-    """Tell the person at the terminal, on stderr."""
+    """Print *message* on stderr."""
     messages.print(Text(message))
 
 
 def complain(message: str) -> None:
-    """Say what went wrong, on stderr."""
+    """Print an error on stderr."""
     messages.print(Text.assemble(("error: ", "bold red"), message))
 
 
 def show(table: Table) -> None:
-    """Print *table*; what goes to a file or another program is as wide as it needs to be."""
+    """Print *table*. In a file or a pipe it is as wide as it needs to be."""
     if output.is_terminal:
         output.print(table)
         return

@@ -47,7 +47,7 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one way to do the work. ``work`` is measured inside the program, ``whole`` is its process."""
+    """The result of one way to do the work. ``work`` is measured inside the program, ``whole`` is its process."""
 
     result: dict[str, Any]
     files: int

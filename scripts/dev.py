@@ -103,7 +103,7 @@ def in_foreground(stack: LocalStack, command: Sequence[str], env: Mapping[str, s
 
 
 def has_terminal() -> bool:
-    """Whether a terminal controls this session."""
+    """True if a terminal controls this session."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR))
     except OSError:

@@ -1,4 +1,4 @@
-"""``python -m graft.scripts.probe worker|beat|flower|exporter``: what a container's health check asks. 0 is healthy.
+"""``python -m graft.scripts.probe worker|beat|flower|exporter``: a container's health check. Exit code 0 is healthy.
 
 A worker is healthy while its main process writes its heartbeat: that takes an event loop that turns and a Redis that
 answers. Beat (with RedBeat) is healthy while one of those that share the lock ticks. A busy worker is a healthy one, so
@@ -22,7 +22,7 @@ PATIENCE: Final = 5.0
 
 
 def worker(name: str) -> str:
-    """What is wrong with the worker *name*, or nothing."""
+    """The fault of the worker *name*, or ""."""
     from graft.config.redis_client import connect
     from graft.tasks.monitoring.worker_registry import BEAT
 
@@ -35,7 +35,7 @@ def worker(name: str) -> str:
 
 
 def beat() -> str:
-    """What is wrong with Beat, or nothing: the one that fires, or another for which this one stands by."""
+    """The fault of Beat, or "". The lock may belong to another Beat, for which this one stands by."""
     from graft.config.deployment import settings
     from graft.config.redbeat import LOCK, LOCK_TIMEOUT
     from graft.config.redis_client import connect
@@ -52,7 +52,7 @@ def beat() -> str:
 
 
 def page(url: str) -> str:
-    """What is wrong with the server at *url*, or nothing."""
+    """The fault of the server at *url*, or ""."""
     try:
         with urllib.request.urlopen(url, timeout=PATIENCE):  # noqa: S310 - an address of this container
             return ""

@@ -32,7 +32,7 @@ class QueueLine:
 
     @property
     def remark(self) -> str:
-        """What a person should notice about the queue, or ""."""
+        """A warning about the queue for people, or ""."""
         if self.is_paused:
             return "paused"
         return "no reader" if self.waiting and not self.readers else ""

@@ -1,4 +1,4 @@
-"""Where a run takes place: one private Redis, and every contender with its workers and its client process.
+"""The place of a run: one private Redis, and every contender with its workers and its client process.
 
 Contenders are started when the first workload needs them and stopped after the last one. Everything descends from the
 guard of a local stack, so nothing outlives the run, whatever ends it.
@@ -20,7 +20,7 @@ import redis
 
 from graft.config.queues import Lane
 from graft.scripts.bench.contenders import CONTENDERS
-from graft.scripts.bench.contenders.base import Contender, Place
+from graft.scripts.bench.contenders.base import Contender, ContenderSetup
 from graft.scripts.bench.measuring import tree
 from graft.scripts.bench.runner import ADDRESS, SECRET
 from graft.scripts.stack.local_stack import LocalStack, own_environ
@@ -46,7 +46,7 @@ class Seat:
         self._line: Connection | None = None
         self._runner: Service | None = None
         self.url = stack.redis_url.rpartition("/")[0] + f"/{database}"
-        self.contender = kind(Place(self.url, concurrency, stack.env))
+        self.contender = kind(ContenderSetup(self.url, concurrency, stack.env))
 
     # ---- for the contender: a Starter -------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ class Seat:
         with Listener(f"\0{address}", "AF_UNIX", authkey=bytes.fromhex(secret)) as listener:
             env = {**self._stack.env, ADDRESS: address, SECRET: secret, "GRAFT_BENCH_URL": self.url}
             argv = [sys.executable, "-m", "graft.scripts.bench.runner", self.name]
-            self._runner = self._start([*argv, str(self.contender.place.concurrency)], env)
+            self._runner = self._start([*argv, str(self.contender.setup.concurrency)], env)
             listener._listener._socket.settimeout(PATIENCE)  # type: ignore[attr-defined]
             try:
                 self._line = listener.accept()

@@ -1,4 +1,4 @@
-"""Where a run took place: what its figures must not be quoted without."""
+"""The machine of a run, without which its figures must not be quoted."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ def quantile(values: Sequence[float], share: float) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"share={share} must be from 0 to 1")
     ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
+    position = share * (len(ordered) - 1)
+    below = int(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a runner says about one repetition; ``times`` has one entry for each call, in seconds."""
+    """A runner's report of one repetition; ``times`` has one entry for each call, in seconds."""
 
     items: int
     seconds: float
@@ -79,12 +79,12 @@ class Series:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether fewer items ran than the workload has."""
+        """True if fewer items ran than the workload has."""
         return self.items < self.workload.items.count
 
     @property
     def has_whole(self) -> bool:
-        """Whether the figure is of all calls together, and not of each single one."""
+        """True if the figure is of all calls together, and not of each single one."""
         return self.workload.shape not in ("submit", "latency")
 
     @property
@@ -100,7 +100,7 @@ class Series:
 
     @property
     def times(self) -> list[float]:
-        """What each call took, of all repetitions."""
+        """The seconds of each call, of all repetitions."""
         return [moment for repetition in self.repetitions for moment in repetition.answer.times]
 
     @property

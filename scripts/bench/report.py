@@ -14,7 +14,7 @@ from graft.scripts.bench.contenders import CONTENDERS
 from graft.scripts.bench.machine import Machine
 from graft.scripts.bench.measuring import Series, quantile
 from graft.scripts.bench.run import Outcome
-from graft.scripts.bench.targets import MIB, Verdict, examined, percent_busy, verdicts
+from graft.scripts.bench.targets import MIB, TargetVerdict, examined, percent_busy, verdicts
 from graft.scripts.console import duration
 
 SCALED = "≈: ran fewer items, the time is scaled to all of them"
@@ -67,7 +67,7 @@ def figures(group: list[Series], outcome: Outcome) -> tuple[list[str], list[list
 
 
 def cells(series: Series, ours: Series | None, cores: int) -> dict[str, str]:
-    """What a row says after its name, by column."""
+    """The cells of a row after its name, by column."""
     if series.has_whole:
         spread = series.seconds
         mark = "≈ " if series.is_scaled else ""
@@ -86,7 +86,7 @@ def cells(series: Series, ours: Series | None, cores: int) -> dict[str, str]:
     return row
 
 
-def targets_table(promised: Sequence[Verdict]) -> Table:
+def targets_table(promised: Sequence[TargetVerdict]) -> Table:
     """Promises, and whether they are kept."""
     table = Table(title="what is promised", title_justify="left")
     table.add_column("figure")
@@ -102,7 +102,7 @@ def targets_table(promised: Sequence[Verdict]) -> Table:
 
 
 def as_markdown(outcome: Outcome, machine: Machine) -> str:
-    """What ``show`` prints, for a document."""
+    """The tables of ``show`` as Markdown."""
     parts = [*machine.lines, ""]
     promised = [
         [target.promise, f"{target.sense} {target.limit:,g} {target.unit}", verdict.measured, verdict.words]

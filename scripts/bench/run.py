@@ -13,7 +13,7 @@ from graft.scripts.bench.workloads import Workload
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does.
+    """The plan of a run.
 
     Args:
         repeat: repetitions that count, after a warm-up that does not.
@@ -29,7 +29,7 @@ class Plan:
     cores: int = 2
 
     def entrants(self, workload: Workload) -> list[str]:
-        """Who takes part in *workload*."""
+        """The contenders that take part in *workload*."""
         return [
             name
             for name in self.contenders
@@ -47,7 +47,7 @@ WARM_UP = 120.0  # Seconds that are patience with a contender before its first r
 
 @dataclass
 class Outcome:
-    """Everything that a run found."""
+    """The results of a run."""
 
     plan: Plan
     series: list[Series] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Outcome:
     redis_version: str = ""
 
     def find(self, workload: str, contender: str) -> Series | None:
-        """What *contender* did in *workload*, if it got through."""
+        """The series of *contender* in *workload*, if it finished."""
         for each in self.series:
             if (each.workload.name, each.contender) == (workload, contender) and not each.failure and each.repetitions:
                 return each
@@ -71,41 +71,41 @@ def run(outcome: Outcome, say: Callable[[str], None]) -> None:
     for name in plan.contenders:
         if missing := CONTENDERS[name].missing():
             outcome.absent[name] = f"not installed: {', '.join(missing)}"
-    with Field(plan.cores) as place:
-        outcome.redis_version = place.redis_version()
+    with Field(plan.cores) as seats:
+        outcome.redis_version = seats.redis_version()
         for number, workload in enumerate(plan.workloads):
             say(f"{workload.name}: {workload.subject}")
-            _workload(plan, workload, place, outcome, say)
+            _workload(plan, workload, seats, outcome, say)
             rest = plan.workloads[number + 1 :]
-            place.dismiss({(name, each.concurrency) for each in rest for name in plan.entrants(each)})
+            seats.dismiss({(name, each.concurrency) for each in rest for name in plan.entrants(each)})
 
 
-def _workload(plan: Plan, workload: Workload, place: Field, outcome: Outcome, say: Callable[[str], None]) -> None:
+def _workload(plan: Plan, workload: Workload, seats: Field, outcome: Outcome, say: Callable[[str], None]) -> None:
     running: list[tuple[Series, Seat, Workload]] = []
     for name in plan.entrants(workload):
         series = Series(workload, name)
         outcome.series.append(series)
         try:
             say(f"  {name}: starting and warming up")
-            seat = place.seat(name, workload.concurrency)
+            seat = seats.seat(name, workload.concurrency)
             series.memory["before"] = float(pss(seat.worker_pids))
             budget = plan.budget * workload.patience
             count = seat.ask("warm", workload, budget, timeout=max(WARM_UP, 10 * budget))
             running.append((series, seat, workload.of(count)))
         except ContenderFailedError as error:
             _give_up(series, error, say)
-            if stuck := place.find(name, workload.concurrency):
-                place.drop(stuck)
+            if stuck := seats.find(name, workload.concurrency):
+                seats.drop(stuck)
     for repetition in range(workload.repeat or plan.repeat):
         for series, seat, part in list(running):
             try:
-                found = _repeat(series, seat, part, place)
+                found = _repeat(series, seat, part, seats)
                 series.repetitions.append(found)
                 say(f"  {series.contender} {repetition + 1}: {found.answer.seconds:.4g} s for {found.answer.items:,}")
             except ContenderFailedError as error:
                 _give_up(series, error, say)
                 running = [each for each in running if each[0] is not series]
-                place.drop(seat)
+                seats.drop(seat)
     for series, seat, _ in running:
         series.memory["after"] = float(pss(seat.worker_pids))
 
@@ -115,8 +115,8 @@ def _give_up(series: Series, error: ContenderFailedError, say: Callable[[str], N
     say(f"  {series.contender} failed: {error}")
 
 
-def _repeat(series: Series, seat: Seat, part: Workload, place: Field) -> Repetition:
-    pids = (seat.client_pids, seat.worker_pids, place.redis_pids)
+def _repeat(series: Series, seat: Seat, part: Workload, seats: Field) -> Repetition:
+    pids = (seat.client_pids, seat.worker_pids, seats.redis_pids)
     before = [cpu_seconds(each) for each in pids]
     match part.shape:
         case "stream":

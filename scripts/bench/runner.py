@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from graft.scripts.bench.contenders import CONTENDERS
-from graft.scripts.bench.contenders.base import Contender, Place
+from graft.scripts.bench.contenders.base import Contender, ContenderSetup
 from graft.scripts.bench.measuring import Answer
 from graft.scripts.bench.workloads import Workload
 
@@ -200,7 +200,7 @@ def _work_done(items: Sequence[float], results: Sequence[Any], began: float, sec
 
 def main() -> None:
     name, redis_url, concurrency = sys.argv[1], os.environ.pop("GRAFT_BENCH_URL"), int(sys.argv[2])
-    runner = Runner(CONTENDERS[name](Place(redis_url, concurrency, dict(os.environ))))
+    runner = Runner(CONTENDERS[name](ContenderSetup(redis_url, concurrency, dict(os.environ))))
     os.environ.update(runner.contender.environ)
     with Client("\0" + os.environ.pop(ADDRESS), "AF_UNIX", authkey=bytes.fromhex(os.environ.pop(SECRET))) as line:
         while True:

@@ -1,4 +1,4 @@
-"""What the project promises about its speed, each promise with the figure of a run that keeps it or does not.
+"""The project's promises about its speed, each with the figure of a run that keeps or breaks it.
 
 All promises are in ``TARGETS``; each asks a run for one number, mostly a ratio between contenders of that same run.
 """
@@ -29,7 +29,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TargetVerdict:
     """One promise against one run; ``found`` is None where the run had not what it takes."""
 
     target: Target
@@ -53,7 +53,7 @@ class Verdict:
 
     @property
     def measured(self) -> str:
-        """What was found, with its unit."""
+        """The measured value with its unit."""
         if self.found is None:
             return ""
         return f"{self.found:,.3g} {self.target.unit}" if self.found < 1000 else f"{self.found:,.0f} {self.target.unit}"
@@ -69,11 +69,11 @@ class Verdict:
                 return f"missed by a factor of {self.missed_by:.2f}"
 
 
-def verdicts(outcome: Outcome) -> list[Verdict]:
-    return [Verdict(target, target.number(outcome)) for target in TARGETS]
+def verdicts(outcome: Outcome) -> list[TargetVerdict]:
+    return [TargetVerdict(target, target.number(outcome)) for target in TARGETS]
 
 
-def examined(outcome: Outcome) -> list[Verdict]:
+def examined(outcome: Outcome) -> list[TargetVerdict]:
     """Of the promises those that the run has a figure for, which may be none."""
     return [verdict for verdict in verdicts(outcome) if verdict.found is not None]
 
@@ -82,17 +82,17 @@ def examined(outcome: Outcome) -> list[Verdict]:
 
 
 def quicker(workload: str, than: str, ours: str = "graft") -> Number:
-    """How many times as long as ours *than* takes."""
+    """The time of *than*, divided by ours."""
     return lambda outcome: _ratio(outcome.find(workload, than), outcome.find(workload, ours))
 
 
 def slower(workload: str, than: str, ours: str = "graft") -> Number:
-    """How many times as long as *than* we take."""
+    """Our time, divided by that of *than*."""
     return lambda outcome: _ratio(outcome.find(workload, ours), outcome.find(workload, than))
 
 
 def quicker_than_peers(workload: str) -> Number:
-    """How many times as long as ours the quickest other task queue takes."""
+    """The time of the fastest other task queue, divided by ours."""
 
     def number(outcome: Outcome) -> float | None:
         peers = [each for each in outcome.of(workload) if CONTENDERS[each.contender].is_peer]
@@ -153,7 +153,7 @@ def extra(workload: str, name: str, scale: float = 1.0, ours: str = "graft") -> 
 
 
 def cost_per_item(workload: str, against: str, ours: str = "graft") -> Number:
-    """How many times as much an item costs as in the workload *against*."""
+    """The cost of an item, divided by that in the workload *against*."""
 
     def number(outcome: Outcome) -> float | None:
         one, other = outcome.find(workload, ours), outcome.find(against, ours)

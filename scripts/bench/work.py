@@ -1,4 +1,4 @@
-"""What the workers of every contender run. Each function returns its item, so that results can be checked exactly.
+"""The functions that the workers of every contender run. Each returns its item, so that results can be checked exactly.
 
 Imports nothing but the standard library: the workers of other task queues import it too.
 """

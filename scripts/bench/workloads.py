@@ -1,4 +1,4 @@
-"""What is measured, as pure descriptions: a function, items made from a seed, and how they are asked for."""
+"""The workloads as pure descriptions: a function, items made from a seed, and how they are sent."""
 
 from __future__ import annotations
 
@@ -86,16 +86,16 @@ class Workload:
 
     @property
     def subject(self) -> str:
-        """What is measured, in words."""
+        """The workload in words."""
         return self.title.format(n=f"{self.items.count:,}")
 
     @property
     def is_work(self) -> bool:
-        """Whether items ask for processor time, so that there is an efficiency to speak of."""
+        """True if items need processor time, so that an efficiency can be computed."""
         return self.function == "spin"
 
     def check(self, items: Sequence[Any], results: Sequence[Any]) -> str:
-        """What is wrong with *results*, or nothing."""
+        """The error in *results*, or ""."""
         if len(results) != len(items):
             return f"{len(results)} results for {len(items)} items"
         for position, (item, result) in enumerate(zip(items, results, strict=True)):
@@ -186,7 +186,7 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
 
 
 def choose(workloads: Sequence[Workload], names: Sequence[str]) -> list[Workload]:
-    """Those named, by name or by group, in their own order.
+    """The workloads with these names or groups, in their own order.
 
     Raises:
         ValueError: one of the names is unknown.

@@ -1,6 +1,6 @@
-"""``celery -A graft batch list|show|cancel``: the batches that somebody waits for, and how to stop one.
+"""``celery -A graft batch list|show|cancel``: running batches, and how to stop one.
 
-Results go to stdout, everything else to stderr. Nothing is cancelled without ``--yes`` or an answer at the terminal.
+Results go to stdout, everything else to stderr. Nothing is cancelled without ``--yes`` or a confirmation.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rich.text import Text
 
 from graft.config.redis_client import broker, shared
 from graft.config.transport.task_validation import can_verify
-from graft.scripts.commands.options import HELP, CommandGroup, confirm, examples
-from graft.scripts.console import complain, lasting, output, say, several, show
+from graft.scripts.commands.options import RedisCommandGroup, confirm, examples
+from graft.scripts.console import ago, complain, lasting, output, say, several, show
 from graft.scripts.snapshot import seconds_left
 from graft.tasks.delivery import cancellation
 from graft.tasks.queues import peek, purge
@@ -27,13 +27,13 @@ from graft.tasks.sending.progress import BatchNote
 
 NOT_FOUND: Final = 1
 SHORTEST: Final = 4  # Characters of an id that may stand for it.
-SETTLES: Final = 6.0  # Seconds in which a caller that lives has heard, and sends no more.
-SILENT: Final = 4.0  # Seconds after which a caller that says nothing may be gone.
+SETTLES: Final = 6.0  # Seconds within which a live caller notices the cancel and stops sending.
+SILENT: Final = 4.0  # Seconds without progress after which the caller may have ended.
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of one batch. ``note`` is what its caller last said; None when no caller says anything."""
+class BatchState:
+    """The state of one batch. ``note`` is the progress that its caller last published; None without a caller."""
 
     id: str
     note: BatchNote | None
@@ -42,26 +42,26 @@ class Known:
     is_cancelled: bool
 
     @property
-    def is_nothing(self) -> bool:
+    def is_unknown(self) -> bool:
         return self.note is None and not self.waiting and not self.held
 
 
 EXAMPLES: Final = examples(
     "celery -A graft batch list",
-    "celery -A graft batch show ID     the end of an id is enough",
+    "celery -A graft batch show ID     the last characters of the id are enough",
     "celery -A graft batch cancel ID",
 )
 
 
-@click.group(cls=CommandGroup, context_settings=HELP, epilog=EXAMPLES)
+@click.group(cls=RedisCommandGroup, epilog=EXAMPLES)
 def command() -> None:
-    """Batches that run: how far they are, and how to stop one."""
+    """List running batches, show their progress, or cancel one."""
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def list_batches(as_json: bool) -> None:
-    """The batches that somebody waits for, the oldest first; those that take less than a second are not told of."""
+    """List the batches whose callers are alive, the oldest first. Batches shorter than a second are not shown."""
     notes = progress.running()
     stopped = cancelled(note.id for note in notes)
     if as_json:
@@ -82,22 +82,22 @@ def list_batches(as_json: bool) -> None:
         if note.id in stopped:
             what.append("  cancelled", "yellow")
         if (silence := time.time() - note.at) > SILENT:
-            what.append(f"  not heard of for {lasting(silence)}", "yellow")
+            what.append(f"  caller silent for {lasting(silence)}", "yellow")
         table.add_row(
             note.id[-6:], done_of(note), Text(f"{note.failed:,}", "red" if note.failed else ""), f"{note.retries:,}",
             f"{rate(note):,.1f}", "?" if rest is None else lasting(rest), what,
         )  # fmt: skip
     show(table)
-    say(f"{several(len(notes), 'batch')}. See one whole: batch show ID; stop one: batch cancel ID")
+    say(f"{several(len(notes), 'batch')}. Show one: batch show ID. Stop one: batch cancel ID")
 
 
 @command.command("show")
 @click.argument("batch_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="JSON.")
 def show_batch(batch_id: str, as_json: bool) -> None:
-    """One batch: how far it is, and where its messages are."""
-    known = look(batch_id)
-    if known is None or (known.is_nothing and not known.is_cancelled):
+    """Show the progress of one batch, and where its messages are."""
+    known = find(batch_id)
+    if known is None or (known.is_unknown and not known.is_cancelled):
         not_found(batch_id)
         return
     note = known.note
@@ -111,35 +111,35 @@ def show_batch(batch_id: str, as_json: bool) -> None:
         lines += [
             ("callable", note.function),
             ("queue", note.queue),
-            ("caller", f"{note.caller}, heard of {lasting(time.time() - note.at)} ago"),
-            ("items", f"{done_of(note)} done, {note.sent - note.done:,} sent and not answered"),
+            ("caller", f"{note.caller}, last seen {ago(note.at)}"),
+            ("items", f"{done_of(note)} done, {note.sent - note.done:,} under way"),
             ("failed", f"{note.failed:,}"),
             ("retries", f"{note.retries:,}"),
-            ("runs for", lasting(note.seconds)),
+            ("running for", lasting(note.seconds)),
             ("rate", f"{rate(note):,.1f} items/s"),
-            ("left", "not known" if rest is None else f"about {lasting(rest)}"),
+            ("left", "unknown" if rest is None else f"about {lasting(rest)}"),
         ]
     else:
-        lines.append(("caller", "nobody waits for it: its caller has ended, or has all its answers"))
+        lines.append(("caller", "none: it has ended, or has received all outcomes"))
     lines.append(("messages", f"{known.waiting:,} waiting, {known.held:,} with workers"))
     if known.is_cancelled:
-        lines.append(("state", "cancelled: what has not begun does not run"))
+        lines.append(("state", "cancelled: items that have not started do not run"))
     for name, value in lines:
-        output.print(f"{name:<10}{value}", markup=False)
+        output.print(f"{name:<13}{value}", markup=False)
 
 
 @command.command()
 @click.argument("batch_id", metavar="ID")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="What was done, as JSON.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def cancel(batch_id: str, yes: bool, as_json: bool) -> None:
-    """Keep what has not begun of a batch from running, also across restarts of workers; what runs is finished.
+    """Cancel a batch: running items are finished, and no other item starts, also after workers restart.
 
-    Its caller stops sending within two seconds; the items that did not run end in CancelledBatchError there, whether
-    a worker is alive or not. It cannot be undone.
+    The caller stops sending within two seconds. Each item that did not run raises CancelledBatchError there, whether
+    a worker is alive or not. This cannot be undone.
     """
-    known = look(batch_id)
-    if known is None or known.is_nothing:
+    known = find(batch_id)
+    if known is None or known.is_unknown:
         not_found(batch_id)
         return
     note = known.note
@@ -150,22 +150,24 @@ def cancel(batch_id: str, yes: bool, as_json: bool) -> None:
         held = peek.held(known.id, client)
     if as_json:
         click.echo(json.dumps({"id": known.id, "messages_withdrawn": withdrawn, "messages_held": held}))
-    took = f"; {several(withdrawn, 'waiting message')} taken back" if withdrawn else ""
+    took = f"; {several(withdrawn, 'waiting message')} taken out of the queue" if withdrawn else ""
     say(f"Cancelled batch {known.id}{took}.")
     if held:
-        say(f"{several(held, 'message')} with workers: the items that run are finished, the others do not begin.")
+        say(f"{several(held, 'message')} with workers: running items are finished, the others do not start.")
     if not can_verify():
-        complain("GRAFT_SIGNING_KEY is not set here: waiting messages stay until a worker meets and refuses them")
+        complain(
+            "waiting messages stay in their queue until workers skip them, because GRAFT_SIGNING_KEY is not set here"
+        )
 
 
 def stop(batch_id: str) -> int:
-    """Cancel, and again while its caller may not have heard; how many waiting messages were taken out."""
+    """Cancel, and repeat until the caller has noticed. Returns how many waiting messages were taken out."""
     withdrawn = purge.cancel(batch_id)
     deadline = time.monotonic() + SETTLES
     before = None
     while time.monotonic() < deadline:
         note = next((note for note in progress.running() if note.id == batch_id), None)
-        # Two words from it, and nothing sent in between: it has heard.
+        # The caller has published twice and sent nothing in between: it has noticed.
         if note is None or (before is not None and note.at > before.at + progress.EVERY and note.sent == before.sent):
             break
         if time.time() - note.at > SILENT:
@@ -176,11 +178,11 @@ def stop(batch_id: str) -> int:
     return withdrawn
 
 
-def look(batch_id: str) -> Known | None:
-    """What is known of the batch with this id, or of the one that runs and whose id ends so.
+def find(batch_id: str) -> BatchState | None:
+    """The state of the batch with this id, or of the running one whose id ends with it.
 
     Raises:
-        UsageError: several do.
+        UsageError: several ids end with it.
     """
     notes = {note.id: note for note in progress.running()}
     meant = [name for name in notes if name == batch_id or (len(batch_id) >= SHORTEST and name.endswith(batch_id))]
@@ -188,22 +190,22 @@ def look(batch_id: str) -> Known | None:
         raise click.UsageError(f"several batches end in {batch_id}: {', '.join(meant)}")
     whole = meant[0] if meant else batch_id
     if not meant and not 16 <= len(batch_id) <= 255:
-        return None  # No id of a batch, and a search for it would find anything.
+        return None  # Not an id of a batch. As a search text it would match messages of other batches.
     with broker() as client:
         waiting = sum(1 for _ in purge.waiting_of(whole, client))
-        return Known(whole, notes.get(whole), waiting, peek.held(whole, client), whole in cancelled([whole]))
+        return BatchState(whole, notes.get(whole), waiting, peek.held(whole, client), whole in cancelled([whole]))
 
 
 def not_found(batch_id: str) -> None:
     complain(
-        f"no caller, queue or worker has a batch {batch_id}; it has ended, or was never sent. See: celery -A graft "
-        "batch list"
+        f"no batch {batch_id} was found at a caller, in a queue or in a worker: it has ended, or was never sent. "
+        "List batches with: celery -A graft batch list"
     )
     raise SystemExit(NOT_FOUND)
 
 
 def cancelled(ids: Iterable[str]) -> set[str]:
-    """Those of *ids* that somebody has cancelled."""
+    """The cancelled ones among *ids*."""
     wanted = list(ids)
     flags = shared().mget([cancellation.CANCEL_KEY + each for each in wanted]) if wanted else []
     return {each for each, flag in zip(wanted, flags, strict=True) if flag is not None}
@@ -214,7 +216,7 @@ def as_record(note: BatchNote, is_cancelled: bool) -> dict[str, Any]:
 
 
 def rate(note: BatchNote) -> float:
-    """Items each second since the batch began."""
+    """Items per second since the batch began."""
     return note.done / note.seconds if note.seconds else 0.0
 
 

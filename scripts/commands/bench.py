@@ -1,4 +1,4 @@
-"""``celery -A graft bench``: measures this project side by side with others, in one run on this machine."""
+"""``celery -A graft bench``: measures this project and other task queues in one run on this machine."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from graft.scripts.bench.machine import Machine
 from graft.scripts.bench.report import as_json, as_markdown, show
 from graft.scripts.bench.run import Outcome, Plan, run
 from graft.scripts.bench.workloads import catalogue, choose
+from graft.scripts.commands.options import RedisCommand
 from graft.scripts.console import complain, say
 from graft.scripts.stack.redis_server import StackError
 
@@ -23,21 +24,30 @@ def names(_: click.Context, parameter: click.Parameter, text: str | None) -> lis
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-@click.command("bench")
-@click.option("--list", "only_list", is_flag=True, help="Print workloads and contenders, and end.")
-@click.option("--only", callback=names, metavar="NAME,…", help="Workloads, by their own name or by their group's.")
-@click.option("--contenders", callback=names, metavar="NAME,…", help="Who takes part; everyone installed by default.")
-@click.option("--repeat", default=5, show_default=True, type=click.IntRange(1, 1000), help="Repetitions that count.")
+@click.command(cls=RedisCommand)
+@click.option("--list", "only_list", is_flag=True, help="List workloads and contenders.")
+@click.option("--only", callback=names, metavar="NAME,…", help="Run these workloads, named by workload or group.")
+@click.option(
+    "--contenders", callback=names, metavar="NAME,…", help="Measure these; by default all that are installed."
+)
+@click.option("--repeat", default=5, show_default=True, type=click.IntRange(1, 1000), help="Measured repetitions.")
 @click.option(
     "--budget",
     default=10.0,
     show_default=True,
     type=click.FloatRange(0.1),
-    help="Seconds of one repetition; a contender that needs more runs fewer items, which is marked.",
+    help="Seconds of one repetition. A contender that needs more runs fewer items, which is marked.",
 )
-@click.option("--quick", is_flag=True, help="Small sizes that prove nothing about speed: to see that it works.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the run here.")
-@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write tables.")
+@click.option("--quick", is_flag=True, help="Small sizes, to try the benchmark. They say nothing about speed.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the results to this file."
+)
+@click.option(
+    "--markdown",
+    "markdown_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write tables to this file.",
+)
 @click.option(
     "--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with plots."
 )
@@ -54,11 +64,11 @@ def command(
     html_file: Path | None,
     plots: Path | None,
 ) -> None:
-    """Measure speed side by side with stock Celery, hand-written Redis loops, the standard library and other queues.
+    """Measure speed beside stock Celery, hand-written Redis loops, the standard library and other task queues.
 
-    Starts a private Redis and everybody's own workers, and stops them at the end. Contenders take turns, so that ratios
-    within one run can be trusted more than times. Results are checked. The table goes to stdout, progress to stderr.
-    Other queues take part when they are installed: pip install 'celery-graft[bench]'.
+    Starts a private Redis and the workers of each contender, and stops them at the end. Contenders take turns: compare
+    ratios within one run, not times of two runs. All results are checked. The table goes to stdout, progress to stderr.
+    Other task queues are measured if they are installed: pip install 'celery-graft[bench]'.
     """  # fmt: skip
     cores = len(os.sched_getaffinity(0))
     found = catalogue(quick, cores)
@@ -88,7 +98,7 @@ def command(
         complain(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        complain("interrupted; everything that was started has been stopped, and this is what was measured")
+        complain("interrupted; all processes are stopped, and these are the results so far")
         code = 130
     machine = Machine.here(outcome.redis_version, load)
     show(outcome, machine, Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160))
@@ -121,7 +131,7 @@ def _missing() -> list[str]:
 
 
 def _list(console: Console, quick: bool, cores: int) -> None:
-    console.print("workloads (group: name, what it is)")
+    console.print("workloads (group: name, content)")
     for workload in catalogue(quick, cores):
         console.print(f"  {workload.group}: {workload.name}, {workload.subject}", markup=False)
     console.print("contenders")

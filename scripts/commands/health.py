@@ -1,4 +1,4 @@
-"""``celery -A graft health``: whether the deployment is healthy, as the last check found it. Exit code 0, 1 or 2."""
+"""``celery -A graft health``: the report of Beat's last health check. Exit code 0, 1 or 2."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from rich.text import Text
 
 from graft.config.deployment import settings
 from graft.config.redis_client import server_time, shared
+from graft.scripts.commands.options import RedisCommand
 from graft.scripts.console import output, say, show
 from graft.tasks.health import periodic, report_store
 from graft.tasks.health.verdicts import ORDER, HealthReport, HealthState, Verdict
 
 STYLES: Final = {"ok": "green", "degraded": "yellow", "failing": "bold red"}
-STALE: Final = 3.0  # Periods without a check after which the last one is no longer believed.
+STALE: Final = 3.0  # Periods without a check, after which the last report is too old.
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
-@click.option("--live", is_flag=True, help="Look now, instead of reading what Beat's last check found.")
-@click.option("--all", "everything", is_flag=True, help="Show the checks that are ok, too.")
-@click.option("--history", is_flag=True, help="What changed, and when.")
+@click.command(cls=RedisCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--live", is_flag=True, help="Check now instead of reading the last report.")
+@click.option("--all", "everything", is_flag=True, help="Also show the checks that are ok.")
+@click.option("--history", is_flag=True, help="Show when each check changed its state.")
 def command(as_json: bool, live: bool, everything: bool, history: bool) -> None:
-    """Say whether the deployment is healthy, and what is not.
+    """Show whether the deployment is healthy: each failed check, its limit and a remedy.
 
-    Beat has everything checked every GRAFT_HEALTH_EVERY seconds; this shows the last report. When that is missing or
-    old, the deployment is looked at from here. Exit code 0: ok, 1: degraded, 2: failing.
+    Beat starts a health check every GRAFT_HEALTH_EVERY seconds; this command shows the last report. If there is none,
+    or it is old, the checks run here. Exit code 0: ok, 1: degraded, 2: failing.
     """
     try:
         if history:
@@ -48,7 +49,7 @@ def command(as_json: bool, live: bool, everything: bool, history: bool) -> None:
 
 
 def current(live: bool = False) -> HealthReport:
-    """The last report, or a look from here where there is no recent one; either says so in a verdict of its own."""
+    """The last report, or a new one if that is too old. The check "last check" is added to both."""
     client = shared()
     last = report_store.last(client)
     now = server_time(client)
@@ -63,23 +64,23 @@ def current(live: bool = False) -> HealthReport:
 
 
 def freshness(age: float | None, limit: float) -> Verdict:
-    """Whether checks still run. Beat's own silence cannot be found by a task that Beat sends."""
+    """Says if health checks still run. A task that Beat sends cannot notice that Beat is silent."""
     if age is None:
         return Verdict(
-            "last check", "", "failing", "there was none yet", None, limit, "s",
+            "last check", "", "failing", "no check has run yet", None, limit, "s",
             "start Beat (celery -A graft beat) and a worker that reads the queue maintenance",
         )  # fmt: skip
     state: HealthState = "failing" if age > limit else "ok"
     return Verdict(
         "last check", "", state, f"{age:.0f} s ago", age, limit, "s",
-        "" if state == "ok" else "see that Beat runs, and a worker that reads the queue maintenance",
+        "" if state == "ok" else "check that Beat runs, and a worker that reads the queue maintenance",
     )  # fmt: skip
 
 
 def unreachable(error: Exception) -> HealthReport:
     verdict = Verdict(
         "redis", "", "failing", f"{settings().broker_name} does not answer: {error}",
-        remedy="start it, or set CELERY_BROKER_URL",
+        remedy="start Redis, or set CELERY_BROKER_URL",
     )  # fmt: skip
     return HealthReport(time.time(), (verdict,))
 
@@ -122,7 +123,7 @@ def show_history(as_json: bool) -> None:
             click.echo(json.dumps({"at": at, **asdict(change)}))
         return
     if not entries:
-        say("Nothing has changed since checks began.")
+        say("No check has changed its state since the checks began.")
         return
     table = Table("when (UTC)", "to", box=None, pad_edge=False)
     table.add_column("check", overflow="fold")

@@ -1,4 +1,4 @@
-"""``celery -A graft leaks``: what grows in worker processes and in Redis. Exit code 0 clean, 1 suspect, 2 leaking."""
+"""``celery -A graft leaks``: growth in worker processes and in Redis. Exit code 0 clean, 1 suspect, 2 leaking."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from dataclasses import asdict
 
 import click
-import redis
 from rich.table import Table
 from rich.text import Text
 
 from graft.config.deployment import settings
 from graft.config.redis_client import server_time, shared
+from graft.scripts.commands.options import RedisCommand
 from graft.scripts.console import complain, output, say, show
 from graft.tasks.leaks import findings, keyspace, samples, tracemalloc_session
 from graft.tasks.leaks.findings import Finding
@@ -22,50 +22,47 @@ from graft.tasks.leaks.samples import Sample
 STYLES = {"clean": "green", "suspect": "yellow", "leaking": "bold red"}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "as_json", is_flag=True, help="Findings, and the last sample of everything, as JSON.")
-@click.option("--trace", "pid", type=int, metavar="PID", help="Have this process trace its allocations for a while.")
-@click.option("--seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="How long it traces.")
+@click.command(cls=RedisCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print findings and the last samples as JSON.")
+@click.option("--trace", "pid", type=int, metavar="PID", help="Trace the allocations of this worker process.")
+@click.option(
+    "--seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="With --trace: for how long."
+)
 def command(as_json: bool, pid: int | None, seconds: float) -> None:
-    """Say which process or family of keys grows, and what ran while it did.
+    """Show which worker processes and Redis keys grow, and which callables ran meanwhile.
 
-    Beat has everything measured every GRAFT_LEAKS_EVERY seconds. A finding needs a dozen measurements, growth beyond
-    noise at 99 % confidence, and growth that goes on. Exit code 0: clean, 1: suspect, 2: leaking.
+    Workers and Redis are measured every GRAFT_LEAKS_EVERY seconds, if Beat runs. A finding needs a dozen measurements
+    and growth that continues, beyond noise at 99 % confidence. Exit code 0: clean, 1: suspect, 2: leaking, 3: Redis
+    does not answer, or a trace failed.
     """
-    try:
-        client = shared()
-        latest = samples.latest(client)
-        if pid is not None:
-            trace(pid, seconds, latest)
-            return
-        found = findings.read(client)
-        looks = keyspace.series(client)
-        now = server_time(client)
-    except (redis.RedisError, OSError) as error:
-        complain(f"{settings().broker_name} does not answer: {error}; start it, or set CELERY_BROKER_URL")
-        raise SystemExit(3) from error
+    client = shared()
+    latest = samples.latest(client)
+    if pid is not None:
+        trace(pid, seconds, latest)
+        return
+    found = findings.read(client)
+    measured = keyspace.series(client)
+    now = server_time(client)
     if as_json:
-        told = {
+        record = {
             "findings": [asdict(each) for each in found],
             "processes": [asdict(each) for each in latest],
-            "redis": asdict(looks[-1]) if looks else None,
+            "redis": asdict(measured[-1]) if measured else None,
         }
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(record, indent=2))
     else:
-        show_findings(found, looks, now)
+        show_findings(found, measured, now)
         show_processes(latest, now)
     raise SystemExit(2 if any(each.verdict == "leaking" for each in found) else 1 if found else 0)
 
 
-def show_findings(found: list[Finding], looks: list[RedisSample], now: float) -> None:
+def show_findings(found: list[Finding], measured: list[RedisSample], now: float) -> None:
     state = "leaking" if any(each.verdict == "leaking" for each in found) else "suspect" if found else "clean"
-    if not looks:
-        say(
-            "Nothing was measured yet: start Beat (celery -A graft beat) and a worker that reads the queue maintenance."
-        )
+    if not measured:
+        say("There are no measurements yet: start Beat (celery -A graft beat) and a worker of the queue maintenance.")
         return
     output.print(Text.assemble(("●", STYLES[state]), " ", (state, STYLES[state])))
-    say(f"{len(looks)} measurements of Redis, the last {now - looks[-1].at:.0f} s ago.")
+    say(f"{len(measured)} measurements of Redis, the last {now - measured[-1].at:.0f} s ago.")
     if found:
         table = Table("", box=None, pad_edge=False)
         table.add_column("what", overflow="fold", max_width=24)
@@ -106,24 +103,24 @@ def age(seconds: float) -> str:
 
 
 def trace(pid: int, seconds: float, latest: list[Sample]) -> None:
-    """Ask the process to trace its allocations, wait, and show where memory was allocated and kept."""
+    """Let a process trace its allocations, wait, and show where memory was allocated and not freed."""
     known = [one for one in latest if one.pid == pid]
     if not known:
-        complain(f"no worker process {pid} is known; there are {', '.join(str(one.pid) for one in latest) or 'none'}")
+        complain(f"no worker process {pid} is known; known are {', '.join(str(one.pid) for one in latest) or 'none'}")
         raise SystemExit(3)
     client = shared()
     tracemalloc_session.request(known[0].key, seconds, client)
     every = settings().leaks_every
-    say(f"Process {pid} traces from its next look on (every {every:g} s) for {seconds:g} s; it is slower meanwhile.")
+    say(f"Process {pid} begins to trace within {every:g} s, and does so for {seconds:g} s. It is slower meanwhile.")
     deadline = time.monotonic() + seconds + 3 * every + 30
-    while (told := tracemalloc_session.result(known[0].key, client)) is None:
+    while (lines := tracemalloc_session.result(known[0].key, client)) is None:
         if time.monotonic() > deadline:
-            complain(f"process {pid} did not answer; it may have ended")
+            complain(f"process {pid} sent no trace; it may have ended")
             raise SystemExit(3)
         time.sleep(0.2)
     table = Table("KiB", "blocks", box=None, pad_edge=False)
     table.add_column("where it was allocated, and not freed", overflow="fold")
-    for one in told:
+    for one in lines:
         where = Text(f"{one['file']}:{one['line']}\n  {one['code']}")
         table.add_row(f"{one['bytes'] / 1024:,.0f}", f"{one['blocks']:,}", where)
     show(table)

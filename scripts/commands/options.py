@@ -16,27 +16,35 @@ from graft.scripts.console import complain
 
 UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 NOT_CONFIRMED: Final = 2
-AWAY: Final = 3
-HELP: Final = {"help_option_names": ["-h", "--help"]}
+NO_REDIS: Final = 3
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help: *lines* as they are."""
+    """An epilog for a command's help, with *lines* as they are."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-class CommandGroup(click.Group):
-    """A command with sub-commands. When Redis does not answer or refuses, one line says so and the exit code is 3."""
+class RedisCommand(click.Command):
+    """A command that has ``-h``, and ends with one line and exit code 3 when Redis does not answer, or refuses."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"context_settings": {"help_option_names": ["-h", "--help"]}, **kwargs})
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except NoPermissionError as error:
             complain(f"the user that CELERY_BROKER_URL names may not do this: {error}; use one with more rights")
-            raise SystemExit(AWAY) from error
+            raise SystemExit(NO_REDIS) from error
         except (redis.RedisError, OperationalError) as error:
             complain(f"{settings().broker_name} does not answer: {error}; start it, or set CELERY_BROKER_URL")
-            raise SystemExit(AWAY) from error
+            raise SystemExit(NO_REDIS) from error
+
+
+class RedisCommandGroup(RedisCommand, click.Group):
+    """The same with sub-commands."""
+
+    command_class = RedisCommand
 
 
 class Age(click.ParamType):  # type: ignore[type-arg]  # Generic in newer releases of click alone.
@@ -54,11 +62,11 @@ class Age(click.ParamType):  # type: ignore[type-arg]  # Generic in newer releas
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask, unless *yes* was said already; without a yes the program ends with exit code 2."""
+    """Ask *question*, unless *yes* was given. Without a confirmation the program ends with exit code 2."""
     if yes:
         return
     if not sys.stdin.isatty():
-        complain(f"{question} Nothing was done: add --yes, there is no terminal to ask at")
+        complain(f"{question} Nothing was done: there is no terminal for a confirmation; add --yes")
         raise SystemExit(NOT_CONFIRMED)
     if not click.confirm(question, err=True):
         raise SystemExit(NOT_CONFIRMED)

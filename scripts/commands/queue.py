@@ -1,6 +1,6 @@
-"""``celery -A graft queue list|peek|pause|resume|purge``: what waits, and what is to happen to it.
+"""``celery -A graft queue list|peek|pause|resume|purge``: waiting messages, and who reads them.
 
-Results go to stdout, everything else to stderr. Nothing is taken out of a queue without ``--yes`` or an answer.
+Results go to stdout, everything else to stderr. Nothing is taken out of a queue without ``--yes`` or a confirmation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.text import Text
 from graft.config.queues import QUEUES, names
 from graft.config.transport.task_validation import can_verify
 from graft.scripts import snapshot
-from graft.scripts.commands.options import HELP, Age, CommandGroup, confirm, examples
+from graft.scripts.commands.options import Age, RedisCommandGroup, confirm, examples
 from graft.scripts.console import complain, lasting, say, several, show
 from graft.tasks.queues import pause as queue_pause
 from graft.tasks.queues import peek as queue_peek
@@ -44,23 +44,23 @@ class QueueName(click.ParamType):  # type: ignore[type-arg]  # Generic in newer 
 
 EXAMPLES: Final = examples(
     "celery -A graft queue list                  depth, age, readers, pauses",
-    "celery -A graft queue peek batch            what is taken next",
-    "celery -A graft queue pause batch           workers take no more of it",
+    "celery -A graft queue peek batch            the next messages",
+    "celery -A graft queue pause batch           workers stop taking messages",
     "celery -A graft queue resume batch",
-    "celery -A graft queue purge low --dry-run   what would be taken out",
-    "celery -A graft queue purge low --yes       into the dead letters",
+    "celery -A graft queue purge low --dry-run   what would be moved",
+    "celery -A graft queue purge low --yes       to the dead letters",
 )
 
 
-@click.group(cls=CommandGroup, context_settings=HELP, epilog=EXAMPLES)
+@click.group(cls=RedisCommandGroup, epilog=EXAMPLES)
 def command() -> None:
-    """Queues: what waits in them, and who reads them."""
+    """List queues, peek into one, pause, resume or purge it."""
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def list_queues(as_json: bool) -> None:
-    """Every queue: how many messages wait, since when, who reads it, and whether it is paused."""
+    """List queues: waiting messages, the age of the oldest, the number of workers that read it, and pauses."""
     queues = snapshot.take().queues
     if as_json:
         for queue in queues:
@@ -83,13 +83,13 @@ def list_queues(as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Messages at most.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def peek(queue: str, limit: int, as_json: bool) -> None:
-    """What is taken from QUEUE next, in that order. Messages stay where they are, and nothing is unpickled.
+    """Show the next messages of QUEUE in the order of delivery. Nothing is taken out or unpickled.
 
-    A message that workers would put into the quarantine instead of running it says why.
+    For a message that workers would move to the quarantine, the reason is shown.
     """
     waiting = queue_peek.peek(queue, limit)
     if not can_verify():
-        complain("signatures were not verified: GRAFT_SIGNING_KEY is not set here")
+        complain("signatures were not verified, because GRAFT_SIGNING_KEY is not set here")
     if as_json:
         for one in waiting:
             click.echo(json.dumps(asdict(one)))
@@ -115,48 +115,48 @@ def peek(queue: str, limit: int, as_json: bool) -> None:
 @command.command()
 @click.argument("queues", type=QueueName(), nargs=-1, required=True, metavar="QUEUE...")
 def pause(queues: tuple[str, ...]) -> None:
-    """Have no worker take messages from QUEUE, later workers neither; what runs is finished.
+    """Stop all workers from taking messages of QUEUE, workers that start later too. Running tasks are finished.
 
-    Workers obey within two seconds. What is sent meanwhile waits; nothing fails.
+    Workers stop within two seconds. New messages wait in the queue; nothing fails.
     """
     try:
         for queue in queues:
             queue_pause.pause(queue)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    say(f"Paused: {', '.join(queues)}. Go on with: celery -A graft queue resume {' '.join(queues)}")
+    say(f"Paused: {', '.join(queues)}. Resume with: celery -A graft queue resume {' '.join(queues)}")
 
 
 @command.command()
 @click.argument("queues", type=QueueName(), nargs=-1, metavar="QUEUE...")
-@click.option("--all", "everything", is_flag=True, help="Every queue that is paused.")
+@click.option("--all", "everything", is_flag=True, help="Every paused queue.")
 def resume(queues: tuple[str, ...], everything: bool) -> None:
-    """Have workers read QUEUE again."""
+    """Let workers take messages of QUEUE again."""
     if not queues and not everything:
-        raise click.UsageError("say which queues, or --all")
+        raise click.UsageError("name the queues, or give --all")
     for queue in sorted(queue_pause.paused()) if everything else queues:
         say(f"Resumed: {queue}." if queue_pause.resume(queue) else f"{queue} was not paused.")
 
 
 @command.command()
 @click.argument("queue", type=QueueName())
-@click.option("--function", metavar="PATTERN", help="Only this callable or task; * and ? are wildcards.")
-@click.option("--older-than", "older", type=Age(), help="Only what was sent longer ago than this: 90s, 15m, 2h, 7d.")
-@click.option("--drop", is_flag=True, help="Keep nothing of it. Nobody can bring it back.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="What was done, as JSON.")
+@click.option("--function", metavar="PATTERN", help="Only messages of this callable or task; * and ? are wildcards.")
+@click.option("--older-than", "older", type=Age(), help="Only messages sent longer ago than this: 90s, 15m, 2h or 7d.")
+@click.option("--drop", is_flag=True, help="Delete the messages instead of keeping them as dead letters.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def purge(
     queue: str, function: str | None, older: float | None, drop: bool, dry_run: bool, yes: bool, as_json: bool
 ) -> None:
-    """Take what waits in QUEUE out of it, into the dead letters: `dead-letters replay` sends it again.
+    """Move the waiting messages of QUEUE to the dead letters. `dead-letters replay` sends them again.
 
-    Callers that wait for it are told at once (CancelledBatchError), and go on sending what they have not sent yet: a
-    batch as a whole ends with `batch cancel`. What workers have fetched already is not touched. What they would
-    quarantine goes there. Interrupted or killed, nothing is lost: run it again.
+    Callers get CancelledBatchError for these items at once, and still send the rest of their batch; `batch cancel`
+    stops a whole batch. Messages that workers have fetched are not touched. Messages that workers would refuse are
+    moved to the quarantine. If this command is interrupted or killed, nothing is lost: run it again.
     """
     if not can_verify():
-        complain("GRAFT_SIGNING_KEY is not set: without it nobody can tell what workers would run; nothing was done")
+        complain("nothing was done: without GRAFT_SIGNING_KEY no message can be verified; set the deployment's key")
         raise SystemExit(NOT_DONE)
     now = time.time()
 
@@ -176,7 +176,7 @@ def purge(
         say(f"  {number:,} x {name}")
     what = f"{several(count, 'message')} ({several(items, 'item')}) of {queue}"
     if dry_run:
-        say(f"{what}; nothing was taken out (--dry-run).")
+        say(f"{what}; nothing was moved (--dry-run).")
         return
     confirm(f"Drop {what} for good?" if drop else f"Move {what} to the dead letters?", yes)
     done = queue_purge.purge(queue, wanted, drop=drop)
@@ -190,7 +190,7 @@ def purge(
             f"celery -A graft dead-letters replay --reason revoked --queue {queue}"
         )
     if done.quarantined:
-        say(f"Quarantined {several(done.quarantined, 'message')} that no worker would run.")
+        say(f"Quarantined {several(done.quarantined, 'message')} that workers would refuse.")
 
 
 def survey(queue: str, wanted: Callable[[Waiting], bool]) -> tuple[Counter[str], int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from graft.scripts.drill import faults, servers, soak
-from graft.scripts.drill.faults import Fault
+from graft.scripts.drill.fault import Fault
 
 FAULTS: Final[tuple[type[Fault], ...]] = (
     faults.ChildKill, faults.WorkerKill, faults.Poison, faults.PoisonWorker, faults.RedisKill, faults.ConnectionsCut,

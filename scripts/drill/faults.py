@@ -1,9 +1,4 @@
-"""The faults: how each is brought about, and what may come of it.
-
-Each is one small class. ``play`` runs it on a stage of its own and gives a Verdict; most only say how to ``inject``
-while the standard load runs. The numbers of the full drill (``--scale 1``) are those of the promises; a smaller scale
-has fewer tasks and fewer strikes, but each fault happens, and is seen to have happened.
-"""
+"""The faults: how each is caused, and its limit. Those that need another stage are in ``servers`` and ``soak``."""
 
 from __future__ import annotations
 
@@ -12,125 +7,17 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 import psutil
 
 from graft.config.queues import Lane
+from graft.scripts.drill.fault import Fault, FaultResult
 from graft.scripts.drill.garbage import BROADCASTS, GARBAGE
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import VISIBILITY, Kind, Stage
-
-FULL_LOAD = 10_000
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one fault came to. ``seconds`` is the time from its end to the first new run, None where none was due."""
-
-    fault: str
-    kind: Kind
-    passed: bool
-    sent: int
-    unsure: int
-    lost: int
-    doubled: int
-    runs: int
-    ended: int
-    strikes: int
-    seconds: float | None
-    limit: str
-    told: str = ""
-
-
-class Fault:
-    """One fault under the standard load: tasks of 20 ms, every tenth of one second, two workers of two processes."""
-
-    name: ClassVar[str] = ""
-    limit: ClassVar[str] = ""
-    full_strikes: ClassVar[int] = 1
-    stage: ClassVar[Mapping[str, Any]] = {}
-    load: ClassVar[Mapping[str, Any]] = {}
-    on: ClassVar[type[Stage]] = Stage
-    by_default: ClassVar[bool] = True
-    lanes: ClassVar[tuple[Lane, ...]] = ("cpu", "io")
-
-    def __init__(self, scale: float, lane: Lane = "cpu") -> None:
-        self.scale = scale
-        self.lane = lane
-        self.strikes = 0
-        self.told: list[str] = []
-
-    def times(self, full: int | None = None) -> int:
-        """How often to strike at this scale: at least twice, where the full drill does."""
-        full = self.full_strikes if full is None else full
-        return min(full, max(2, round(full * self.scale)))
-
-    @property
-    def tasks(self) -> int:
-        return max(60, round(FULL_LOAD * self.scale))
-
-    @property
-    def lasts(self) -> float:
-        """Seconds that it takes about: the load is spread over them."""
-        return 6.0
-
-    @property
-    def estimate(self) -> float:
-        """Seconds that it takes about, of which most pass while the workers catch up with the load."""
-        slots = int(self.stage.get("workers", 2)) * int(self.stage.get("concurrency", 2))
-        long = float(self.load.get("long_share", 0.1))
-        each = (1 - long) * float(self.load.get("seconds", 0.02)) + long
-        return 20.0 + max(self.lasts, int(self.load.get("count", self.tasks)) * each / slots)
-
-    def play(self, kind: Kind) -> Verdict:
-        """Run the fault on a stage of its own."""
-        with self.on(kind, lane=self.lane, **self.stage) as stage:
-            self.prepare(stage)
-            stage.produce(**{"count": self.tasks, "rate": min(100.0, self.tasks / self.lasts), **self.load})
-            stage.until(lambda: len(stage.count().starts) > min(20, int(self.load.get("count", self.tasks)) // 4), 60)
-            self.inject(stage)
-            healed = time.time()
-            self.after(stage)
-            stage.settle(max(90.0, 600.0 * self.scale))
-            self.finally_(stage)
-            stage.look_for_ended()
-            return self.verdict(stage, stage.count(), healed)
-
-    def prepare(self, stage: Stage) -> None:
-        """Before the load begins."""
-
-    def inject(self, stage: Stage) -> None:
-        """While it runs; counts its strikes."""
-
-    def after(self, stage: Stage) -> None:
-        """Once the fault is over."""
-
-    def finally_(self, stage: Stage) -> None:
-        """Once everything has come to rest."""
-
-    def verdict(self, stage: Stage, count: Count, healed: float) -> Verdict:
-        verdict = Verdict(
-            self.name if self.lane == "cpu" else f"{self.name}, io lane",
-            stage.kind,
-            False,
-            len(count.sent),
-            len(count.unsure),
-            count.lost,
-            count.doubled,
-            max((runs for label, runs in count.starts.items() if not label.startswith(".")), default=0),
-            len(stage.ended),
-            self.strikes,
-            count.next_start(healed),
-            self.limit,
-        )
-        passed = self.strikes > 0 and self.passes(stage, count, verdict)
-        return replace(verdict, passed=passed, told="; ".join(self.told))
-
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        return verdict.lost == 0 and verdict.ended == 0
 
 
 class ChildKill(Fault):
@@ -154,8 +41,8 @@ class ChildKill(Fault):
             time.sleep(2.0)
             stage.look_for_ended()
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        return super().passes(stage, count, verdict) and verdict.doubled <= self.strikes
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        return super().passes(stage, count, result) and result.doubled <= self.strikes
 
 
 class WorkerKill(Fault):
@@ -172,8 +59,8 @@ class WorkerKill(Fault):
     def after(self, stage: Stage) -> None:
         stage.add_drill_worker()
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        return super().passes(stage, count, verdict) and verdict.doubled <= 4
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        return super().passes(stage, count, result) and result.doubled <= 4
 
 
 class Poison(Fault):
@@ -199,14 +86,14 @@ class Poison(Fault):
 
     def finally_(self, stage: Stage) -> None:
         self.letters, self.poisoned = self._letters(stage), stage.count().starts[".poison0"]
-        self.told.append(f"the poison ran {self.poisoned} times, {self.letters} dead letters")
+        self.seen.append(f"the poison ran {self.poisoned} times, {self.letters} dead letters")
 
     def _letters(self, stage: Stage) -> int:
         with stage.connect() as client:
             return int(client.zcard("graft:dead-letters:by-time"))
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        return verdict.lost == 0 and (self.poisoned, self.letters) == (3, 1)
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        return result.lost == 0 and (self.poisoned, self.letters) == (3, 1)
 
 
 class PoisonWorker(Poison):
@@ -238,9 +125,9 @@ class RedisKill(Fault):
             self.strikes += 1
             stage.look_for_ended()
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        quick = verdict.seconds is not None and verdict.seconds <= 5
-        return super().passes(stage, count, verdict) and verdict.doubled <= 2 * self.strikes and quick
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        quick = result.seconds is not None and result.seconds <= 5
+        return super().passes(stage, count, result) and result.doubled <= 2 * self.strikes and quick
 
 
 class ConnectionsCut(Fault):
@@ -258,8 +145,8 @@ class ConnectionsCut(Fault):
             self.strikes += bool(stage.cut_connections())
             time.sleep(2.0)
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        return super().passes(stage, count, verdict) and verdict.doubled == 0
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        return super().passes(stage, count, result) and result.doubled == 0
 
 
 class HalfOpen(Fault):
@@ -279,11 +166,11 @@ class HalfOpen(Fault):
     def finally_(self, stage: Stage) -> None:
         refused = _waits(stage, "refused")
         self.slowest = max([*refused, *_waits(stage, "slow")], default=0.0)
-        self.told.append(f"{len(refused)} sends refused, the slowest send took {self.slowest:.1f} s")
+        self.seen.append(f"{len(refused)} sends refused, the slowest send took {self.slowest:.1f} s")
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        quick = verdict.seconds is not None and verdict.seconds <= 25
-        return super().passes(stage, count, verdict) and quick and self.slowest <= 15
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        quick = result.seconds is not None and result.seconds <= 25
+        return super().passes(stage, count, result) and quick and self.slowest <= 15
 
 
 class LongTasks(Fault):
@@ -306,8 +193,8 @@ class LongTasks(Fault):
         stage.run(later)
         self.strikes += 1
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        return super().passes(stage, count, verdict) and verdict.doubled == 0
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        return super().passes(stage, count, result) and result.doubled == 0
 
 
 class ResultsDown(Fault):
@@ -322,7 +209,7 @@ class ResultsDown(Fault):
     def tasks(self) -> int:
         return max(60, round(1000 * self.scale))
 
-    def play(self, kind: Kind) -> Verdict:
+    def play(self, kind: Kind) -> FaultResult:
         with Stage(kind, lane=self.lane, **self.stage) as stage:
             assert stage.results is not None
             # Sent before the outage: what is measured is whether the workers keep what they made.
@@ -334,7 +221,7 @@ class ResultsDown(Fault):
             healed = time.time()
             stage.settle()
             self._look(stage)
-            return self.verdict(stage, stage.count(), healed)
+            return self.result(stage, stage.count(), healed)
 
     def _look(self, stage: Stage) -> None:
         from redis import Redis
@@ -345,10 +232,10 @@ class ResultsDown(Fault):
             keys = [f"celery-task-meta-drill-{label}" for label in sent]
             stage.until(lambda: client.exists(*keys) == len(keys), 30)
             self.missing = len(keys) - int(client.exists(*keys))
-        self.told.append(f"{self.missing} results missing")
+        self.seen.append(f"{self.missing} results missing")
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        return super().passes(stage, count, verdict) and self.missing == 0 and verdict.doubled == 0
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        return super().passes(stage, count, result) and self.missing == 0 and result.doubled == 0
 
 
 class Chords(Fault):
@@ -359,10 +246,10 @@ class Chords(Fault):
     full_strikes = 20
     lanes = ("cpu",)  # It ends the process that runs a part, which is the worker itself in the other.
 
-    def play(self, kind: Kind) -> Verdict:
+    def play(self, kind: Kind) -> FaultResult:
         from graft.scripts.drill.failpoints import POINTS
 
-        verdicts = []
+        results = []
         for point in POINTS:
             with Stage(kind, worker_environ={"DRILL_FAILPOINT": point}) as stage:
                 if kind == "ours":
@@ -373,20 +260,20 @@ class Chords(Fault):
                 count = stage.count()
                 self.strikes = count.died
                 bodies = sum(count.ends[label] for label in count.sent)
-                self.told.append(f"{point}: {bodies} of {len(count.sent)}")
-                verdicts.append(self.verdict(stage, count, began))
+                self.seen.append(f"{point}: {bodies} of {len(count.sent)}")
+                results.append(self.result(stage, count, began))
         return replace(
-            verdicts[-1],
-            passed=all(verdict.passed for verdict in verdicts),
+            results[-1],
+            passed=all(result.passed for result in results),
             seconds=None,
             **{
-                name: sum(getattr(verdict, name) for verdict in verdicts)
+                name: sum(getattr(result, name) for result in results)
                 for name in ("sent", "lost", "doubled", "ended", "strikes")
             },
         )
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        return super().passes(stage, count, verdict) and verdict.doubled == 0
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        return super().passes(stage, count, result) and result.doubled == 0
 
 
 class Full(Fault):
@@ -408,7 +295,7 @@ class Full(Fault):
 
     def finally_(self, stage: Stage) -> None:
         refused = _waits(stage, "refused")
-        self.told.append(f"{len(refused)} sends refused, the slowest after {max(refused, default=0.0):.1f} s")
+        self.seen.append(f"{len(refused)} sends refused, the slowest after {max(refused, default=0.0):.1f} s")
 
 
 class Rolling(Fault):
@@ -435,11 +322,11 @@ class Rolling(Fault):
                 worker.kill()
             self.slowest = max(self.slowest, time.monotonic() - began)
             self.strikes += 1
-        self.told.append(f"the slowest end took {self.slowest:.1f} s")
+        self.seen.append(f"the slowest end took {self.slowest:.1f} s")
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
-        passed = super().passes(stage, count, verdict)
-        return passed and verdict.doubled <= 4 * self.strikes and self.slowest < 30
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        passed = super().passes(stage, count, result)
+        return passed and result.doubled <= 4 * self.strikes and self.slowest < 30
 
 
 class BadMessages(Fault):
@@ -468,11 +355,11 @@ class BadMessages(Fault):
         self.reconnects = sum(
             worker.log.read_text(errors="replace").count("Connection to broker lost") for worker in stage.workers
         )
-        self.told.append(f"{self.kept} of {self.strikes} kept, {self.reconnects} reconnects")
+        self.seen.append(f"{self.kept} of {self.strikes} kept, {self.reconnects} reconnects")
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
         kept = self.kept >= min(500, self.strikes)
-        return super().passes(stage, count, verdict) and verdict.doubled == 0 and kept and not self.reconnects
+        return super().passes(stage, count, result) and result.doubled == 0 and kept and not self.reconnects
 
 
 class BadMessagesThreads(BadMessages):
@@ -495,6 +382,6 @@ class BadMessagesSolo(BadMessages):
 
 
 def _waits(stage: Stage, kind: str) -> list[float]:
-    """How long each send took that was ``refused``, or that succeeded and was ``slow``."""
+    """Seconds of each send of this *kind*: ``refused``, or successful but ``slow``."""
     lines = stage.ledger.read_text(errors="replace").splitlines()
     return [float(line.split(" ")[1].rpartition(":")[2]) for line in lines if line.startswith(f"{kind} ")]

@@ -25,7 +25,7 @@ def note(kind: str, label: str) -> None:
 
 @dataclass(frozen=True)
 class Count:
-    """What the ledger adds up to. Labels that begin with a dot are the drill's own and are left out."""
+    """The ledger's sums. Labels that begin with a dot are the drill's own and are left out."""
 
     sent: frozenset[str] = frozenset()
     unsure: frozenset[str] = frozenset()

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import redis
 
-from graft.scripts.drill.faults import Fault, HalfOpen, Verdict
+from graft.scripts.drill.fault import Fault, FaultResult
+from graft.scripts.drill.faults import HalfOpen
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import Kind, Stage
 from graft.scripts.stack.guard import Child
@@ -129,10 +130,10 @@ class Failover(Fault):
         stage.kill_redis()
         self.strikes += 1
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
         gap = self.gap(count)
-        self.told.append(f"the longest gap between runs was {gap:.1f} s")
-        return super().passes(stage, count, verdict) and gap < 10
+        self.seen.append(f"the longest gap between runs was {gap:.1f} s")
+        return super().passes(stage, count, result) and gap < 10
 
     def gap(self, count: Count) -> float:
         """The longest time without a run from the kill on, while there was work."""

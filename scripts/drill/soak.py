@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 import psutil
 import redis
 
-from graft.scripts.drill.faults import Fault, Verdict
+from graft.scripts.drill.fault import Fault, FaultResult
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import Stage
 from graft.tasks.leaks.theil_sen import theil_sen, thin
@@ -86,12 +86,12 @@ class Soak(Fault):
                 times.append(time.monotonic())
                 values.append(value)
 
-    def passes(self, stage: Stage, count: Count, verdict: Verdict) -> bool:
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
         growing = [name for name, (times, values) in self._gauges.items() if grows(times, values)]
         samples = min((len(values) for _, values in self._gauges.values()), default=0)
-        self.told.append(f"{samples} samples, growing: {', '.join(growing) or 'nothing'}")
-        few = verdict.doubled <= max(0.001 * verdict.sent, 2.0 * self.strikes if self.scale < 1 else 0.0)
-        return super().passes(stage, count, verdict) and few and samples >= 5 and not growing
+        self.seen.append(f"{samples} samples, growing: {', '.join(growing) or 'nothing'}")
+        few = result.doubled <= max(0.001 * result.sent, 2.0 * self.strikes if self.scale < 1 else 0.0)
+        return super().passes(stage, count, result) and few and samples >= 5 and not growing
 
 
 def _lasting(client: Any) -> float:

@@ -1,4 +1,4 @@
-"""Where a fault is played: a private Redis, two workers, a caller, and the ledger; ours or stock."""
+"""The stage of a fault: a private Redis, two workers, a caller, and the ledger; ours or stock."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Stage(LocalStack):
 
     @staticmethod
     def is_ready(worker: Worker) -> bool:
-        """Whether it has said so."""
+        """True once the worker has logged that it is ready."""
         return "ready." in worker.log.read_text(errors="replace")
 
     def canary(self, timeout: float = 60.0) -> bool:

@@ -42,7 +42,7 @@ async def wait(item: Item) -> int:
 
 
 def answer(item: Item) -> int:
-    """What both give."""
+    """The result of both."""
     number, rounds, _ = item
     return number + rounds * (rounds - 1) // 2
 

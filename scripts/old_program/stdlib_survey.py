@@ -1,4 +1,4 @@
-"""What stdlib_index.py applies to every file: outline, measure, count words; and how the answers are put together.
+"""The functions that stdlib_index.py applies to every file: outline, measure, count words, and merge the results.
 
 The functions that are applied to items are ``async`` because the old optimizer takes nothing else. Each catches what a
 bad file does, so that one unreadable file costs one line of the result and not the run.
@@ -34,7 +34,7 @@ SHORTEST_WORD = 3
 
 @dataclass(frozen=True)
 class Outline:
-    """What is left of a file between the two stages: a syntax tree is a hundred times as large."""
+    """The facts of a file that pass from the first stage to the second: a syntax tree is a hundred times as large."""
 
     path: str
     lines: int = 0
@@ -142,7 +142,7 @@ async def measure(outlined: Outline) -> Measure:
 
 
 async def count_words(path: str) -> dict[str, int]:
-    """How often each word occurs in the identifiers of *path*; nothing for a file that cannot be parsed."""
+    """Words in the identifiers of *path*, with their counts; nothing for a file that cannot be parsed."""
     try:
         tree, _ = read_tree(path)
     except UnreadableFileError:

@@ -52,7 +52,7 @@ class Process:
 
 @dataclass(frozen=True)
 class State:
-    """What one ``up`` started."""
+    """A stack that ``up`` has started."""
 
     directory: str
     variables: dict[str, str]

@@ -167,7 +167,7 @@ class Server:
             self.reap()
 
     def own_children(self) -> list[int]:
-        """Those whose parent is the guard, also the dead that it has not reaped: their ids cannot be another's yet."""
+        """Children of the guard, also dead ones that are not reaped: their ids cannot be reused yet."""
         try:
             return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
         except FileNotFoundError:  # A kernel built without CONFIG_PROC_CHILDREN.

@@ -103,7 +103,7 @@ class LocalStack:
 
     @property
     def directory(self) -> Path:
-        """Everything the stack writes is in here (mode 700), and goes with it."""
+        """The stack writes only to this directory (mode 700), which is removed with it."""
         return self.guard.directory
 
     @property
@@ -112,7 +112,7 @@ class LocalStack:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a program needs in its environment to use the stack."""
+        """The environment variables that a program needs to use the stack."""
         return {name: self.env[name] for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GRAFT_SIGNING_KEY")}
 
     @property
@@ -233,7 +233,7 @@ class LocalStack:
             raise StackError(f"Redis ended:\n{last_lines(self.redis.log)}")
 
     def report(self, error: Exception) -> str:
-        """What *error* says, and where the logs are kept: a copy that outlives the stack, for this user alone."""
+        """The text of *error*, and where a copy of the logs is kept, readable by this user only."""
         logs = list(self.directory.glob("*.log")) if self._guard else []
         if not logs:
             return str(error)

@@ -72,7 +72,7 @@ class Deployment:
 
     @property
     def client_environ(self) -> dict[str, str]:
-        """What a program on this machine needs to use the deployment."""
+        """The environment that a program on this machine needs to use the deployment."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("CELERY_", "GRAFT_"))}
         return kept | {"CELERY_BROKER_URL": self.redis_url, "GRAFT_SIGNING_KEY": self.signing_key}
 
@@ -114,7 +114,7 @@ class Deployment:
         return found[::-1]
 
     def inspect(self, *services: str) -> dict[str, dict[str, Any]]:
-        """What the engine says of each container, by name."""
+        """The engine's description of each container, by name."""
         ids = self.containers(*services)
         found: list[dict[str, Any]] = json.loads(docker("inspect", *ids)) if ids else []
         return {entry["Name"].lstrip("/"): entry for entry in found}

@@ -62,7 +62,7 @@ def expected(count: int) -> dict[str, list[int]]:
 
 
 def runs(deployment: Deployment) -> int:
-    """How often items of the old program ran, by the workers' own count."""
+    """The count of items of the old program, as the workers count them."""
     with deployment.connect() as client:
         return int(client.hget(f"graft:figures:old_work:{slow_square.__name__}", "items") or 0)
 
@@ -179,7 +179,7 @@ def test_work_handed_in_outlives_a_stop_of_everything(deployment):
 
 
 def unsent(log: str) -> int:
-    """How many items the submitter says it took with it."""
+    """The count of items that the submitter did not send, as it says."""
     said = [line for line in log.splitlines() if "were not sent" in line]
     return sum(int(line.split(" items ")[0].rsplit(None, 1)[-1]) for line in said)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from graft.scripts.bench.contenders.base import Place, Starter
+from graft.scripts.bench.contenders.base import ContenderSetup, Starter
 from graft.scripts.bench.contenders.peers import APPS, LOOK, Peer, program
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class Taskiq(AsyncPeer):
     shapes = frozenset({"batch", "singles", "submit", "latency", "bounded"})
 
     def start(self, starter: Starter) -> None:
-        argv = [program("taskiq"), "worker", f"{APPS}.taskiq_app:broker", "--workers", str(self.place.concurrency)]
+        argv = [program("taskiq"), "worker", f"{APPS}.taskiq_app:broker", "--workers", str(self.setup.concurrency)]
         starter.start([*argv, "--log-level", "WARNING", "--max-async-tasks", "1000"], self.environ)
 
     async def connect(self) -> None:
@@ -107,8 +107,8 @@ class TaskiqOne(Taskiq):
     title = "taskiq, one process"
     functions = frozenset({"nap", "anoop"})
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(Place(place.redis_url, 1, place.env))
+    def __init__(self, setup: ContenderSetup) -> None:
+        super().__init__(ContenderSetup(setup.redis_url, 1, setup.env))
 
 
 class Arq(AsyncPeer):

@@ -1,4 +1,4 @@
-"""What every contender can do. The clock is the runner's: no method here measures anything."""
+"""The interface of a contender. The runner holds the clock: no method here measures anything."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ADDRESSES = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")  # Celery prefers the
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a contender runs: its own database of the run's Redis, and how many items its workers run at once."""
+class ContenderSetup:
+    """The setup of a contender: its own database of the run's Redis, and how many items its workers run at once."""
 
     redis_url: str
     concurrency: int
@@ -26,7 +26,7 @@ class Place:
 
 
 class Starter(Protocol):
-    """What starts the programs of a contender; they end with the run, whatever ends it."""
+    """Starts the programs of a contender. They end with the run, also when it is killed."""
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], copies: int = 1) -> None:
         """Start a program, or several of the same."""
@@ -49,8 +49,8 @@ class Contender:
     functions: ClassVar[frozenset[str]] = frozenset({"noop", "spin"})
     is_peer: ClassVar[bool] = False  # Another task queue, among which the best is looked for.
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, setup: ContenderSetup) -> None:
+        self.setup = setup
 
     @classmethod
     def missing(cls) -> list[str]:
@@ -60,8 +60,8 @@ class Contender:
     @property
     def environ(self) -> dict[str, str]:
         """The environment of its programs, and of its caller."""
-        own = {REDIS_URL: self.place.redis_url, PROCESSES: str(self.place.concurrency)}
-        return {**self.place.env, **own, **dict.fromkeys(ADDRESSES, self.place.redis_url)}
+        own = {REDIS_URL: self.setup.redis_url, PROCESSES: str(self.setup.concurrency)}
+        return {**self.setup.env, **own, **dict.fromkeys(ADDRESSES, self.setup.redis_url)}
 
     def start(self, starter: Starter) -> None:
         """Start the worker programs, if there are any."""

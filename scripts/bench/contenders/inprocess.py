@@ -21,14 +21,14 @@ class ProcessPool(Contender):
     chunk = 1
 
     def open(self) -> None:
-        self.pool = ProcessPoolExecutor(self.place.concurrency)
-        list(self.pool.map(abs, range(self.place.concurrency * 2)))
+        self.pool = ProcessPoolExecutor(self.setup.concurrency)
+        list(self.pool.map(abs, range(self.setup.concurrency * 2)))
 
     def close(self) -> None:
         self.pool.shutdown()
 
     def prepare(self, function: str, items: Sequence[Any], *, batch_size: int | None, in_flight: int | None) -> None:
-        found = sizes(len(items), self.place.concurrency)
+        found = sizes(len(items), self.setup.concurrency)
         self.chunk = batch_size or best(found, lambda size: self._map(function, items, size))
 
     def batch(self, function: str, items: Sequence[Any]) -> Sequence[Any]:
@@ -52,7 +52,7 @@ class MultiprocessingPool(ProcessPool):
     shapes = frozenset({"batch", "singles", "submit", "latency"})
 
     def open(self) -> None:
-        self.processes = multiprocessing.Pool(self.place.concurrency)
+        self.processes = multiprocessing.Pool(self.setup.concurrency)
 
     def close(self) -> None:
         self.processes.terminate()
@@ -79,7 +79,7 @@ class Joblib(Contender):
     def open(self) -> None:
         import joblib  # type: ignore[import-untyped]
 
-        self.parallel = joblib.Parallel(n_jobs=self.place.concurrency)
+        self.parallel = joblib.Parallel(n_jobs=self.setup.concurrency)
         self.parallel.__enter__()
         self.delayed = joblib.delayed
 

@@ -19,7 +19,7 @@ class Graft(Contender):
     in_flight: int | None = None
 
     def start(self, starter: Starter) -> None:
-        starter.worker("cpu", self.place.concurrency, self.environ)
+        starter.worker("cpu", self.setup.concurrency, self.environ)
 
     def open(self) -> None:
         import graft
@@ -86,7 +86,7 @@ class GraftOnStockTransport(Graft):
         from graft.config.queues import names
 
         argv = [sys.executable, "-m", "celery", "-A", "graft.scripts.bench.peers.plain_app", "worker", "-l", "WARNING"]
-        argv += ["-P", "prefork", "-c", str(self.place.concurrency), "-Q", ",".join(names())]
+        argv += ["-P", "prefork", "-c", str(self.setup.concurrency), "-Q", ",".join(names())]
         starter.start([*argv, "--without-gossip", "--without-mingle"], self.environ)
 
     def open(self) -> None:

@@ -36,7 +36,7 @@ class Dramatiq(Peer):
     needs = ("dramatiq",)
 
     def start(self, starter: Starter) -> None:
-        argv = [program("dramatiq"), f"{APPS}.dramatiq_app", "-p", str(self.place.concurrency), "-t", "2"]
+        argv = [program("dramatiq"), f"{APPS}.dramatiq_app", "-p", str(self.setup.concurrency), "-t", "2"]
         starter.start(argv, self.environ)
 
     def open(self) -> None:
@@ -64,7 +64,7 @@ class Huey(Peer):
     needs = ("huey",)
 
     def start(self, starter: Starter) -> None:
-        argv = [program("huey_consumer"), f"{APPS}.huey_app.huey", "-k", "process", "-w", str(self.place.concurrency)]
+        argv = [program("huey_consumer"), f"{APPS}.huey_app.huey", "-k", "process", "-w", str(self.setup.concurrency)]
         starter.start([*argv, "-q"], self.environ)
 
     def open(self) -> None:
@@ -85,15 +85,15 @@ class Rq(Peer):
     needs = ("rq",)
 
     def start(self, starter: Starter) -> None:
-        argv = [program("rq"), "worker-pool", "bench", "-n", str(self.place.concurrency), "-q"]
+        argv = [program("rq"), "worker-pool", "bench", "-n", str(self.setup.concurrency), "-q"]
         # The default worker forks for every job; this one does not, and is many times faster.
-        starter.start([*argv, "-w", "rq.worker.SimpleWorker", "-u", self.place.redis_url], self.environ)
+        starter.start([*argv, "-w", "rq.worker.SimpleWorker", "-u", self.setup.redis_url], self.environ)
 
     def open(self) -> None:
         import redis
         import rq
 
-        self.client = redis.Redis.from_url(self.place.redis_url)
+        self.client = redis.Redis.from_url(self.setup.redis_url)
         self.queue = rq.Queue("bench", connection=self.client)
         self.prepared = rq.Queue.prepare_data
 
@@ -126,7 +126,7 @@ class Dask(Peer):
         from distributed import Client, LocalCluster
 
         self.cluster = LocalCluster(
-            n_workers=self.place.concurrency, threads_per_worker=1, dashboard_address=None, silence_logs=40
+            n_workers=self.setup.concurrency, threads_per_worker=1, dashboard_address=None, silence_logs=40
         )
         self.client = Client(self.cluster)
 
@@ -154,7 +154,7 @@ class Ray(Peer):
         import ray
 
         self.ray = ray
-        ray.init(num_cpus=self.place.concurrency, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(num_cpus=self.setup.concurrency, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         self.remote: dict[str, Any] = {}
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from graft.scripts.bench.contenders.base import Contender, Place, Starter
+from graft.scripts.bench.contenders.base import Contender, ContenderSetup, Starter
 from graft.scripts.bench.contenders.sweep import best, sizes
 
 
@@ -20,7 +20,7 @@ class StockCelery(Contender):
 
     def start(self, starter: Starter) -> None:
         argv = [sys.executable, "-m", "celery", "-A", "graft.scripts.bench.peers.stock_app", "worker", "-l", "WARNING"]
-        argv += [*self.pool, "-c", str(self.place.concurrency), "--without-gossip", "--without-mingle"]
+        argv += [*self.pool, "-c", str(self.setup.concurrency), "--without-gossip", "--without-mingle"]
         starter.start(argv, self.environ)
 
     def open(self) -> None:
@@ -48,8 +48,8 @@ class OneProcess(StockCelery):
     name = "celery-1"
     title = "stock Celery, prefork -c 1"
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(Place(place.redis_url, 1, place.env))
+    def __init__(self, setup: ContenderSetup) -> None:
+        super().__init__(ContenderSetup(setup.redis_url, 1, setup.env))
 
 
 class Solo(OneProcess):
@@ -69,7 +69,7 @@ class Chunks(StockCelery):
     size = 100
 
     def prepare(self, function: str, items: Sequence[Any], *, batch_size: int | None, in_flight: int | None) -> None:
-        found = sizes(len(items), self.place.concurrency)
+        found = sizes(len(items), self.setup.concurrency)
         self.size = batch_size or best(found, lambda size: self._run(function, items, size))
 
     def batch(self, function: str, items: Sequence[Any]) -> Sequence[Any]:

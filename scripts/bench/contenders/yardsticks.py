@@ -1,4 +1,4 @@
-"""What somebody would write by hand on Redis lists, without retries, limits, or any guarantee: the yardstick.
+"""Yardsticks: loops that somebody writes by hand on Redis lists, without retries, limits or any guarantee.
 
     client ──RPUSH jobs──► BLPOP ── worker ──RPUSH outcomes──► BLPOP ── client
 
@@ -67,16 +67,16 @@ class BatchedLoop(Contender):
 
     def start(self, starter: Starter) -> None:
         code = f"from graft.scripts.bench.contenders.yardsticks import {self.program}; {self.program}()"
-        starter.start([sys.executable, "-c", code], self.environ, copies=self.place.concurrency)
+        starter.start([sys.executable, "-c", code], self.environ, copies=self.setup.concurrency)
 
     def open(self) -> None:
-        self.client = redis.Redis.from_url(self.place.redis_url, socket_timeout=None)
+        self.client = redis.Redis.from_url(self.setup.redis_url, socket_timeout=None)
 
     def close(self) -> None:
         self.client.close()
 
     def prepare(self, function: str, items: Sequence[Any], *, batch_size: int | None, in_flight: int | None) -> None:
-        found = sizes(len(items), self.place.concurrency)
+        found = sizes(len(items), self.setup.concurrency)
         self.batch_size = batch_size or best(found, lambda size: self._run(function, items, size))
 
     def batch(self, function: str, items: Sequence[Any]) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""``celery -A graft dead-letters list|show|replay|drop|export``: what no policy will run again, and what to do with it.
+"""``celery -A graft dead-letters list|show|replay|drop|export``: envelopes that failed for good.
 
 Results go to stdout, everything else to stderr. Nothing is changed without ``--yes`` or an answer at the terminal.
 """
@@ -20,41 +20,41 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.queues import names
-from graft.scripts.commands.dead_letters.options import choosing, chosen, found
-from graft.scripts.commands.options import HELP, CommandGroup, confirm, examples
+from graft.scripts.commands.dead_letters.options import Chosen, choosing, chosen, found
+from graft.scripts.commands.options import RedisCommandGroup, confirm, examples
 from graft.scripts.console import ago, complain, output, say, several
 from graft.scripts.console import show as show_table
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import Choice, causes
 from graft.tasks.dead_letters.store import DeadLetter
 
-REFUSED: Final = 1  # Some letters could not be replayed.
+REFUSED: Final = 1  # Some dead letters could not be replayed.
 
 EXAMPLES: Final = examples(
-    "celery -A graft dead-letters list            causes, the most frequent first",
-    "celery -A graft dead-letters list --letters  one line for each letter",
-    "celery -A graft dead-letters show ID         one letter with its traceback",
+    "celery -A graft dead-letters list         causes, the most frequent first",
+    "celery -A graft dead-letters list --each  one line for each dead letter",
+    "celery -A graft dead-letters show ID      one dead letter with its traceback",
     "celery -A graft dead-letters replay --fingerprint 3fa2 --dry-run",
     "celery -A graft dead-letters replay --fingerprint 3fa2 --rate 5 --yes",
-    "celery -A graft dead-letters export --out letters.jsonl",
+    "celery -A graft dead-letters export --out dead-letters.jsonl",
     "celery -A graft dead-letters drop --older-than 7d --yes",
 )
 
 
-@click.group(cls=CommandGroup, context_settings=HELP, epilog=EXAMPLES)
+@click.group(cls=RedisCommandGroup, epilog=EXAMPLES)
 def command() -> None:
-    """Work that no policy will run again, kept until somebody looks."""
+    """Envelopes that failed for good. They are kept until somebody replays or drops them."""
 
 
 @command.command("list")
 @choosing
-@click.option("--letters", is_flag=True, help="One line for each letter instead of one for each cause.")
+@click.option("--each", is_flag=True, help="One line for each dead letter instead of one for each cause.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Lines at most.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
-def list_letters(choice: Choice, letters: bool, limit: int, as_json: bool) -> None:
-    """What died, grouped by cause; exit code 0 also when nothing did."""
+def list_letters(choice: Choice, each: bool, limit: int, as_json: bool) -> None:
+    """List dead letters, grouped by cause. The exit code is 0, also when there are none."""
     matching = found(choice, newest_first=True)
-    if letters:
+    if each:
         show_letters(list(islice(matching, limit)), as_json)
         return
     grouped = causes(matching)
@@ -65,16 +65,16 @@ def list_letters(choice: Choice, letters: bool, limit: int, as_json: bool) -> No
     if not grouped:
         say("There are no dead letters." if choice.is_everything else "No dead letter matches.")
         return
-    table = Table("cause", "letters", "items", "last", box=None, pad_edge=False)
+    table = Table("cause", "count", "items", "last", box=None, pad_edge=False)
     table.add_column("function, reason and error", overflow="fold")
     for cause in grouped[:limit]:
         what = Text(f"{cause.function}  {cause.reason}\n{first_line(cause.error)}")
         table.add_row(cause.fingerprint, str(cause.letters), str(cause.items), ago(cause.last), what)
     show_table(table)
-    total = sum(cause.letters for cause in grouped)
+    count = sum(cause.letters for cause in grouped)
     hidden = f", {len(grouped) - limit} not shown (--limit)" if len(grouped) > limit else ""
-    counts = f"{several(total, 'letter')}, {several(len(grouped), 'cause')}{hidden}"
-    say(f"{counts}. See them: dead-letters list --letters --fingerprint CAUSE")
+    counts = f"{several(count, 'dead letter')}, {several(len(grouped), 'cause')}{hidden}"
+    say(f"{counts}. List each: dead-letters list --each --fingerprint CAUSE")
 
 
 def show_letters(letters: list[DeadLetter], as_json: bool) -> None:
@@ -95,17 +95,17 @@ def show_letters(letters: list[DeadLetter], as_json: bool) -> None:
         what = Text(f"{letter.id}\n{letter.function}")
         table.add_row(ago(letter.buried_at), *counts, letter.queue or "-", what)
     show_table(table)
-    say("See one whole: dead-letters show ID")
+    say("Show one with its traceback: dead-letters show ID")
 
 
 @command.command()
 @click.argument("letter_id", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="Everything that is kept, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="The whole dead letter as JSON.")
 def show(letter_id: str, as_json: bool) -> None:
-    """One letter: what it was, why it died, its traceback and its items."""
+    """Show one dead letter: its function, error, traceback and items."""
     letter = next(dead_letters.read([letter_id]), None)
     if letter is None:
-        complain(f"there is no dead letter {letter_id}; see: celery -A graft dead-letters list --letters")
+        complain(f"there is no dead letter {letter_id}; list them with: celery -A graft dead-letters list --each")
         raise SystemExit(1)
     if as_json:
         click.echo(json.dumps(asdict(letter), indent=2))
@@ -130,7 +130,7 @@ def show(letter_id: str, as_json: bool) -> None:
 
 
 def preview(letter: DeadLetter, width: int = 500) -> str:
-    """The beginning of the items, or why they cannot be shown. Items that are pickled one by one stay closed."""
+    """The beginning of the items, or why they cannot be shown. Items that are pickled one by one are not opened."""
     from graft.tasks.dead_letters import replay as dead_letter_replay
 
     if letter.envelope.startswith("{"):
@@ -147,19 +147,27 @@ def preview(letter: DeadLetter, width: int = 500) -> str:
 
 @command.command()
 @choosing
-@click.option("--all", "everything", is_flag=True, help="All letters, where no filter is given.")
-@click.option("--to", "target", metavar="QUEUE", type=click.Choice(names()), help="Another queue than the original.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="Letters/s.")
-@click.option("--limit", type=click.IntRange(1), help="So many at most, the oldest first.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--all", "everything", is_flag=True, help="All dead letters; needed when no filter is given.")
+@click.option(
+    "--to",
+    "target",
+    metavar="QUEUE",
+    type=click.Choice(names()),
+    help="Send to this queue instead of the original one.",
+)
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="Dead letters per second."
+)
+@click.option("--limit", type=click.IntRange(1), help="Replay at most this many, the oldest first.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def replay(
     choice: Choice, everything: bool, target: str | None, rate: float, limit: int | None, dry_run: bool, yes: bool
 ) -> None:
-    """Send letters again, the oldest first, at a bounded rate; each is taken away once its message is on the queue.
+    """Send dead letters again, the oldest first, at a limited rate. A dead letter is removed once its message is sent.
 
-    Interrupted or killed, nothing is lost: run it again. Items are run at least once, so the letter that was being
-    replayed then may run twice. Exit code 1 when some letters could not be replayed; they stay.
+    If this command is interrupted or killed, nothing is lost: run it again. Then the items of one dead letter may run
+    twice. The exit code is 1 when some dead letters could not be replayed; these are kept.
     """
     from graft.tasks.dead_letters import replay as dead_letter_replay
 
@@ -168,52 +176,54 @@ def replay(
         for letter in dead_letters.read([one.id for one in letters]):
             try:
                 message = dead_letter_replay.message_of(letter, target)
-                click.echo(f"{letter.id}  to {message.queue}  {letter.items} items of {letter.function}")
+                click.echo(f"{letter.id}  to {message.queue}  {several(letter.items, 'item')} of {letter.function}")
             except dead_letter_replay.NotReplayable as error:
-                click.echo(f"{letter.id}  stays: {error}")
-        say(f"{len(letters)} letters; nothing was sent (--dry-run).")
+                click.echo(f"{letter.id}  is kept: {error}")
+        say(f"{several(len(letters), 'dead letter')}; nothing was sent (--dry-run).")
         return
-    confirm(f"Replay {len(letters)} letters ({sum(each.items for each in letters)} items) at {rate:g}/s?", yes)
+    confirm(f"Replay {total(letters)} at {rate:g}/s?", yes)
     sent = refused = 0
     began = time.monotonic()
     for one in letters:
         time.sleep(max(0.0, began + sent / rate - time.monotonic()))
         kept = next(dead_letters.read([one.id]), None)
-        if kept is None:  # Somebody else's by now.
+        if kept is None:  # Another command has replayed or dropped it.
             continue
         try:
             sent += dead_letter_replay.replay(kept, target)
         except dead_letter_replay.NotReplayable as error:
             refused += 1
-            complain(f"{one.id} stays: {error}")
-    say(f"Replayed {sent} of {len(letters)} letters.")
+            complain(f"{one.id} is kept: {error}")
+    say(f"Replayed {sent} of {several(len(letters), 'dead letter')}.")
     if refused:
         raise SystemExit(REFUSED)
 
 
 @command.command()
 @choosing
-@click.option("--all", "everything", is_flag=True, help="All letters, where no filter is given.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--all", "everything", is_flag=True, help="All dead letters; needed when no filter is given.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def drop(choice: Choice, everything: bool, dry_run: bool, yes: bool) -> None:
-    """Remove letters for good; `export` first keeps a copy."""
+    """Remove dead letters for good. To keep a copy, `export` them first."""
     letters = chosen(choice, everything)
     if dry_run:
         for letter in letters:
-            click.echo(f"{letter.id}  {letter.items} items of {letter.function}")
-        say(f"{len(letters)} letters; nothing was removed (--dry-run).")
+            click.echo(f"{letter.id}  {several(letter.items, 'item')} of {letter.function}")
+        say(f"{several(len(letters), 'dead letter')}; nothing was removed (--dry-run).")
         return
-    confirm(f"Remove {len(letters)} letters ({sum(each.items for each in letters)} items) for good?", yes)
+    confirm(f"Remove {total(letters)} for good?", yes)
     removed = sum(map(dead_letters.remove, dead_letters.read([one.id for one in letters])))
-    say(f"Removed {removed} letters.")
+    say(f"Removed {several(removed, 'dead letter')}.")
 
 
 @command.command()
 @choosing
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of stdout, mode 600.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write this file, with mode 600, instead of stdout."
+)
 def export(choice: Choice, out: Path | None) -> None:
-    """Whole letters as JSON lines, the oldest first. They hold the items: treat them like the data themselves."""
+    """Write whole dead letters as JSON lines, the oldest first. They contain the items: protect them like your data."""
     count = 0
     # The file appears under its name when it is complete.
     partial = out and out.with_name(out.name + ".partial")
@@ -223,11 +233,15 @@ def export(choice: Choice, out: Path | None) -> None:
             count += 1
     if out and partial:
         partial.replace(out)
-    say(f"Exported {count} letters{f' to {out}' if out else ''}.")
+    say(f"Exported {several(count, 'dead letter')}{f' to {out}' if out else ''}.")
 
 
 def _private(path: Path) -> IO[str]:
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
+
+
+def total(letters: list[Chosen]) -> str:
+    return f"{several(len(letters), 'dead letter')} ({several(sum(each.items for each in letters), 'item')})"
 
 
 def first_line(text: str) -> str:

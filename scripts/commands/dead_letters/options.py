@@ -1,4 +1,4 @@
-"""Which letters a person means."""
+"""The options that choose dead letters: by id, cause, function, queue, error or age."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graft.tasks.dead_letters.store import DeadLetter
 
 
 def choosing(func: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which letters are meant; they arrive as one ``choice``."""
+    """Decorates a command with the options that choose dead letters. The command gets them as one ``choice``."""
 
     @wraps(func)  # With the options that it has already.
     def choose(
@@ -39,11 +39,11 @@ def choosing(func: Callable[..., Any]) -> Callable[..., Any]:
         return func(choice=choice, **rest)
 
     for decorate in (
-        click.option("--newer-than", "newer", type=Age(), help="Buried within this time: 90s, 15m, 2h, 7d."),
+        click.option("--newer-than", "newer", type=Age(), help="Buried within this time: 90s, 15m, 2h or 7d."),
         click.option("--older-than", "older", type=Age(), help="Buried longer ago than this."),
-        click.option("--error", help="A part of the error's text, in any case."),
-        click.option("--fingerprint", help="The cause, as `list` shows it; its beginning is enough."),
-        click.option("--queue", help="The queue that they came from."),
+        click.option("--error", help="Part of the error's text; upper and lower case are the same."),
+        click.option("--fingerprint", help="The cause that `list` shows, or its beginning."),
+        click.option("--queue", help="The queue that the envelope came from."),
         click.option("--function", metavar="PATTERN", help="The callable or task; * and ? are wildcards."),
         click.option("--reason", metavar="REASON", help="poisoned, retries_exhausted, time_limit, bad_signature …"),
         click.argument("ids", nargs=-1, metavar="[ID]..."),
@@ -53,13 +53,13 @@ def choosing(func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def found(choice: Choice, newest_first: bool = False) -> Iterator[DeadLetter]:
-    """The letters that are meant, as they are kept now."""
+    """The dead letters that match *choice*, read one after the other."""
     wanted = sorted(choice.ids) if choice.ids else dead_letters.ids(choice.after or 0.0)
     return filter(choice.holds, dead_letters.read(wanted[::-1] if newest_first else wanted))
 
 
 class Chosen(NamedTuple):
-    """What is remembered of a letter until its turn comes: all of them whole could be more than memory holds."""
+    """The part of a dead letter that stays in memory until its turn: all of them whole may not fit."""
 
     id: str
     items: int
@@ -67,9 +67,9 @@ class Chosen(NamedTuple):
 
 
 def chosen(choice: Choice, everything: bool, limit: int | None = None) -> list[Chosen]:
-    """The letters to change: nobody means all of them by saying nothing."""
+    """The dead letters to change. Without a filter, *everything* must be given."""
     if choice.is_everything and not everything:
-        raise click.UsageError("say which letters: an ID, a filter (see --help), or --all")
+        raise click.UsageError("choose dead letters by an ID, a filter (see --help) or --all")
     letters = [Chosen(each.id, each.items, each.function) for each in islice(found(choice), limit)]
     if not letters:
         say("No dead letter matches.")

@@ -1,4 +1,4 @@
-"""``celery -A graft doctor``: settings that will hurt, each with its cause, the evidence and a fix of one line."""
+"""``celery -A graft doctor``: harmful settings, each with its cause, the evidence and a fix of one line."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from graft.config.deployment import app as our_app
 from graft.config.deployment import settings
 from graft.scripts.commands.doctor import facts
 from graft.scripts.commands.doctor.rules import ORDER, Problem, examine
+from graft.scripts.commands.options import RedisCommand
 from graft.scripts.console import output, say
 
 STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "as_json", is_flag=True, help="The problems as JSON.")
-@click.option("--offline", is_flag=True, help="Only what can be known without Redis.")
+@click.command(cls=RedisCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
+@click.option("--offline", is_flag=True, help="Do not read Redis.")
 @click.pass_context
 def command(context: click.Context, as_json: bool, offline: bool) -> None:
-    """Find settings that will hurt, each with its remedy.
+    """Find harmful settings, each with its remedy.
 
-    Looks at the app of -A, the environment, .env and docker-compose.yml in this directory, and at Redis and the live
-    workers. Exit code 0: nothing, or notes only; 1: warnings; 2: errors.
+    Reads the app of -A, the environment, .env and docker-compose.yml in the current directory, Redis, and the
+    heartbeats of workers. Exit code 0: no problem, or notes only; 1: warnings; 2: errors.
     """
     app = getattr(context.obj, "app", None) or our_app
     setup = facts.static(app, os.environ, Path.cwd())
@@ -62,5 +63,5 @@ def show_problems(problems: list[Problem]) -> None:
             output.print(Text(f"        {problem.cause}", "dim"))
         output.print(Text(f"        → {problem.fix}", "cyan"))
     counts = {severity: sum(problem.severity == severity for problem in problems) for severity in reversed(ORDER)}
-    told = ", ".join(f"{count} {severity}{'s' if count > 1 else ''}" for severity, count in counts.items() if count)
-    say(told + "." if told else "Nothing is wrong.")
+    found = ", ".join(f"{count} {severity}{'s' if count > 1 else ''}" for severity, count in counts.items() if count)
+    say(found + "." if found else "No problem was found.")

@@ -1,4 +1,4 @@
-"""Reads what the doctor judges: Celery's options, the environment, files of secrets, and what is live."""
+"""Reads the settings that ``rules`` judges: Celery's options, the environment, files with secrets, Redis, workers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def static(app: Any, environ: Mapping[str, str], folder: Path) -> Setup:
-    """What can be known without a network. *folder* is where ``.env`` and ``docker-compose.yml`` are looked for."""
+    """The settings that can be read without Redis. *folder* may hold ``.env`` and ``docker-compose.yml``."""
     config = settings()
     app.loader.import_default_modules()
     return Setup(
@@ -56,7 +56,7 @@ def static(app: Any, environ: Mapping[str, str], folder: Path) -> Setup:
 
 
 def live(setup: Setup) -> Setup:
-    """*setup* with what Redis and the workers say. Raises RedisError when Redis does not answer."""
+    """*setup* with the state of Redis and the workers. Raises RedisError when Redis does not answer."""
     config = settings()
     client = shared()
     readers = tuple(Reader(worker.name, tuple(worker.queues)) for worker in worker_registry.workers(client))
@@ -70,7 +70,7 @@ def live(setup: Setup) -> Setup:
 
 
 def servers(config: Settings) -> tuple[tuple[str, redis_checks.Finding], ...]:
-    """What is wrong with the Redis that keeps the messages, and with that of the results where it is another."""
+    """Findings about the broker's Redis, and about that of the result backend if it is another."""
     with broker() as client:
         found = [("broker", each) for each in redis_checks.judge(ask(client), config.broker_url, "broker")]
     if config.backend_url != config.broker_url:
@@ -98,7 +98,7 @@ def secret_files(environ: Mapping[str, str], folder: Path) -> dict[str, int]:
 
 
 def stop_graces(folder: Path) -> dict[str, Grace]:
-    """How long compose waits for each worker service before it kills it. An ``x-…`` block counts like a service."""
+    """The stop_grace_period of each worker service in the Compose file. An ``x-…`` block counts like a service."""
     found = {}
     for path in [*folder.glob("docker-compose*.yml"), *folder.glob("compose*.y*ml")]:
         block, service, text = "", "", path.read_text(encoding="utf-8", errors="replace")

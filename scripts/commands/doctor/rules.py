@@ -1,6 +1,6 @@
-"""Facts about a deployment -> problems, each with its cause, the evidence and a fix of one line. Pure.
+"""From the settings of a deployment to problems, each with its cause, the evidence and a fix of one line. Pure.
 
-An ``error`` loses work or secrets, or nothing runs; a ``warning`` will hurt some day; a ``note`` is good to know.
+An ``error`` loses work or secrets, or nothing runs; a ``warning`` does so in some situations; a ``note`` may help.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from graft.config.queues import PRIORITY_STEPS
 
 Severity = Literal["error", "warning", "note"]
 ORDER: Final[tuple[Severity, ...]] = ("note", "warning", "error")
-STALL: Final = 10.0  # A visibility timeout must outlast what may keep a worker's loop busy.
+STALL: Final = 10.0  # A worker's loop may be busy for so long; a visibility timeout must be longer.
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is set wrong: why it hurts, what shows it, and what to do."""
+    """One wrong setting: why it is harmful, the value that shows it, and what to do."""
 
     severity: Severity
     check: str
@@ -40,7 +40,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Grace:
-    """How long something waits for a worker to stop, and the drain timeout that it starts it with, where it says so."""
+    """Seconds that a supervisor waits for a worker to stop, and the drain timeout that it sets, if any."""
 
     seconds: float
     drain: float | None = None
@@ -48,10 +48,10 @@ class Grace:
 
 @dataclass(frozen=True)
 class Setup:
-    """How a deployment is set up. ``conf`` holds Celery's options, ``graft`` those of GRAFT_*.
+    """The settings of a deployment. ``conf`` holds Celery's options, ``graft`` those of GRAFT_*.
 
-    ``queues`` are those in the queue table, ``files`` maps files that hold secrets to their modes. ``grace`` names what
-    stops workers. What is live is None where nobody asked.
+    ``queues`` are the names in the queue table. ``files`` maps files with secrets to their modes, ``grace`` the
+    supervisors of workers to how long they wait. ``readers`` is None when Redis was not read.
     """
 
     conf: Mapping[str, Any]
@@ -69,7 +69,7 @@ class Setup:
 
 
 def examine(setup: Setup) -> list[Problem]:
-    """Everything that is set wrong, the worst first."""
+    """All problems, the worst first."""
     found = [problem for rule in RULES for problem in rule(setup)]
     return sorted(found, key=lambda problem: -ORDER.index(problem.severity))
 
@@ -77,14 +77,14 @@ def examine(setup: Setup) -> list[Problem]:
 def signing(setup: Setup) -> Iterator[Problem]:
     if not setup.graft["signing_keys"]:
         yield Problem(
-            "error", "signing key", "nothing is pickled or unpickled without a key: no batch runs",
+            "error", "signing key", "no batch can be sent or run: payloads are signed with this key",
             "GRAFT_SIGNING_KEY is not set",
             'export GRAFT_SIGNING_KEY=$(python -c "import secrets; print(secrets.token_hex(32))"), the same everywhere',
         )  # fmt: skip
     if setup.graft["mode"] == "local":
         yield Problem(
-            "note", "mode", "the facades run everything in the calling process", "GRAFT_MODE=local",
-            "unset GRAFT_MODE where the workers are to run it",
+            "note", "mode", "the facades run everything in the caller's process", "GRAFT_MODE=local",
+            "unset GRAFT_MODE to use the workers",
         )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def secrets(setup: Setup) -> Iterator[Problem]:
             is_open = mode & stat.S_IRWXO
             yield Problem(
                 "error" if is_open else "warning", "secret file",
-                "whoever reads the key can have workers run anything", f"{path} has mode {stat.S_IMODE(mode):o}",
+                "anybody who reads the key can run any code on the workers", f"{path} has mode {stat.S_IMODE(mode):o}",
                 f"chmod 600 {path}",
             )  # fmt: skip
 
@@ -102,7 +102,7 @@ def secrets(setup: Setup) -> Iterator[Problem]:
 def environment(setup: Setup) -> Iterator[Problem]:
     if "APP" in setup.environ:
         yield Problem(
-            "warning", "environment", "the celery command takes a bare APP for its -A option",
+            "warning", "environment", "the celery command uses APP as its -A option",
             f"APP={setup.environ['APP']}", "unset APP, or write celery -A graft every time",
         )  # fmt: skip
 
@@ -111,17 +111,17 @@ def delivery(setup: Setup) -> Iterator[Problem]:
     conf = setup.conf
     if not conf.get("task_acks_late"):
         yield Problem(
-            "error", "late acks", "a message is forgotten when it is taken, and lost with its worker",
+            "error", "late acks", "a message is deleted when a worker fetches it, and lost if the worker dies",
             "task_acks_late is off", "set task_acks_late=True",
         )  # fmt: skip
     elif not (conf.get("task_reject_on_worker_lost") or conf.get("task_retry_on_worker_lost")):
         yield Problem(
-            "error", "late acks", "Celery acknowledges what a killed pool process was running, late acks or not",
+            "error", "late acks", "the task of a killed pool process is acknowledged and lost, late acks or not",
             "task_acks_late without task_reject_on_worker_lost", "set task_reject_on_worker_lost=True",
         )  # fmt: skip
     if not conf.get("task_time_limit"):
         yield Problem(
-            "warning", "time limits", "a task that never ends keeps its process for ever", "task_time_limit is not set",
+            "warning", "time limits", "a task that hangs blocks its process for ever", "task_time_limit is not set",
             "set GRAFT_HARD_TIME_LIMIT",
         )  # fmt: skip
 
@@ -136,27 +136,27 @@ def visibility(setup: Setup) -> Iterator[Problem]:
     )
     if timeout is None:
         yield Problem(
-            "error", "visibility timeout", "Celery's default is an hour: what a lost worker held comes back after that",
+            "error", "visibility timeout", "tasks of a lost worker run again only after an hour, Celery's default",
             "broker_transport_options has no visibility_timeout", "set GRAFT_VISIBILITY_TIMEOUT",
         )  # fmt: skip
     elif not is_renewed:
         longest = max(limit, float(conf.get("task_soft_time_limit") or 0.0))
         if timeout <= longest:
             yield Problem(
-                "error", "visibility timeout", "nobody renews leases here, so a task that runs longer runs twice; one "
-                "with a longer ETA, too", f"visibility_timeout={timeout:g} s, task_time_limit={longest:g} s, "
+                "error", "visibility timeout", "leases are not renewed with this broker_url, so a task that runs or "
+                "waits longer runs twice", f"visibility_timeout={timeout:g} s, task_time_limit={longest:g} s, "
                 f"broker_url is not the hardened transport's", "pass the URL through transport_url(), or raise the "
                 "timeout above the time limit and every countdown",
             )  # fmt: skip
     elif timeout < STALL:
         yield Problem(
-            "warning", "visibility timeout", "a worker whose loop stands still for so long has its work done twice",
+            "warning", "visibility timeout", "a worker whose loop is blocked for this long has its tasks run twice",
             f"visibility_timeout={timeout:g} s", f"set GRAFT_VISIBILITY_TIMEOUT to {STALL:g} or more",
         )  # fmt: skip
     eta_limit = conf.get("worker_eta_task_limit")
     if not eta_limit:
         yield Problem(
-            "warning", "ETA", "every message with a countdown waits in a worker's memory, without a bound",
+            "warning", "ETA", "messages with a countdown wait in a worker's memory, without a limit",
             "worker_eta_task_limit is not set", "set worker_eta_task_limit=1000",
         )  # fmt: skip
 
@@ -167,24 +167,24 @@ def priorities(setup: Setup) -> Iterator[Problem]:
     default = conf.get("task_default_priority")
     if not default:
         yield Problem(
-            "error", "priorities", "0 is the most urgent on Redis, and what names no priority counts as 0: it "
-            "overtakes everything", f"task_default_priority is {default}", "set task_default_priority=5",
+            "error", "priorities", "0 is the most urgent priority on Redis, and messages without a priority "
+            "get it: they overtake all others", f"task_default_priority is {default}", "set task_default_priority=5",
         )  # fmt: skip
     if list(options.get("priority_steps") or ()) != list(PRIORITY_STEPS):
         yield Problem(
             "warning", "priorities", "priorities between two steps share a list; clients with other steps write to "
-            "lists that nobody reads", f"priority_steps={options.get('priority_steps')}",
+            "lists that no worker reads", f"priority_steps={options.get('priority_steps')}",
             "set priority_steps=range(10)",
         )  # fmt: skip
     if options.get("queue_order_strategy") != "priority":
         yield Problem(
-            "warning", "priorities", "queues take turns whatever their messages' priorities",
+            "warning", "priorities", "queues are read in turn, and the priority of their messages is ignored",
             f"queue_order_strategy={options.get('queue_order_strategy')}", "set queue_order_strategy=priority",
         )  # fmt: skip
     multiplier = conf.get("worker_prefetch_multiplier")
     if multiplier != 1 and not conf.get("worker_disable_prefetch"):
         yield Problem(
-            "warning", "prefetch", "what a worker has fetched is run before anything more urgent that comes later",
+            "warning", "prefetch", "fetched messages run before more urgent ones that arrive later",
             f"worker_prefetch_multiplier={multiplier}", "set worker_prefetch_multiplier=1",
         )  # fmt: skip
 
@@ -194,25 +194,25 @@ def publishing(setup: Setup) -> Iterator[Problem]:
     for name in ("retry", "retry_on_timeout"):
         if name in options:
             yield Problem(
-                "warning", "publishing", "kombu sends messages one by one then, instead of many in one round trip",
-                f"broker_transport_options has {name}", f"remove {name}: messages are sent again by their publisher",
+                "warning", "publishing", "kombu then sends messages one by one, instead of many in one round trip",
+                f"broker_transport_options has {name}", f"remove {name}; the publisher retries by itself",
             )  # fmt: skip
     unsafe = [each for each in setup.conf.get("accept_content") or () if "pickle" in each or "yaml" in each]
     if unsafe:
         yield Problem(
-            "error", "content", "whoever can write to Redis can have workers run anything",
-            f"accept_content has {', '.join(unsafe)}", "set accept_content=['json']; callables travel signed inside it",
+            "error", "content", "anybody who can write to Redis can run any code on the workers",
+            f"accept_content has {', '.join(unsafe)}", "set accept_content=['json']; callables are signed inside it",
         )  # fmt: skip
 
 
-def meetings(setup: Setup) -> Iterator[Problem]:
-    """Routes, periodic tasks and queues that lead nowhere."""
+def routes(setup: Setup) -> Iterator[Problem]:
+    """Routes and periodic tasks whose queue or task does not exist."""
     known = set(setup.queues) | {getattr(queue, "name", str(queue)) for queue in setup.conf.get("task_queues") or ()}
     for entry, spec in (setup.conf.get("beat_schedule") or {}).items():
         task, queue = str(spec.get("task")), (spec.get("options") or {}).get("queue")
         if setup.tasks and task not in setup.tasks:
             yield Problem(
-                "error", "schedule", "workers do not know this task, and put its messages into quarantine",
+                "error", "schedule", "workers do not know this task, and move its messages to the quarantine",
                 f"beat_schedule[{entry!r}] names {task}", "correct the name, or import its module",
             )  # fmt: skip
         if queue and queue not in known:
@@ -220,8 +220,8 @@ def meetings(setup: Setup) -> Iterator[Problem]:
                 "error", "schedule", "no worker reads this queue", f"beat_schedule[{entry!r}] goes to {queue}",
                 f"use one of {', '.join(sorted(known))}",
             )  # fmt: skip
-    routes = setup.conf.get("task_routes")
-    for pattern, route in routes.items() if isinstance(routes, Mapping) else ():
+    table = setup.conf.get("task_routes")
+    for pattern, route in table.items() if isinstance(table, Mapping) else ():
         queue = route.get("queue") if isinstance(route, Mapping) else str(route)
         if queue and queue not in known:
             yield Problem(
@@ -230,7 +230,7 @@ def meetings(setup: Setup) -> Iterator[Problem]:
             )  # fmt: skip
         if setup.tasks and not any(fnmatchcase(task, pattern) for task in setup.tasks):
             yield Problem(
-                "warning", "routes", "no task has this name, so the route does nothing", f"task_routes[{pattern!r}]",
+                "warning", "routes", "no task has this name, so the route has no effect", f"task_routes[{pattern!r}]",
                 "correct the name, or remove the route",
             )  # fmt: skip
 
@@ -241,8 +241,8 @@ def shutdown(setup: Setup) -> Iterator[Problem]:
         grace, drain = stop.seconds, float(setup.graft["drain_timeout"]) if stop.drain is None else stop.drain
         if drain and grace <= drain:
             yield Problem(
-                "error", "stop grace", "the worker is killed before it has given its work back",
-                f"{where} waits {grace:g} s, GRAFT_DRAIN_TIMEOUT={drain:g} s", f"wait longer than {drain:g} s there",
+                "error", "stop grace", "the worker is killed before it has returned its messages to the queue",
+                f"{where} waits {grace:g} s, GRAFT_DRAIN_TIMEOUT={drain:g} s", f"set a longer grace than {drain:g} s",
             )  # fmt: skip
         elif not drain and grace < soft:
             yield Problem(
@@ -268,7 +268,7 @@ def flower(setup: Setup) -> Iterator[Problem]:
     for what, where, is_closed in settings:
         if not is_closed and not where.startswith(("127.", "localhost", "::1")):
             yield Problem(
-                "error", "flower", "whoever reaches it can end workers and read every argument",
+                "error", "flower", "anybody who reaches it can stop workers and read all arguments",
                 f"{what} listens on {where} without a password", "set FLOWER_BASIC_AUTH, and FLOWER_ADDRESS=127.0.0.1",
             )  # fmt: skip
     if environ.get("FLOWER_UNAUTHENTICATED_API", "").lower() in ("1", "true", "yes"):
@@ -282,14 +282,16 @@ def readers(setup: Setup) -> Iterator[Problem]:
     if setup.readers is None:
         return
     if not setup.readers:
-        yield Problem("warning", "workers", "nothing runs", "no worker has a heartbeat", "celery -A graft worker")
+        yield Problem(
+            "warning", "workers", "nothing runs", "no worker has a heartbeat", "start one: celery -A graft worker"
+        )
         return
     read = {queue for reader in setup.readers for queue in reader.queues}
     for reader in setup.readers:
         only_paused = not reader.queues and setup.paused
         if not set(reader.queues) & set(setup.queues) and not only_paused:
             yield Problem(
-                "error", "workers", "nobody writes to the queues that this worker reads",
+                "error", "workers", "nothing is sent to the queues that this worker reads",
                 f"{reader.name} reads {', '.join(reader.queues) or 'none'}",
                 f"start it with -Q and some of {', '.join(setup.queues)}",
             )  # fmt: skip
@@ -298,13 +300,14 @@ def readers(setup: Setup) -> Iterator[Problem]:
             continue
         waiting = setup.waiting.get(queue, 0)
         yield Problem(
-            "error" if waiting else "warning", "queues", "what is sent there is not run",
-            f"no worker reads {queue}, {waiting} messages wait", f"celery -A graft worker -Q {queue}",
+            "error" if waiting else "warning", "queues", "messages sent there do not run",
+            f"no worker reads {queue}, {waiting} messages wait", f"start a worker: celery -A graft worker -Q {queue}",
         )  # fmt: skip
     for queue in sorted(setup.paused):
         yield Problem(
-            "note", "queues", "it was paused by hand",
-            f"{queue} is paused, {setup.waiting.get(queue, 0)} messages wait", f"celery -A graft queue resume {queue}",
+            "note", "queues", "workers take no messages from it",
+            f"{queue} is paused, {setup.waiting.get(queue, 0)} messages wait",
+            f"resume it: celery -A graft queue resume {queue}",
         )  # fmt: skip
 
 
@@ -316,6 +319,6 @@ def servers(setup: Setup) -> Iterator[Problem]:
 
 
 RULES: Final = (
-    signing, secrets, environment, delivery, visibility, priorities, publishing, meetings, shutdown, flower, readers,
+    signing, secrets, environment, delivery, visibility, priorities, publishing, routes, shutdown, flower, readers,
     servers,
 )  # fmt: skip

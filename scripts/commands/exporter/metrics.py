@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class DeploymentCollector(Collector):
-    """The deployment as metrics. While Redis does not answer, ``graft_up`` is 0 and the rest is missing."""
+    """The deployment as metrics. While Redis does not answer, ``graft_up`` is 0 and there is no other metric."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ def _everything(client: Any) -> Iterator[Metric]:
     if silence is not None:
         yield _gauge("graft_beat_silence_seconds", "Time since Beat last sent a task", silence)
     growing = GaugeMetricFamily(
-        "graft_leak_growth_per_hour", "Slope of what the leak checks find", labels=["subject", "measure", "verdict"]
+        "graft_leak_growth_per_hour", "Growth that the leak checks find", labels=["subject", "measure", "verdict"]
     )  # fmt: skip
     for finding in findings.read(client):
         growing.add_metric([finding.subject, finding.measure, finding.verdict], finding.per_hour)
@@ -67,7 +67,7 @@ def _queues(queues: Iterable[Queue], held: int) -> Iterator[Metric]:
     waits = GaugeMetricFamily("graft_queue_messages", "Messages waiting, all priorities", labels=["queue"])
     age = GaugeMetricFamily("graft_queue_oldest_message_age_seconds", "Age of the oldest message", labels=["queue"])
     readers = GaugeMetricFamily("graft_queue_workers", "Live workers that read the queue", labels=["queue"])
-    trip = GaugeMetricFamily("graft_queue_round_trip_seconds", "What the last echo took", labels=["queue"])
+    trip = GaugeMetricFamily("graft_queue_round_trip_seconds", "Round trip of the last canary", labels=["queue"])
     paused = GaugeMetricFamily("graft_queue_paused", "1 while the queue is paused", labels=["queue"])
     for queue in queues:
         waits.add_metric([queue.name], queue.waiting)
@@ -77,18 +77,18 @@ def _queues(queues: Iterable[Queue], held: int) -> Iterator[Metric]:
         if queue.round_trip is not None:
             trip.add_metric([queue.name], queue.round_trip)
     yield from (waits, age, readers, trip, paused)
-    yield _gauge("graft_unacknowledged_messages", "Messages that workers took and have not settled", held)
+    yield _gauge("graft_unacknowledged_messages", "Messages fetched by workers and not acknowledged", held)
 
 
 def _workers(beats: Iterable[WorkerBeat], silent: dict[str, float]) -> Iterator[Metric]:
-    slots = GaugeMetricFamily("graft_cluster_slots", "Places in the worker's pool", labels=["worker"])
-    busy = GaugeMetricFamily("graft_cluster_running_tasks", "Task messages that run in it", labels=["worker"])
+    slots = GaugeMetricFamily("graft_cluster_slots", "Slots in the worker's pool", labels=["worker"])
+    busy = GaugeMetricFamily("graft_cluster_running_tasks", "Task messages that it runs", labels=["worker"])
     ahead = GaugeMetricFamily("graft_cluster_prefetched_tasks", "Task messages it has fetched ahead", labels=["worker"])
     memory = GaugeMetricFamily(
         "graft_cluster_resident_memory_bytes", "Memory of its processes, shared pages for each", labels=["worker"]
     )  # fmt: skip
     heard = GaugeMetricFamily("graft_cluster_heartbeat_age_seconds", "Time since its last heartbeat", labels=["worker"])
-    lag = GaugeMetricFamily("graft_cluster_event_loop_lag_seconds", "How late its event loop was", labels=["worker"])
+    lag = GaugeMetricFamily("graft_cluster_event_loop_lag_seconds", "Delay of its event loop", labels=["worker"])
     for beat in beats:
         slots.add_metric([beat.name], beat.processes)
         busy.add_metric([beat.name], beat.busy)
@@ -104,9 +104,9 @@ def _scaling(loads: Iterable[worker_load.Load]) -> Iterator[Metric]:
     demand = GaugeMetricFamily(
         "graft_scaling_demand_messages", "Messages waiting, fetched or running", labels=["lane"]
     )  # fmt: skip
-    slots = GaugeMetricFamily("graft_scaling_slots", "Places to run them", labels=["lane"])
+    slots = GaugeMetricFamily("graft_scaling_slots", "Slots of all workers", labels=["lane"])
     ratio = GaugeMetricFamily(
-        "graft_scaling_demand_per_slot", "Demand for each place: 1 is exactly enough", labels=["lane"]
+        "graft_scaling_demand_per_slot", "Demand divided by slots: at 1 there are exactly enough", labels=["lane"]
     )
     for load in loads:
         demand.add_metric([load.lane], load.demand)
@@ -118,7 +118,7 @@ def _scaling(loads: Iterable[worker_load.Load]) -> Iterator[Metric]:
 def _callables() -> Iterator[Metric]:
     items = CounterMetricFamily("graft_items", "Items run, by callable", labels=["callable"])
     errors = CounterMetricFamily("graft_item_errors", "Items that failed, retried ones included", labels=["callable"])
-    retries = CounterMetricFamily("graft_item_retries", "Failures that were run again", labels=["callable"])
+    retries = CounterMetricFamily("graft_item_retries", "Failed items that were retried", labels=["callable"])
     seconds = CounterMetricFamily("graft_item_busy_seconds", "Time spent in items", labels=["callable"])
     for name, totals in function_stats.read().items():
         items.add_metric([name], totals.items)
@@ -131,11 +131,13 @@ def _callables() -> Iterator[Metric]:
 def _verdicts(report: HealthReport | None) -> Iterator[Metric]:
     if report is None:
         return
-    yield _gauge("graft_health_last_check_timestamp_seconds", "When Beat's last health check was made", report.at)
+    yield _gauge("graft_health_last_check_timestamp_seconds", "Time of Beat's last health check", report.at)
     yield _gauge("graft_health_state", "Overall: 0 ok, 1 degraded, 2 failing", ORDER.index(report.state))
     state = GaugeMetricFamily("graft_health_check_state", "0 ok, 1 degraded, 2 failing", labels=["check", "subject"])
-    value = GaugeMetricFamily("graft_health_check_value", "What was measured", labels=["check", "subject", "unit"])
-    limit = GaugeMetricFamily("graft_health_check_limit", "Where well ends", labels=["check", "subject", "unit"])
+    value = GaugeMetricFamily(
+        "graft_health_check_value", "Value that the check measured", labels=["check", "subject", "unit"]
+    )
+    limit = GaugeMetricFamily("graft_health_check_limit", "Limit of the check", labels=["check", "subject", "unit"])
     for verdict in report.verdicts:
         state.add_metric([verdict.check, verdict.subject], ORDER.index(verdict.state))
         if verdict.value is not None:

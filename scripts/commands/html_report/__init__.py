@@ -1,4 +1,4 @@
-"""``celery -A graft html-report --out FILE``: the deployment's state and last day as one page that needs nothing else.
+"""``celery -A graft html-report --out FILE``: the deployment's state and last day as one page that needs no other file.
 
 Plots are SVG inside the page, for light and for dark.
 """
@@ -10,31 +10,31 @@ from pathlib import Path
 from typing import Final
 
 import click
-import redis
 
 from graft.config.deployment import settings
 from graft.config.redis_client import connect
 from graft.scripts.commands.html_report.page import Found, page
-from graft.scripts.console import complain, say
+from graft.scripts.commands.options import RedisCommand
+from graft.scripts.console import say
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import causes
 from graft.tasks.health import history, periodic, report_store
 from graft.tasks.leaks import findings, samples
 from graft.tasks.monitoring import function_stats
 
-LETTERS: Final = 2000  # The newest; older ones are in the count alone.
+LETTERS: Final = 2000  # The newest; older ones are only counted.
 
 
 def gather(bench: Path | None) -> Found:
-    """Read it all from Redis; where Beat has noted nothing yet, the present is looked at."""
+    """Read the content of the page from Redis. Without a health report of Beat, the checks run here."""
     with connect() as client:
         health = report_store.last(client) or periodic.examine(client)
-        looks = history.read(client)
+        recorded = history.read(client)
         return Found(
             name=settings().broker_name,
-            at=health.at if not looks else max(health.at, looks[-1].at),
+            at=max(health.at, recorded[-1].at) if recorded else health.at,
             health=health,
-            looks=looks,
+            history=recorded,
             processes=samples.all_series(client),
             leaks=findings.read(client),
             causes=causes(dead_letters.newest(LETTERS)),
@@ -44,7 +44,7 @@ def gather(bench: Path | None) -> Found:
         )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=RedisCommand)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
@@ -53,14 +53,12 @@ def gather(bench: Path | None) -> Found:
     help="The file to write.",
 )
 @click.option(
-    "--bench", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Add what `bench --json` wrote."
+    "--bench",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Add the results in this file of `bench --json`.",
 )
 def command(out: Path, bench: Path | None) -> None:
     """Write an HTML page of the deployment's state and last day."""
-    try:
-        text = page(gather(bench))
-    except (redis.RedisError, OSError) as error:
-        complain(f"{settings().broker_name} does not answer: {error}")
-        raise SystemExit(1) from error
+    text = page(gather(bench))
     out.write_text(text, encoding="utf-8")
-    say(f"{out} ({len(text) // 1024} KiB)")
+    say(f"Wrote {out} ({len(text) // 1024} KiB).")

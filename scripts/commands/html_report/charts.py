@@ -1,4 +1,4 @@
-"""Charts as SVG text: lines over time, and bars. They need nothing else, and take their colours from the page's CSS."""
+"""Charts as SVG text: lines over time, and bars. Their colours come from the page's CSS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 WIDTH: Final = 760
 HEIGHT: Final = 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 40
-POINTS: Final = 300  # As many as the eye tells apart at this width.
+POINTS: Final = 300  # More cannot be seen at this width.
 COLOURS: Final = 8  # Custom properties --c0 … --c7.
 
 Point = tuple[float, float]
@@ -49,7 +49,9 @@ def lines(title: str, unit: str, series: Mapping[str, Sequence[Point]]) -> str:
     """Lines over time, x in seconds since the epoch; the legend says each line's last value."""
     drawn = {name: thin(points) for name, points in series.items() if points}
     if not drawn or all(len(points) < 2 for points in drawn.values()):
-        return f"<figure><figcaption>{escape(title)}</figcaption><p class=none>Not enough was noted yet.</p></figure>"
+        return (
+            f"<figure><figcaption>{escape(title)}</figcaption><p class=none>Not enough was recorded yet.</p></figure>"
+        )
     times = [at for points in drawn.values() for at, _ in points]
     start, end = min(times), max(*times, min(times) + 1)
     marks = ticks(0.0, max(value for points in drawn.values() for _, value in points))

@@ -1,4 +1,4 @@
-"""The page of ``html-report``: from what was found to HTML with everything inside. Pure."""
+"""The HTML page of ``html-report``, which needs no other file. Pure."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ td.n, th.n { text-align: right; white-space: nowrap; } .ok, .clean, .reached { c
 
 @dataclass(frozen=True)
 class Found:
-    """Everything that the page shows."""
+    """The content of the page."""
 
     name: str
     at: float
     health: HealthReport
-    looks: Sequence[Snapshot]
+    history: Sequence[Snapshot]
     processes: Sequence[Sequence[Sample]]
     leaks: Sequence[Finding]
     causes: Sequence[Cause]
@@ -61,17 +61,17 @@ class Found:
 
 
 def page(found: Found) -> str:
-    """HTML with everything inside."""
+    """The whole page as HTML."""
     state = found.health.state
     when = datetime.fromtimestamp(found.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>celery-graft, {escape(when)}</title><style>{STYLE}</style>",
         f"<h1>celery-graft: <span class={state}>{state}</span></h1>",
-        f"<p class=sub>{escape(found.name)}, {escape(when)}{_span(found.looks)}",
+        f"<p class=sub>{escape(found.name)}, {escape(when)}{_span(found.history)}",
         "<h2>Health</h2>", _health(found.health),
-        "<h2>Throughput</h2>", *_throughput(found.looks), _callables(found.callables),
-        "<h2>Queues</h2>", *_queues(found.looks),
+        "<h2>Throughput</h2>", *_throughput(found.history), _callables(found.callables),
+        "<h2>Queues</h2>", *_queues(found.history),
         "<h2>Memory</h2>", *_memory(found.processes, found.leaks),
         "<h2>Dead letters</h2>", *_letters(found.causes, found.letters),
     ]  # fmt: skip
@@ -80,21 +80,21 @@ def page(found: Found) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _span(looks: Sequence[Snapshot]) -> str:
-    if len(looks) < 2:
-        return "; Beat has noted no history yet"
-    minutes = (looks[-1].at - looks[0].at) / 60
+def _span(history: Sequence[Snapshot]) -> str:
+    if len(history) < 2:
+        return "; Beat has recorded no history yet"
+    minutes = (history[-1].at - history[0].at) / 60
     return f"; history of {minutes / 60:.1f} hours" if minutes >= 90 else f"; history of {minutes:.0f} minutes"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; cells that are numbers stand on the right, those that are ``Html`` are not escaped."""
+    """A table. Numbers are aligned to the right, cells of type ``Html`` are not escaped."""
     body = "".join("<tr>" + "".join(_cell(cell) for cell in row) for row in rows)
     return f"<table><tr>{''.join(f'<th>{escape(head)}' for head in heads)}{body}</table>" if body else ""
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Markup, which is not escaped."""
 
     __slots__ = ()
 
@@ -118,23 +118,23 @@ def _health(report: HealthReport) -> str:
     return table(("state", "check", "found", "remedy"), rows) + f"<p class=sub>{fine} checks are ok."
 
 
-def rates(looks: Sequence[Snapshot], total: str) -> list[charts.Point]:
-    """Growth per second between one look and the next; a total that was set back starts anew."""
+def rates(history: Sequence[Snapshot], total: str) -> list[charts.Point]:
+    """Growth per second between snapshots. A total that was reset starts again from its new value."""
     return [
         (after.at, max(0.0, getattr(after, total) - getattr(before, total)) / (after.at - before.at))
-        for before, after in pairwise(looks)
+        for before, after in pairwise(history)
         if after.at > before.at
     ]
 
 
-def _throughput(looks: Sequence[Snapshot]) -> list[str]:
-    busy = [(look.at, look.running / look.slots) for look in looks if look.slots]
+def _throughput(history: Sequence[Snapshot]) -> list[str]:
+    busy = [(each.at, each.running / each.slots) for each in history if each.slots]
     return [
         charts.lines(
-            "Items run", "items per second", {"items": rates(looks, "items"), "errors": rates(looks, "errors")}
+            "Items run", "items per second", {"items": rates(history, "items"), "errors": rates(history, "errors")}
         ),
         charts.lines("Slots in use", "share of all slots", {"running / slots": busy}),
-        charts.lines("Demand", "messages per slot", {"demand": [(look.at, look.per_slot) for look in looks]}),
+        charts.lines("Demand", "messages per slot", {"demand": [(each.at, each.per_slot) for each in history]}),
     ]
 
 
@@ -147,11 +147,11 @@ def _callables(known: dict[str, FunctionStats]) -> str:
     return table(("callable", "items", "busy s", "ms per item", "errors", "retried"), rows)
 
 
-def _queues(looks: Sequence[Snapshot]) -> list[str]:
-    names = sorted({name for look in looks for name in look.queues})
+def _queues(history: Sequence[Snapshot]) -> list[str]:
+    names = sorted({name for each in history for name in each.queues})
     series = {
-        place: {name: [(look.at, look.queues[name][place]) for look in looks if name in look.queues] for name in names}
-        for place in (0, 1)
+        part: {name: [(each.at, each.queues[name][part]) for each in history if name in each.queues] for name in names}
+        for part in (0, 1)
     }
     return [
         charts.lines("Waiting, all priorities", "messages", series[0]),
@@ -167,7 +167,9 @@ def _memory(processes: Sequence[Sequence[Sample]], leaks: Sequence[Finding]) -> 
         times, values = thin([sample.at for sample in series], [sample.memory for sample in series])
         slope = theil_sen(times, values)
         verdict = trend.trend([s.at for s in series], [s.memory for s in series], trend.PROCESS[0]).verdict
-        sure = f"{slope.low * 3600:.2f} … {slope.high * 3600:.2f}" if slope.points >= trend.ENOUGH else "too few yet"
+        sure = (
+            f"{slope.low * 3600:.2f} … {slope.high * 3600:.2f}" if slope.points >= trend.ENOUGH else "too few samples"
+        )
         rows.append((series[-1].process, series[-1].memory, slope.per_second * 3600, sure, _mark(verdict)))
     others = [(_mark(one.verdict), one.subject, one.measure, one.detail, one.remedy) for one in leaks]
     return [
@@ -188,7 +190,7 @@ def _letters(found: Sequence[Cause], total: int) -> list[str]:
     return [
         chart,
         table(("letters", "items", "reason", "callable", "error", "fingerprint", "last, UTC"), rows),
-        f"<p class=sub>{total:,} kept in all.",
+        f"<p class=sub>{total:,} dead letters in all.",
     ]
 
 
@@ -206,7 +208,7 @@ def _bench(run: dict[str, Any]) -> list[str]:
     workloads: dict[str, dict[str, float]] = {}
     for one in run.get("results", ()):
         if one.get("seconds"):
-            # For all items: those who were too slow ran fewer.
+            # Scaled to all items: slow contenders ran fewer.
             seconds = one["scaled_seconds"]["median"]
             workloads.setdefault(f"{one['workload']}: {one['title']}", {})[one["contender_title"]] = seconds
     return parts + [charts.bars(title, "seconds for all items, median", found) for title, found in workloads.items()]

@@ -1,4 +1,4 @@
-"""``celery -A graft top``: queues, workers and batches, live. Plain lines where there is no terminal."""
+"""``celery -A graft top``: queues, workers and batches, live. Without a terminal it prints lines."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ import redis
 from rich.console import Console
 from rich.live import Live
 
-from graft.config.deployment import settings
 from graft.scripts import snapshot
+from graft.scripts.commands.options import RedisCommand
 from graft.scripts.commands.top import view
-from graft.scripts.console import complain
 from graft.scripts.snapshot import Rates, Snapshot
 from graft.tasks.queues import pause as queue_pause
 from graft.tasks.queues import peek as queue_peek
@@ -30,15 +29,15 @@ from graft.tasks.queues.peek import Waiting
 KEY: Final = re.compile(r"\x1b[\[O][A-D]|.", re.DOTALL)  # Several may arrive at once.
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between looks.")
-@click.option("--count", type=click.IntRange(1), help="End after so many looks.")
-@click.option("--plain", is_flag=True, help="Lines, as without a terminal.")
+@click.command(cls=RedisCommand)
+@click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between updates.")
+@click.option("--count", type=click.IntRange(1), help="End after this many updates.")
+@click.option("--plain", is_flag=True, help="Print one line for each update, as without a terminal.")
 def command(interval: float, count: int | None, plain: bool) -> None:
     """Watch queues, workers and batches live.
 
-    Keys: up and down choose a queue, p pauses it, r resumes it, Enter shows what waits in it, q quits. Without a
-    terminal one line is printed for each look.
+    Keys: up and down choose a queue, p pauses it, r resumes it, Enter shows its next messages, q quits. Without a
+    terminal one line is printed for each update.
     """
     try:
         if plain or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -47,19 +46,16 @@ def command(interval: float, count: int | None, plain: bool) -> None:
             Screen(interval, count).run()
     except KeyboardInterrupt:
         pass
-    except (redis.RedisError, OSError) as error:
-        complain(f"{settings().broker_name} does not answer: {error}; start it, or set CELERY_BROKER_URL")
-        raise SystemExit(1) from error
 
 
 def print_lines(interval: float, count: int | None) -> None:
     before = snapshot.take()
-    looks = 0
-    while count is None or looks < count:
+    updates = 0
+    while count is None or updates < count:
         time.sleep(interval)
         now = snapshot.take()
         click.echo(view.line(now, snapshot.rates(before, now)))
-        before, looks = now, looks + 1
+        before, updates = now, updates + 1
 
 
 class Screen:
@@ -72,7 +68,7 @@ class Screen:
         self.speed = Rates()
         self.chosen = 0
         self.peeked: list[Waiting] | None = None
-        self.said = ""
+        self.message = ""
         self.is_over = False
 
     @property
@@ -80,38 +76,38 @@ class Screen:
         return self.now.queues[self.chosen].name
 
     def run(self) -> None:
-        looks = 0
+        updates = 0
         with _keys() as keyboard, Live(console=self.console, screen=True, auto_refresh=False) as live:
             due = time.monotonic() + min(1.0, self.interval)
             while not self.is_over:
                 width, height = self.console.size
-                shown = view.frame(self.now, self.speed, self.queue, self.peeked, self.said, width, height)
+                shown = view.frame(self.now, self.speed, self.queue, self.peeked, self.message, width, height)
                 live.update(shown, refresh=True)
                 if select.select([keyboard], [], [], max(0.0, due - time.monotonic()))[0]:
                     for key in KEY.findall(os.read(keyboard, 64).decode("utf-8", "replace")):
                         self.press(key)
                 if time.monotonic() >= due:
-                    self.look()
+                    self.update()
                     due = time.monotonic() + self.interval
-                    looks += 1
-                    self.is_over |= self.count is not None and looks >= self.count
+                    updates += 1
+                    self.is_over |= self.count is not None and updates >= self.count
 
-    def look(self) -> None:
-        """Look again; an outage is said, and sat out."""
+    def update(self) -> None:
+        """Read the deployment again. While Redis does not answer, the last line says so."""
         try:
             now = snapshot.take()
             self.speed = snapshot.rates(self.now, now)
             self.now = now
             if self.peeked is not None:
                 self.peeked = self.peek()
-            if self.said.startswith("Redis"):
-                self.said = ""
+            if self.message.startswith("Redis"):
+                self.message = ""
         except (redis.RedisError, OSError) as error:
-            self.said = f"Redis does not answer: {error}"
+            self.message = f"Redis does not answer: {error}"
 
     def press(self, key: str) -> None:
-        """Do what *key* stands for."""
-        self.said = ""
+        """Obey *key*."""
+        self.message = ""
         try:
             match key:
                 case "q" | "\x03" | "\x1b":
@@ -125,18 +121,18 @@ class Screen:
                     self.choose(1)
                 case "p":
                     queue_pause.pause(self.queue)
-                    self.said = f"{self.queue} is paused: workers finish what they run and take nothing more from it"
-                    self.look()
+                    self.message = f"{self.queue} is paused: workers finish running tasks and take no more messages"
+                    self.update()
                 case "r":
                     queue_pause.resume(self.queue)
-                    self.said = f"{self.queue} is resumed"
-                    self.look()
+                    self.message = f"{self.queue} is resumed"
+                    self.update()
                 case "\r" | "\n" | " ":
                     self.peeked = None if self.peeked is not None else self.peek()
         except ValueError as error:
-            self.said = str(error)
+            self.message = str(error)
         except (redis.RedisError, OSError) as error:
-            self.said = f"Redis does not answer: {error}"
+            self.message = f"Redis does not answer: {error}"
 
     def peek(self) -> list[Waiting]:
         return queue_peek.peek(self.queue, 20)
@@ -149,7 +145,7 @@ class Screen:
 
 @contextmanager
 def _keys() -> Iterator[int]:
-    """The keyboard, giving each key as it is pressed; the terminal is as before afterwards."""
+    """The keyboard without line buffering. Afterwards the terminal is as before."""
     keyboard = sys.stdin.fileno()
     before = termios.tcgetattr(keyboard)
     tty.setcbreak(keyboard)

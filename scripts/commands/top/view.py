@@ -1,4 +1,4 @@
-"""What ``top`` shows: pure functions from a look, and the rates, to something that rich can draw in so much room."""
+"""The screen of ``top``: from a snapshot and its rates to what rich draws in the given room. Pure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ KEYS: Final = "↑↓ queue  p pause  r resume  ⏎ peek  q quit"
 
 
 def frame(
-    now: Snapshot, speed: Rates, selected: str, peeked: Sequence[Waiting] | None = None, said: str = "",
+    now: Snapshot, speed: Rates, selected: str, peeked: Sequence[Waiting] | None = None, message: str = "",
     width: int = 80, height: int = 24,
 ) -> RenderableType:  # fmt: skip
-    """The whole screen. What does not fit is counted, not cut."""
+    """The whole screen. Lines that do not fit are counted on the last one."""
     parts: list[RenderableType] = [head(now, speed, width), queues(now, speed, selected)]
     room = height - 2 - len(now.queues) - 1 - 1
     if peeked is not None:
@@ -33,7 +33,7 @@ def frame(
         for_workers = min(len(now.workers) + 1, max(3, room // 2))
         parts.append(workers(now, speed, for_workers))
         parts.append(batches(now, speed, room - for_workers))
-    parts.append(Text(said or KEYS, "bold yellow" if said else "dim", no_wrap=True, overflow="ellipsis"))
+    parts.append(Text(message or KEYS, "bold yellow" if message else "dim", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
 
 
@@ -67,7 +67,7 @@ def queues(now: Snapshot, speed: Rates, selected: str) -> Table:
 
 def workers(now: Snapshot, speed: Rates, room: int) -> RenderableType:
     if not now.workers:
-        return Text("no worker is alive: celery -A graft worker", "bold red")
+        return Text("no worker is alive; start one: celery -A graft worker", "bold red")
     table = _table("worker", "pool", "busy", "held", "msg/s", "MiB", "lag")
     shown = now.workers if len(now.workers) < room else now.workers[: max(1, room - 2)]
     for worker in shown:
@@ -86,7 +86,7 @@ def workers(now: Snapshot, speed: Rates, room: int) -> RenderableType:
 
 
 def batches(now: Snapshot, speed: Rates, room: int) -> RenderableType:
-    """Batches with a bar and the time left; where there are none, the callables that ran last."""
+    """Batches with a bar and the time left. Without a batch: the callables that ran last."""
     if room < 2:
         return Text("")
     if not now.batches:
@@ -109,7 +109,7 @@ def batches(now: Snapshot, speed: Rates, room: int) -> RenderableType:
 def callables(now: Snapshot, speed: Rates, room: int) -> RenderableType:
     if not now.figures:
         return Text("nothing has run yet", "dim")
-    table = _table("callable", "items/s", "items", "errors", "s/item", "last")
+    table = _table("callable", "items/s", "items", "errors", "s/item", "last run")
     latest = sorted(now.figures.items(), key=lambda pair: -pair[1].last)
     for name, one in latest[: room - 1]:
         table.add_row(
@@ -127,7 +127,7 @@ def peek(queue: str, messages: Sequence[Waiting], room: int, width: int) -> Rend
         age = None if message.sent_at is None else max(0.0, time.time() - message.sent_at)
         what = Text(message.function or message.what, no_wrap=True, overflow="ellipsis")
         if message.flaw:
-            what.append(f"  for the quarantine: {message.flaw}", "red")
+            what.append(f"  workers refuse it: {message.flaw}", "red")
         items = f"{message.items:,}"
         table.add_row(message.id[-12:], str(message.priority), _age(age), items, f"{message.size:,}", what)
     return table
@@ -138,7 +138,7 @@ def share(note: BatchNote) -> str:
 
 
 def line(now: Snapshot, speed: Rates) -> str:
-    """One look as one line, for logs and pipes."""
+    """One snapshot as one line, for logs and pipes."""
     busy, slots = sum(one.busy for one in now.workers), sum(one.slots for one in now.workers)
     waiting = " ".join(
         f"{queue.name}={queue.waiting}{'(paused)' if queue.is_paused else ''}"

@@ -1,4 +1,4 @@
-"""``celery -A graft tune module:function``: measures a function of yours and recommends settings for it."""
+"""``celery -A graft tune module:function``: measures one of your functions and recommends settings for it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graft.config.queues import Lane
+from graft.scripts.commands.options import RedisCommand
 from graft.scripts.commands.tune.advice import (
     Cluster,
     Sample,
@@ -24,13 +25,13 @@ from graft.scripts.commands.tune.advice import (
     recommend,
     verdict,
 )
-from graft.scripts.commands.tune.sampling import as_task, load_function, load_items, sample
+from graft.scripts.commands.tune.sampling import as_request, load_function, load_items, sample
 from graft.scripts.console import complain, duration, say
 from graft.scripts.stack.local_stack import LocalStack, own_environ
 from graft.scripts.stack.redis_server import StackError
 
 
-@click.command("tune")
+@click.command(cls=RedisCommand)
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.option(
     "--items",
@@ -43,22 +44,24 @@ from graft.scripts.stack.redis_server import StackError
     default=10.0,
     show_default=True,
     type=click.FloatRange(0.5, 3600),
-    help="About how long to measure, here and on the workers, each.",
+    help="About how long to measure in this process, and then again on the workers.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write it all here.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write everything to this file."
+)
 def command(function: str, items: str, seconds: float, json_file: Path | None) -> None:
-    """Recommend lane, batch size, concurrency and prefetch for MODULE:FUNCTION, and say when it should stay at home.
+    """Recommend lane, batch size, concurrency and prefetch for MODULE:FUNCTION, or to run it without workers.
 
-    The function is called for real, once in this process and several times on the workers of a private stack, so give
-    it items that it may be called with. It is imported from the current directory, as a worker would.
+    The function really runs, in this process and on the workers of a private stack: choose items that may be run
+    several times. It is imported from the current directory.
     """
     target, values = load_function(function), load_items(items)
     cores = len(os.sched_getaffinity(0))
-    say(f"Running {function} here")
+    say(f"Running {function} in this process")
     try:
         found = sample(target, values, seconds)
     except Exception as error:
-        complain(f"{function} raised {type(error).__name__}: {error}; it must get through its items to be measured")
+        complain(f"{function} raised {type(error).__name__}: {error}; choose items that it can run")
         raise SystemExit(1) from error
     workers = concurrency(found, cores)
     say(f"Running it on {'one io worker' if found.is_async else f'{workers} worker processes'}")
@@ -68,7 +71,7 @@ def command(function: str, items: str, seconds: float, json_file: Path | None) -
         complain(str(error))
         raise SystemExit(1) from error
     except KeyboardInterrupt:
-        complain("interrupted; everything that was started has been stopped")
+        complain("interrupted; all processes are stopped")
         raise SystemExit(130) from None
     _show(function, found, cluster, len(values), cores)
     if json_file:
@@ -81,16 +84,16 @@ def _cluster(function: str, items: str, found: Sample, workers: int, seconds: fl
         done = subprocess.run(
             [sys.executable, "-m", "graft.scripts.commands.tune.sampling"],
             env=stack.env,
-            input=as_task(function, items, found, seconds),
+            input=as_request(function, items, found, 1 if found.is_async else workers, seconds),
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
             raise StackError(f"the measurement on the workers failed:\n{done.stderr[-2000:]}")
-        answer = json.loads(done.stdout)
-    sizes = {int(size): float(cost) for size, cost in answer["sizes"].items()}
-    return Cluster(1 if found.is_async else workers, answer["trip"], sizes)
+        measured = json.loads(done.stdout)
+    sizes = {int(size): float(cost) for size, cost in measured["sizes"].items()}
+    return Cluster(1 if found.is_async else workers, measured["trip"], sizes)
 
 
 def _show(function: str, found: Sample, cluster: Cluster, items: int, cores: int) -> None:
@@ -99,15 +102,15 @@ def _show(function: str, found: Sample, cluster: Cluster, items: int, cores: int
     table.add_row("in this process, one after the other", f"{duration(found.seconds)} per item")
     if found.at_once is not None:
         table.add_row("in this process, 100 at once", f"{duration(found.at_once)} per item")
-    table.add_row("of that, on a processor", f"{found.busy:.0%}")
+    table.add_row("of that, processor time", f"{found.busy:.0%}")
     table.add_row("99th percentile", f"{found.slowest:.3g} × the median")
     table.add_row("item and result, pickled", f"{found.size:,.0f} bytes")
     for size, cost in cluster.sizes.items():
-        how = f"batch_size={size}" if size else "sizes learnt by itself"
+        how = f"batch_size={size}" if size else "automatic sizes"
         table.add_row(f"on the workers, {how}", f"{duration(cost)} per item")
-    table.add_row("the road, for one item alone", duration(cluster.trip))
+    table.add_row("overhead of one item sent alone", duration(cluster.trip))
     console.print(table)
-    table = Table("setting", "recommended", "because", title="recommended", title_justify="left")
+    table = Table("setting", "recommended", "because", title="recommended settings", title_justify="left")
     for each in recommend(found, cluster, items, cores):
         table.add_row(each.setting, each.value, each.reason)
     console.print(table)

@@ -1,4 +1,4 @@
-"""From measurements of a function to settings for it: pure decisions, each with its reason."""
+"""Settings for a function, from measurements of it: pure decisions, each with its reason."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from graft.scripts.console import duration
 ENVELOPE_SECONDS = 0.1
 ENVELOPE_BYTES = 1 << 20
 MOST_PROCESSES = 32  # Of a plain function that waits: each takes some 30 MiB; more at once is what the io lane is for.
-GAIN = 1.05  # What is quicker by less than this is not worth a cluster.
+GAIN = 1.05  # Workers must be faster by this factor to be worth it.
 MOST_AT_ONCE = 1_000
 WAITING = 0.5  # A function that uses less of its time than this on a processor waits for something else.
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What items cost in one process.
+    """The cost of items in one process.
 
     ``seconds`` and ``cpu`` are of a mean item; ``slowest`` is the 99th percentile in medians; ``size`` the bytes of a
     pickled item and its pickled result together; ``at_once`` the seconds of a mean item with 100 of them under way, of
@@ -48,9 +48,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the same items cost on workers.
+    """The cost of the same items on workers.
 
-    ``trip`` is one item there and back; ``sizes`` seconds per item for each batch size, 0 for sizes learnt by itself.
+    ``trip`` is one item there and back; ``sizes`` seconds per item for each batch size, 0 for automatic sizes.
     """
 
     workers: int
@@ -59,7 +59,7 @@ class Cluster:
 
     @property
     def best(self) -> int:
-        """The quickest size; the learnt one where it is within 10 % of that."""
+        """The quickest size; the automatic one where it is within 10 % of that."""
         quickest = min(self.sizes, key=lambda size: self.sizes[size])
         if 0 in self.sizes and self.sizes[0] <= 1.1 * self.sizes[quickest]:
             return 0
@@ -112,22 +112,22 @@ def break_even_items(sample: Sample, cluster: Cluster) -> float:
 
 
 def break_even_seconds(sample: Sample, cluster: Cluster) -> float:
-    """How long an item of this size has to take for the workers to be quicker, with many of them.
+    """Seconds per item from which the workers are faster, with many items of this size.
 
-    What the road costs an item is what is left of its time there when the work itself, shared among the workers, is
-    taken away; w workers save 1 - 1/w of the work.
+    The overhead of an item is its time on the workers without the work itself, which the workers share; w workers save
+    1 - 1/w of the work.
     """
     if cluster.workers < 2:
         return math.inf
-    road = max(0.0, cluster.seconds - sample.seconds / cluster.workers)
-    return road / (1 - 1 / cluster.workers)
+    overhead = max(0.0, cluster.seconds - sample.seconds / cluster.workers)
+    return overhead / (1 - 1 / cluster.workers)
 
 
-Verdict = Literal["stay", "send", "send-large"]
+Decision = Literal["stay", "send", "send-large"]
 
 
-def verdict(sample: Sample, cluster: Cluster, items: int) -> Verdict:
-    """Whether *items* of them are better sent: always, only in batches larger than this one, or never."""
+def verdict(sample: Sample, cluster: Cluster, items: int) -> Decision:
+    """Says if *items* should be sent to workers: always, only in larger batches, or never."""
     need = break_even_items(sample, cluster)
     if math.isinf(need):
         return "stay"
@@ -135,7 +135,7 @@ def verdict(sample: Sample, cluster: Cluster, items: int) -> Verdict:
 
 
 def recommend(sample: Sample, cluster: Cluster, items: int, cores: int) -> list[Recommendation]:
-    """Everything that can be said, the most important first."""
+    """All recommendations, the most important first."""
     return [
         _where(sample, cluster, items),
         _lane(sample),
@@ -150,35 +150,37 @@ def _where(sample: Sample, cluster: Cluster, items: int) -> Recommendation:
     match verdict(sample, cluster, items):
         case "stay":
             if ratio > 1 / GAIN:
-                why = "the workers are about as quick, which is no reason to send anything"
+                why = "the workers are no faster"
             else:
-                why = f"the workers take {1 / ratio:.2g} times as long, whatever the number of items"
+                why = f"the workers take {1 / ratio:.2g} times as long, with any number of items"
             need = break_even_seconds(sample, cluster)
             if not sample.is_async and sample.seconds < need < math.inf:
-                why += f"; it pays from about {duration(need)} per item on, and these take {duration(sample.seconds)}"
+                why += (
+                    f"; they are faster from about {duration(need)} per item, and these take {duration(sample.seconds)}"
+                )
             return Recommendation("where", "in the caller's process", why)
         case "send":
             need = break_even_items(sample, cluster)
             return Recommendation(
                 "where", "on the workers",
-                f"{ratio:.2g} times the speed of one process; below about {math.ceil(need):,} items stay in process",
+                f"{ratio:.2g} times the speed of one process, if there are {math.ceil(need):,} items or more",
             )  # fmt: skip
         case _:
             need = break_even_items(sample, cluster)
             return Recommendation(
-                "where", "in the caller's process, for so few",
-                f"from about {math.ceil(need):,} items on the workers are quicker, and these are {items:,}",
+                "where", "in the caller's process, for so few items",
+                f"the workers are faster from about {math.ceil(need):,} items, and these are {items:,}",
             )  # fmt: skip
 
 
 def _lane(sample: Sample) -> Recommendation:
     if sample.is_async:
-        return Recommendation("lane", "io", "a coroutine function: one loop runs many of its items at once")
+        return Recommendation("lane", "io", "a coroutine function: one event loop runs many items at once")
     if sample.busy >= WAITING:
         return Recommendation("lane", "cpu", f"it computes for {sample.busy:.0%} of its time")
     return Recommendation(
         "lane", "cpu",
-        f"it waits for {1 - sample.busy:.0%} of its time and blocks its process meanwhile; as an async function it "
+        f"it waits for {1 - sample.busy:.0%} of its time and blocks a process meanwhile; as an async function it "
         "would suit the io lane",
     )  # fmt: skip
 
@@ -186,14 +188,12 @@ def _lane(sample: Sample) -> Recommendation:
 def _batch_size(sample: Sample, cluster: Cluster) -> Recommendation:
     if cluster.best == 0:
         return Recommendation(
-            "batch_size", "leave it out",
-            f"the size learnt by itself is as quick as any ({duration(cluster.seconds)} per item); about "
-            f"{fitting_size(sample):,} items hold a tenth of a second of work or a mebibyte",
-        )  # fmt: skip
+            "batch_size", "leave it out", f"automatic sizes are as fast as any ({duration(cluster.seconds)} per item)"
+        )
     return Recommendation(
         "batch_size", f"{cluster.best:,}",
-        f"{duration(cluster.seconds)} per item, where sizes learnt by itself gave "
-        + (duration(cluster.sizes[0]) if 0 in cluster.sizes else "nothing"),
+        f"{duration(cluster.seconds)} per item; automatic sizes: "
+        + (duration(cluster.sizes[0]) if 0 in cluster.sizes else "not measured"),
     )  # fmt: skip
 
 
@@ -201,16 +201,16 @@ def _concurrency(sample: Sample, cores: int) -> Recommendation:
     value = concurrency(sample, cores)
     if sample.is_async:
         return Recommendation(
-            "concurrency", f"{value} per io worker", f"an item keeps its loop busy for {sample.busy:.1%} of its time"
+            "concurrency", f"{value} per io worker", f"an item uses the event loop for {sample.busy:.1%} of its time"
         )
     if value == cores:
-        return Recommendation("concurrency", str(value), "one process per core: it computes")
+        return Recommendation("concurrency", str(value), "one process for each core, because it computes")
     return Recommendation(
-        "concurrency", str(value), f"{cores} cores, each busy for {sample.busy:.0%} of an item's time"
+        "concurrency", str(value), f"{cores} cores, of which an item uses one for {sample.busy:.0%} of its time"
     )
 
 
 def _prefetch(sample: Sample) -> str:
     if sample.slowest > 20:
-        return f"one item in a hundred takes {sample.slowest:.0f} times the median: nothing may wait behind it"
-    return "envelopes hold many items each, so there is nothing to gain from reserving more of them"
+        return f"one item in a hundred takes {sample.slowest:.0f} times the median: no envelope should wait behind it"
+    return "an envelope holds many items, so fetching more envelopes ahead gains nothing"

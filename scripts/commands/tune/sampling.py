@@ -1,4 +1,4 @@
-"""Measures somebody's function: in this process, and from a client process on the workers of a private stack."""
+"""Measures a function: in this process, and from a client process on the workers of a private stack."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ import click
 from graft.scripts.commands.tune.advice import Sample, fitting_size
 
 AT_ONCE = 100
-SIZED = 20  # Items that are pickled to see how large they are.
+SIZED = 20  # Items that are pickled, to measure their size.
 
 
 def load_function(name: str) -> Callable[[Any], Any]:
     """The function that ``module:function`` names, imported from the current directory or wherever Python looks.
 
     Raises:
-        click.BadParameter: there is no such thing, or it cannot be called.
+        click.BadParameter: it does not exist, or cannot be called.
     """
     module, colon, path = name.partition(":")
     if not colon or not module or not path:
@@ -85,7 +85,7 @@ def _parse(name: str, content: str) -> list[Any]:
 
 @dataclass(frozen=True)
 class Usage:
-    """Of this thread so far, in seconds: on the clock, on a processor, and ready to run with every core taken."""
+    """The time of this thread so far, in seconds: on the clock, on a processor, and waiting for a free core."""
 
     clock: float
     cpu: float
@@ -105,12 +105,12 @@ def sample(function: Callable[[Any], Any], items: Sequence[Any], budget: float) 
     """Run items here, one after the other, for *budget* seconds at most.
 
     Raises:
-        Exception: whatever the function raises; a function that fails cannot be measured.
+        Exception: the function's own; a function that fails cannot be measured.
     """
     if inspect.iscoroutinefunction(function):
         return asyncio.run(_sample_async(function, items, budget))
     clock = time.perf_counter
-    sizes = [_size(item, function(item)) for item in items[:SIZED]]  # Also what imports and fills caches.
+    sizes = [_size(item, function(item)) for item in items[:SIZED]]  # This also imports modules and fills caches.
     times = []
     began = Usage.now()
     deadline = began.clock + budget
@@ -167,8 +167,8 @@ def _size(item: Any, value: Any) -> int:
     return len(pickle.dumps(item, 5)) + len(pickle.dumps(value, 5))
 
 
-def measure_cluster(name: str, items: Sequence[Any], found: Sample, budget: float) -> dict[str, Any]:
-    """The same on the workers of this process's deployment: seconds of one trip, and per item for a few sizes."""
+def measure_cluster(name: str, items: Sequence[Any], found: Sample, workers: int, budget: float) -> dict[str, Any]:
+    """Measure on the workers of this process's deployment: seconds of one trip, and per item for some batch sizes."""
     from graft.tasks.submit import submit
 
     function = load_function(name)
@@ -182,9 +182,10 @@ def measure_cluster(name: str, items: Sequence[Any], found: Sample, budget: floa
     sizes = [0, *sorted({size for size in (1, 10, 100, 1_000, fitting_size(found)) if size <= len(items)})]
     figures: dict[int, float] = {}
     for size in sizes:
-        # As many items as take a fair part of the time that is left, however they are sent.
+        # As many items as fill this size's share of the time, and one for each worker process at least.
         share = max(budget / (2 * len(sizes)), 0.1)
-        count = max(size, min(len(items), int(share / max(found.here / 2, 1e-5))), 1)
+        fitting = int(share * max(workers, 2) / max(found.here, 2e-5))
+        count = max(size, min(len(items), max(fitting, workers)))
         part = items[:count]
         rounds: list[float] = []
         for _ in range(3):
@@ -192,20 +193,27 @@ def measure_cluster(name: str, items: Sequence[Any], found: Sample, budget: floa
             submit(function, part, batch_size=size or None).collect()
             rounds.append((time.perf_counter() - began) / len(part))
         figures[size] = min(rounds)
-    # A trip holds the item's own work, which is no cost of the road.
+    # A trip contains the item's own work, which is not overhead.
     return {"trip": max(statistics.median(trips) - found.seconds, 1e-6), "sizes": figures}
 
 
 def main() -> None:
-    """The client process: a task in JSON on stdin, the answer in JSON on stdout."""
-    task = json.load(sys.stdin)
-    answer = measure_cluster(task["function"], load_items(task["items"]), Sample(**task["sample"]), task["budget"])
-    json.dump(answer, sys.stdout)
+    """The client process: a request as JSON on stdin, the measurements as JSON on stdout."""
+    request = json.load(sys.stdin)
+    measured = measure_cluster(
+        request["function"],
+        load_items(request["items"]),
+        Sample(**request["sample"]),
+        request["workers"],
+        request["budget"],
+    )
+    json.dump(measured, sys.stdout)
 
 
-def as_task(name: str, items: str, found: Sample, budget: float) -> str:
-    """What ``main`` reads."""
-    return json.dumps({"function": name, "items": items, "sample": asdict(found), "budget": budget})
+def as_request(name: str, items: str, found: Sample, workers: int, budget: float) -> str:
+    """The request that ``main`` reads."""
+    request = {"function": name, "items": items, "sample": asdict(found), "workers": workers, "budget": budget}
+    return json.dumps(request)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the old program hands to its pool. Lies beside the program here, and under /programs in the workers."""
+"""The functions of the old program's pool: a module beside the program here, and under /programs in the workers."""
 
 import asyncio
 import time

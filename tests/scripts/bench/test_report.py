@@ -1,4 +1,4 @@
-"""What is said of a run is what was found."""
+"""The report of a run says what was measured."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.scripts.bench.contenders import CONTENDERS
-from graft.scripts.bench.contenders.base import Contender, Place
+from graft.scripts.bench.contenders.base import Contender, ContenderSetup
 from graft.scripts.bench.contenders.sweep import best, sizes
 from graft.scripts.bench.measuring import Answer, Repetition, Series, Spread, quantile
 from graft.scripts.bench.report import KEPT_TIMES, thinned
 from graft.scripts.bench.run import Outcome, Plan
 from graft.scripts.bench.runner import Runner, WrongResultError
-from graft.scripts.bench.targets import TARGETS, Target, Verdict, verdicts
+from graft.scripts.bench.targets import TARGETS, Target, TargetVerdict, verdicts
 from graft.scripts.bench.workloads import Items, Kind, Workload, catalogue, choose
 from graft.scripts.commands.bench import command
 from tests.scripts.sandbox import Sandbox
@@ -46,7 +46,7 @@ def outcome(*found: Series) -> Outcome:
     return Outcome(Plan([], [], cores=2), list(found))
 
 
-def verdict(promise: str, *found: Series) -> Verdict:
+def verdict(promise: str, *found: Series) -> TargetVerdict:
     return next(each for each in verdicts(outcome(*found)) if each.target.promise == promise)
 
 
@@ -133,7 +133,7 @@ def test_a_contender_that_failed_counts_for_nothing() -> None:
 
 @given(st.floats(0.001, 1000), st.floats(0.001, 1000), st.sampled_from(["at least", "at most"]))
 def test_a_promise_is_missed_exactly_when_a_factor_is_lacking(found: float, limit: float, sense: Any) -> None:
-    judged = Verdict(Target("", lambda _: found, sense, limit), found)
+    judged = TargetVerdict(Target("", lambda _: found, sense, limit), found)
     assert bool(judged.is_reached) == (judged.missed_by <= 1)
 
 
@@ -219,7 +219,7 @@ class Swapping(Contender):
 @pytest.mark.parametrize(("shape", "message"), [("noop", "item 0 came back as '1'"), ("latency", "item 0 came back")])
 def test_a_contender_with_wrong_results_fails_and_has_no_time(shape: str, message: str) -> None:
     with pytest.raises(WrongResultError, match=message):
-        Runner(Swapping(Place("", 1))).do_run(workload(shape).of(10))
+        Runner(Swapping(ContenderSetup("", 1))).do_run(workload(shape).of(10))
 
 
 def test_missing_results_are_noticed() -> None:
@@ -228,7 +228,7 @@ def test_missing_results_are_noticed() -> None:
 
 
 def test_a_repetition_has_its_work_and_the_wait_for_the_last_worker() -> None:
-    runner = Runner(CONTENDERS["ppe"](Place("", 2)))
+    runner = Runner(CONTENDERS["ppe"](ContenderSetup("", 2)))
     runner.do_open()
     try:
         answer = runner.do_run(replace(workload("cpu-1ms"), items=Items("same", 8, 0.001)))

@@ -1,4 +1,4 @@
-"""What is buried can be found, sent again and removed; and no letter is lost on the way."""
+"""Dead letters can be listed, replayed and removed, and none is lost on the way."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_letter_is_shown_with_its_traceback_and_items(letters):
 def test_filters_say_which_letters_are_meant(letters, filters, expected):
     buried([1], error="out of paper")
     buried([2], reason="poisoned")
-    assert len(run("list", "--letters", "--json", *filters).stdout.splitlines()) == expected
+    assert len(run("list", "--each", "--json", *filters).stdout.splitlines()) == expected
 
 
 def test_nobody_means_everything_by_saying_nothing(letters):
@@ -168,7 +168,7 @@ def test_a_replayed_letter_that_dies_again_is_buried_again_and_says_so(letters, 
     (first,) = dead_letters.newest()
     assert run("replay", "--fingerprint", first.fingerprint[:6], "--yes").exit_code == 0
     wait_until(lambda: [each for each in dead_letters.newest() if each.buried_at > first.buried_at], WAIT, "the second")
-    (line,) = run("list", "--letters", "--json").stdout.splitlines()
+    (line,) = run("list", "--each", "--json").stdout.splitlines()
     assert json.loads(line)["replayed"] == 1
 
 

@@ -21,7 +21,7 @@ from tests.stack import ROOT, Stack
 
 @pytest.fixture
 def well(redis_stack: Stack, tmp_path: Path) -> Setup:
-    """This project as it comes, with a signing key and two workers that read everything between them."""
+    """The default settings, with a signing key and two workers that read all queues between them."""
     setup = facts.static(app, {}, tmp_path)
     readers = (Reader("cpu@here", setup.queues[:3]), Reader("io@here", setup.queues[3:]))
     # The tests redeliver after four seconds.

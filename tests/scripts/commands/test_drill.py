@@ -72,37 +72,37 @@ def test_a_scale_leaves_every_fault_something_to_do(scale):
 @pytest.mark.worker
 @pytest.mark.parametrize("fault", [WorkerKill, BadMessages], ids=lambda fault: fault.name)
 def test_ours_passes(redis_stack, fault):
-    verdict = fault(0.002).play("ours")
-    assert verdict.passed, verdict
-    assert verdict.strikes
-    assert verdict.sent >= 60
+    result = fault(0.002).play("ours")
+    assert result.passed, result
+    assert result.strikes
+    assert result.sent >= 60
 
 
 @pytest.mark.redis
 @pytest.mark.worker
 @pytest.mark.parametrize("fault", [WorkerKill, BadMessages], ids=lambda fault: fault.name)
 def test_ours_passes_on_the_io_lane(redis_stack, fault):
-    verdict = fault(0.002, "io").play("ours")
-    assert verdict.passed, verdict
-    assert verdict.strikes
-    assert verdict.fault == f"{fault.name}, io lane"
+    result = fault(0.002, "io").play("ours")
+    assert result.passed, result
+    assert result.strikes
+    assert result.fault == f"{fault.name}, io lane"
 
 
 @pytest.mark.redis
 @pytest.mark.worker
 def test_negative_control_stock_fails_where_ours_passes(redis_stack, monkeypatch):
     monkeypatch.setattr(stage, "QUIET", 6.0)
-    verdict = BadMessages(0.002).play("stock")
-    assert not verdict.passed
-    assert verdict.ended
+    result = BadMessages(0.002).play("stock")
+    assert not result.passed
+    assert result.ended
 
 
 def test_a_fault_that_did_not_happen_is_no_pass():
     nothing = ChildKill(0.001)
-    verdict = nothing.verdict(SimpleNamespace(kind="ours", ended=[]), Count(), 0.0)
-    assert (verdict.strikes, verdict.lost, verdict.passed) == (0, 0, False)
-    assert "FAILED" in "\n".join(lines_of([verdict]))
-    assert "**failed**" in markdown_of([verdict])
+    result = nothing.result(SimpleNamespace(kind="ours", ended=[]), Count(), 0.0)
+    assert (result.strikes, result.lost, result.passed) == (0, 0, False)
+    assert "FAILED" in "\n".join(lines_of([result]))
+    assert "**failed**" in markdown_of([result])
 
 
 def test_the_command_lists_its_faults():

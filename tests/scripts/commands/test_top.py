@@ -141,7 +141,7 @@ def on_a_terminal(env: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[b
 
 
 def read(terminal: int) -> str:
-    """What the terminal shows since the last look."""
+    """The output of the terminal since the last call."""
     shown = b""
     while select.select([terminal], [], [], 0.1)[0]:
         try:

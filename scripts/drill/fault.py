@@ -1,0 +1,126 @@
+"""One fault of the drill, and its result.
+
+``play`` runs the fault on a stage of its own; most faults only define how to ``inject`` it while the load runs.
+The limits hold for the full drill (``--scale 1``). A smaller scale has fewer tasks and fewer strikes, but each
+fault happens, and the drill checks that it did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from graft.config.queues import Lane
+from graft.scripts.drill.ledger import Count
+from graft.scripts.drill.stage import Kind, Stage
+
+FULL_LOAD = 10_000
+
+
+@dataclass(frozen=True)
+class FaultResult:
+    """The result of one fault. ``seconds`` is the time from its end to the first new run, None where none was due."""
+
+    fault: str
+    kind: Kind
+    passed: bool
+    sent: int
+    unsure: int
+    lost: int
+    doubled: int
+    runs: int
+    ended: int
+    strikes: int
+    seconds: float | None
+    limit: str
+    seen: str = ""
+
+
+class Fault:
+    """One fault under the standard load: tasks of 20 ms, every tenth of one second, two workers of two processes."""
+
+    name: ClassVar[str] = ""
+    limit: ClassVar[str] = ""
+    full_strikes: ClassVar[int] = 1
+    stage: ClassVar[Mapping[str, Any]] = {}
+    load: ClassVar[Mapping[str, Any]] = {}
+    on: ClassVar[type[Stage]] = Stage
+    by_default: ClassVar[bool] = True
+    lanes: ClassVar[tuple[Lane, ...]] = ("cpu", "io")
+
+    def __init__(self, scale: float, lane: Lane = "cpu") -> None:
+        self.scale = scale
+        self.lane = lane
+        self.strikes = 0
+        self.seen: list[str] = []
+
+    def times(self, full: int | None = None) -> int:
+        """Strikes at this scale: at least two, unless the full drill has one."""
+        full = self.full_strikes if full is None else full
+        return min(full, max(2, round(full * self.scale)))
+
+    @property
+    def tasks(self) -> int:
+        return max(60, round(FULL_LOAD * self.scale))
+
+    @property
+    def lasts(self) -> float:
+        """Seconds that it takes about: the load is spread over them."""
+        return 6.0
+
+    @property
+    def estimate(self) -> float:
+        """Seconds that it takes about, of which most pass while the workers catch up with the load."""
+        slots = int(self.stage.get("workers", 2)) * int(self.stage.get("concurrency", 2))
+        long = float(self.load.get("long_share", 0.1))
+        each = (1 - long) * float(self.load.get("seconds", 0.02)) + long
+        return 20.0 + max(self.lasts, int(self.load.get("count", self.tasks)) * each / slots)
+
+    def play(self, kind: Kind) -> FaultResult:
+        """Run the fault on a stage of its own."""
+        with self.on(kind, lane=self.lane, **self.stage) as stage:
+            self.prepare(stage)
+            stage.produce(**{"count": self.tasks, "rate": min(100.0, self.tasks / self.lasts), **self.load})
+            stage.until(lambda: len(stage.count().starts) > min(20, int(self.load.get("count", self.tasks)) // 4), 60)
+            self.inject(stage)
+            healed = time.time()
+            self.after(stage)
+            stage.settle(max(90.0, 600.0 * self.scale))
+            self.finally_(stage)
+            stage.look_for_ended()
+            return self.result(stage, stage.count(), healed)
+
+    def prepare(self, stage: Stage) -> None:
+        """Before the load begins."""
+
+    def inject(self, stage: Stage) -> None:
+        """While it runs; counts its strikes."""
+
+    def after(self, stage: Stage) -> None:
+        """Once the fault is over."""
+
+    def finally_(self, stage: Stage) -> None:
+        """Once everything has come to rest."""
+
+    def result(self, stage: Stage, count: Count, healed: float) -> FaultResult:
+        result = FaultResult(
+            self.name if self.lane == "cpu" else f"{self.name}, io lane",
+            stage.kind,
+            False,
+            len(count.sent),
+            len(count.unsure),
+            count.lost,
+            count.doubled,
+            max((runs for label, runs in count.starts.items() if not label.startswith(".")), default=0),
+            len(stage.ended),
+            self.strikes,
+            count.next_start(healed),
+            self.limit,
+        )
+        passed = self.strikes > 0 and self.passes(stage, count, result)
+        return replace(result, passed=passed, seen="; ".join(self.seen))
+
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        return result.lost == 0 and result.ended == 0
