@@ -23,7 +23,7 @@ from tests import roles
 from tests.stack import Stack, clean_environ
 
 LANES: dict[Lane, int] = {"cpu": 2, "io": 50}
-LONGEST_FIRST = {"workers": 0, "scripts": 1, "tasks": 2}
+LONGEST_FIRST = {"docs": 0, "workers": 0, "scripts": 1, "tasks": 2}
 MARKERS = {"redis": "redis", "stack": "worker", "fresh_stack": "worker"}
 SERVER: pytest.StashKey[Stack | StackError] = pytest.StashKey()
 

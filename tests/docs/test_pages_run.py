@@ -42,12 +42,14 @@ def test_a_page_that_starts_its_own_stack_prints_what_it_says(sandbox: Sandbox, 
         sandbox.kill()
 
 
+@pytest.mark.acl_role("admin")  # The page starts workers, sends work and reads dead letters.
 @pytest.mark.timeout(200)
 def test_a_page_for_a_deployment_prints_what_it_says(sandbox: Sandbox, fresh_stack: Callable[..., Stack]) -> None:
     page = ROOT / "docs" / "your-own-project.md"
     stack = fresh_stack(cpu=0)
+    deployment = {name: stack.env[name] for name in stack.variables}
     try:
-        check(pages.run(page, sandbox.work, {**sandbox.env, **stack.variables}, 180), page)
+        check(pages.run(page, sandbox.work, {**sandbox.env, **deployment}, 180), page)
     finally:
         sandbox.kill()
 
