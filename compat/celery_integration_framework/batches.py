@@ -6,18 +6,25 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
+from graft.compat.celery_integration_framework.client import FrameworkTask
 from graft.compat.celery_integration_framework.data import TaskResult
 from graft.tasks.errors import ResultTimeout
 from graft.tasks.sending import by_task_name
 
-if TYPE_CHECKING:
-    from graft.compat.celery_integration_framework.client import FrameworkTask
-    from graft.compat.celery_integration_framework.framework import CeleryIntegrationFramework
-
 CHECK_EVERY: Final = 1.0  # Seconds between checks whether the processor has been closed.
+
+
+class Framework(Protocol):
+    """The part of the framework that sends batches and reads their results."""
+
+    app: Any
+
+    def submit_batch(self, task: FrameworkTask | str, batch: list[Any], queue: str, task_id: str) -> str: ...
+    def get_task_result(self, task_id: str) -> TaskResult: ...
+    def wait_for_task(self, task_id: str, timeout: float | None = None) -> TaskResult: ...
 
 
 class CeleryBatchProcessor:
@@ -30,7 +37,7 @@ class CeleryBatchProcessor:
         ValueError: *batch_size* or *max_parallel* is below 1.
     """
 
-    def __init__(self, framework: CeleryIntegrationFramework, batch_size: int = 10, max_parallel: int = 5) -> None:
+    def __init__(self, framework: Framework, batch_size: int = 10, max_parallel: int = 5) -> None:
         if batch_size < 1 or max_parallel < 1:
             raise ValueError(f"batch_size={batch_size} and max_parallel={max_parallel} must be at least 1")
         self.framework = framework
@@ -53,7 +60,7 @@ class CeleryBatchProcessor:
         return ids
 
     def _run(self, task: FrameworkTask | str, batch: list[Any], queue: str, task_id: str) -> None:
-        self.framework._submit(task, [batch], {}, queue, None, task_id)
+        self.framework.submit_batch(task, batch, queue, task_id)
         while not self._is_closed.is_set():
             try:
                 by_task_name.wait([task_id], CHECK_EVERY, self.framework.app)

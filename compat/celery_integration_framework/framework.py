@@ -134,6 +134,10 @@ class CeleryIntegrationFramework:
         """
         return self._submit(task, args, kwargs or {}, queue, _when(countdown, eta), None)
 
+    def submit_batch(self, task: FrameworkTask | str, batch: list[Any], queue: str, task_id: str) -> str:
+        """Send one call of *task* with *batch* as its argument, under *task_id*."""
+        return self._submit(task, [batch], {}, queue, None, task_id)
+
     def _submit(
         self,
         task: FrameworkTask | str,
