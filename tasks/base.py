@@ -35,12 +35,12 @@ class ReliableTask(Task):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.request.called_directly:
             return self.run(*args, **kwargs)
-        with self.among_suspects():
+        with self.isolated_if_poisonous():
             return self._run_counted(args, kwargs)
 
     @contextmanager
-    def among_suspects(self) -> Iterator[None]:
-        """Whoever must run alone is let in here, or goes back to its queue."""
+    def isolated_if_poisonous(self) -> Iterator[None]:
+        """A task one crash away from its limit begins only while no other such runs here; else it goes back."""
         try:
             yield
         except poison_isolation.NotAloneError as error:

@@ -1,4 +1,4 @@
-"""Which dead letters are meant, and which of them died of the same cause. Pure."""
+"""Chooses dead letters by conditions, and groups those of the same cause. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graft.tasks.dead_letters.store import DeadLetter
 
 @dataclass(frozen=True)
 class Choice:
-    """Letters that meet every condition given; without any, all letters. Times are seconds since the epoch."""
+    """The dead letters that meet every condition; without conditions, all. Times are seconds since the epoch."""
 
     ids: frozenset[str] = frozenset()
     reason: str | None = None
@@ -27,7 +27,7 @@ class Choice:
         return self == Choice()
 
     def holds(self, letter: DeadLetter) -> bool:
-        """Whether *letter* is meant. ``function`` is a shell pattern, ``error`` a part of the text in any case."""
+        """Whether *letter* meets the conditions. ``function`` is a shell pattern, ``error`` a part of the text."""
         return (
             (not self.ids or letter.id in self.ids)
             and (self.reason is None or letter.reason == self.reason)
@@ -42,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cause:
-    """Letters with one fingerprint. Times are seconds since the epoch."""
+    """Dead letters with one fingerprint. Times are seconds since the epoch."""
 
     fingerprint: str
     reason: str
@@ -55,7 +55,7 @@ class Cause:
 
 
 def causes(letters: Iterable[DeadLetter]) -> list[Cause]:
-    """The causes that *letters* died of, the most frequent first; the error is the latest one's."""
+    """The causes of *letters*, the most frequent first, each with its latest error."""
     found: dict[str, Cause] = {}
     for letter in letters:
         known = found.get(letter.fingerprint)

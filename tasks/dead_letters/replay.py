@@ -1,8 +1,8 @@
-"""Sends dead letters on their way again.
+"""Replays dead letters.
 
-Published first, taken away afterwards: whoever is killed in between leaves a letter whose message was sent, so its
-items may run twice, and none is lost. The message keeps its id, so that its result is found where it was first looked
-for, and begins anew: its runs and retries are forgotten.
+The message is sent first, the dead letter removed afterwards: where a process is killed in between, items may run
+twice, and none is lost. The message keeps its id, so that its caller finds the result, and begins anew: earlier runs
+and retries do not count.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ FALLBACK: Final = "default"
 
 
 class NotReplayable(TaskQueueError):
-    """This letter cannot be sent again as it is."""
+    """The dead letter cannot be replayed."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """What a letter comes to when it is sent again."""
+    """The message that replays a dead letter."""
 
     id: str
     task: str
@@ -41,7 +41,7 @@ class Message:
     args: list[Any]
     kwargs: dict[str, Any]
     group: str | None = None
-    label: str | None = None  # What Flower and `queue peek` show of the arguments.
+    label: str | None = None  # Flower and `queue peek` show it for the arguments.
     embed: dict[str, Any] = field(default_factory=dict)
 
 
@@ -52,12 +52,12 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
         NotReplayable: its arguments were not kept, or its envelope cannot be opened with this deployment's key.
     """
     if letter.task == REDUCE and not letter.envelope.startswith("{"):
-        raise NotReplayable("what was to be reduced is not kept in the letter; submit the batch again")
+        raise NotReplayable("the results to reduce are not kept in a dead letter; submit the batch again")
     wire: str | bytes
     if letter.envelope.startswith("{"):
         kept = loads(letter.envelope)
         if kept.get("lossy"):
-            raise NotReplayable("its arguments were not JSON and are kept as text only; send the task again")
+            raise NotReplayable("its arguments were not JSON and are kept as text only; call the task again")
         args, kwargs = list(kept["args"] or ()), dict(kept["kwargs"] or {})
         if letter.task != RUN_ENVELOPE:
             embed = dict(kept.get("embed") or {})
@@ -76,7 +76,7 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
 
 
 def open_envelope(letter: DeadLetter, wire: str | bytes) -> Envelope:
-    """The envelope that *letter* keeps. A poisonous item has a letter of its own: ``<id of its envelope>:<place>``."""
+    """The envelope in *letter*. A poisonous item has a dead letter of its own: ``<id of its envelope>:<index>``."""
     try:
         return Envelope.open(wire, letter.id.partition(":")[0])
     except EnvelopeError as error:
@@ -84,10 +84,10 @@ def open_envelope(letter: DeadLetter, wire: str | bytes) -> Envelope:
 
 
 def replay(letter: DeadLetter, queue: str | None = None) -> bool:
-    """Send *letter* again and take it away; False when another process is just doing so.
+    """Send *letter* again and remove it; False when another process has locked it for its own replay.
 
     Raises:
-        NotReplayable: see :func:`message_of`; the letter stays.
+        NotReplayable: see :func:`message_of`; the dead letter stays.
     """
     if queue is not None and queue not in names():
         raise ValueError(f"there is no queue {queue!r}; there are {', '.join(names())}")
@@ -95,7 +95,7 @@ def replay(letter: DeadLetter, queue: str | None = None) -> bool:
     if not dead_letters.lock(letter.id):
         return False
     try:
-        Runs(message.id, 0).forget(shared())  # What killed its processes before gets all its runs again.
+        Runs(message.id, 0).forget(shared())  # Also an item that killed its processes gets all its runs again.
         publish(message)
     except BaseException:
         dead_letters.unlock(letter.id)
@@ -115,7 +115,7 @@ def publish(message: Message) -> None:
             app().amqp.as_task_v2(
                 message.id, message.task, args=message.args, kwargs=message.kwargs, group_id=message.group,
                 root_id=message.group or message.id, argsrepr=message.label,
-                # Not its chord: that has been told of the failure and has gone on.
+                # Not its chord, which has gone on with the failure.
                 **{name: message.embed.get(name) for name in ("callbacks", "errbacks", "chain")},
             ),
             queue=message.queue,

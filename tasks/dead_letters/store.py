@@ -1,8 +1,7 @@
-"""Dead letters: whole envelopes that no policy will run again, kept until somebody looks.
+"""Dead letters in Redis: whole envelopes that no policy runs again, kept for people to decide.
 
-A letter holds what is needed to run the work again (the signed envelope as it was sent), why it died, and how often it
-had run. Letters are written before the message is acknowledged: a crash in between leaves a second writing of the same
-id, not a loss.
+A dead letter holds all that a replay needs (the signed envelope as it was sent), the error, and how often it ran. The
+message is acknowledged afterwards: a crash in between leads to a second writing under the same id, not to a loss.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class DeadLetter:
         cls, *, id: str, task: str, queue: str, reason: Reason, function: str, error: BaseException, traceback: str,
         runs: int, items: int, envelope: str,
     ) -> DeadLetter:  # fmt: skip
-        """A letter written now; its fingerprint groups letters that died of the same cause."""
+        """A dead letter of now; its fingerprint is that of all with the same cause."""
         cause = f"{reason}\0{function}\0{type(error).__name__}\0{_VALUES.sub('*', str(error)[:500])[:200]}"
         return cls(
             id=id,
@@ -87,7 +86,7 @@ class DeadLetter:
 
 
 def bury(letter: DeadLetter, client: Any = None) -> None:
-    """Keep *letter*; one with the same id is replaced, its first date of death kept."""
+    """Keep *letter*; one with the same id is replaced, and keeps its place in the order of burial."""
     with (client or shared()).pipeline() as pipe:
         pipe.hset(LETTERS, letter.id, json.dumps(asdict(letter)))
         pipe.zadd(INDEX, {letter.id: letter.buried_at}, nx=True)
@@ -99,19 +98,19 @@ def count() -> int:
 
 
 def newest(limit: int = 100) -> list[DeadLetter]:
-    """The letters buried last, newest first."""
+    """The dead letters buried last, newest first."""
     ids = shared().zrevrange(INDEX, 0, limit - 1)
     found = shared().hmget(LETTERS, ids) if ids else []
     return [DeadLetter(**json.loads(text)) for text in found if text]
 
 
 def ids(since: float = 0.0) -> list[str]:
-    """The ids of all letters buried at or after *since*, the oldest first."""
+    """The ids of all dead letters buried at or after *since*, the oldest first."""
     return [name.decode() for name in shared().zrangebyscore(INDEX, since, "+inf")]
 
 
 def read(wanted: Sequence[str]) -> Iterator[DeadLetter]:
-    """The letters of those ids that are still kept, a page at a time: each may hold a megabyte."""
+    """The dead letters of those ids that are still kept, a page at a time: each may hold a megabyte."""
     for at in range(0, len(wanted), PAGE):
         for text in shared().hmget(LETTERS, wanted[at : at + PAGE]):
             if text is not None:
@@ -128,13 +127,13 @@ def unlock(letter_id: str) -> None:
 
 
 def remove(letter: DeadLetter) -> bool:
-    """Take *letter* away and unlock it; False when it had gone, or was replaced by a later one."""
+    """Remove *letter* and unlock it; False when it was removed before, or replaced by a later one."""
     keys = [LETTERS, INDEX, LOCK + letter.id]
     return bool(REMOVE(keys, [letter.id, json.dumps(asdict(letter))], shared()))
 
 
 def note_replay(letter_id: str) -> None:
-    """Count a replay, for whoever finds the letter buried again."""
+    """Count a replay, for those who find the dead letter buried again."""
     with shared().pipeline(transaction=False) as pipe:
         pipe.incr(REPLAYS + letter_id)
         pipe.expire(REPLAYS + letter_id, int(settings().dead_letter_ttl))
@@ -142,12 +141,12 @@ def note_replay(letter_id: str) -> None:
 
 
 def replays(wanted: Sequence[str]) -> list[int]:
-    """How often each of these letters has been replayed before."""
+    """How often each of these dead letters has been replayed before."""
     return [int(count or 0) for count in shared().mget([REPLAYS + each for each in wanted])] if wanted else []
 
 
 def message_text(args: Any, kwargs: Mapping[str, Any]) -> str:
-    """The arguments of an ordinary task as a letter keeps them; what JSON cannot carry is kept for people only."""
+    """The arguments of an ordinary task for a dead letter; values that JSON cannot carry are text for people."""
     try:
         return str(dumps({"args": args, "kwargs": kwargs}))
     except (TypeError, ValueError):
@@ -155,7 +154,7 @@ def message_text(args: Any, kwargs: Mapping[str, Any]) -> str:
 
 
 def prune() -> int:
-    """Remove letters older than the deployment keeps them; how many."""
+    """Remove the dead letters that are older than ``dead_letter_ttl``; how many."""
     client = shared()
     old = client.zrangebyscore(INDEX, 0, time.time() - settings().dead_letter_ttl, start=0, num=1000)
     if old:

@@ -1,7 +1,7 @@
-"""One suspect at a time: what would be given up after one more death runs while no other such runs in the same worker.
+"""Poison isolation: a task one crash away from its limit runs apart from others of that kind in the same worker.
 
-Whatever takes a whole worker with it takes its neighbours along. They come back together, are taken together, and would
-die together until all had used up their runs: nobody could tell the killer from the killed.
+An item that ends a whole worker ends its neighbours too. They come back together, are fetched together, and would die
+together until all had used up their runs: nobody could tell the killer from the killed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Final
 
 from graft.config.deployment import part, settings
 
-WAIT: Final = 0.5  # Seconds before a suspect that finds another one running goes back to its queue.
+WAIT: Final = 0.5  # Seconds before a task that must wait for another goes back to its queue.
 
 
 class NotAloneError(Exception):
-    """Another suspect runs in this worker. The run has not been counted, and may begin later."""
+    """Another task that is one crash away from its limit runs in this worker. The run was not counted."""
 
 
 def deaths() -> int:
-    """How many deaths make a suspect: all but the last."""
+    """How many deaths isolate a task: all but the last."""
     return max(1, settings().run_limit - 1)
 
 
 class _Turnstile:
-    """Lets one suspect in at a time: among the threads of this process, and among the processes of its pool."""
+    """Admits one isolated task at a time: among the threads of this process, and the processes of its pool."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -43,7 +43,7 @@ def prepare() -> None:
     """In a worker, before its pool processes are forked: the lock is one for all of them."""
     turnstile = part(_Turnstile)
     if turnstile.lock_fd is None:
-        turnstile.lock_fd, path = tempfile.mkstemp(prefix="graft-suspect-")
+        turnstile.lock_fd, path = tempfile.mkstemp(prefix="graft-poison-")
         os.unlink(path)
 
 

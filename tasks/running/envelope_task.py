@@ -32,7 +32,7 @@ class EnvelopeTask(ReliableTask):
     def __call__(self, *args: Any, **kwargs: Any) -> str:
         """Run the task. An error of the envelope itself is buried, and raised for the caller."""
         try:
-            with self.among_suspects():
+            with self.isolated_if_poisonous():
                 return str(self.run(*args, **kwargs))
         except TaskPredicate:
             raise
