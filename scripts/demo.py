@@ -150,12 +150,12 @@ def following(what: str) -> Iterator[Step]:
             bar = progress.add_task(what, total=None)
             yield lambda done, total: progress.update(bar, completed=done, total=total)
         return
-    began, told = time.monotonic(), 0
+    began, shown = time.monotonic(), 0
 
     def line(done: int, total: int) -> None:
-        nonlocal told
-        if total and (third := 3 * done // total) > told:
-            told = third
+        nonlocal shown
+        if total and (third := 3 * done // total) > shown:
+            shown = third
             say(f"{what}: {done} of {total} files after {time.monotonic() - began:.1f} s")
 
     yield line

@@ -58,8 +58,8 @@ class Snapshot:
     queues: tuple[QueueLine, ...] = ()
     workers: tuple[WorkerLine, ...] = ()
     batches: tuple[BatchNote, ...] = ()
-    figures: dict[str, FunctionStats] = field(default_factory=dict)
-    letters: int = 0
+    functions: dict[str, FunctionStats] = field(default_factory=dict)
+    dead_letters: int = 0
     health: HealthState | str = ""
     bad: tuple[str, ...] = ()
 
@@ -116,8 +116,8 @@ def take() -> Snapshot:
             for beat in beats
         ),
         batches=tuple(progress.running(client)),
-        figures=function_stats.read(),
-        letters=dead_letters.count(),
+        functions=function_stats.read(),
+        dead_letters=dead_letters.count(),
         health=report.state if report and now - report.at < 600 else "",
         bad=tuple(verdict.name for verdict in report.verdicts if verdict.state != "ok") if report else (),
     )  # fmt: skip
@@ -147,7 +147,7 @@ def rates(before: Snapshot, after: Snapshot) -> Rates:
     counted = {worker.name: worker.taken for worker in before.workers}
     none = FunctionStats()
     totals = [
-        [sum(getattr(each, name) for each in one.figures.values()) for name in ("errors", "retries")]
+        [sum(getattr(each, name) for each in one.functions.values()) for name in ("errors", "retries")]
         for one in (before, after)
     ]
     return Rates(
@@ -156,8 +156,8 @@ def rates(before: Snapshot, after: Snapshot) -> Rates:
         grows,
         {one.name: max(0, one.taken - counted.get(one.name, one.taken)) / seconds for one in after.workers},
         {
-            name: max(0, one.items - before.figures.get(name, none).items) / seconds
-            for name, one in after.figures.items()
+            name: max(0, one.items - before.functions.get(name, none).items) / seconds
+            for name, one in after.functions.items()
         },
         max(0, totals[1][0] - totals[0][0]) / seconds,
         max(0, totals[1][1] - totals[0][1]) / seconds,

@@ -89,7 +89,7 @@ class Fault:
             self.after(stage)
             stage.settle(max(90.0, 600.0 * self.scale))
             self.finally_(stage)
-            stage.look_for_ended()
+            stage.restart_ended()
             return self.result(stage, stage.count(), healed)
 
     def prepare(self, stage: Stage) -> None:

@@ -39,7 +39,7 @@ class ChildKill(Fault):
                     random.choice(processes).kill()
                     self.strikes += 1
             time.sleep(2.0)
-            stage.look_for_ended()
+            stage.restart_ended()
 
     def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
         return super().passes(stage, count, result) and result.doubled <= self.strikes
@@ -79,7 +79,7 @@ class Poison(Fault):
     def after(self, stage: Stage) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not self._letters(stage):
-            stage.look_for_ended()
+            stage.restart_ended()
             if stage.count().starts[".poison0"] > 20:
                 break
             time.sleep(0.2)
@@ -123,7 +123,7 @@ class RedisKill(Fault):
             time.sleep(1.0)
             stage.start_redis()
             self.strikes += 1
-            stage.look_for_ended()
+            stage.restart_ended()
 
     def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
         quick = result.seconds is not None and result.seconds <= 5
@@ -346,7 +346,7 @@ class BadMessages(Fault):
                     client.publish("/0.celery.pidbox", BROADCASTS[number // 4 % len(BROADCASTS)])
                 self.strikes += 1
                 time.sleep(0.05)
-                stage.look_for_ended()
+                stage.restart_ended()
 
     def finally_(self, stage: Stage) -> None:
         with stage.connect() as client:

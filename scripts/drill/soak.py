@@ -1,4 +1,4 @@
-"""Hours of work with a fault at random every minute, and a look at what grows meanwhile. Played only when named."""
+"""The soak: hours of load with a random fault every minute, while growth is measured. Runs only when named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graft.tasks.leaks.theil_sen import theil_sen, thin
 
 HOURS: Final = 2.0
 RATE: Final = 20.0  # Tasks a second: two thirds of what two workers of two processes can do.
-GROWS: Final = 0.1  # A gauge grows when it is sure to, and by more than this share of itself over the part looked at.
+GROWS: Final = 0.1  # A gauge grows when it is sure to, and by more than this share of itself over the measured part.
 
 
 class Soak(Fault):
@@ -68,7 +68,7 @@ class Soak(Fault):
             fault_over = time.monotonic() + self.every
             while time.monotonic() < fault_over:
                 time.sleep(self.every / 5)
-                stage.look_for_ended()
+                stage.restart_ended()
                 self._look(stage)
 
     def _look(self, stage: Stage) -> None:

@@ -62,7 +62,7 @@ class Stage(LocalStack):
         self.kind = kind
         self.pool = pool
         self.results: RedisServer | None = None
-        self.ended: list[str] = []  # Workers that ended without being told to.
+        self.ended: list[str] = []  # Workers that ended by themselves.
         self._numbers = (workers, concurrency)
         self._for_workers = dict(worker_environ or {})
         self._results_apart = results_apart
@@ -168,7 +168,7 @@ class Stage(LocalStack):
         deadline = time.monotonic() + timeout
         size, changed = -1, time.monotonic()
         while time.monotonic() < deadline:
-            self.look_for_ended()
+            self.restart_ended()
             now_size = self.ledger.stat().st_size if self.ledger.exists() else 0
             if now_size != size:
                 size, changed = now_size, time.monotonic()
@@ -179,8 +179,8 @@ class Stage(LocalStack):
             time.sleep(0.1)
         return time.time()
 
-    def look_for_ended(self) -> None:
-        """Note workers that have ended by themselves, and start others in their place, as a supervisor does."""
+    def restart_ended(self) -> None:
+        """Record workers that have ended by themselves, and start others, as a supervisor does."""
         for worker in tuple(self.workers):
             if worker.status is not None:
                 self.ended.append(worker.name)

@@ -57,10 +57,10 @@ async def old_optimizer(
     items: Sequence[Item], task_func: Callable[[Item], Awaitable[Any]], batch_size: int = 10, max_concurrent: int = 5
 ) -> list[Any]:
     """``optimize_batch_processing`` as it was: batches of coroutines on the caller's loop, *max_concurrent* at once."""
-    places = asyncio.Semaphore(max_concurrent)
+    slots = asyncio.Semaphore(max_concurrent)
 
     async def process(batch: Sequence[Item]) -> list[Any]:
-        async with places:
+        async with slots:
             return await asyncio.gather(*(task_func(item) for item in batch))
 
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
@@ -130,7 +130,7 @@ def memory(with_workers: bool) -> int:
         except psutil.NoSuchProcess:
             continue
     if with_workers:
-        time.sleep(BEAT_EVERY)  # Workers tell with every heartbeat.
+        time.sleep(BEAT_EVERY)  # Workers publish their memory with every heartbeat.
         total += sum(worker_admin.worker_memory().values())
     return total
 

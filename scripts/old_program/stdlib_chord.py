@@ -2,8 +2,8 @@
 
     python -m graft.scripts.old_program.stdlib_chord --out words.json
 
-The map and the reduce step are the old program's own functions. The counts never come back here: they go from the
-workers that made them to the one that reduces them (a Celery chord), and the answer is all that returns.
+The map and the reduce step are the old program's own functions. The counts do not return here: they go from the
+workers that made them to the one that reduces them (a Celery chord), and only its result returns.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 import graft
 from graft.scripts.old_program import stdlib_survey as survey
 
-LOOK_EVERY = 0.5
+SHOW_EVERY = 0.5
 
 
-def tell(batch: graft.Batch) -> None:
+def show_progress(batch: graft.Batch) -> None:
     progress = batch.progress()
     print(f"{progress.done} of {progress.total} files", file=sys.stderr, flush=True)
 
@@ -36,15 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     began = time.perf_counter()
     batch = graft.submit(survey.count_words, files, reduce=survey.merge_counts)
-    looked = began
+    shown = began
     while not batch.done():
         time.sleep(0.01)
-        if time.perf_counter() - looked > LOOK_EVERY:
-            looked = time.perf_counter()
-            tell(batch)
+        if time.perf_counter() - shown > SHOW_EVERY:
+            shown = time.perf_counter()
+            show_progress(batch)
     words = batch.collect()
     seconds = time.perf_counter() - began
-    tell(batch)
+    show_progress(batch)
 
     progress = batch.progress()
     found = {

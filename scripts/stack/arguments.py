@@ -51,5 +51,5 @@ def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lanes_of(arguments: argparse.Namespace) -> dict[Lane, int]:
-    """The lanes that were asked for."""
+    """The lanes of the options, or the default ones."""
     return dict(arguments.lane) or default_lanes()

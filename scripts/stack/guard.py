@@ -1,4 +1,4 @@
-"""The guard: the parent of every process of a local stack, so that none of them outlives the program that asked for it.
+"""The guard: the parent of every process of a local stack, so that none of them outlives the program that uses it.
 
     program (LocalStack) ──socket── guard ─┬─ Redis, workers, Beat, Flower: each in a session of its own
                                            └─ the COMMAND of `dev run`: on the program's terminal
@@ -36,12 +36,12 @@ class Child:
 
     def status(self) -> int | None:
         """The exit code, -n when signal n ended it, or None while it runs."""
-        status: int | None = self._guard.ask("status", pid=self.pid)
+        status: int | None = self._guard.request("status", pid=self.pid)
         return status
 
     def signal(self, number: int, *, group: bool = False) -> None:
         """Send a signal, to the whole process group if asked; a process that has ended is left alone."""
-        self._guard.ask("signal", pid=self.pid, number=int(number), group=group)
+        self._guard.request("signal", pid=self.pid, number=int(number), group=group)
 
     def kill(self, timeout: float = 10.0) -> None:
         """Kill it with its process group and wait until it is gone."""
@@ -76,7 +76,7 @@ class Guard:
             )
         self._replies = self._connection.makefile("r")
         self.pid = self._process.pid
-        self.directory = Path(self.ask("directory"))
+        self.directory = Path(self.request("directory"))
 
     def start(
         self,
@@ -99,12 +99,12 @@ class Guard:
         Raises:
             OSError: it could not be started.
         """
-        place = {"cwd": os.getcwd(), "log": log and str(log), "group": group, "graceful": graceful}
-        return Child(self, self.ask("start", argv=list(argv), env=dict(env), **place))
+        options = {"cwd": os.getcwd(), "log": log and str(log), "group": group, "graceful": graceful}
+        return Child(self, self.request("start", argv=list(argv), env=dict(env), **options))
 
     def detach(self, *leftovers: Path) -> None:
         """Let the guard and its processes outlive this program, until a SIGTERM; *leftovers* go with the directory."""
-        self.ask("detach", leftovers=[str(path) for path in leftovers])
+        self.request("detach", leftovers=[str(path) for path in leftovers])
         self._process.returncode = 0  # No longer ours to wait for: silences the ResourceWarning.
         self._close()
 
@@ -123,7 +123,7 @@ class Guard:
             # Only a guard that was killed leaves it.
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def ask(self, verb: str, **details: Any) -> Any:
+    def request(self, verb: str, **details: Any) -> Any:
         with self._lock:
             reply = self._exchange(verb, details)
         if reply is None:

@@ -1,4 +1,4 @@
-"""The guard's own process (see guard.py): starts what it is asked for, and ends it all when it must.
+"""The guard's own process (see guard.py): starts processes, and ends all of them when the program ends that uses them.
 
 Linux only: it relies on subreapers and on a signal at the parent's death. Started as a bare file, in 30 ms; needs the
 standard library alone.
@@ -78,7 +78,7 @@ class Server:
     def wait(self) -> bool:
         """Sleep until something happens and answer it; False when the program is gone."""
         watched = [self.wakeup] if self.program is None else [self.wakeup, self.connection]
-        # A process that the program forked may hold its end of the connection open, hence the second look.
+        # A process that the program forked may hold its end of the connection open, hence the second check.
         ready, _, _ = select.select(watched, [], [], 0.5)
         if self.wakeup in ready:
             self.wakeup.recv(4096)

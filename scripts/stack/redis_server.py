@@ -112,7 +112,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, on the port that it had before if any, and wait until it answers."""
-        attempts = 1 if self.port else 5  # Another program may take a port between our look and the server's.
+        attempts = (
+            1 if self.port else 5
+        )  # Another program may take a port after free_port found it, before the server does.
         for _ in range(attempts):
             port = self.port or free_port()
             if self._runs_on(port):

@@ -1,6 +1,6 @@
 """``celery -A graft dead-letters list|show|replay|drop|export``: envelopes that failed for good.
 
-Results go to stdout, everything else to stderr. Nothing is changed without ``--yes`` or an answer at the terminal.
+Results go to stdout, everything else to stderr. Nothing is changed without ``--yes`` or a confirmation.
 """
 
 from __future__ import annotations

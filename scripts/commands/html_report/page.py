@@ -189,7 +189,7 @@ def _letters(found: Sequence[Cause], total: int) -> list[str]:
     ]  # fmt: skip
     return [
         chart,
-        table(("letters", "items", "reason", "callable", "error", "fingerprint", "last, UTC"), rows),
+        table(("count", "items", "reason", "callable", "error", "fingerprint", "last, UTC"), rows),
         f"<p class=sub>{total:,} dead letters in all.",
     ]
 

@@ -43,7 +43,7 @@ def head(now: Snapshot, speed: Rates, width: int) -> RenderableType:
     line = Text.assemble(
         (time.strftime("%H:%M:%S ", time.localtime(now.at)), "dim"), (state, STYLES.get(now.health, "dim")),
         f"  {items:,.0f} items/s  {speed.errors:,.1f} errors/s  {speed.retries:,.1f} retries/s  "
-        f"{now.letters:,} dead letters",
+        f"{now.dead_letters:,} dead letters",
     )  # fmt: skip
     why = Text(", ".join(now.bad) if now.bad else " ", "yellow", no_wrap=True, overflow="ellipsis")
     line.no_wrap, line.overflow = True, "ellipsis"
@@ -107,10 +107,10 @@ def batches(now: Snapshot, speed: Rates, room: int) -> RenderableType:
 
 
 def callables(now: Snapshot, speed: Rates, room: int) -> RenderableType:
-    if not now.figures:
+    if not now.functions:
         return Text("nothing has run yet", "dim")
     table = _table("callable", "items/s", "items", "errors", "s/item", "last run")
-    latest = sorted(now.figures.items(), key=lambda pair: -pair[1].last)
+    latest = sorted(now.functions.items(), key=lambda pair: -pair[1].last)
     for name, one in latest[: room - 1]:
         table.add_row(
             Text(name, overflow="ellipsis"), _rate(speed.items.get(name, 0.0)), f"{one.items:,}", f"{one.errors:,}",
@@ -151,7 +151,7 @@ def line(now: Snapshot, speed: Rates) -> str:
         f"workers={len(now.workers)} busy={busy}/{slots}",
         f"items/s={sum(speed.items.values()):.1f} errors/s={speed.errors:.1f} retries/s={speed.retries:.1f}",
         f"waiting: {waiting or 'nothing'}",
-        f"dead-letters={now.letters}",
+        f"dead-letters={now.dead_letters}",
         *(f"batch {note.id[-6:]} {share(note)} left={_age(seconds_left(note)) or '?'}" for note in now.batches[:3]),
     ]
     return "  ".join(parts)

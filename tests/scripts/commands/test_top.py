@@ -53,8 +53,8 @@ def crowded(workers: int, batches: int) -> Snapshot:
             WorkerLine(f"worker{n}@{'host' * 20}", "prefork", 8, 8, 8, 1 << 40, 0, 9.9) for n in range(workers)
         ),
         batches=(note(),) * batches,
-        figures={f"module:{'function' * 20}{n}": FunctionStats(10**9, 1.0, 10**9, time.time()) for n in range(30)},
-        letters=10**9,
+        functions={f"module:{'function' * 20}{n}": FunctionStats(10**9, 1.0, 10**9, time.time()) for n in range(30)},
+        dead_letters=10**9,
         health="failing",
         bad=("a check",) * 50,
     )
@@ -102,7 +102,7 @@ def test_the_time_left_is_said_when_it_is_known():
 
 
 def test_one_look_is_one_line_for_pipes():
-    now = Snapshot(0.0, (queue(waiting=3, is_paused=True),), batches=(note(),), health="ok", letters=2)
+    now = Snapshot(0.0, (queue(waiting=3, is_paused=True),), batches=(note(),), health="ok", dead_letters=2)
     told = line(now, Rates())
     for part in ("health=ok", "batch=3(paused)", "dead-letters=2", "50/100", "left=10 s"):
         assert part in told
