@@ -48,7 +48,7 @@ def test_every_fault_of_the_promises_is_there_and_says_what_is_promised():
     assert chosen(["soak"], "io") == [Soak]
     assert ChildKill not in chosen([], "io")
     assert {WorkerKill, BadMessages, Rolling} <= set(chosen([], "io"))
-    with pytest.raises(click.UsageError, match="child-kill is no fault of the io lane"):
+    with pytest.raises(click.UsageError, match="child-kill does not exist on the io lane"):
         chosen(["child-kill"], "io")
 
 
