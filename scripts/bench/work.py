@@ -9,7 +9,9 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+REDIS_URL: Final = "GRAFT_BENCH_REDIS_URL"  # The variable that tells them where the Redis of the benchmark is.
 
 
 def noop(item: Any) -> Any:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from graft.config.queues import Lane
-from graft.scripts.bench.work import FUNCTIONS
+from graft.scripts.bench.work import FUNCTIONS, REDIS_URL
 from graft.scripts.bench.workloads import Shape
 
-REDIS_URL = "GRAFT_BENCH_REDIS_URL"
 PROCESSES = "GRAFT_BENCH_PROCESSES"
 ADDRESSES = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")  # Celery prefers them to what an app says itself.
 

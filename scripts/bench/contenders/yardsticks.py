@@ -17,9 +17,9 @@ from typing import Any
 
 import redis
 
-from graft.scripts.bench.contenders.base import REDIS_URL, Contender, Starter
+from graft.scripts.bench.contenders.base import Contender, Starter
 from graft.scripts.bench.contenders.sweep import best, sizes
-from graft.scripts.bench.work import FUNCTIONS
+from graft.scripts.bench.work import FUNCTIONS, REDIS_URL
 
 JOBS, ANSWERS = "jobs", "answers"
 TOGETHER = 500

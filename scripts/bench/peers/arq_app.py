@@ -8,7 +8,6 @@ from typing import Any
 from arq.connections import RedisSettings
 
 from graft.scripts.bench import work
-from graft.scripts.bench.contenders.base import REDIS_URL
 
 
 async def nap(_: Any, item: Any) -> Any:
@@ -20,7 +19,7 @@ async def anoop(_: Any, item: Any) -> Any:
 
 
 def address() -> RedisSettings:
-    return RedisSettings.from_dsn(os.environ[REDIS_URL])
+    return RedisSettings.from_dsn(os.environ[work.REDIS_URL])
 
 
 class WorkerSettings:

@@ -11,10 +11,9 @@ from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
 from graft.scripts.bench import work
-from graft.scripts.bench.contenders.base import REDIS_URL
 
-broker = RedisBroker(url=os.environ[REDIS_URL])
-broker.add_middleware(Results(backend=RedisBackend(url=os.environ[REDIS_URL])))
+broker = RedisBroker(url=os.environ[work.REDIS_URL])
+broker.add_middleware(Results(backend=RedisBackend(url=os.environ[work.REDIS_URL])))
 dramatiq.set_broker(broker)
 
 

@@ -8,9 +8,8 @@ from typing import Any
 from huey import RedisHuey
 
 from graft.scripts.bench import work
-from graft.scripts.bench.contenders.base import REDIS_URL
 
-huey = RedisHuey("bench", url=os.environ[REDIS_URL], notify_result=True)
+huey = RedisHuey("bench", url=os.environ[work.REDIS_URL], notify_result=True)
 
 
 @huey.task()

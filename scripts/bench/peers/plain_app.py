@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from graft.celery import app
-from graft.scripts.bench.contenders.base import REDIS_URL
+from graft.scripts.bench import work
 
 
 def use_stock_transport() -> None:
-    address = os.environ[REDIS_URL]
+    address = os.environ[work.REDIS_URL]
     app.conf.update(
         broker_url=address,
         broker_read_url=address,

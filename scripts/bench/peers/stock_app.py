@@ -8,9 +8,8 @@ from typing import Any
 from celery import Celery
 
 from graft.scripts.bench import work
-from graft.scripts.bench.contenders.base import REDIS_URL
 
-app = Celery("stock", broker=os.environ[REDIS_URL], backend=os.environ[REDIS_URL])
+app = Celery("stock", broker=os.environ[work.REDIS_URL], backend=os.environ[work.REDIS_URL])
 
 
 @app.task(name="noop")

@@ -8,10 +8,9 @@ from typing import Any
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
 
 from graft.scripts.bench import work
-from graft.scripts.bench.contenders.base import REDIS_URL
 
-broker = ListQueueBroker(os.environ[REDIS_URL]).with_result_backend(
-    RedisAsyncResultBackend(os.environ[REDIS_URL], keep_results=False)
+broker = ListQueueBroker(os.environ[work.REDIS_URL]).with_result_backend(
+    RedisAsyncResultBackend(os.environ[work.REDIS_URL], keep_results=False)
 )
 
 
