@@ -6,11 +6,12 @@ Every facade records its calls in :func:`calls`; ``python -m graft.compat`` prin
 from __future__ import annotations
 
 import json
+import operator
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from graft.compat.placement import Placement, Where
@@ -26,7 +27,6 @@ PIPE_WIDTH: Final = 80  # Columns of a report that is not written to a terminal.
 # Names and reasons are long, so each has lines of its own; the figures stand in columns below them.
 HEADINGS: Final = ("calls", "items", "seconds", "envelopes", "retries", "failed")
 WIDTHS: Final = (18, 13, 13, 12, 10, 9)
-SUMMED: Final = ("calls", "items", "seconds", "envelopes", "retries", "failures")
 SECTIONS: Final[dict[Where, tuple[str, str]]] = {
     "cluster": ("in the cluster", "green"),
     "local": ("in this process", "yellow"),
@@ -50,9 +50,6 @@ class CallReportEntry:
     retries: int = 0
     failures: int = 0
     calls: int = 1
-
-    def plus(self, other: CallReportEntry) -> CallReportEntry:
-        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in SUMMED})
 
 
 class ReportedCall:
@@ -92,7 +89,8 @@ class CallReport:
 
     def __init__(self) -> None:
         self.after_fork()
-        self._rows: dict[tuple[str, str, str, str], CallReportEntry] = {}
+        # Sums in the order of the entry's figures: single calls are recorded one by one, so this has to be quick.
+        self._rows: dict[tuple[str, str, Where, str], Sequence[float]] = {}
 
     def after_fork(self) -> None:
         """After a fork: the lock may be held by a thread that only the parent has."""
@@ -100,14 +98,16 @@ class CallReport:
 
     def record(self, entry: CallReportEntry) -> None:
         key = (entry.call, entry.func, entry.where, entry.reason)
+        figures = (entry.items, entry.seconds, entry.envelopes, entry.retries, entry.failures, entry.calls)
         with self._lock:
             known = self._rows.get(key)
-            self._rows[key] = known.plus(entry) if known else entry
+            self._rows[key] = tuple(map(operator.add, known, figures)) if known else figures
 
     def rows(self) -> list[CallReportEntry]:
         """Sums in the order of their first calls; those of the cluster come before local ones."""
         with self._lock:
-            return sorted(self._rows.values(), key=lambda row: row.where == "local")
+            rows = [CallReportEntry(*key, *sums) for key, sums in self._rows.items()]  # type: ignore[arg-type]
+        return sorted(rows, key=lambda row: row.where == "local")
 
     def clear(self) -> None:
         with self._lock:

@@ -54,6 +54,26 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolRef:
+    """The worker pool under whose bounds an envelope runs (pools/slot.py), and where its outcomes go.
+
+    The smallest ``score`` goes first, then the smallest ``since``. ``keys`` are the caller's own names of the items, by
+    position. With ``is_unit`` all items are one task of the pool. With ``is_shared`` several processes may read its
+    stream, so each outcome is a piece of its own there.
+    """
+
+    name: str
+    generation: str
+    client: str
+    score: float
+    since: str
+    keys: dict[int, Any]
+    to: Literal["stream", "caller", "nobody"]
+    is_unit: bool
+    is_shared: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """One message's worth of work.
 
@@ -61,7 +81,7 @@ class Envelope:
     ``reruns`` the items that were. ``carried`` holds outcomes of earlier runs that travel with what is left to do, by
     position, as encoded by :func:`value_frame` and :func:`error_frame`. ``stores_report`` has the report kept under a
     key of its own. ``shared`` lets idle processes take items over when the run takes long; ``children`` are the
-    envelopes that these went into.
+    envelopes that these went into. ``pool`` is the worker pool that it runs in, if any.
     """
 
     id: str
@@ -80,6 +100,7 @@ class Envelope:
     carried: dict[int, tuple[bool, bytes]] = field(default_factory=dict)
     shared: bool = False
     children: tuple[Child, ...] = ()
+    pool: PoolRef | None = None
 
     def sealed(self) -> bytes:
         """The envelope as signed bytes, bound to its own id."""

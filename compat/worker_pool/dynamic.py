@@ -13,7 +13,6 @@ from graft.compat import worker_admin
 from graft.compat.worker_pool.data import Task
 from graft.compat.worker_pool.pool import WorkerPool
 from graft.compat.worker_pool.processor import TaskProcessor
-from graft.compat.worker_pool.submission import send
 from graft.tasks.errors import TaskQueueError
 
 logger = logging.getLogger("graft.compat.worker_pool")
@@ -61,7 +60,7 @@ class DynamicWorkerPool(WorkerPool):
     @property
     def current_workers(self) -> int:
         """The slots that the pool has now."""
-        return self._engine.standing().limit or self.min_workers
+        return self._client.status().limit or self.min_workers
 
     def start(self) -> None:
         """Begin processing and watching the queue; a second call does nothing."""
@@ -77,15 +76,13 @@ class DynamicWorkerPool(WorkerPool):
 
         Bound workers that are too busy to shrink, or do not answer, are asked again at the next look.
         """
-        standing = self._engine.standing()
-        if standing.state not in ("new", "running"):
+        status = self._client.status()
+        if status.state not in ("new", "running"):
             return 0
-        change = decide(standing.waiting, standing.limit, self.min_workers, self.max_workers)
+        change = decide(status.queued, status.limit, self.min_workers, self.max_workers)
         if change:
-            _, tickets = self._engine.open().resize(standing.limit + change)
-            send(self._engine.open(), tickets)
-            self._engine.crew.wake()
-        self._resize_group(standing.limit + change)
+            self._client.resize(status.limit + change)
+        self._resize_group(status.limit + change)
         return change
 
     def _resize_group(self, workers: int) -> None:
@@ -103,7 +100,7 @@ def _watch(reference: weakref.ref[DynamicWorkerPool], interval: float) -> None:
     while True:
         time.sleep(interval)
         pool = reference()
-        if pool is None or pool._engine.is_down():
+        if pool is None or pool._client.is_down():
             return
         try:
             pool.monitor_load()

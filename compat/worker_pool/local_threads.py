@@ -1,67 +1,43 @@
-"""Threads for what cannot leave this process: they take their tasks from the pool's ledger, under the pool's bounds.
+"""Threads for what cannot leave this process: they take slots of the pool like any worker.
 
-One thread at a time looks for work; the one that finds some leaves the looking to the next.
+One thread at a time looks for a slot; the one that has it leaves the looking to the next.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
+import heapq
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final
-from uuid import uuid4
+from typing import Final
 
-from graft.compat.worker_pool.placement import Work
+from graft.compat.worker_pool.submission import Pool
 from graft.config.deployment import settings
-from graft.tasks.errors import BrokerUnavailable, ItemTimeoutError
-from graft.tasks.pools.state import Done, Holder, Ledger, Taken, Turn
-from graft.tasks.shared.lease_renewer import lease_renewer
+from graft.tasks.envelope import Outcome
+from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, ItemTimeoutError
+from graft.tasks.pools import due_messages
+from graft.tasks.pools.state import HAS_TO_WAIT, Waiting
+from graft.tasks.sending.pool_sender import PoolTask
 
 logger = logging.getLogger("graft.compat.worker_pool")
 
 LOOK_EVERY: Final = 0.01
 REST: Final = 1.0  # Seconds without work after which a thread ends.
+DROPPED: Final = [Outcome(0, error=CancelledBatchError("dropped before it ran"))]
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
-    """What became of a task that ran here."""
+class LocalThreads:
+    """Up to *size* threads of this process, for one pool. *answered* is called for each task that has ended."""
 
-    work: Work
-    value: Any
-    error: BaseException | None
-    seconds: float
-    slot: int
-    worker: str
-    item: int = 0
-
-
-@dataclass(slots=True)
-class _Call:
-    work: Work
-    deliver: Callable[[Local], None]
-    drop: Callable[[], None]
-
-
-class Crew:
-    """Up to *size* threads of this process, for one pool."""
-
-    def __init__(self, ledger: Ledger, client: str, size: int, send: Callable[[Sequence[str]], None]) -> None:
-        self._ledger = ledger
-        self._client = client
-        self._size = size
-        self._send = send
+    def __init__(self, pool: Pool, client: str, size: int, answered: Callable[[], None]) -> None:
+        self._pool, self._client, self._size, self._answered = pool, client, size, answered
         self._changed = threading.Condition()
         self._looking = threading.Lock()
-        self._calls: dict[str, _Call] = {}
-        self._threads = 0
-        self._running = 0
+        self._waiting: list[tuple[float, int, int, PoolTask]] = []  # The best first; equals go by time.
+        self._parked: set[PoolTask] = set()
+        self._threads = self._running = 0
         self.was_used = False
 
     @property
@@ -69,167 +45,152 @@ class Crew:
         """Whether a task runs here, or has run and is about to be delivered."""
         return self._running > 0
 
-    def put(self, name: str, work: Work, deliver: Callable[[Local], None], drop: Callable[[], None]) -> None:
-        """Have *work* ready under *name*, which is its content in the ledger; *drop* ends it without a run."""
+    def put(self, task: PoolTask, *, is_strict: bool) -> None:
+        """Run *task* when it has a slot; with *is_strict* it stands in the pool's index when this returns."""
         self.was_used = True
+        if is_strict:
+            self._park(task)
         with self._changed:
-            self._calls[name] = _Call(work, deliver, drop)
-
-    def discard(self, name: str) -> None:
-        """The pool did not accept it."""
-        with self._changed:
-            self._calls.pop(name, None)
+            heapq.heappush(self._waiting, (task.score, task.since, id(task), task))
+        self.wake()
 
     def wake(self) -> None:
-        """Some of it is in the ledger now."""
+        """There may be a slot now."""
         with self._changed:
-            if self._calls and self._threads < self._size and not self._looking.locked():
+            if self._waiting and self._threads < self._size and not self._looking.locked():
                 self._start()
             self._changed.notify_all()
+
+    def withdraw(self, tasks: set[PoolTask]) -> None:
+        """Take those of *tasks* out that have not begun."""
+        out = [task for task in tasks if self._take(task)]
+        parked = [task for task in out if task in self._parked]
+        if parked:
+            due_messages.publish(self._pool.withdraw(self._client, list(map(self._member, parked)))[1])
+        if len(out) > len(parked):
+            due_messages.publish(self._pool.abandon(self._client, len(out) - len(parked)))
+        for task in out:
+            task.ended(DROPPED)
 
     def drop_all(self) -> None:
         """The pool is down: what has not begun never will."""
         with self._changed:
-            calls, self._calls = self._calls, {}
-        for call in calls.values():
-            call.drop()
+            waiting, self._waiting = self._waiting, []
+        for *_, task in waiting:
+            task.ended(DROPPED)
+
+    def _member(self, task: PoolTask) -> str:
+        return f"{task.since:016x}{self._client}{id(task):x}"
+
+    def _park(self, task: PoolTask) -> None:
+        due = self._pool.park([Waiting(self._member(task), task.score, f"@{self._client}")])
+        self._parked.add(task)
+        due_messages.publish(due or ())
+
+    def _take(self, task: PoolTask) -> bool:
+        """Whether *task* was waiting, and is not any more."""
+        with self._changed:
+            entry = (task.score, task.since, id(task), task)
+            if entry not in self._waiting:
+                return False
+            self._waiting.remove(entry)
+            heapq.heapify(self._waiting)
+            return True
 
     def _start(self) -> None:
         self._threads += 1
         threading.Thread(target=self._work, name="graft-pool-local", daemon=True).start()
 
     def _work(self) -> None:
-        holder = Holder(self._client, uuid4().hex, uuid4().hex)
         while True:
             with self._looking:
-                turn = self._look(holder)
+                found = self._look()
             with self._changed:
-                if turn is None:
+                if found is None:
                     self._threads -= 1
-                    if self._calls and not self._threads:  # It came in between.
+                    if self._waiting and not self._threads:  # It came in between.
                         self._start()
                     return
-                if self._calls and self._threads < self._size:
+                if self._waiting and self._threads < self._size:
                     self._start()
-            self._run(holder, turn)
+            try:
+                self._run(*found)
+            finally:
+                with self._changed:
+                    self._running -= 1
+                    self._changed.notify_all()
 
-    def _look(self, holder: Holder) -> Turn | None:
-        """A turn with a task; None when there has been nothing to run for a while."""
+    def _look(self) -> tuple[PoolTask, int] | None:
+        """A task with its slot; None when there has been nothing to run for a while."""
         rested = time.monotonic()
         while True:
             with self._changed:
-                if not self._calls:
+                if not self._waiting:
                     if time.monotonic() - rested > REST:
                         return None
                     self._changed.wait(REST / 4)
                     continue
+                best = heapq.nsmallest(self._size, self._waiting)
             rested = time.monotonic()
-            try:
-                turn = self._ledger.begin(holder)
-            except BrokerUnavailable as error:
-                logger.debug("no task can be begun: %s", error)
-                turn = Turn("done")
-            self._send(turn.tickets)
-            if turn.what == "task":
-                return turn
+            for *_, task in best:  # The slot may have been given to one that was the best before another came.
+                if (slot := self._begin(task)) is not None:
+                    return task, slot
             with self._changed:
                 self._changed.wait(LOOK_EVERY)
 
-    def _run(self, holder: Holder, turn: Turn) -> None:
-        while turn.taken is not None:
-            taken = turn.taken
-            lease_renewer().keep(holder.token, partial(self._renew, holder, taken), settings().visibility_timeout / 3)
-            try:
-                turn = self._finish(holder, taken)
-            finally:
-                lease_renewer().drop(holder.token)
-        self._send(turn.tickets)
-        with self._changed:
-            self._changed.notify_all()
-
-    def _renew(self, holder: Holder, taken: Taken) -> bool:
-        self._ledger.renew(holder, taken)
-        return True
-
-    def _finish(self, holder: Holder, taken: Taken) -> Turn:
-        with self._changed:
-            call = self._calls.pop(taken.content, None)
-            self._running += 1
+    def _begin(self, task: PoolTask) -> int | None:
+        """The slot in which *task* runs now, if there is one."""
         try:
-            if call is None:  # Dropped meanwhile.
-                return self._step(holder, Done(taken, True, 0.0))
-            local = _Execution(call, taken.slot).run()
-            turn = self._step(holder, Done(taken, local.error is not None, local.seconds))
-            call.deliver(local)  # After the ledger: whoever has the result finds it counted.
-            return turn
-        finally:
-            with self._changed:
-                self._running -= 1
+            slot = self._pool.begin(self._member(task), task.score, f"@{self._client}")
+            if slot == HAS_TO_WAIT and task not in self._parked:
+                self._park(task)
+        except BrokerUnavailable as error:
+            logger.debug("no task can be begun: %s", error)
+            return None
+        if slot < 0:
+            return None
+        self._running += 1
+        if not self._take(task):  # Withdrawn meanwhile.
+            self._running -= 1
+            self._finish(task, 0, 0, 0.0)
+            return None
+        return slot
 
-    def _step(self, holder: Holder, done: Done) -> Turn:
+    def _run(self, task: PoolTask, slot: int) -> None:
+        """Call *task*. A thread cannot be stopped: at its limit the error goes out, and the slot stays taken."""
+        began = time.perf_counter()
+        is_delivered = threading.Lock()
+
+        def deliver(outcomes: Sequence[Outcome]) -> None:
+            if is_delivered.acquire(blocking=False):
+                task.ended(outcomes, time.perf_counter() - began, slot, f"caller {os.getpid()}")
+
+        late = ItemTimeoutError(f"the item ran longer than its limit of {task.timeout or 0:g} s")
+        timer = threading.Timer(task.timeout or 0.0, deliver, [[Outcome(0, error=late)]])
+        timer.daemon = True
+        if task.timeout:
+            timer.start()
+        assert task.call is not None
+        try:
+            outcomes = [Outcome(*pair) for pair in enumerate(task.call())]
+        except BaseException as error:
+            outcomes = [Outcome(0, error=error)]
+        timer.cancel()
+        has_failed = is_delivered.locked() or (outcomes[:1] and outcomes[0].error is not None)
+        # Before it is delivered: whoever has the result finds it counted.
+        self._finish(task, 1, int(bool(has_failed)), time.perf_counter() - began)
+        deliver(outcomes)
+
+    def _finish(self, task: PoolTask, tasks: int, failed: int, seconds: float) -> None:
+        self._parked.discard(task)
         end = time.monotonic() + settings().outage_grace
         while True:
             try:
-                return self._ledger.step(holder, done, more=True)
+                due_messages.publish(self._pool.finish(self._member(task), self._client, tasks, failed, seconds))
+                self._answered()
+                return
             except BrokerUnavailable as error:
                 if time.monotonic() > end:
                     logger.error("a task that ran here could not be recorded as finished: %s", error)
-                    return Turn("lost")
+                    return
                 time.sleep(0.1)
-
-
-class _Execution:
-    """One task in one thread. A thread cannot be stopped: at its limit the error goes out, and the slot stays taken."""
-
-    def __init__(self, call: _Call, slot: int) -> None:
-        self.call = call
-        self.slot = slot
-        self.began = time.perf_counter()
-        self._lock = threading.Lock()
-        self._is_late = False
-
-    def run(self) -> Local:
-        work = self.call.work
-        timer = threading.Timer(work.timeout, self.ring) if work.timeout else None
-        if timer:
-            timer.daemon = True
-            timer.start()
-        local = self.apply()
-        if timer:
-            timer.cancel()
-            with self._lock:
-                if self._is_late:
-                    self.call.deliver = lambda _: None
-                    return self.late()
-                self._is_late = True  # The timer may have fired just now; it finds the task finished.
-        return local
-
-    def apply(self) -> Local:
-        work = self.call.work
-        values: list[Any] = []
-        try:
-            for item in work.items:
-                value = work.func(*item[0], **item[1]) if work.unpack else work.func(item)
-                values.append(asyncio.run(_await(value)) if inspect.isawaitable(value) else value)
-        except BaseException as error:
-            return self.local(None, error, len(values))
-        return self.local(values[0] if work.single else values)
-
-    def ring(self) -> None:
-        with self._lock:
-            if self._is_late:
-                return
-            self._is_late = True
-        self.call.deliver(self.late())
-
-    def late(self) -> Local:
-        timeout = self.call.work.timeout
-        return self.local(None, ItemTimeoutError(f"the item ran longer than its limit of {timeout:g} s"))
-
-    def local(self, value: Any, error: BaseException | None = None, item: int = 0) -> Local:
-        seconds = time.perf_counter() - self.began
-        return Local(self.call.work, value, error, seconds, self.slot, f"caller {os.getpid()}", item)
-
-
-async def _await(value: Any) -> Any:
-    return await value

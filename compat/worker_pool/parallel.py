@@ -13,14 +13,12 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from graft.compat.worker_pool.errors import JoinError, ParallelError, PoolClosedError, TaskFailed
-from graft.compat.worker_pool.local_threads import Local
+from graft.compat.worker_pool.errors import JoinError, ParallelError, PoolClosedError, TaskCancelled, TaskFailed
 from graft.compat.worker_pool.placement import Work
-from graft.compat.worker_pool.pool_client import Answer, Engine, poll, wait_until_async
+from graft.compat.worker_pool.pool_client import CallResult, Destination, PoolClient, poll, wait_until_async
 from graft.tasks.callables.importable import import_name
-from graft.tasks.errors import BrokerUnavailable, EnvelopeError, PoisonedError
-from graft.tasks.pools.state import Entry
-from graft.tasks.pools.worker import JobOutcome
+from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, EnvelopeError, PoisonedError
+from graft.tasks.sending.pool_sender import PoolTask
 
 if TYPE_CHECKING:
     from graft.compat.worker_pool.pool import WorkerPool
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 class Parallel:
     """The methods; the pool itself is made in pool.py."""
 
-    _engine: Engine
+    _client: PoolClient
     _num_workers: int
     _queue_size: int
     _calls: int
@@ -65,7 +63,7 @@ class Parallel:
             return
         if not callable(task):
             raise TypeError(f"{task!r} is neither callable nor a coroutine")
-        await self._send("spawn", Work(None, task, [((), {})], unpack=True), "nobody")
+        await self._send("spawn", Work.call(None, task), "nobody")
 
     async def spawn_cpu_work(self, work: Callable[[], Any]) -> Any:
         """``work()``, called once on a worker; its result. Cancelled before it begins, it does not run.
@@ -78,7 +76,7 @@ class Parallel:
         """
         if not callable(work):
             raise TypeError(f"{work!r} is not callable")
-        (value,) = await self._gather("spawn_cpu_work", [Work(None, work, [((), {})], unpack=True)])
+        ((value,),) = await self._gather("spawn_cpu_work", [Work.call(None, work)])
         return value
 
     async def spawn_parallel_batch(self, items: Iterable[Any], process_fn: Callable[[Any], Any]) -> list[Any]:
@@ -109,12 +107,12 @@ class Parallel:
 
     async def shutdown(self) -> None:
         """Refuse new work, and finish everything that was accepted; a second call returns quietly."""
-        engine = self._engine
-        if engine.is_down():
+        client = self._client
+        if client.is_down():
             return
-        await asyncio.to_thread(engine.close)
-        await wait_until_async(engine.is_drained)
-        await asyncio.to_thread(engine.finish)
+        await asyncio.to_thread(client.close)
+        await wait_until_async(client.is_drained)
+        await asyncio.to_thread(client.finish)
 
     def statistics(self) -> dict[str, Any]:
         """The pool in figures: counts and busy time of the whole cluster, dispatch and batches of this process.
@@ -123,26 +121,26 @@ class Parallel:
         all batches / (workers x the time of the batches), ``average_dispatch_seconds`` the time inside a submitting
         call that found room. Blocks for a round trip.
         """
-        standing = self._engine.standing()
-        seconds, workers = standing.seconds, self._num_workers
+        status, unused = self._client.status(), self._unused()
+        seconds, workers = status.seconds, self._num_workers
         return {
             "worker_count": workers,
             "queue_capacity": self._queue_size,
-            "submitted": standing.submitted + self._unwritten(),
-            "completed": standing.completed,
-            "failed": standing.failed,
-            "abandoned": standing.abandoned,
-            "running": standing.running,
-            "queued": standing.waiting + self._unwritten(),
-            "utilization": standing.busy / (workers * seconds) if seconds else 0.0,
+            "submitted": status.submitted - unused,
+            "completed": status.completed,
+            "failed": status.failed,
+            "abandoned": status.abandoned,
+            "running": status.running,
+            "queued": max(0, status.queued - unused),
+            "utilization": status.busy / (workers * seconds) if seconds else 0.0,
             "average_dispatch_seconds": self._call_seconds / self._calls if self._calls else 0.0,
             "batch_efficiency": self._item_seconds / (workers * self._batch_seconds) if self._batch_seconds else 0.0,
-            "throughput": standing.completed / seconds if seconds else 0.0,
-            "peak_running": standing.peak,
+            "throughput": status.completed / seconds if seconds else 0.0,
+            "peak_running": status.peak,
         }
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._engine.start)
+        await asyncio.to_thread(self._client.start)
         return self
 
     async def __aexit__(
@@ -152,8 +150,8 @@ class Parallel:
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
-    def _unwritten(self) -> int:
-        return self._engine.intake.unwritten if self._engine.is_open and not self._engine.is_down() else 0
+    def _unused(self) -> int:
+        return self._client.submission.unused if self._client.is_open and not self._client.is_down() else 0
 
     async def _spawn_coroutine(self, task: Coroutine[Any, Any, Any]) -> None:
         loop = asyncio.get_running_loop()
@@ -162,7 +160,7 @@ class Parallel:
             return asyncio.run_coroutine_threadsafe(task, loop).result()
 
         try:
-            await self._send("spawn", Work(None, run_on_the_loop, [((), {})], unpack=True), "nobody")
+            await self._send("spawn", Work.call(None, run_on_the_loop), "nobody")
         except BaseException:
             task.close()
             raise
@@ -172,74 +170,72 @@ class Parallel:
     ) -> list[Any]:
         works, start = [], 0
         for size in sizes:
-            works.append(Work(None, func, items[start : start + size], single=False))
+            works.append(Work(None, func, items[start : start + size]))
             start += size
         began = time.perf_counter()
         parts = await self._gather(call, works)
         self._batch_seconds += time.perf_counter() - began
         return [value for part in parts for value in part]
 
-    async def _gather(self, call: str, works: Sequence[Work]) -> list[Any]:
+    async def _gather(self, call: str, works: Sequence[Work]) -> list[list[Any]]:
         """The values of *works*, in order; the first that fails ends it, and what has not begun is taken out."""
-        self._engine.require_open()
-        sent: list[tuple[Entry, Future[Any]]] = []
+        self._client.require_open()
+        sent: list[tuple[PoolTask, Future[CallResult]]] = []
         try:
             for work in works:
-                entry, future = await self._send(call, work, "reply")
+                task, future = await self._send(call, work, "caller")
                 assert future is not None
-                sent.append((entry, future))
-            return [self._value(await asyncio.wrap_future(future)) for _, future in sent]
+                sent.append((task, future))  # One by one: those that were sent are withdrawn if the next one fails.
+            return [self._values(await asyncio.wrap_future(future)) for _, future in sent]
         except BaseException as error:
-            left = [entry for entry, future in sent if not future.done()]
+            left = [task for task, future in sent if not future.done()]
             if left and not isinstance(error, PoolClosedError):
-                withdrawing = asyncio.get_running_loop().run_in_executor(None, self._engine.withdraw, left)
+                withdrawing = asyncio.get_running_loop().run_in_executor(None, self._client.withdraw, left)
                 await asyncio.shield(withdrawing)
             if isinstance(error, BrokerUnavailable):
                 raise JoinError(error) from error
             raise
 
-    async def _send(self, call: str, work: Work, answer: Answer) -> tuple[Entry, Future[Any] | None]:
+    async def _send(self, call: str, work: Work, to: Destination) -> tuple[PoolTask, Future[CallResult] | None]:
         """Accepted *work*; waits while the queue is full. What blocks happens in a thread."""
-        engine = self._engine
-        engine.require_open()
+        client = self._client
+        client.require_open()
         began = time.perf_counter()
-        if not engine.is_started:
-            await asyncio.to_thread(engine.start)
+        if not client.is_started:
+            await asyncio.to_thread(client.start)
         if import_name(work.func):
-            placed = engine.placing.place(call, work, by_value=True)
+            placed = client.placing.place(call, work, by_value=True)
         else:
-            placed = await asyncio.to_thread(engine.placing.place, call, work, by_value=True)
-        entry, future = engine.entry(placed, answer)
-        try:
-            attempt = 0
-            while not engine.intake.accept_now(entry) and not await asyncio.to_thread(engine.intake.accept, entry):
-                await asyncio.sleep(poll(attempt))
-                attempt += 1
-        except BaseException:
-            engine.refused(entry)
-            raise
+            placed = await asyncio.to_thread(client.placing.place, call, work, by_value=True)
+        future: Future[CallResult] | None = None
+        if to == "caller":
+            future = Future()
+            future.set_running_or_notify_cancel()  # Whoever cancels withdraws the task; the future ends by its outcome.
+        task = client.task(placed, to, future=future)
+        attempt = 0
+        while not client.accept_now(task) and not await asyncio.to_thread(client.accept, task):
+            await asyncio.sleep(poll(attempt))
+            attempt += 1
         if attempt == 0:
             self._calls += 1
             self._call_seconds += time.perf_counter() - began
-        return entry, future
+        return task, future
 
-    def _value(self, answer: JobOutcome | Local) -> Any:
-        self._item_seconds += answer.seconds
-        if isinstance(answer, Local):
-            if answer.error is not None:
-                raise _failure(answer.error) from answer.error
-            return answer.value
-        if not answer.succeeded:
-            error = answer.error
-            raise _failure(error) from error
-        try:
-            return answer.value
-        except Exception as error:
-            raise JoinError(EnvelopeError(f"the result cannot be opened here: {error}")) from error
+    def _values(self, result: CallResult) -> list[Any]:
+        outcomes, seconds = result
+        self._item_seconds += seconds
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise _failure(outcome.error) from outcome.error
+        return [outcome.value for outcome in outcomes]
 
 
 def _failure(error: BaseException) -> ParallelError:
-    return JoinError(error) if isinstance(error, PoisonedError) else TaskFailed(error)
+    if isinstance(error, CancelledBatchError):
+        return TaskCancelled()
+    return (
+        JoinError(error) if isinstance(error, PoisonedError | EnvelopeError | BrokerUnavailable) else TaskFailed(error)
+    )
 
 
 def shrinking(count: int, workers: int) -> list[int]:

@@ -18,11 +18,12 @@ from graft.compat.worker_pool.errors import (
 )
 from graft.compat.worker_pool.parallel import Parallel
 from graft.compat.worker_pool.placement import Work
-from graft.compat.worker_pool.pool_client import Engine, poll, wait_until
+from graft.compat.worker_pool.pool_client import PoolClient, wait_until
 from graft.compat.worker_pool.processor import TaskProcessor
 from graft.compat.worker_pool.stream import ResultStream
-from graft.tasks.pools.state import Entry, Limits
-from graft.tasks.pools.worker import identity
+from graft.tasks.pools.slot import identity
+from graft.tasks.pools.state import Limits
+from graft.tasks.sending.pool_sender import PoolTask
 
 
 class WorkerPool(Parallel):
@@ -78,10 +79,10 @@ class WorkerPool(Parallel):
         if self._processor is not None and not callable(self._processor):
             raise TypeError(f"processor={processor!r} is not callable")
         self._num_workers, self._queue_size = workers, capacity
-        self._engine = Engine(
+        self._client = PoolClient(
             type(self).__name__, Limits(kind, workers, capacity), limit, name, place, is_strict=self._is_strict
         )
-        self._stream = ResultStream(self._engine)
+        self._stream = ResultStream(self._client)
         self._calls, self._call_seconds = 0, 0.0
         self._item_seconds, self._batch_seconds = 0.0, 0.0
 
@@ -98,9 +99,9 @@ class WorkerPool(Parallel):
     @property
     def state(self) -> Literal["new", "running", "closing", "closed"]:
         """Where the pool stands; it never goes back. A round trip while it is in use."""
-        if not self._engine.is_open:
+        if not self._client.is_open:
             return "new"
-        state = self._engine.standing().state
+        state = self._client.status().state
         return "closed" if state == "gone" else state
 
     def start(self) -> None:
@@ -111,8 +112,8 @@ class WorkerPool(Parallel):
             PoolMismatchError: a pool of this name exists with other limits.
             BrokerUnavailable: the broker does not answer.
         """
-        self._engine.require_open()
-        self._engine.start()
+        self._client.require_open()
+        self._client.start()
 
     def submit_task(self, task: Task) -> None:
         """Hand over *task*; never waits for room. Allowed before ``start``, up to ``queue_size`` tasks.
@@ -123,8 +124,8 @@ class WorkerPool(Parallel):
             PayloadTooLargeError: the task is larger than the deployment allows.
         """
         began = time.perf_counter()
-        entry = self._entry(task)
-        if not self._accept(entry):
+        accepted = self._place(task)
+        if not (self._client.accept_now(accepted) or self._client.accept(accepted)):
             raise QueueFullError
         self._note_call(began)
 
@@ -136,15 +137,12 @@ class WorkerPool(Parallel):
         """
         _refuse_on_a_loop("submit_task_with_timeout", "await spawn(…)")
         deadline = time.monotonic() + timeout
-        entry = self._entry(task)
-        attempt = 0
-        while not self._accept(entry, keep=True):
+        accepted = self._place(task)
+        while not (self._client.accept_now(accepted) or self._client.accept(accepted)):
             left = deadline - time.monotonic()
             if left <= 0:
-                self._engine.refused(entry)
                 raise SubmitTimeoutError
-            time.sleep(min(left, poll(attempt)))
-            attempt += 1
+            self._client.wait_for_room(left)
 
     def get_result(self) -> ResultStream:
         """The pool's one stream of results, the same at each call."""
@@ -159,8 +157,8 @@ class WorkerPool(Parallel):
         """
         _refuse_on_a_loop("graceful_shutdown", "await shutdown()")
         if not self._drain(timeout):
-            self._engine.drop()
-            self._engine.finish()
+            self._client.drop()
+            self._client.finish()
             raise ShutdownTimeoutError
 
     def advanced_shutdown(self, timeout: float = 30.0, force_timeout: float = 5.0) -> None:
@@ -175,22 +173,22 @@ class WorkerPool(Parallel):
         _refuse_on_a_loop("advanced_shutdown", "await shutdown()")
         if self._drain(timeout):
             return
-        engine = self._engine
-        still_run = termination.end(engine.drop())
-        stopped = wait_until(lambda: not (engine.crew.is_running or still_run()), force_timeout)
-        engine.finish()
+        client = self._client
+        still_run = termination.end(client.drop())
+        stopped = wait_until(lambda: not (client.threads.is_running or still_run()), force_timeout)
+        client.finish()
         if not stopped:
             raise ForceShutdownTimeoutError
 
     def metrics(self) -> PoolMetrics:
         """What the pool has done so far, counted in the whole cluster."""
-        standing = self._engine.standing()
-        done, seconds = standing.completed, standing.seconds
+        status = self._client.status()
+        done, seconds = status.completed, status.seconds
         return PoolMetrics(
             tasks_processed=done,
-            total_duration=standing.busy,
-            error_count=standing.failed,
-            avg_latency=standing.busy / done if done else 0.0,
+            total_duration=status.busy,
+            error_count=status.failed,
+            avg_latency=status.busy / done if done else 0.0,
             throughput=done / seconds if done and seconds else 0.0,
         )
 
@@ -205,45 +203,32 @@ class WorkerPool(Parallel):
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
-    def _entry(self, task: Task) -> Entry:
-        self._engine.require_open()
-        self._engine.open()
+    def _place(self, task: Task) -> PoolTask:
+        """*task* as the pool takes it, and where it runs."""
+        self._client.require_open()
+        self._client.open()
         timeout = task.timeout if task.timeout > 0 else None
         if self._processor is not None:
             work = Work(task.id, self._processor, [task], timeout=timeout)
         elif callable(task.data):
-            work = Work(task.id, task.data, [((), {})], unpack=True, timeout=timeout)
+            work = Work.call(task.id, task.data, timeout)
         else:
             work = Work(task.id, identity, [task.data], timeout=timeout)
-        placed = self._engine.placing.place("submit_task", work)
-        entry, _ = self._engine.entry(placed, "stream", task.priority if self._is_strict else 0.0)
-        return entry
-
-    def _accept(self, entry: Entry, *, keep: bool = False) -> bool:
-        """Whether the pool took *entry*; what it refuses is forgotten unless *keep* says that it comes again."""
-        intake = self._engine.intake
-        try:
-            if intake.accept_now(entry) or intake.accept(entry):
-                return True
-        except BaseException:
-            self._engine.refused(entry)
-            raise
-        if not keep:
-            self._engine.refused(entry)
-        return False
+        placed = self._client.placing.place("submit_task", work)
+        return self._client.task(placed, "stream", task.priority if self._is_strict else 0.0)
 
     def _note_call(self, began: float) -> None:
         self._calls += 1
         self._call_seconds += time.perf_counter() - began
 
     def _drain(self, timeout: float | None) -> bool:
-        engine = self._engine
-        if engine.is_down():
+        client = self._client
+        if client.is_down():
             return True
-        engine.close()
-        if not wait_until(engine.is_drained, timeout):
+        client.close()
+        if not wait_until(client.is_drained, timeout):
             return False
-        engine.finish()
+        client.finish()
         return True
 
 

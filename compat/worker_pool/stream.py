@@ -10,7 +10,7 @@ from typing import Final
 
 from graft.compat.worker_pool.data import Result
 from graft.compat.worker_pool.errors import PoolClosedError
-from graft.compat.worker_pool.pool_client import Engine
+from graft.compat.worker_pool.pool_client import PoolClient
 
 LOOK_EVERY: Final = 0.1
 
@@ -21,8 +21,8 @@ class ResultStream:
     What a process that uses a shared pool ran in threads of its own is delivered in that process.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, client: PoolClient) -> None:
+        self._client = client
 
     def get(self, timeout: float | None = None) -> Result:
         """The next result; waits for it, up to *timeout* seconds if given.
@@ -49,33 +49,33 @@ class ResultStream:
         return self
 
     async def __anext__(self) -> Result:
-        engine = self._engine
+        client = self._client
         while True:
-            mailbox = engine.mailbox
+            mailbox = client.mailbox
             if (result := mailbox.take()) is not None:
                 return result
             # One thread at most reads for all coroutines; it puts what it finds where a cancelled one loses nothing.
-            if not await asyncio.to_thread(engine.read, LOOK_EVERY):
+            if not await asyncio.to_thread(client.read, LOOK_EVERY):
                 await asyncio.sleep(0.01)
             elif (result := mailbox.take()) is not None:
                 return result
-            elif await asyncio.to_thread(engine.is_over):
-                if (result := engine.mailbox.take()) is not None:
+            elif await asyncio.to_thread(client.is_over):
+                if (result := client.mailbox.take()) is not None:
                     return result
                 raise StopAsyncIteration
 
     def _next(self, timeout: float | None) -> Result | None:
-        engine = self._engine
+        client = self._client
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            if (result := engine.mailbox.take()) is not None:
+            if (result := client.mailbox.take()) is not None:
                 return result
             left = LOOK_EVERY if deadline is None else min(LOOK_EVERY, max(0.0, deadline - time.monotonic()))
-            if not engine.read(left):
-                engine.mailbox.wait(left)
-            if (result := engine.mailbox.take()) is not None:
+            if not client.read(left):
+                client.mailbox.wait(left)
+            if (result := client.mailbox.take()) is not None:
                 return result
-            if engine.is_over():
-                return engine.mailbox.take()
+            if client.is_over():
+                return client.mailbox.take()
             if deadline is not None and time.monotonic() >= deadline:
                 raise queue.Empty

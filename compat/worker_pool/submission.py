@@ -1,4 +1,4 @@
-"""The way into a pool: a task is accepted here at once, in a place that was reserved, and written to Redis soon after.
+"""The way into a pool: a task is accepted here at once, in a place that was reserved.
 
 A submission that had to ask Redis first would cost a round trip each. So this process reserves a share of the queue
 while tasks keep coming, and gives back what it did not use within milliseconds of the last one. Reserved places count
@@ -10,70 +10,71 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
-
 from graft.compat.worker_pool.errors import PoolClosedError
-from graft.config.deployment import settings
+from graft.compat.worker_pool.local_state import LocalPool
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.monitoring import worker_registry
-from graft.tasks.pools.state import Entry, Ledger, RedisLedger, State
-from graft.tasks.pools.worker import QUEUE, send_tickets
+from graft.tasks.pools import due_messages
+from graft.tasks.pools.state import RedisPool, State
 
 logger = logging.getLogger("graft.compat.worker_pool")
 
-FLUSH: Final = 64  # Entries in one write: more would keep the interpreter's lock from whoever submits.
+Pool = RedisPool | LocalPool
+
+AHEAD: Final = 128  # Places that a process reserves at once while it submits in quick succession.
 IDLE: Final = 0.003  # Seconds without a submission after which unused places go back.
+LOOK_EVERY: Final = 0.05  # Seconds after which a full queue is asked again, though nothing of ours has ended,
+LOOK_SOONER: Final = 0.01  # where others may have made the room.
 TEND_EVERY: Final = 1.0
-PATIENCE: Final = 0.02  # Seconds to wait for places that others have reserved and will not use.
+PATIENCE: Final = 0.02  # Seconds to wait for places that others may have reserved and will not use.
 
 
-class Intake:
-    """One process's way into one pool. ``written`` hears of every entry that is in the ledger, or was lost."""
+class Submission:
+    """One process's places in one pool. A thread gives unused ones back, and tells the pool that this client lives.
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        client: str,
-        written: Callable[[Sequence[Entry], BaseException | None], None],
-        closed: Callable[[], None],
-        *,
-        is_strict: bool = False,
-    ) -> None:
-        self.ledger = ledger
-        self.client = client
-        self._written = written
-        self._closed = closed
-        self._is_strict = is_strict or not isinstance(ledger, RedisLedger)
-        self._changed = threading.Condition()
+    Args:
+        noted: hears the state of the pool and the number of its slots, once a second.
+        is_strict: no place is reserved ahead: every task has to be in Redis before it is accepted.
+    """
+
+    def __init__(self, pool: Pool, client: str, noted: Callable[[State, int], None], *, is_strict: bool) -> None:
+        self.pool, self.client = pool, client
+        self._noted = noted
+        self._is_strict = is_strict or isinstance(pool, LocalPool)
+        self._lock = threading.Lock()  # Entered for each task: as a condition it would cost five times as much.
+        self._changed = threading.Condition(self._lock)
         self._asking = threading.Lock()
-        self._pending: deque[Entry] = deque()
         self._places = 0
-        self._flushing = 0
-        self._batch = 0
+        self._was_full = False
         self._is_closed = self._is_stopped = False
-        self._last = 0.0
-        self._thread: threading.Thread | None = None
+        self._last = self._full = 0.0
+        self.look_every = LOOK_EVERY
+        self.thread: threading.Thread | None = None
+        if isinstance(pool, RedisPool):
+            self.thread = threading.Thread(target=self._tend, name="graft-pool", daemon=True)
+            self.thread.start()
 
-    # ---- on the caller's thread ----------------------------------------------------------------------------------
+    @property
+    def unused(self) -> int:
+        """Places that are reserved and not in use."""
+        return self._places
 
-    def accept_now(self, entry: Entry) -> bool:
-        """Accept *entry* if a place is reserved; never waits, and False says nothing about the queue."""
-        with self._changed:
+    def take_now(self) -> bool:
+        """Take a place that is reserved; never waits, and False says nothing about the queue."""
+        with self._lock:
             if self._is_closed:
                 raise PoolClosedError
-            if self._is_strict or not self._places:
+            if not self._places:
                 return False
             self._places -= 1
-            self._add(entry)
+            self._last = time.monotonic()
             return True
 
-    def accept(self, entry: Entry) -> bool:
-        """Accept *entry*; False when the queue is full. One round trip where no place is reserved.
+    def take(self, *, is_local: bool) -> bool:
+        """Take a place; False when the queue is full. One round trip where no place is reserved.
 
         Raises:
             PoolClosedError: a shutdown has begun, here or in another process.
@@ -81,157 +82,71 @@ class Intake:
         """
         with self._asking:
             deadline = time.monotonic() + PATIENCE
-            while True:
-                if self.accept_now(entry):
-                    return True
-                # Only a process that submits in quick succession is given more than it asks for.
-                more = time.monotonic() - self._last < IDLE and not self._is_strict
-                state, places, others = self.ledger.reserve(self.client, self._ready(entry), more=more)
+            while not self.take_now():
+                is_quick = (self._was_full or time.monotonic() - self._last < IDLE) and not self._is_strict
+                if time.monotonic() - self._full < LOOK_EVERY:
+                    return False
+                # What could begin it: a thread of ours, or a pool process of a live worker.
+                ready = 1_000_000 if is_local else worker_registry.slots(due_messages.QUEUE)
+                wanted = AHEAD if is_quick else 1
+                state, granted, others = self.pool.reserve(self.client, wanted, ready)
+                self._full = time.monotonic() if granted < wanted and not others else 0.0
+                self.look_every = LOOK_SOONER if others else LOOK_EVERY
                 if state not in ("new", "running"):
                     self.refuse()
                     raise PoolClosedError
-                if places:
-                    break
+                self._was_full = not granted
+                if granted:
+                    with self._changed:
+                        self._places += granted - 1
+                        self._last = time.monotonic()
+                        self._changed.notify_all()
+                    return True
                 if not others or time.monotonic() > deadline:
                     return False
                 time.sleep(0.002)
-            if self._is_strict:
-                self._write_now(entry)
-                return True
-            with self._changed:
-                self._places += places - 1
-                self._add(entry)
             return True
 
-    def _write_now(self, entry: Entry) -> None:
-        """In a pool with an order, a task that is accepted must be seen by the next worker that becomes free."""
-        self._batch += 1
-        try:
-            state, tickets = self.ledger.add(self.client, self._batch, 0, [entry])
-        except BrokerUnavailable:
-            self._unfilled(1)
-            raise
-        self._heed(state, tickets)
-        self._written([entry], None)
-
-    def _ready(self, entry: Entry) -> int:
-        """Slots that something is there to run: threads of ours, or pool processes of live workers."""
-        return 1_000_000 if entry.owner else worker_registry.slots(QUEUE)
-
-    def _add(self, entry: Entry) -> None:
-        self._last = time.monotonic()
-        self._pending.append(entry)
-        if len(self._pending) == 1:
-            self._changed.notify_all()
+    def note_room(self) -> None:
+        """A task of this client has ended: a queue that was full has room again."""
+        self._full = 0.0
 
     def refuse(self) -> None:
-        """Accept nothing from now on; what has been accepted is still written."""
+        """Accept nothing from now on."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
-    @property
-    def unwritten(self) -> int:
-        """Tasks that were accepted and are not in the ledger yet."""
-        return len(self._pending) + self._flushing
-
-    @property
-    def is_settled(self) -> bool:
-        return not (self.unwritten or self._places)
-
-    # ---- on a thread of its own ----------------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Start writing, and tending the pool, until :meth:`stop`."""
+    def give_up(self) -> int:
+        """The places that were reserved and are not used, which the caller gives back."""
         with self._changed:
-            if self._thread is None and isinstance(self.ledger, RedisLedger):
-                self._thread = threading.Thread(target=self._work, name="graft-pool", daemon=True)
-                self._thread.start()
+            unused, self._places = self._places, 0
+            return unused
 
     def stop(self) -> None:
         with self._changed:
             self._is_stopped = self._is_closed = True
             self._changed.notify_all()
 
-    def leave(self) -> None:
-        """Stop, once what was accepted has been written; for a pool that nobody holds any more."""
-        self.stop()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(1.0)
-
-    def _work(self) -> None:
-        tended = time.monotonic() - TEND_EVERY
-        while True:
-            entries, unused = self._next(tended + TEND_EVERY)
-            if entries or unused:
-                self._write(entries, unused)
-            elif self._is_stopped:
-                return
-            if time.monotonic() >= tended + TEND_EVERY:
-                tended = time.monotonic()
-                self._tend()
-
-    def _next(self, until: float) -> tuple[list[Entry], int]:
-        """What to write now, and the places to give back; nothing when it is time for something else."""
-        with self._changed:
-            while not self._pending:
-                now = time.monotonic()
-                if self._places and (now - self._last >= IDLE or self._is_closed):
-                    unused, self._places = self._places, 0
-                    return [], unused
-                if self._is_stopped or now >= until:
-                    return [], 0
-                self._changed.wait(IDLE if self._places else until - now)
-            entries = [self._pending.popleft() for _ in range(min(FLUSH, len(self._pending)))]
-            self._flushing = len(entries)
-            return entries, 0
-
-    def _write(self, entries: list[Entry], unused: int) -> None:
-        self._batch += 1
-        give_up = time.monotonic() + settings().outage_grace
-        wait = 0.05
-        error: BaseException | None = None
-        while True:
-            try:
-                state, tickets = self.ledger.add(self.client, self._batch, unused, entries)
-                self._heed(state, tickets)
-                break
-            except BrokerUnavailable as outage:
-                if time.monotonic() > give_up:
-                    logger.error("%d tasks that were accepted could not be sent: %s", len(entries), outage)
-                    error = outage
-                    self._unfilled(len(entries) + unused)
-                    break
-                time.sleep(wait)
-                wait = min(2 * wait, 1.0)
-        self._written(entries, error)
-        self._flushing = 0
-
-    def _unfilled(self, places: int) -> None:
-        """Nothing was written into so many places: give them back when Redis answers again."""
-        with self._changed:
-            self._places += places
-            self._changed.notify_all()
-
     def _tend(self) -> None:
-        try:
-            self._heed(*self.ledger.tend(self.client))
-        except BrokerUnavailable as error:
-            logger.debug("the pool cannot be tended: %s", error)
-
-    def _heed(self, state: State, tickets: Sequence[str]) -> None:
-        send(self.ledger, tickets)
-        if state not in ("new", "running"):
-            self.refuse()
-        if state in ("closed", "gone"):
-            self._closed()
-
-
-def send(ledger: Ledger, tickets: Sequence[str]) -> None:
-    """Publish tickets; those that do not get out are replaced when the pool is tended."""
-    if not tickets or not isinstance(ledger, RedisLedger):
-        return
-    try:
-        send_tickets(ledger.name, ledger.generation, tickets)
-    except (OperationalError, RedisError, OSError) as error:
-        logger.warning("%d tickets of a pool could not be sent, and will be again: %s", len(tickets), error)
+        due = time.monotonic() + TEND_EVERY
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                is_idle = self._places and now - self._last >= IDLE
+                if not (self._is_stopped or is_idle or now >= due):
+                    self._changed.wait(IDLE if self._places else due - now)
+                    continue
+            due = time.monotonic() + TEND_EVERY
+            try:
+                with self._asking:  # Whoever finds no place must not ask before these are back.
+                    unused = self.give_up()
+                    state, limit, messages = self.pool.tend(self.client, unused)
+                due_messages.publish(messages)
+                self._noted(state, limit)
+            except BrokerUnavailable as error:
+                with self._changed:
+                    self._places += unused
+                logger.debug("the pool cannot be tended: %s", error)
+            if self._is_stopped:
+                return

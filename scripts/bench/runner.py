@@ -23,6 +23,7 @@ from graft.scripts.bench.workloads import Workload
 
 ADDRESS, SECRET = "GRAFT_BENCH_ADDRESS", "GRAFT_BENCH_SECRET"
 AT_ONCE = 50
+IN_POOL = 220  # 20 that run and 200 that wait.
 HOLD_PATIENCE = 300.0
 
 
@@ -52,6 +53,8 @@ class Runner:
             self.contender.batch(function, [item])
         elif "singles" in shapes:
             self.contender.one(function, item)
+        elif "pool" in shapes:
+            self.contender.pooled(function, [item], IN_POOL)
         else:
             self.contender.bounded(function, [item], AT_ONCE)
 
@@ -99,6 +102,7 @@ class Runner:
             "submit": self._submit,
             "latency": self._latency,
             "bounded": self._bounded,
+            "pool": self._pool,
         }[workload.shape]
         began = time.monotonic()
         seconds, results, times = act(workload, items)
@@ -115,6 +119,11 @@ class Runner:
     def _bounded(self, workload: Workload, items: list[Any]) -> tuple[float, Sequence[Any], list[float]]:
         began = time.perf_counter()
         results = self.contender.bounded(workload.function, items, AT_ONCE)
+        return time.perf_counter() - began, results, []
+
+    def _pool(self, workload: Workload, items: list[Any]) -> tuple[float, Sequence[Any], list[float]]:
+        began = time.perf_counter()
+        results = self.contender.pooled(workload.function, items, IN_POOL)
         return time.perf_counter() - began, results, []
 
     def _singles(self, workload: Workload, items: list[Any]) -> tuple[float, Sequence[Any], list[float]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-Shape = Literal["batch", "singles", "submit", "latency", "bounded", "stream", "depth"]
+Shape = Literal["batch", "singles", "submit", "latency", "bounded", "pool", "stream", "depth"]
 Kind = Literal["numbers", "same", "lognormal", "rare", "text"]
 
 # A pickled MiB must fit the default limit of one item, which is 1 MiB with the pickle's own few bytes.
@@ -57,7 +57,8 @@ class Workload:
     Args:
         shape: ``batch``: all items in one call, all results at once. ``singles``: a call and a future for each item.
             ``submit``: the same, timing the inside of each call. ``latency``: one call at a time, there and back.
-            ``bounded``: a batch with at most 50 items under way. ``stream``: an iterator in, an iterator out.
+            ``bounded``: a batch with at most 50 items under way. ``pool``: a call for each item, of which at most 220
+            are under way: what a pool of 20 workers with a queue of 200 holds. ``stream``: an iterator in, one out.
             ``depth``: a batch that waits in the queue as a whole before the workers may begin.
         concurrency: worker processes (of the io lane: items at once), 0 for one process per core.
         only: contenders that take part; everyone who can, unless given.
@@ -107,6 +108,7 @@ class Workload:
 
 NOOP_SCALE: Final = (10, 100, 1_000, 10_000)
 POOLS: Final = ("ppe", "mp")
+PLACED: Final = ("graft-pool", "celery", "ppe")
 BULK: Final = ("graft", "celery", "chunks", "loop", "loop-batched", "loop-bare", *POOLS, "joblib")
 
 
@@ -141,6 +143,12 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
             "mixed-rare", "{n} items of 0.2 ms, 1 % of them 1,000 times longer", "batch", "spin",
             spins("rare", 2_000, 20, 2e-4), BULK, "cpu", whole=True,
         ),
+        Workload("pool", "{n} no-op tasks through a pool of 20 with a queue of 200", "pool", "noop",
+                 numbers(20_000, 300), PLACED, "pool", patience=3.0),
+        Workload("pool-submit", "inside the submitting call of a pool", "submit", "noop", numbers(5_000, 50),
+                 PLACED, "pool"),
+        Workload("pool-10ms", "{n} tasks of 10 ms through the same pool", "pool", "spin",
+                 spins("same", 1_000, 10, 1e-2), PLACED, "pool", whole=True),
         Workload("io", "{n} items of 10 ms of waiting, 50 at once", "bounded", "nap",
                  Items("same", size(1_000, 100), 0.01), ("graft-io", "asyncio", "taskiq-1", "arq"), whole=True),
         Workload("io-1s", "{n} single async calls of 1 s, one process", "singles", "nap",

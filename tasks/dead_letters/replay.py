@@ -70,7 +70,7 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
         wire = letter.envelope
     envelope = open_envelope(letter, wire)
     lane = "io" if envelope.function.is_async else "batch"
-    fresh = replace(envelope, retries=0, reruns=0, carried={})
+    fresh = replace(envelope, retries=0, reruns=0, carried={}, pool=None)  # Its pool may be long gone.
     label = f"({fresh.function.name}, {len(fresh.items)} items from {fresh.positions[0]})"
     return Message(fresh.id, RUN_ENVELOPE, queue or letter.queue or lane, [fresh.seal()], {}, fresh.batch, label)
 

@@ -1,4 +1,5 @@
-"""The worker's half of ``compat.worker_pool``: an ordered pool in Redis whose bounds hold in the whole cluster.
+"""The slots and the order of worker pools, which hold in the whole cluster.
 
-Imports sending and the rooms below it. ``compat.worker_pool`` calls it.
+Imports results, messages and the rooms below. ``running`` asks for a slot here, ``sending`` and
+``compat.worker_pool`` for places in a pool's queue.
 """

@@ -16,11 +16,14 @@ from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import cancellation
+from graft.tasks.delivery.poison_isolation import NotAloneError
 from graft.tasks.delivery.run_counter import Delivery, Runs
 from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_frame, value_frame
-from graft.tasks.errors import CancelledBatchError, PoisonedError
+from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, PoisonedError
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
+from graft.tasks.pools import due_messages
+from graft.tasks.pools.slot import Slot
 from graft.tasks.results.early_outcomes import EarlyPublisher
 from graft.tasks.results.result_store import acknowledge, publish, result_text
 from graft.tasks.running import work_stealing
@@ -56,6 +59,10 @@ class RunPlan:
         return cls(begin, poisoned, delivery.cancelled, delivery.is_watched)
 
 
+def _refused(*_: Any) -> Any:
+    """Stands for a callable that cannot be had; it is not called."""
+
+
 @dataclass
 class EnvelopeRun:
     """One run of one envelope, for the Celery task that received it.
@@ -71,16 +78,39 @@ class EnvelopeRun:
     delivery: Delivery
     frames: Frames
     children: tuple[Child, ...]
+    slot: Slot | None = None
 
     @classmethod
     def opened(cls, task: ReliableTask, wire: str) -> EnvelopeRun:
-        """The run of the envelope in *wire*, counted."""
+        """The run of the envelope in *wire*, counted. An envelope of a worker pool has a slot then.
+
+        Raises:
+            Ignore: its worker pool has no slot for it now, and sends it when it has.
+        """
         envelope = Envelope.open(payloads.fetch(wire, task.request.id), task.request.id)
-        func = function_store.load(envelope.function)
+        slot = Slot(envelope, envelope.pool, wire, task.request.hostname) if envelope.pool else None
+        func = _refused
+        try:
+            func = function_store.load(envelope.function)
+        except EnvelopeLostError:
+            raise
+        except EnvelopeError as error:
+            if slot is None:
+                raise
+            slot.refusal = error
         record = Runs(envelope.id, envelope.retries)
-        delivery, kept = record.begin(envelope.batch, envelope.positions)
+        try:
+            delivery, kept = record.begin(envelope.batch, envelope.positions)
+        except NotAloneError:
+            if slot is not None:
+                slot.step_back()
+            raise
         children = (*envelope.children, *delivery.children)
-        return cls(task, task.request, envelope, func, record, delivery, {**envelope.carried, **kept}, children)
+        frames = {**envelope.carried, **kept}
+        run = cls(task, task.request, envelope, func, record, delivery, frames, children, slot)
+        if slot is not None and isinstance(slot.refusal, EnvelopeError):
+            run.bury(range(len(envelope.items)), slot.refusal, "unreferenceable", envelope.retries + 1)
+        return run
 
     def report_or_raise_retry(self) -> str:
         """The result, once every item has an outcome; raises Celery's Retry when items have been sent to run again."""
@@ -91,11 +121,14 @@ class EnvelopeRun:
         """Run what is left to do."""
         elsewhere = {position for _, positions in self.children for position in positions}
         plan = RunPlan.decide(self.envelope, self.delivery, self.frames.keys() | elsewhere, settings().run_limit)
-        if plan.is_cancelled:
-            return RunOutcomes(errors={index: CancelledBatchError("cancelled before it ran") for index in plan.begin})
+        refusal = self.slot.refusal if self.slot is not None else None
+        if refusal is None and plan.is_cancelled:
+            refusal = CancelledBatchError("cancelled before it ran")
+        if refusal is not None:
+            return RunOutcomes(errors=dict.fromkeys(plan.begin, refusal))
         envelope = self.envelope
         if not plan.is_recorded:
-            is_silent = envelope.stores_report or self.request.ignore_result
+            is_silent = envelope.stores_report or envelope.pool or self.request.ignore_result
             return run_items(
                 envelope, self.func, plan.begin, is_cancelled=self.is_cancelled,
                 share=self.share if envelope.shared else None,
@@ -146,14 +179,24 @@ class EnvelopeRun:
             self.bury(after.exhausted, error, "retries_exhausted", envelope.retries + 1)
         report = self.report(outcomes)
         with self.record.client.pipeline(transaction=False) as pipe:
+            if self.slot is not None:  # First: whoever has the outcome finds it counted.
+                report = self._give_slot_back(self.slot, pipe, report, outcomes)
             text = result_text(pipe, envelope.id, report, is_stored=envelope.stores_report)
             publish(pipe, self.request, text)
             acknowledge(pipe, self.request)
             self.record.forget(pipe, payloads.BODY + envelope.id)
             items = len(outcomes.values) + len(outcomes.errors)
             function_stats.add(pipe, envelope.function.name, items, outcomes.busy, len(outcomes.errors))
-            pipe.execute()
+            answers = pipe.execute()
+        if self.slot is not None:
+            due_messages.publish(answers[0])
         return text
+
+    def _give_slot_back(self, slot: Slot, pipe: Any, report: Report, outcomes: RunOutcomes) -> Report:
+        positions = self.envelope.positions
+        seconds = {positions[index]: each for index, each in outcomes.seconds.items()}
+        is_cut_short = any(isinstance(error, CancelledBatchError) for error in outcomes.errors.values())
+        return slot.finish_on(pipe, report, seconds, is_cut_short=is_cut_short)
 
     def raise_retry(self, outcomes: RunOutcomes, after: AfterRun) -> NoReturn:
         """Send what is to run again back to the queue, with the outcomes of the rest."""

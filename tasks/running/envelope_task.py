@@ -15,7 +15,14 @@ from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.envelope import REDUCE, RUN_ENVELOPE, Envelope, Report, error_frame, value_frame
-from graft.tasks.errors import EnvelopeError, EnvelopeLostError, PoisonedError, SignatureError, UnreferenceableError
+from graft.tasks.errors import (
+    BrokerUnavailable,
+    EnvelopeError,
+    EnvelopeLostError,
+    PoisonedError,
+    SignatureError,
+    UnreferenceableError,
+)
 from graft.tasks.messages import payloads
 from graft.tasks.results.result_store import result_text, stored_outcomes
 from graft.tasks.running.envelope_run import EnvelopeRun
@@ -36,7 +43,7 @@ class EnvelopeTask(ReliableTask):
                 return str(self.run(*args, **kwargs))
         except TaskPredicate:
             raise
-        except (redis.ConnectionError, redis.TimeoutError) as error:
+        except (redis.ConnectionError, redis.TimeoutError, BrokerUnavailable) as error:
             # Ours: what an item raises is that item's outcome. The message was not acknowledged, so it comes back.
             raise Reject(error, requeue=True) from error
         except EnvelopeLostError:  # The caller sends it again, with the callable that was missing.

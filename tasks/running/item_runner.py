@@ -145,7 +145,7 @@ class _ItemRun:
         envelope, func, recorder = self.envelope, self.func, self.recorder
         items, packed, unpack = envelope.items, envelope.packed, envelope.unpack
         values, errors, limited = self.outcomes.values, self.outcomes.errors, _limit(envelope.timeout)
-        bare = envelope.timeout is None
+        bare, is_timed = envelope.timeout is None, envelope.pool is not None
         clock = time.perf_counter
         began = clock()
         check = began + CHECK_EVERY
@@ -179,6 +179,8 @@ class _ItemRun:
                 break
             except BaseException as error:
                 errors[index] = _refused_exit(error)
+            if is_timed:
+                self.outcomes.seconds[index] = clock() - now
             if recorder:
                 recorder.finished(index, values.get(index), errors.get(index))
         self.outcomes.busy += clock() - began
@@ -278,7 +280,10 @@ class _Together:
             if self._stopping and isinstance(error, asyncio.CancelledError):
                 raise  # It did not end by itself, and has no outcome.
             outcomes.errors[index] = _refused_exit(error)
-        outcomes.busy += time.perf_counter() - began
+        elapsed = time.perf_counter() - began
+        outcomes.busy += elapsed
+        if envelope.pool is not None:
+            outcomes.seconds[index] = elapsed
         self._unpublished.append(index)
 
     async def _check(self) -> None:

@@ -15,7 +15,7 @@ class RunOutcomes:
     """Outcomes of one run, by the item's index in the envelope. ``left`` has the indexes of items not begun.
 
     ``busy`` is the sum of the items' own durations, ``elapsed`` the time on the clock, both in seconds; ``awaited``
-    says that items ran on the event loop.
+    says that items ran on the event loop. ``seconds`` has the duration of each item where it runs in a worker pool.
     """
 
     values: dict[int, Any] = field(default_factory=dict)
@@ -24,6 +24,7 @@ class RunOutcomes:
     busy: float = 0.0
     elapsed: float = 0.0
     awaited: bool = False
+    seconds: dict[int, float] = field(default_factory=dict)
 
     def without(self, indexes: Collection[int]) -> RunOutcomes:
         """The same without the outcomes at *indexes*."""

@@ -121,6 +121,10 @@ class BatchSender(Generic[R]):
             client.delete(*(app().backend.get_key_for_task(message.id) for message in lost))
         return lost
 
+    def pass_on(self, messages: list[OutgoingMessage]) -> list[OutgoingMessage]:
+        """Those of *messages*, which are expected now, that the publisher sends."""
+        return messages
+
     def carry_out_cancel(self) -> None:
         """Do what :meth:`cancel` asked for."""
         if not self._is_cancelling:

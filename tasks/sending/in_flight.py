@@ -69,6 +69,10 @@ class InFlight:
     def get(self, envelope_id: str) -> SentEnvelope | None:
         return self._envelopes.get(envelope_id)
 
+    def all(self) -> list[tuple[str, SentEnvelope]]:
+        with self._lock:
+            return list(self._envelopes.items())
+
     def sent(self, message: OutgoingMessage, positions: Sequence[int], size: int) -> None:
         """*message* is about to be sent."""
         with self._lock:

@@ -133,7 +133,7 @@ class Publisher:
                 continue
             for message in cut:
                 inbox().expect(message.id, sender.answered)
-            messages += cut
+            messages += sender.pass_on(cut)
         return messages
 
     def _own_client(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -97,6 +98,16 @@ class Contender:
     def bounded(self, function: str, items: Sequence[Any], at_once: int) -> Sequence[Any]:
         """A batch of which at most *at_once* are under way."""
         raise NotImplementedError
+
+    def pooled(self, function: str, items: Sequence[Any], at_once: int) -> Sequence[Any]:
+        """A call for each item, of which at most *at_once* are under way."""
+        results: list[Any] = []
+        handles: deque[Any] = deque()
+        for item in items:
+            if len(handles) >= at_once:
+                results += self.gather([handles.popleft()])
+            handles.append(self.submit(function, item))
+        return [*results, *self.gather(handles)]
 
     def stream(self, function: str, items: Iterator[Any]) -> Iterator[Any]:
         """An iterator in, an iterator out."""

@@ -17,7 +17,7 @@ class ProcessPool(Contender):
 
     name = "ppe"
     title = "ProcessPoolExecutor (no broker)"
-    shapes = frozenset({"batch", "singles", "submit", "latency"})
+    shapes = frozenset({"batch", "singles", "submit", "latency", "pool"})
     chunk = 1
 
     def open(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from graft.scripts.bench.contenders.base import Contender, Starter, callable_of
@@ -73,6 +76,47 @@ class GraftIo(Graft):
             )
 
         return asyncio.run(run())
+
+
+class GraftPool(Graft):
+    """``WorkerPool(20, 200)``: a result is taken by its task's id, so one that came twice would be one too many."""
+
+    name = "graft-pool"
+    title = "celery-graft, WorkerPool(20, 200)"
+    shapes = frozenset({"pool", "submit"})
+
+    def open(self) -> None:
+        from graft.compat.worker_pool import Task, WorkerPool
+
+        self.task, self.make = Task, partial(WorkerPool, 20, 200)
+        self.workers = self.make()
+        self.workers.start()
+        self.numbers = itertools.count()
+
+    def close(self) -> None:
+        self.workers.graceful_shutdown(30)
+
+    def submit(self, function: str, item: Any) -> Any:
+        number = next(self.numbers)
+        self.workers.submit_task_with_timeout(self.task(number, partial(callable_of(function), item)), 60)
+        return number
+
+    def gather(self, handles: Sequence[Any]) -> list[Any]:
+        found: dict[Any, Any] = {}
+        while len(found) < len(handles):
+            result = self.workers.get_result().get(60)
+            found[result.task_id] = result.output
+        return [found[handle] for handle in handles]
+
+    def pooled(self, function: str, items: Sequence[Any], at_once: int) -> Sequence[Any]:
+        results: list[Any] = []
+        with self.make() as pool:
+            reader = threading.Thread(target=lambda: results.extend(pool.get_result()))
+            reader.start()
+            for number, item in enumerate(items):
+                pool.submit_task_with_timeout(self.task(number, partial(callable_of(function), item)), 60)
+        reader.join()
+        return [result.output for result in sorted(results, key=lambda result: result.task_id)]
 
 
 class GraftOnStockTransport(Graft):

@@ -14,7 +14,7 @@ class StockCelery(Contender):
     name = "celery"
     title = "stock Celery, prefork"
     needs = ("celery",)
-    shapes = frozenset({"batch", "singles", "submit", "latency"})
+    shapes = frozenset({"batch", "singles", "submit", "latency", "pool"})
     functions = frozenset({"noop", "spin", "anoop"})
     pool: tuple[str, ...] = ("-P", "prefork")
 

@@ -72,7 +72,7 @@ def test_two_processes_share_both_bounds(stack, tmp_path):
         results = []
         while len(results) < 80:
             results.append(mine.get_result().get(60))
-            most = max(most, mine._engine.standing().waiting)
+            most = max(most, mine._client.status().queued)
         for thread in others:
             thread.join()
     assert sorted(result.task_id for result in results) == list(range(80))
@@ -165,7 +165,7 @@ def test_a_child_of_fork_has_a_pool_of_the_same_name_to_submit_to(stack):
     if child == 0:
         try:
             pool.submit_task(Task(2, 2))
-            pool._engine.intake.leave()
+            pool._client.leave()
         except BaseException:
             os._exit(1)
         os._exit(0)

@@ -1,0 +1,107 @@
+"""A pool on the worker's side: an envelope takes a slot before it runs, and leaves its outcomes when it has ended.
+
+    begins ──► a slot is free, and none that waits goes first ──► runs ──► its slot goes to the best that waits,
+         └───► else it waits in the pool's index, and its message is done         whose message is published
+
+The order is decided at this moment. So nothing that the broker or the worker has fetched ahead can invert it.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+from celery.exceptions import Ignore
+
+from graft.tasks import codec
+from graft.tasks.envelope import Envelope, PoolRef, Report
+from graft.tasks.errors import CancelledBatchError
+from graft.tasks.pools import due_messages
+from graft.tasks.pools.state import HAS_TO_WAIT, MUST_NOT, RedisPool, Waiting
+
+logger = logging.getLogger(__name__)
+
+RESULTS: Final = "pool-results"  # What the pieces of a pool's stream are signed for.
+
+
+def identity(value: Any) -> Any:
+    """What a pool without a processor does with plain data."""
+    return value
+
+
+class Slot:
+    """The slot in which *envelope* runs, of the pool *ref*."""
+
+    def __init__(self, envelope: Envelope, ref: PoolRef, argument: str, hostname: str) -> None:
+        """Take the slot.
+
+        Raises:
+            Ignore: the envelope has to wait. The pool has its message and publishes it in its turn.
+        """
+        self.envelope, self.ref, self.hostname = envelope, ref, hostname
+        self.pool = RedisPool(ref.name, ref.generation)
+        self.member = ref.since + envelope.id
+        self.refusal: BaseException | None = None  # Why no item may run, though all have to be answered for.
+        self.number = self.pool.begin(self.member, ref.score)
+        if self.number == HAS_TO_WAIT:
+            label = f"({envelope.function.name}, {len(envelope.items)} items from {envelope.positions[0]})"
+            message = due_messages.kept(envelope.id, envelope.batch, argument, label)
+            due = self.pool.park([Waiting(self.member, ref.score, message)])
+            if due is not None:
+                due_messages.publish(due)
+                raise Ignore("its pool has no free slot, or a better task waits")
+            self.number = MUST_NOT
+        if self.number == MUST_NOT:
+            self.refusal = CancelledBatchError("its worker pool was shut down, or it was withdrawn, before it ran")
+
+    def step_back(self) -> None:
+        """The envelope goes back to its queue and keeps its slot."""
+        self.pool.step_back(self.member, self.number)
+
+    def finish_on(self, pipe: Any, report: Report, seconds: dict[int, float], *, is_cut_short: bool) -> Report:
+        """Give the slot back, on the caller's pipeline, and leave what came of the items in the pool's stream.
+
+        Returns what to announce: *report*, or where its outcomes go elsewhere the number of those that failed.
+        *is_cut_short*: items were cancelled. Those that a shutdown has dropped leave no result.
+        """
+        ref, outcomes = self.ref, _outcomes(report)
+        all_failed = sum(not succeeded for _, succeeded, _ in outcomes)
+        if is_cut_short and self.pool.status().state in ("closed", "gone"):
+            outcomes = [outcome for outcome in outcomes if outcome[0] in seconds]
+        tasks = 1 if ref.is_unit else len(outcomes)
+        failed = min(tasks, sum(not succeeded for _, succeeded, _ in outcomes))
+        results = self._results(outcomes, seconds) if ref.to == "stream" and outcomes else ()
+        total: Literal["completed", "abandoned"] = "abandoned" if self.number == MUST_NOT else "completed"
+        failed = 0 if self.number == MUST_NOT else failed
+        self.pool.finish_on(pipe, self.member, ref.client, total, tasks, failed, report.busy, results)
+        if ref.to == "caller":
+            return report
+        if ref.to == "nobody":
+            self._log(report)
+        return replace(report, values=[all_failed], packed=False)
+
+    def _results(self, outcomes: Sequence[tuple[int, bool, Any]], seconds: dict[int, float]) -> list[bytes]:
+        keys = self.ref.keys
+        rows = [
+            (keys.get(position), seconds.get(position, 0.0), succeeded, content)
+            for position, succeeded, content in outcomes
+        ]
+        pieces = [[row] for row in rows] if self.ref.is_shared else [rows]
+        return [
+            codec.sealed(RESULTS, pickle.dumps((self.number, self.hostname, piece), codec.PROTOCOL)) for piece in pieces
+        ]
+
+    def _log(self, report: Report) -> None:
+        for outcome in report.outcomes():
+            if outcome.error is not None:
+                logger.error("a task spawned in pool %s failed: %r", self.ref.name, outcome.error)
+
+
+def _outcomes(report: Report) -> list[tuple[int, bool, Any]]:
+    """Position, success and content: the frame of a value or an error, or the plain value in a list of its own."""
+    if report.packed:
+        return [(position, *frame) for position, frame in zip(report.positions, report.values, strict=True)]
+    return [(position, True, [value]) for position, value in zip(report.positions, report.values, strict=True)]

@@ -1,0 +1,440 @@
+"""The sending side of a pool in one process: its tasks in envelopes, as many under way as the pool has slots.
+
+    unnamed pool    the publisher sends an envelope as soon as a slot may be free, with what has gathered meanwhile
+    named pool      the same, but it waits in the pool's index in Redis: what was accepted outlives this process
+    strict order    each task is an envelope of its own there
+
+A burst of tasks is one batch, so that progress and cancelling see it. Envelopes that were cut are spoken of by their
+member: the time at which their first task was accepted, and their id.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Protocol
+
+from graft.config.deployment import settings
+from graft.config.queues import broker_priority
+from graft.tasks.callables import function_store
+from graft.tasks.callables.references import FunctionRef
+from graft.tasks.delivery import cancellation
+from graft.tasks.envelope import Child, Envelope, Outcome, PoolRef, WireFunction
+from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, EnvelopeLostError
+from graft.tasks.ids import new_id
+from graft.tasks.messages import payloads
+from graft.tasks.pools import due_messages
+from graft.tasks.pools.due_messages import QUEUE
+from graft.tasks.pools.state import RedisPool, Waiting
+from graft.tasks.results.outcomes import Outcomes, Progress
+from graft.tasks.results.result_store import open_report
+from graft.tasks.results.subscriber import Result, failure_of, inbox
+from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
+from graft.tasks.sending.coalescing import CallSource
+from graft.tasks.sending.in_flight import OutgoingMessage, SentEnvelope
+from graft.tasks.sending.publisher import publisher
+from graft.tasks.sending.sizing import Pace, Run, Sizing
+
+logger = logging.getLogger(__name__)
+
+SECONDS: Final = 0.1  # Work in one envelope: a place in the queue is known to be free when its envelope has ended.
+ENOUGH: Final = 64  # Tiny tasks that are worth an envelope of their own.
+QUIET: Final = 1.0  # Seconds without a task after which the next one begins another batch.
+
+
+class Ended(Protocol):
+    """Hears the outcomes of one task, the seconds that they took, and where it ran if that was not on a worker."""
+
+    def __call__(
+        self, outcomes: Sequence[Outcome], seconds: float = 0.0, slot: int = -1, worker: str = "", /
+    ) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class PoolTask:
+    """A task that the pool has accepted: *function*, for each of ``frames``, which are pickled items.
+
+    A task that stays in this process has a ``call`` instead. Where outcomes go to the stream, or to nobody, ``ended``
+    hears only errors that no worker has reported. ``is_kept``, if any, is set once Redis has it, or never will.
+    """
+
+    key: Any
+    to: Literal["stream", "caller", "nobody"]
+    ended: Ended
+    score: float
+    timeout: float | None
+    function: FunctionRef | None
+    frames: Sequence[bytes] = ()
+    unpack: bool = False
+    call: Callable[[], Sequence[Any]] | None = None
+    since: int = field(default_factory=time.time_ns)
+    is_kept: threading.Event | None = None
+
+    def note_kept(self) -> None:
+        if self.is_kept is not None:
+            self.is_kept.set()
+
+    def goes_with(self, other: PoolTask) -> bool:
+        """Whether one envelope may hold both."""
+        return (
+            len(self.frames) == len(other.frames) == 1
+            and self.to == other.to
+            and self.function == other.function
+            and self.unpack == other.unpack
+            and self.timeout == other.timeout
+        )
+
+
+@dataclass
+class Membership:
+    """This process as a client of a pool. ``limit`` is the number of slots, 0 until the pool has been started.
+
+    ``answered`` is told of each envelope that has ended, and whether it makes room for many.
+    """
+
+    pool: RedisPool
+    client: str
+    is_strict: bool
+    is_shared: bool
+    label: str
+    capacity: int
+    answered: Callable[[bool], None]
+    limit: int = 0
+
+
+class PoolBatch(Outcomes):
+    """A burst of a pool's tasks, which has no end of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._lock = threading.Lock()
+        self._tasks: dict[int, PoolTask] = {}
+
+    def add(self, first: int, task: PoolTask) -> None:
+        for position in range(first, first + len(task.frames)):
+            self._tasks[position] = task
+
+    def task_at(self, position: int) -> PoolTask | None:
+        return self._tasks.get(position)
+
+    def tasks(self) -> set[PoolTask]:
+        with self._lock:
+            return set(self._tasks.values())
+
+    def give_up(self) -> set[PoolTask]:
+        """The tasks without an outcome, which will have none."""
+        with self._lock:
+            left = set(self._tasks.values())
+            self._tasks.clear()
+            return left
+
+    def progress(self) -> Progress:
+        far = super().progress()
+        return replace(far, total=far.done + len(self._tasks))
+
+    def done(self) -> bool:
+        return not self._tasks
+
+    def note_ended(self, positions: Sequence[int], failed: int, retries: int) -> None:
+        """A worker has delivered the outcomes elsewhere."""
+        with self._lock:
+            for position in positions:
+                self._tasks.pop(position, None)
+        self.note_counted(len(positions), failed, retries)
+
+    def note_outcomes(self, outcomes: list[Outcome], retries: int = 0) -> None:
+        self.note_task_outcomes(outcomes, retries)
+
+    def note_task_outcomes(self, outcomes: list[Outcome], retries: int = 0, seconds: float = 0.0) -> None:
+        """The same, with the seconds that all of them took together."""
+        found: dict[PoolTask, list[Outcome]] = {}
+        with self._lock:
+            for outcome in outcomes:
+                task = self._tasks.pop(outcome.index, None)
+                if task is not None:
+                    found.setdefault(task, []).append(outcome)
+        self.note_counted(len(outcomes), sum(outcome.error is not None for outcome in outcomes), retries)
+        for task, its in found.items():
+            task.ended(its, seconds * len(its) / len(outcomes))
+            task.note_kept()
+
+    def fail(self, error: BaseException) -> None:
+        with self._lock:
+            positions = list(self._tasks)
+        self.note_outcomes([Outcome(position, error=error) for position in positions])
+        super().fail(error)
+
+
+class PoolSender(BatchSender[Outcomes]):
+    """Cuts a pool's tasks into envelopes and takes their reports in."""
+
+    def __init__(self, membership: Membership) -> None:
+        function = FunctionRef("import", membership.label, b"", False)
+        options = BatchOptions(function=function, queue=QUEUE, priority=broker_priority(0))
+        self.burst = PoolBatch()
+        super().__init__(self.burst, CallSource(), options, publisher().wake)
+        self._next = 0
+        self.membership = membership
+        self.sizing = Sizing(SECONDS, settings().envelope_items, settings().envelope_limit)
+        self._adding = threading.Lock()
+        self._waiting: deque[tuple[int, PoolTask]] = deque()
+        self._paces: dict[str, Pace] = {}
+        self._unparked: list[OutgoingMessage] = []
+        self._members: dict[str, str] = {}
+        self._last = time.monotonic()
+        self._is_leaving = False
+        self._has_left = threading.Event()
+
+    # ---- on the caller's thread -------------------------------------------------------------------------------------
+
+    def add(self, task: PoolTask) -> bool:
+        """Send *task* when its turn has come; False when this batch has ended and another must be made."""
+        with self._adding:
+            if self.is_over:
+                return False
+            self._last = time.monotonic()
+            is_first = self.burst.done()
+            self.burst.add(self._next, task)
+            self._waiting.append((self._next, task))
+            self._next += len(task.frames)
+        (publisher().start if is_first else publisher().wake)(self)
+        return True
+
+    def withdraw(self, tasks: set[PoolTask]) -> None:
+        """Keep *tasks* from beginning, as far as they have not."""
+        with self._adding:
+            unsent = [one for one in self._waiting if one[1] in tasks]
+            self._waiting = deque(one for one in self._waiting if one[1] not in tasks)
+        error = CancelledBatchError("withdrawn before it ran")
+        self._drop(unsent, error)
+        found = {
+            self._members.get(envelope_id, ""): envelope_id
+            for envelope_id, sent in self._in_flight.all()
+            if {self.burst.task_at(position) for position in sent.positions} <= tasks
+        }
+        if found:
+            out, due = self.membership.pool.withdraw(self.membership.client, list(found))
+            due_messages.publish(due)
+            for member in out:
+                envelope_id = found[member]
+                inbox().forget(envelope_id)
+                self._members.pop(envelope_id, None)
+                if (sent := self._in_flight.answered(envelope_id)) is not None:
+                    self._note_failed(sent.positions, error)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it takes no more tasks: its batch was cancelled, or has been idle for a while."""
+        return self.is_finished or (time.monotonic() - self._last > QUIET and self.burst.done())
+
+    def end(self) -> None:
+        """The pool is down: what has not begun does not begin, and nobody waits any longer for what has."""
+        with self._adding:
+            self.is_finished = True
+            self._waiting.clear()
+        if (left := self.burst.give_up()) and self._members:
+            cancellation.cancel(self.burst.id, settings().result_ttl)
+        for envelope_id in list(self._members):
+            inbox().forget(envelope_id)
+        for task in left:
+            if task.to == "caller":
+                task.ended([Outcome(0, error=CancelledBatchError("its worker pool was shut down"))])
+            task.note_kept()
+
+    def leave(self, wait: float) -> None:
+        """Have what is left wait in the pool's index: this process ends, or nobody holds the pool here any more.
+
+        *wait* is how many seconds that may take; with 0 it is done on the publisher's thread, some time later.
+        """
+        if self.burst.done():
+            return
+        self._is_leaving = True
+        publisher().wake(self)
+        self._has_left.wait(wait)
+
+    @property
+    def unsent(self) -> int:
+        return len(self._waiting)
+
+    # ---- on the publisher's thread ----------------------------------------------------------------------------------
+
+    def cut(self, client: Any) -> list[OutgoingMessage]:
+        messages, self._unparked = self._unparked, []
+        if self._is_parking:
+            while self._waiting:
+                messages.append(self._message(self._envelope_of(1 if self.membership.is_strict else self._size(1))))
+        elif self._waiting and self.membership.limit:
+            lanes = min(self._slots(client), self.membership.limit)
+            # Few, since the queue is short: the fewer, the more tasks share the cost of one.
+            most = min(self.membership.limit, lanes + max(1, lanes // 2))
+            while self._waiting and len(self._in_flight) < (most if self._is_worth_it() else lanes):
+                messages.append(self._message(self._envelope_of(self._size(lanes))))
+        if self._is_leaving and not messages:  # What was cut before has been published by now.
+            self._has_left.set()
+        return messages
+
+    @property
+    def _is_parking(self) -> bool:
+        return self.membership.is_strict or self.membership.is_shared or self._is_leaving
+
+    def pass_on(self, messages: list[OutgoingMessage]) -> list[OutgoingMessage]:
+        if not messages or not self._is_parking:
+            return messages
+        self._unparked = messages  # Should Redis not answer now, they are cut once more.
+        pool = self.membership.pool
+        waiting = []
+        for message in messages:
+            if message.body is not None:
+                payloads.store(message.id, message.body)
+            task = self._task_of(message.id)
+            text = due_messages.kept(message.id, message.group, message.args[0], f"({message.label})")
+            waiting.append(Waiting(self._members[message.id], task.score if task else 0.0, text))
+        due = pool.park(waiting)
+        self._unparked = []
+        for message in messages:
+            if (task := self._task_of(message.id)) is not None:
+                task.note_kept()
+        due_messages.publish(due or ())
+        if self._is_leaving:
+            self._has_left.set()
+        return []
+
+    def _task_of(self, envelope_id: str) -> PoolTask | None:
+        sent = self._in_flight.get(envelope_id)
+        return self.burst.task_at(sent.positions[0]) if sent else None
+
+    def _next_pace(self) -> Pace:
+        _, first = self._waiting[0]
+        return self._paces.get(_name(first), Pace())
+
+    def _is_worth_it(self) -> bool:
+        """Whether enough waits for an envelope to leave although every process has one."""
+        pace = self._next_pace()
+        return not pace.items or len(self._waiting) >= min(ENOUGH, SECONDS / max(pace.seconds, 1e-6))
+
+    def _size(self, lanes: int) -> int:
+        """Tasks of the next envelope: one while nothing is known of how long they take."""
+        pace = self._next_pace()
+        return self.sizing.next_size(pace, len(self._waiting), lanes) if pace.items else 1
+
+    def _envelope_of(self, size: int) -> Envelope:
+        with self._adding:
+            first, head = self._waiting.popleft()
+            chosen = [(first, head)]
+            room = self.sizing.max_bytes - len(head.frames[0])
+            while len(chosen) < size and self._waiting and head.goes_with(self._waiting[0][1]):
+                room -= len(self._waiting[0][1].frames[0])
+                if room < 0:
+                    break
+                chosen.append(self._waiting.popleft())
+        positions = [first + index for first, task in chosen for index in range(len(task.frames))]
+        member, since = self.membership, f"{head.since:016x}"
+        ref = PoolRef(
+            member.pool.name, member.pool.generation, member.client, head.score, since,
+            {first: task.key for first, task in chosen} if head.to == "stream" else {}, head.to,
+            is_unit=len(chosen) == 1, is_shared=member.is_shared,
+        )  # fmt: skip
+        envelope = Envelope(
+            new_id(), self.burst.id, _stored(head), positions,
+            [frame for _, task in chosen for frame in task.frames], True, head.unpack, timeout=head.timeout,
+            shared=len(chosen) > 1, pool=ref,
+        )  # fmt: skip
+        self._members[envelope.id] = since + envelope.id
+        return envelope
+
+    def _offer_function(self, client: Any) -> None:
+        for task in self.burst.tasks():
+            _stored(task)
+
+    def carry_out_cancel(self) -> None:
+        if not self._is_cancelling:
+            return
+        self._is_cancelling = False
+        cancellation.cancel(self.burst.id, settings().result_ttl)
+        with self._adding:
+            self.is_finished = True
+            unsent = list(self._waiting)
+            self._waiting.clear()
+        self._drop(unsent, CancelledBatchError("cancelled before it was sent"))
+
+    def remember_pace(self, client: Any) -> None:
+        """What is known of the pace is this burst's own."""
+
+    # ---- on the subscriber's thread ---------------------------------------------------------------------------------
+
+    def answered(self, envelope_id: str, result: Result) -> None:
+        error = failure_of(result) if isinstance(result, Mapping) else result
+        if isinstance(error, EnvelopeLostError):
+            if self.membership.pool.is_waiting(self._members.get(envelope_id, "")):
+                inbox().expect(envelope_id, self.answered)
+                return
+            if self._in_flight.lost(envelope_id):
+                logger.warning("envelope %s got lost in Redis and is sent again", envelope_id)
+                self._wake(self)
+                return
+        sent = self._in_flight.answered(envelope_id)
+        if sent is None:
+            return
+        children: Sequence[Child] = ()
+        if isinstance(result, BrokerUnavailable):
+            self.burst.fail(result)
+        elif error is not None:
+            self._end(envelope_id, sent, error)
+        elif isinstance(result, Mapping):
+            children = self._take_result(envelope_id, str(result["result"]), sent)
+        since = self._members.pop(envelope_id, "")[: -len(envelope_id)]
+        if children:
+            self._members.update((child_id, since + child_id) for child_id, _ in children)
+            self._in_flight.add_children(children)
+            inbox().expect_children([child_id for child_id, _ in children], self.answered)
+        self._wake(self)
+        # Whoever waits for room had better come back for a good part of it.
+        self.membership.answered(8 * len(sent.positions) >= self.membership.capacity or not len(self._in_flight))
+
+    def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
+        task = self.burst.task_at(sent.positions[0])
+        try:
+            report = open_report(text, envelope_id)
+        except Exception as error:
+            self._note_failed(sent.positions, error)
+            return ()
+        if task is not None:
+            run = Run(len(report.positions), report.busy, report.elapsed)
+            self._paces[_name(task)] = self._paces.get(_name(task), Pace()).updated(run, max(sent.size, report.size))
+        if task is None or task.to != "caller":
+            self.burst.note_ended(report.positions, report.values[0], report.retries)
+        else:
+            self.burst.note_task_outcomes(list(report.outcomes()), report.retries, report.busy)
+        return report.children
+
+    def _end(self, envelope_id: str, sent: SentEnvelope, error: BaseException) -> None:
+        """No worker has reported for this envelope, nor will: its slot and its places are free."""
+        tasks = len({id(task) for at in sent.positions if (task := self.burst.task_at(at)) is not None})
+        pool, member = self.membership.pool, self._members.get(envelope_id, "")
+        try:
+            due_messages.publish(pool.finish(member, self.membership.client, tasks, tasks, 0.0))
+        except BrokerUnavailable as outage:
+            logger.warning("a slot of pool %s stays taken: %s", pool.name, outage)
+        self._note_failed(sent.positions, error)
+
+    def _drop(self, unsent: Sequence[tuple[int, PoolTask]], error: BaseException) -> None:
+        """Tasks that were accepted are not sent."""
+        if not unsent:
+            return
+        pool = self.membership.pool
+        due_messages.publish(pool.abandon(self.membership.client, len(unsent)))
+        self._note_failed([first + at for first, task in unsent for at in range(len(task.frames))], error)
+
+
+def _name(task: PoolTask) -> str:
+    return task.function.name if task.function else ""
+
+
+def _stored(task: PoolTask) -> WireFunction:
+    """The callable of *task*, which is where workers find it when this returns."""
+    assert task.function is not None
+    return function_store.store(task.function)
