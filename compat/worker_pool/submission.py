@@ -18,6 +18,7 @@ from graft.compat.worker_pool.local_state import LocalPool
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.pools import due_messages
+from graft.tasks.pools.lost_slots import LostSlots
 from graft.tasks.pools.state import RedisPool, State
 
 logger = logging.getLogger("graft.compat.worker_pool")
@@ -29,6 +30,7 @@ IDLE: Final = 0.003  # Seconds without a submission after which unused places go
 LOOK_EVERY: Final = 0.05  # Seconds after which a full queue is asked again, though nothing of ours has ended,
 LOOK_SOONER: Final = 0.01  # where others may have made the room.
 TEND_EVERY: Final = 1.0
+SEARCH_EVERY: Final = 5.0  # Seconds between two searches for messages that were due and got lost.
 PATIENCE: Final = 0.02  # Seconds to wait for places that others may have reserved and will not use.
 
 
@@ -130,6 +132,7 @@ class Submission:
 
     def _tend(self) -> None:
         due = time.monotonic() + TEND_EVERY
+        search, lost = due, LostSlots(self.pool) if isinstance(self.pool, RedisPool) else None
         while True:
             with self._changed:
                 now = time.monotonic()
@@ -144,6 +147,9 @@ class Submission:
                     state, limit, messages = self.pool.tend(self.client, unused)
                 due_messages.publish(messages)
                 self._noted(state, limit)
+                if lost is not None and now >= search:
+                    search = now + SEARCH_EVERY
+                    lost.recover()
             except BrokerUnavailable as error:
                 with self._changed:
                     self._places += unused

@@ -153,6 +153,13 @@ class RedisPool:
         due: Sequence[bytes] | None = self._run("park", *(field for one in waiting for field in one))
         return due
 
+    def kept_messages(self) -> dict[str, bytes]:
+        """The messages of those members that have a slot and were sent by way of the index."""
+        with redis_or_error():
+            members = [member.decode() for member in shared().hkeys(self.keys[1])]
+            found = shared().hmget(self.keys[3], members) if members else []
+        return {member: text for member, text in zip(members, found, strict=True) if text and text[:1] == b"["}
+
     def is_waiting(self, member: str) -> bool:
         """Whether *member* is in the index, and so on no queue."""
         with redis_or_error():

@@ -11,14 +11,18 @@ from uuid import uuid4
 import pytest
 
 from graft.compat import worker_pool as wp
-from graft.compat.worker_pool import Task, WorkerPool
+from graft.compat.worker_pool import Task, WorkerPool, submission
+from graft.config.deployment import app
+from graft.tasks.messages.message_format import lists
 from tests.compat.worker_pool import work
+from tests.people import held
 from tests.stack import ROOT, run_python, wait_until
 
 PRODUCE = """
 import functools, sys
 from graft.compat.worker_pool import *
 from tests.compat.worker_pool import work
+from tests.people import held
 name, path, first, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 pool = WorkerPool(2, 5, name=name)
 pool.start()
@@ -130,6 +134,7 @@ def test_a_killed_worker_loses_no_task(fresh_stack, tmp_path):
 import functools, sys
 from graft.compat.worker_pool import *
 from tests.compat.worker_pool import work
+from tests.people import held
 gate, log = sys.argv[1:]
 pool = WorkerPool(2, 50)
 pool.start()
@@ -201,3 +206,41 @@ def test_results_of_a_closed_pool_that_is_shared_can_be_read_by_another_process(
         writer.submit_task(Task(number, functools.partial(work.twice, number)))
     writer.graceful_shutdown(30)
     assert sorted(result.output for result in reader.get_result()) == [0, 2, 4, 6, 8, 10]
+
+
+SUBMIT_AND_DIE = """
+import functools, os, sys
+from graft.compat.worker_pool import *
+from tests.compat.worker_pool import work
+from tests.people import held
+pool = WorkerPool(1, 5, name=sys.argv[1])
+pool.start()
+pool.submit_task(Task("orphan", functools.partial(work.twice, 21)))
+pool._client._senders[-1].leave(30)
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@pytest.mark.acl_role("admin")
+@pytest.mark.parametrize("has_ended", [False, True], ids=["not run", "ended by a time limit"])
+def test_a_slot_whose_message_got_lost_with_its_client_is_found(stack, redis, monkeypatch, has_ended):
+    monkeypatch.setattr(submission, "SEARCH_EVERY", 0.2)
+    name = f"lost {uuid4().hex}"
+    with held("batch"):
+        gone = run_python(stack, SUBMIT_AND_DIE, 90, name)
+        assert gone.returncode == 0, gone.stderr
+        wait_until(lambda: redis.exists(*lists("batch")), 30, "the message")
+        ((member, _),) = redis.hgetall(f"graft:pool:{name}:slots").items()
+        if has_ended:
+            redis.set(app().backend.get_key_for_task(member[16:].decode()), "{}", ex=60)
+        redis.delete(*lists("batch"))  # As if its client had died before it was published.
+    pool = WorkerPool(1, 5, name=name)
+    pool.start()
+    try:
+        if not has_ended:
+            assert pool.get_result().get(60).output == 42
+        pool.submit_task(Task("next", 1))  # There is one slot, so it is free again.
+        assert pool.get_result().get(60).task_id == "next"
+    finally:
+        pool.graceful_shutdown(30)
