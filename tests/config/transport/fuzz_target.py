@@ -89,6 +89,12 @@ def _settled(*_: Any) -> None:
     """What acknowledges and rejects a message."""
 
 
+class _Consumer(SimpleNamespace):
+    """As much of a consumer as the strategy asks for; signals keep their senders in a table."""
+
+    __hash__ = object.__hash__
+
+
 class Reader:
     """Reads messages as a worker does, up to its pool; ``seen`` counts what became of them."""
 
@@ -98,7 +104,7 @@ class Reader:
         app = Celery("fuzz", broker="memory://", backend="cache+memory://", set_as_current=False)
         app.conf.update(accept_content=["json"], task_acks_late=True)
         task = app.task(name="sample.note")(_note)
-        consumer = SimpleNamespace(
+        consumer = _Consumer(
             hostname="fuzz@test", connection_errors=(OSError,), event_dispatcher=None, disable_rate_limits=True,
             timer=SimpleNamespace(call_at=lambda when, function, args, **_: float(when)), task_buckets={},
             apply_eta_task=self.pooled.append, on_task_request=self.pooled.append, _limit_task=None,
