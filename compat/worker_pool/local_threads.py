@@ -19,7 +19,7 @@ from graft.tasks.envelope import Outcome
 from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, ItemTimeoutError
 from graft.tasks.pools import due_messages
 from graft.tasks.pools.state import HAS_TO_WAIT, Waiting
-from graft.tasks.sending.pool_sender import PoolTask
+from graft.tasks.sending.pool_batch import PoolTask
 
 logger = logging.getLogger("graft.compat.worker_pool")
 

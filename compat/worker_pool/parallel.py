@@ -18,7 +18,7 @@ from graft.compat.worker_pool.placement import Work
 from graft.compat.worker_pool.pool_client import CallResult, Destination, PoolClient, poll, wait_until_async
 from graft.tasks.callables.importable import import_name
 from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, EnvelopeError, PoisonedError
-from graft.tasks.sending.pool_sender import PoolTask
+from graft.tasks.sending.pool_batch import PoolTask
 
 if TYPE_CHECKING:
     from graft.compat.worker_pool.pool import WorkerPool

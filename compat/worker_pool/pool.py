@@ -23,7 +23,7 @@ from graft.compat.worker_pool.processor import TaskProcessor
 from graft.compat.worker_pool.stream import ResultStream
 from graft.tasks.pools.slot import identity
 from graft.tasks.pools.state import Limits
-from graft.tasks.sending.pool_sender import PoolTask
+from graft.tasks.sending.pool_batch import PoolTask
 
 
 class WorkerPool(Parallel):

@@ -30,7 +30,8 @@ from graft.config.deployment import part
 from graft.tasks.envelope import Outcome
 from graft.tasks.pools import due_messages
 from graft.tasks.pools.state import Limits, PoolStatus, RedisPool, State, redis_or_error
-from graft.tasks.sending.pool_sender import Ended, Membership, PoolSender, PoolTask
+from graft.tasks.sending.pool_batch import Ended, PoolTask
+from graft.tasks.sending.pool_sender import Membership, PoolSender
 from graft.tasks.sending.publisher import publisher
 from graft.tasks.worker_runtime import in_worker
 

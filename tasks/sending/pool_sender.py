@@ -15,8 +15,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Final
 
 from graft.config.deployment import settings
 from graft.config.queues import broker_priority
@@ -30,12 +30,13 @@ from graft.tasks.messages import payloads
 from graft.tasks.pools import due_messages
 from graft.tasks.pools.due_messages import QUEUE
 from graft.tasks.pools.state import RedisPool, Waiting
-from graft.tasks.results.outcomes import Outcomes, Progress
+from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.results.result_store import open_report
 from graft.tasks.results.subscriber import Result, failure_of, inbox
 from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
 from graft.tasks.sending.coalescing import CallSource
 from graft.tasks.sending.in_flight import OutgoingMessage, SentEnvelope
+from graft.tasks.sending.pool_batch import PoolBatch, PoolTask
 from graft.tasks.sending.publisher import publisher
 from graft.tasks.sending.sizing import Pace, Run, Sizing
 
@@ -44,49 +45,6 @@ logger = logging.getLogger(__name__)
 SECONDS: Final = 0.1  # Work in one envelope: a place in the queue is known to be free when its envelope has ended.
 ENOUGH: Final = 64  # Tiny tasks that are worth an envelope of their own.
 QUIET: Final = 1.0  # Seconds without a task after which the next one begins another batch.
-
-
-class Ended(Protocol):
-    """Hears the outcomes of one task, the seconds that they took, and where it ran if that was not on a worker."""
-
-    def __call__(
-        self, outcomes: Sequence[Outcome], seconds: float = 0.0, slot: int = -1, worker: str = "", /
-    ) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class PoolTask:
-    """A task that the pool has accepted: *function*, for each of ``frames``, which are pickled items.
-
-    A task that stays in this process has a ``call`` instead. Where outcomes go to the stream, or to nobody, ``ended``
-    hears only errors that no worker has reported. ``is_kept``, if any, is set once Redis has it, or never will.
-    """
-
-    key: Any
-    to: Literal["stream", "caller", "nobody"]
-    ended: Ended
-    score: float
-    timeout: float | None
-    function: FunctionRef | None
-    frames: Sequence[bytes] = ()
-    unpack: bool = False
-    call: Callable[[], Sequence[Any]] | None = None
-    since: int = field(default_factory=time.time_ns)
-    is_kept: threading.Event | None = None
-
-    def note_kept(self) -> None:
-        if self.is_kept is not None:
-            self.is_kept.set()
-
-    def goes_with(self, other: PoolTask) -> bool:
-        """Whether one envelope may hold both."""
-        return (
-            len(self.frames) == len(other.frames) == 1
-            and self.to == other.to
-            and self.function == other.function
-            and self.unpack == other.unpack
-            and self.timeout == other.timeout
-        )
 
 
 @dataclass
@@ -104,69 +62,6 @@ class Membership:
     capacity: int
     answered: Callable[[bool], None]
     limit: int = 0
-
-
-class PoolBatch(Outcomes):
-    """A burst of a pool's tasks, which has no end of its own."""
-
-    def __init__(self) -> None:
-        super().__init__(None)
-        self._lock = threading.Lock()
-        self._tasks: dict[int, PoolTask] = {}
-
-    def add(self, first: int, task: PoolTask) -> None:
-        for position in range(first, first + len(task.frames)):
-            self._tasks[position] = task
-
-    def task_at(self, position: int) -> PoolTask | None:
-        return self._tasks.get(position)
-
-    def tasks(self) -> set[PoolTask]:
-        with self._lock:
-            return set(self._tasks.values())
-
-    def give_up(self) -> set[PoolTask]:
-        """The tasks without an outcome, which will have none."""
-        with self._lock:
-            left = set(self._tasks.values())
-            self._tasks.clear()
-            return left
-
-    def progress(self) -> Progress:
-        far = super().progress()
-        return replace(far, total=far.done + len(self._tasks))
-
-    def done(self) -> bool:
-        return not self._tasks
-
-    def note_ended(self, positions: Sequence[int], failed: int, retries: int) -> None:
-        """A worker has delivered the outcomes elsewhere."""
-        with self._lock:
-            for position in positions:
-                self._tasks.pop(position, None)
-        self.note_counted(len(positions), failed, retries)
-
-    def note_outcomes(self, outcomes: list[Outcome], retries: int = 0) -> None:
-        self.note_task_outcomes(outcomes, retries)
-
-    def note_task_outcomes(self, outcomes: list[Outcome], retries: int = 0, seconds: float = 0.0) -> None:
-        """The same, with the seconds that all of them took together."""
-        found: dict[PoolTask, list[Outcome]] = {}
-        with self._lock:
-            for outcome in outcomes:
-                task = self._tasks.pop(outcome.index, None)
-                if task is not None:
-                    found.setdefault(task, []).append(outcome)
-        self.note_counted(len(outcomes), sum(outcome.error is not None for outcome in outcomes), retries)
-        for task, its in found.items():
-            task.ended(its, seconds * len(its) / len(outcomes))
-            task.note_kept()
-
-    def fail(self, error: BaseException) -> None:
-        with self._lock:
-            positions = list(self._tasks)
-        self.note_outcomes([Outcome(position, error=error) for position in positions])
-        super().fail(error)
 
 
 class PoolSender(BatchSender[Outcomes]):
@@ -268,11 +163,11 @@ class PoolSender(BatchSender[Outcomes]):
             while self._waiting:
                 messages.append(self._message(self._envelope_of(1 if self.membership.is_strict else self._size(1))))
         elif self._waiting and self.membership.limit:
-            lanes = min(self._slots(client), self.membership.limit)
+            slots = min(self._slots(client), self.membership.limit)
             # Few, since the queue is short: the fewer, the more tasks share the cost of one.
-            most = min(self.membership.limit, lanes + max(1, lanes // 2))
-            while self._waiting and len(self._in_flight) < (most if self._is_worth_it() else lanes):
-                messages.append(self._message(self._envelope_of(self._size(lanes))))
+            most = min(self.membership.limit, slots + max(1, slots // 2))
+            while self._waiting and len(self._in_flight) < (most if self._is_worth_it() else slots):
+                messages.append(self._message(self._envelope_of(self._size(slots))))
         if self._is_leaving and not messages:  # What was cut before has been published by now.
             self._has_left.set()
         return messages
@@ -316,10 +211,10 @@ class PoolSender(BatchSender[Outcomes]):
         pace = self._next_pace()
         return not pace.items or len(self._waiting) >= min(ENOUGH, SECONDS / max(pace.seconds, 1e-6))
 
-    def _size(self, lanes: int) -> int:
+    def _size(self, slots: int) -> int:
         """Tasks of the next envelope: one while nothing is known of how long they take."""
         pace = self._next_pace()
-        return self.sizing.next_size(pace, len(self._waiting), lanes) if pace.items else 1
+        return self.sizing.next_size(pace, len(self._waiting), slots) if pace.items else 1
 
     def _envelope_of(self, size: int) -> Envelope:
         with self._adding:
