@@ -37,7 +37,7 @@ def test_every_queue_has_a_lane_that_reads_it():
 
 
 def test_every_beat_entry_names_a_task_and_a_queue_that_exist():
-    from graft.celery import app
+    from graft.config.celery_app import app
 
     app.loader.import_default_modules()
     for entry in beat_schedule(Settings(poc_tasks=True)).values():
