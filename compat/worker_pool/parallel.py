@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from graft.compat.worker_pool.errors import JoinError, ParallelError, PoolClosedError, TaskCancelled, TaskFailed
 from graft.compat.worker_pool.placement import Work
@@ -19,9 +19,6 @@ from graft.compat.worker_pool.pool_client import CallResult, Destination, PoolCl
 from graft.tasks.callables.importable import import_name
 from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, EnvelopeError, PoisonedError
 from graft.tasks.sending.pool_batch import PoolTask
-
-if TYPE_CHECKING:
-    from graft.compat.worker_pool.pool import WorkerPool
 
 
 class Parallel:
@@ -34,17 +31,6 @@ class Parallel:
     _call_seconds: float
     _item_seconds: float
     _batch_seconds: float
-
-    @classmethod
-    def new(cls: type[WorkerPool], worker_count: int, queue_capacity: int) -> WorkerPool:  # type: ignore[misc]
-        """A pool that is started; it meets the broker at its first call.
-
-        Raises:
-            ValueError: *worker_count* or *queue_capacity* is below 1.
-        """
-        if queue_capacity < 1:
-            raise ValueError(f"queue_capacity={queue_capacity} must be at least 1")
-        return cls(worker_count, queue_capacity)
 
     def worker_count(self) -> int:
         """The number of workers, as given."""

@@ -61,6 +61,17 @@ class WorkerPool(Parallel):
         capacity = _one_of("queue_size", queue_size, "queue_capacity", queue_capacity)
         self._set_up(type(self).__name__, workers, workers, capacity, processor, name, place)
 
+    @classmethod
+    def new(cls, worker_count: int, queue_capacity: int) -> Self:
+        """A pool that is started; it meets the broker at its first call.
+
+        Raises:
+            ValueError: *worker_count* or *queue_capacity* is below 1.
+        """
+        if queue_capacity < 1:
+            raise ValueError(f"queue_capacity={queue_capacity} must be at least 1")
+        return cls(worker_count, queue_capacity)
+
     def _set_up(
         self,
         kind: str,
