@@ -66,7 +66,7 @@ def watch(sender: BatchSender[Outcomes]) -> None:
     watched = part(_Watched)
     with watched.lock:
         watched.senders.add(sender)
-        if watched.thread is None:
+        if watched.thread is None or not watched.thread.is_alive():
             watched.thread = threading.Thread(target=_publish, args=(watched,), name="graft-progress", daemon=True)
             watched.thread.start()
 
@@ -80,7 +80,6 @@ def running(client: Any = None) -> list[BatchNote]:
 
 
 def _publish(watched: _Watched) -> None:
-    client = connect(client_name="graft-progress")
     while True:
         time.sleep(EVERY)
         with watched.lock:
@@ -89,13 +88,16 @@ def _publish(watched: _Watched) -> None:
                 watched.senders.discard(sender)
             if not current and not watched.published:
                 watched.thread = None
-                client.close()
                 return
         try:
-            for sender in _write(current, watched.published, client):
+            # Not a client of its own: a batch that nobody will ever answer keeps this thread alive, perhaps for longer
+            # than the settings that it began with.
+            for sender in _write(current, watched.published, shared()):
                 sender.cancel()
         except (redis.RedisError, OSError) as error:
             logger.debug("the progress of batches cannot be published: %s", error)
+        except Exception:  # One batch that cannot tell how far it is must not hide the others for good.
+            logger.exception("the progress of batches cannot be published")
 
 
 def _write(current: list[BatchSender[Outcomes]], published: set[str], client: Any) -> list[BatchSender[Outcomes]]:
