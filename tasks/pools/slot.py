@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal
 
 from celery.exceptions import Ignore
+from redis.exceptions import NoScriptError
 
 from graft.tasks import codec
 from graft.tasks.envelope import Envelope, PoolRef, Report
@@ -76,12 +77,20 @@ class Slot:
         results = self._results(outcomes, seconds) if ref.to == "stream" and outcomes else ()
         total: Literal["completed", "abandoned"] = "abandoned" if self.number == MUST_NOT else "completed"
         failed = 0 if self.number == MUST_NOT else failed
-        self.pool.finish_on(pipe, self.member, ref.client, total, tasks, failed, report.busy, results)
+        self._finish = self.pool.finish_on(pipe, self.member, ref.client, total, tasks, failed, report.busy, results)
         if ref.to == "caller":
             return report
         if ref.to == "nobody":
             self._log(report)
         return replace(report, values=[all_failed], packed=False)
+
+    def execute(self, pipe: Any) -> None:
+        """Execute the pipeline on which the slot was given back, and publish what is due then."""
+        try:
+            due = pipe.execute()[0]
+        except NoScriptError:  # All else has been done.
+            due = self._finish()
+        due_messages.publish(due)
 
     def _results(self, outcomes: Sequence[tuple[int, bool, Any]], seconds: dict[int, float]) -> list[bytes]:
         keys = self.ref.keys

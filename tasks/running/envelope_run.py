@@ -22,7 +22,6 @@ from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_fr
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, PoisonedError
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
-from graft.tasks.pools import due_messages
 from graft.tasks.pools.slot import Slot
 from graft.tasks.results.early_outcomes import EarlyPublisher
 from graft.tasks.results.result_store import acknowledge, publish, result_text
@@ -187,9 +186,10 @@ class EnvelopeRun:
             self.record.forget(pipe, payloads.BODY + envelope.id)
             items = len(outcomes.values) + len(outcomes.errors)
             function_stats.add(pipe, envelope.function.name, items, outcomes.busy, len(outcomes.errors))
-            answers = pipe.execute()
-        if self.slot is not None:
-            due_messages.publish(answers[0])
+            if self.slot is None:
+                pipe.execute()
+            else:
+                self.slot.execute(pipe)
         return text
 
     def _give_slot_back(self, slot: Slot, pipe: Any, report: Report, outcomes: RunOutcomes) -> Report:

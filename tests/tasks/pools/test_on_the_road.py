@@ -93,6 +93,20 @@ def test_tasks_are_counted_under_their_own_callable(stack):
     assert counted()[0] - before == 30
 
 
+def test_a_slot_comes_free_though_redis_has_forgotten_the_script(stack, redis, tmp_path):
+    gate = tmp_path / "gate"
+    with WorkerPool(1, 5) as pool:
+        pool.submit_task(Task("held", functools.partial(work.hold, str(gate))))
+        wait_until(lambda: pool.statistics()["running"] == 1, WAIT)
+        redis.script_flush()
+        gate.touch()
+        assert pool.get_result().get(WAIT).task_id == "held"
+        wait_until(lambda: pool.statistics()["running"] == 0, WAIT)
+        pool.submit_task(Task("next", 1))
+        assert pool.get_result().get(WAIT).output == 1
+    assert pool.metrics().tasks_processed == 2
+
+
 def test_a_task_that_takes_long_does_not_hold_up_those_that_left_with_it(stack, tmp_path):
     with WorkerPool(2, 50) as pool:
         for _ in range(40):
