@@ -18,9 +18,10 @@ from graft.compat.worker_pool.errors import (
 )
 from graft.compat.worker_pool.parallel import Parallel
 from graft.compat.worker_pool.placement import Work
-from graft.compat.worker_pool.pool_client import PoolClient, wait_until
+from graft.compat.worker_pool.pool_client import PoolClient
 from graft.compat.worker_pool.processor import TaskProcessor
 from graft.compat.worker_pool.stream import ResultStream
+from graft.compat.worker_pool.waiting import wait_until
 from graft.tasks.pools.slot import identity
 from graft.tasks.pools.state import Limits
 from graft.tasks.sending.pool_batch import PoolTask

@@ -23,6 +23,7 @@ from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostE
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
 from graft.tasks.pools.slot import Slot
+from graft.tasks.results import early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
 from graft.tasks.results.result_store import acknowledge, publish, result_text
 from graft.tasks.running import work_stealing
@@ -152,6 +153,8 @@ class EnvelopeRun:
             self.record.note_children(self.children)
         except redis.RedisError as error:  # Should this run end with its process, they run here once more.
             logger.warning("the children of envelope %s could not be recorded: %r", self.envelope.id, error)
+        if self.envelope.pool is not None:  # Whoever waits for their results in a stream need not wait for ours.
+            early_outcomes.publish(self.envelope.id, Report([], [], False, 0.0, 0.0, 0, children=children))
         return True
 
     # ---- an ItemRecorder --------------------------------------------------------------------------------------------

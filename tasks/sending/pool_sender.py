@@ -29,7 +29,9 @@ from graft.tasks.ids import new_id
 from graft.tasks.messages import payloads
 from graft.tasks.pools import due_messages
 from graft.tasks.pools.due_messages import QUEUE
-from graft.tasks.pools.state import RedisPool, Waiting
+from graft.tasks.pools.slot import Row
+from graft.tasks.pools.state import RedisPool, Waiting, redis_or_error
+from graft.tasks.results import early_outcomes
 from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.results.result_store import open_report
 from graft.tasks.results.subscriber import Result, failure_of, inbox
@@ -51,7 +53,9 @@ QUIET: Final = 1.0  # Seconds without a task after which the next one begins ano
 class Membership:
     """This process as a client of a pool. ``limit`` is the number of slots, 0 until the pool has been started.
 
-    ``answered`` is told of each envelope that has ended, and whether it makes room for many.
+    ``answered`` is told of each envelope that has ended, and whether it makes room for many; ``arrived`` of the results
+    that came with its report: their slot, the worker's name, and rows. Where not ``is_reported``, results go to the
+    list in Redis instead.
     """
 
     pool: RedisPool
@@ -61,6 +65,8 @@ class Membership:
     label: str
     capacity: int
     answered: Callable[[bool], None]
+    arrived: Callable[[int, str, Sequence[Row]], None]
+    is_reported: bool
     limit: int = 0
 
 
@@ -131,6 +137,9 @@ class PoolSender(BatchSender[Outcomes]):
         with self._adding:
             self.is_finished = True
             self._waiting.clear()
+        if self._members:  # What has ended by now, and its report is on the way.
+            with redis_or_error():
+                inbox().look_up(list(self._members))
         if (left := self.burst.give_up()) and self._members:
             cancellation.cancel(self.burst.id, settings().result_ttl)
         for envelope_id in list(self._members):
@@ -228,11 +237,10 @@ class PoolSender(BatchSender[Outcomes]):
                 chosen.append(self._waiting.popleft())
         positions = [first + index for first, task in chosen for index in range(len(task.frames))]
         member, since = self.membership, f"{head.since:016x}"
-        ref = PoolRef(
-            member.pool.name, member.pool.generation, member.client, head.score, since,
-            {first: task.key for first, task in chosen} if head.to == "stream" else {}, head.to,
-            is_unit=len(chosen) == 1, is_shared=member.is_shared,
-        )  # fmt: skip
+        to = "report" if head.to == "stream" and member.is_reported else head.to
+        keys = {first: task.key for first, task in chosen} if to == "stream" else {}
+        pool, is_unit = member.pool, len(chosen) == 1
+        ref = PoolRef(pool.name, pool.generation, member.client, head.score, since, keys, to, is_unit)
         envelope = Envelope(
             new_id(), self.burst.id, _stored(head), positions,
             [frame for _, task in chosen for frame in task.frames], True, head.unpack, timeout=head.timeout,
@@ -262,6 +270,10 @@ class PoolSender(BatchSender[Outcomes]):
     # ---- on the subscriber's thread ---------------------------------------------------------------------------------
 
     def answered(self, envelope_id: str, result: Result) -> None:
+        if isinstance(result, Mapping) and result["status"] == early_outcomes.EARLY:
+            if (running := self._in_flight.get(envelope_id)) is not None:
+                self._expect_children(envelope_id, running, early_outcomes.read(result, envelope_id).children)
+            return
         error = failure_of(result) if isinstance(result, Mapping) else result
         if isinstance(error, EnvelopeLostError):
             if self.membership.pool.is_waiting(self._members.get(envelope_id, "")):
@@ -281,14 +293,21 @@ class PoolSender(BatchSender[Outcomes]):
             self._end(envelope_id, sent, error)
         elif isinstance(result, Mapping):
             children = self._take_result(envelope_id, str(result["result"]), sent)
-        since = self._members.pop(envelope_id, "")[: -len(envelope_id)]
-        if children:
-            self._members.update((child_id, since + child_id) for child_id, _ in children)
-            self._in_flight.add_children(children)
-            inbox().expect_children([child_id for child_id, _ in children], self.answered)
-        self._wake(self)
+        self._expect_children(envelope_id, sent, children)
+        self._members.pop(envelope_id, None)
+        if self._waiting:
+            self._wake(self)
         # Whoever waits for room had better come back for a good part of it.
         self.membership.answered(8 * len(sent.positions) >= self.membership.capacity or not len(self._in_flight))
+
+    def _expect_children(self, envelope_id: str, sent: SentEnvelope, children: Sequence[Child]) -> None:
+        """Wait for the results of *children*, which have items of an envelope, as far as this is news."""
+        since = self._members.get(envelope_id, "")[: -len(envelope_id)]
+        if news := [child for child in children if child[1][0] not in sent.early]:
+            sent.early.update(position for _, positions in news for position in positions)
+            self._members.update((child_id, since + child_id) for child_id, _ in news)
+            self._in_flight.add_children(news)
+            inbox().expect_children([child_id for child_id, _ in news], self.answered)
 
     def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         task = self.burst.task_at(sent.positions[0])
@@ -301,6 +320,9 @@ class PoolSender(BatchSender[Outcomes]):
             run = Run(len(report.positions), report.busy, report.elapsed)
             self._paces[_name(task)] = self._paces.get(_name(task), Pace()).updated(run, max(sent.size, report.size))
         if task is None or task.to != "caller":
+            for slot, worker, rows in report.values[1:]:
+                keyed = [(its.key, *row) for at, *row in rows if (its := self.burst.task_at(at)) is not None]
+                self.membership.arrived(slot, worker, keyed)
             self.burst.note_ended(report.positions, report.values[0], report.retries)
         else:
             self.burst.note_task_outcomes(list(report.outcomes()), report.retries, report.busy)
@@ -308,13 +330,13 @@ class PoolSender(BatchSender[Outcomes]):
 
     def _end(self, envelope_id: str, sent: SentEnvelope, error: BaseException) -> None:
         """No worker has reported for this envelope, nor will: its slot and its places are free."""
-        tasks = len({id(task) for at in sent.positions if (task := self.burst.task_at(at)) is not None})
+        tasks = len({id(task) for at in sent.pending if (task := self.burst.task_at(at)) is not None})
         pool, member = self.membership.pool, self._members.get(envelope_id, "")
         try:
             due_messages.publish(pool.finish(member, self.membership.client, tasks, tasks, 0.0))
         except BrokerUnavailable as outage:
             logger.warning("a slot of pool %s stays taken: %s", pool.name, outage)
-        self._note_failed(sent.positions, error)
+        self._note_failed(sent.pending, error)
 
     def _drop(self, unsent: Sequence[tuple[int, PoolTask]], error: BaseException) -> None:
         """Tasks that were accepted are not sent."""
