@@ -39,8 +39,10 @@ class Mailbox:
             return None
 
     def wait(self, seconds: float) -> None:
+        """Until there may be a result, and *seconds* at most."""
         with self.changed:
-            self.changed.wait_for(lambda: self._results, seconds)
+            if not self._results:
+                self.changed.wait(seconds)
 
 
 def pop(key: str, wait: float) -> list[Result]:

@@ -265,11 +265,10 @@ class PoolClient:
 
     def is_drained(self) -> bool:
         """Whether everything that was accepted has been finished."""
+        if self.threads.is_running or not all(sender.burst.done() for sender in self._senders):
+            return self.status().state in ("closed", "gone")
         status = self.status()
-        if status.state in ("closed", "gone"):
-            return True
-        is_answered = not self.threads.is_running and all(sender.burst.done() for sender in self._senders)
-        return is_answered and status.is_drained
+        return status.state in ("closed", "gone") or status.is_drained
 
     def drop(self) -> list[str]:
         """Abandon what waits; the envelopes that still run."""
@@ -289,6 +288,7 @@ class PoolClient:
             if isinstance(pool, RedisPool) and last.state != "gone" and (self.is_alone or not last.running):
                 pool.forget(keep_results=not self.is_alone)
             self._last = last
+        self.mailbox.put()  # Readers look once more, and find the end.
         self.submission.stop()
 
     def _end_tasks(self) -> None:

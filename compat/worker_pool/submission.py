@@ -25,7 +25,7 @@ logger = logging.getLogger("graft.compat.worker_pool")
 
 Pool = RedisPool | LocalPool
 
-AHEAD: Final = 128  # Places that a process reserves at once while it submits in quick succession.
+AHEAD: Final = 512  # Places that a process reserves at once while it submits in quick succession.
 IDLE: Final = 0.003  # Seconds without a submission after which unused places go back.
 LOOK_EVERY: Final = 0.05  # Seconds after which a full queue is asked again, though nothing of ours has ended,
 LOOK_SOONER: Final = 0.01  # where others may have made the room.
@@ -51,7 +51,7 @@ class Submission:
         self._asking = threading.Lock()
         self._places = 0
         self._was_full = False
-        self._is_closed = self._is_stopped = False
+        self._is_closed = self._is_stopped = self._is_resting = False
         self._last = self._full = 0.0
         self.look_every = LOOK_EVERY
         self.thread: threading.Thread | None = None
@@ -102,7 +102,8 @@ class Submission:
                     with self._changed:
                         self._places += granted - 1
                         self._last = time.monotonic()
-                        self._changed.notify_all()
+                        if self._is_resting:
+                            self._changed.notify_all()
                     return True
                 if not others or time.monotonic() > deadline:
                     return False
@@ -138,7 +139,8 @@ class Submission:
                 now = time.monotonic()
                 is_idle = self._places and now - self._last >= IDLE
                 if not (self._is_stopped or is_idle or now >= due):
-                    self._changed.wait(IDLE if self._places else due - now)
+                    self._is_resting = not self._places
+                    self._changed.wait(due - now if self._is_resting else self._last + IDLE - now)
                     continue
             due = time.monotonic() + TEND_EVERY
             try:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from graft.config.deployment import settings
@@ -45,7 +45,8 @@ from graft.tasks.sending.sizing import Pace, Run, Sizing
 logger = logging.getLogger(__name__)
 
 SECONDS: Final = 0.1  # Work in one envelope: a place in the queue is known to be free when its envelope has ended.
-ENOUGH: Final = 64  # Tiny tasks that are worth an envelope of their own.
+LONG: Final = 0.2  # The same where several times as much waits for each slot: who is last in line hardly notices.
+ENOUGH: Final = 256  # Tiny tasks that are worth an envelope of their own.
 QUIET: Final = 1.0  # Seconds without a task after which the next one begins another batch.
 
 
@@ -81,6 +82,8 @@ class PoolSender(BatchSender[Outcomes]):
         self._next = 0
         self.membership = membership
         self.sizing = Sizing(SECONDS, settings().envelope_items, settings().envelope_limit)
+        self._long = replace(self.sizing, seconds=LONG)
+        self._found = 1  # Pool processes of live workers.
         self._adding = threading.Lock()
         self._waiting: deque[tuple[int, PoolTask]] = deque()
         self._paces: dict[str, Pace] = {}
@@ -102,7 +105,10 @@ class PoolSender(BatchSender[Outcomes]):
             self.burst.add(self._next, task)
             self._waiting.append((self._next, task))
             self._next += len(task.frames)
-        (publisher().start if is_first else publisher().wake)(self)
+        if is_first:
+            publisher().start(self)
+        elif self._is_parking or self._may_leave(task):  # Else an answer wakes the publisher.
+            publisher().wake(self)
         return True
 
     def withdraw(self, tasks: set[PoolTask]) -> None:
@@ -126,6 +132,8 @@ class PoolSender(BatchSender[Outcomes]):
                 self._members.pop(envelope_id, None)
                 if (sent := self._in_flight.answered(envelope_id)) is not None:
                     self._note_failed(sent.positions, error)
+            if self._waiting:  # There is room for it now, and no answer to come may say so.
+                self._wake(self)
 
     @property
     def is_over(self) -> bool:
@@ -172,11 +180,9 @@ class PoolSender(BatchSender[Outcomes]):
             while self._waiting:
                 messages.append(self._message(self._envelope_of(1 if self.membership.is_strict else self._size(1))))
         elif self._waiting and self.membership.limit:
-            slots = min(self._slots(client), self.membership.limit)
-            # Few, since the queue is short: the fewer, the more tasks share the cost of one.
-            most = min(self.membership.limit, slots + max(1, slots // 2))
-            while self._waiting and len(self._in_flight) < (most if self._is_worth_it() else slots):
-                messages.append(self._message(self._envelope_of(self._size(slots))))
+            self._found = self._slots(client)
+            while self._waiting and self._may_leave(self._waiting[0][1]):
+                messages.append(self._message(self._envelope_of(self._size(min(self._found, self.membership.limit)))))
         if self._is_leaving and not messages:  # What was cut before has been published by now.
             self._has_left.set()
         return messages
@@ -211,19 +217,26 @@ class PoolSender(BatchSender[Outcomes]):
         sent = self._in_flight.get(envelope_id)
         return self.burst.task_at(sent.positions[0]) if sent else None
 
-    def _next_pace(self) -> Pace:
-        _, first = self._waiting[0]
-        return self._paces.get(_name(first), Pace())
+    def _may_leave(self, task: PoolTask) -> bool:
+        """Whether an envelope with *task* may: there is a process without one, or enough to do for one to wait.
 
-    def _is_worth_it(self) -> bool:
-        """Whether enough waits for an envelope to leave although every process has one."""
-        pace = self._next_pace()
+        Short tasks do not wait there: their queue is short, and the fewer envelopes, the more share the cost of one.
+        """
+        limit, sent = self.membership.limit, len(self._in_flight)
+        if sent < min(limit, self._found):
+            return True
+        if sent >= min(limit, 2 * self._found):
+            return False
+        pace = self._paces.get(_name(task), Pace())
         return not pace.items or len(self._waiting) >= min(ENOUGH, SECONDS / max(pace.seconds, 1e-6))
 
     def _size(self, slots: int) -> int:
         """Tasks of the next envelope: one while nothing is known of how long they take."""
-        pace = self._next_pace()
-        return self.sizing.next_size(pace, len(self._waiting), slots) if pace.items else 1
+        pace, waiting = self._paces.get(_name(self._waiting[0][1]), Pace()), len(self._waiting)
+        if not pace.items:
+            return 1
+        size = self.sizing.next_size(pace, waiting, slots)
+        return size if self._is_parking else max(size, self._long.next_size(pace, max(waiting // 4, 1), slots))
 
     def _envelope_of(self, size: int) -> Envelope:
         with self._adding:
