@@ -21,6 +21,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
+        self.reading = threading.Lock()  # Held by who fetches results from Redis.
         self._results: deque[Result] = deque()
 
     def put(self, *results: Result) -> None:

@@ -154,7 +154,7 @@ class WorkerPool(Parallel):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise SubmitTimeoutError
-            self._client.wait_for_room(left)
+            self._client.submission.wait_for_room(left)
 
     def get_result(self) -> ResultStream:
         """The pool's one stream of results, the same at each call."""

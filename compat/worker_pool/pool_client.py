@@ -19,13 +19,12 @@ from graft.compat.worker_pool.delivery import Delivery
 from graft.compat.worker_pool.errors import PoolClosedError
 from graft.compat.worker_pool.local_state import LocalPool
 from graft.compat.worker_pool.local_threads import LocalThreads
-from graft.compat.worker_pool.mailbox import Mailbox, pop
+from graft.compat.worker_pool.mailbox import Mailbox
 from graft.compat.worker_pool.placement import Placed, Placing
-from graft.compat.worker_pool.process_end import Clients, calling, leave
+from graft.compat.worker_pool.process_end import calling, follow_forks, leave
 from graft.compat.worker_pool.submission import Pool, Submission
-from graft.config.deployment import part
 from graft.tasks.pools import due_messages
-from graft.tasks.pools.state import Limits, PoolStatus, RedisPool, State, redis_or_error
+from graft.tasks.pools.state import Limits, PoolStatus, RedisPool, State
 from graft.tasks.sending.pool_batch import CallResult, Destination, PoolTask
 from graft.tasks.sending.pool_sender import Membership, PoolSender
 from graft.tasks.sending.publisher import publisher
@@ -68,9 +67,7 @@ class PoolClient:
         self._senders: list[PoolSender] = []  # The last one takes new tasks; the others have answers to come.
         self._finalizer: weakref.finalize[..., PoolClient] | None = None
         self.mailbox = Mailbox()
-        self._reading = threading.Lock()
-        self._room = threading.Condition()
-        part(Clients).add(self)
+        follow_forks(self)
 
     # ---- opening ---------------------------------------------------------------------------------------------------
 
@@ -95,16 +92,16 @@ class PoolClient:
         self.mailbox = Mailbox()
         self.deliver = Delivery(self.mailbox, self.name)
         me = weakref.ref(self)
-        self.threads = LocalThreads(pool, client, self.limits.workers, calling(me, PoolClient.note_room))
+        self.submission = Submission(pool, client, calling(me, PoolClient.note_state), is_strict=self.is_strict)
+        self.threads = LocalThreads(pool, client, self.limits.workers, self.submission.note_room)
         self._senders = []
         if isinstance(pool, RedisPool):
             self._membership = Membership(
                 pool, client, self.is_strict, not self.is_private, self._label, self.limits.capacity,
-                calling(me, PoolClient.note_room), self.mailbox.note_rows, self.is_alone,
+                self.submission.note_room, self.mailbox.note_rows, self.is_alone,
             )  # fmt: skip
             self._membership.limit = self._limit if self.is_started else 0
         self.client = client
-        self.submission = Submission(pool, client, calling(me, PoolClient.note_state), is_strict=self.is_strict)
         self._pool = pool
         if self._finalizer is not None:
             self._finalizer.detach()  # It is the parent's.
@@ -123,7 +120,7 @@ class PoolClient:
             self._end_tasks()
 
     def _set_limit(self, limit: int) -> None:
-        self.submission.note_room()
+        self.submission.note_room(is_much=False)
         if self.is_in_redis:
             self._membership.limit = limit
             for sender in self._senders:
@@ -139,7 +136,7 @@ class PoolClient:
 
     def after_fork(self) -> None:
         """A child has none of the parent's threads, and none of its results and futures."""
-        self._opening, self._reading, self._room = threading.Lock(), threading.Lock(), threading.Condition()
+        self._opening = threading.Lock()
         if self._pool is not None:
             self._equip(self._pool)
 
@@ -198,18 +195,6 @@ class PoolClient:
         if task.is_kept is not None:  # What is accepted must be seen by the next worker that becomes free.
             task.is_kept.wait(KEPT_WITHIN)
 
-    def note_room(self, is_much: bool = True) -> None:
-        """A task of this process has ended; *is_much*: those who wait for room should look now."""
-        self.submission.note_room()
-        if is_much:
-            with self._room:
-                self._room.notify_all()
-
-    def wait_for_room(self, seconds: float) -> None:
-        """Until there may be room, and *seconds* at most."""
-        with self._room:
-            self._room.wait(min(seconds, self.submission.look_every))
-
     def withdraw(self, tasks: Sequence[PoolTask]) -> None:
         """Take out what has not begun of *tasks*; nobody waits for it any more."""
         try:
@@ -218,36 +203,6 @@ class PoolClient:
                 sender.withdraw({task for task in tasks if task.call is None})
         except ConnectionError as error:
             logger.debug("tasks could not be withdrawn: %s", error)
-
-    # ---- the stream of results -------------------------------------------------------------------------------------
-
-    def read(self, seconds: float) -> bool:
-        """Move results into the mailbox, waiting up to *seconds* for the first; False when somebody else is reading."""
-        if not self._reading.acquire(blocking=False):
-            return False
-        try:
-            pool = self.open()
-            if self.is_alone or not isinstance(pool, RedisPool):
-                self.mailbox.wait(seconds)
-                return True
-            with redis_or_error():
-                is_awaited_elsewhere = self.threads.was_used or self.is_private
-                results = pop(pool.results_key, min(seconds, 0.02) if is_awaited_elsewhere else seconds)
-            if results:
-                self.mailbox.put(*results)
-                self.submission.note_room()
-        finally:
-            self._reading.release()
-        return True
-
-    def is_over(self) -> bool:
-        """Whether no result will come any more: the pool is down, and all it left has been read."""
-        if self.threads.is_running or self.status().state not in ("closed", "gone"):
-            return False
-        if self._last is None:
-            self.finish()
-        self.read(0.0)
-        return True
 
     # ---- figures and the end ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from graft.compat.worker_pool.submission import Submission
-from graft.config.deployment import existing
 from graft.tasks.sending.pool_sender import PoolSender
 
 LAST_WORDS: Final = 2.0  # Seconds that a process waits at its end for what it has accepted to be in Redis.
@@ -42,27 +41,22 @@ class Forking(Protocol):
     def after_fork(self) -> None: ...
 
 
-class Clients:
-    """The pools of this process, which come along into a forked child."""
-
-    def __init__(self) -> None:
-        self._all: weakref.WeakSet[Forking] = weakref.WeakSet()
-
-    def add(self, client: Forking) -> None:
-        self._all.add(client)
-
-    def before_fork(self) -> None:
-        for client in list(self._all):
-            client.before_fork()
-
-    def after_fork(self) -> None:
-        for client in list(self._all):
-            client.after_fork()
+_clients: weakref.WeakSet[Forking] = weakref.WeakSet()
 
 
-def _before_fork() -> None:
-    if (clients := existing(Clients)) is not None:
-        clients.before_fork()
+def follow_forks(client: Forking) -> None:
+    """Have *client* told of forks: it comes along into the child."""
+    _clients.add(client)
 
 
-os.register_at_fork(before=_before_fork)
+def _before() -> None:
+    for client in list(_clients):
+        client.before_fork()
+
+
+def _in_child() -> None:
+    for client in list(_clients):
+        client.after_fork()
+
+
+os.register_at_fork(before=_before, after_in_child=_in_child)  # The deployment's own, imported above, goes first.

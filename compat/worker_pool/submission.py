@@ -53,7 +53,8 @@ class Submission:
         self._was_full = False
         self._is_closed = self._is_stopped = self._is_resting = False
         self._last = self._full = 0.0
-        self.look_every = LOOK_EVERY
+        self._look_every = LOOK_EVERY
+        self._room = threading.Condition()
         self.thread: threading.Thread | None = None
         if isinstance(pool, RedisPool):
             self.thread = threading.Thread(target=self._tend, name="graft-pool", daemon=True)
@@ -93,7 +94,7 @@ class Submission:
                 wanted = AHEAD if is_quick else 1
                 state, granted, others = self.pool.reserve(self.client, wanted, ready)
                 self._full = time.monotonic() if granted < wanted and not others else 0.0
-                self.look_every = LOOK_SOONER if others else LOOK_EVERY
+                self._look_every = LOOK_SOONER if others else LOOK_EVERY
                 if state not in ("new", "running"):
                     self.refuse()
                     raise PoolClosedError
@@ -110,9 +111,17 @@ class Submission:
                 time.sleep(0.002)
             return True
 
-    def note_room(self) -> None:
-        """A task of this client has ended: a queue that was full has room again."""
+    def note_room(self, is_much: bool = True) -> None:
+        """A task of this client has ended: a full queue has room again; *is_much*: who waits for it should look now."""
         self._full = 0.0
+        if is_much:
+            with self._room:
+                self._room.notify_all()
+
+    def wait_for_room(self, seconds: float) -> None:
+        """Until there may be room, and *seconds* at most."""
+        with self._room:
+            self._room.wait(min(seconds, self._look_every))
 
     def refuse(self) -> None:
         """Accept nothing from now on."""
