@@ -58,8 +58,8 @@ class PoolRef:
     """The worker pool under whose bounds an envelope runs (pools/slot.py), and where its outcomes go.
 
     The smallest ``score`` goes first, then the smallest ``since``. ``keys`` are the caller's own names of the items, by
-    position. With ``is_unit`` all items are one task of the pool. With ``is_shared`` several processes may read its
-    stream, so each outcome is a piece of its own there.
+    position. With ``is_unit`` all items are one task of the pool. Where only the sender reads the stream, outcomes
+    go there in the ``report``.
     """
 
     name: str
@@ -68,9 +68,8 @@ class PoolRef:
     score: float
     since: str
     keys: dict[int, Any]
-    to: Literal["stream", "caller", "nobody"]
+    to: Literal["stream", "report", "caller", "nobody"]
     is_unit: bool
-    is_shared: bool
 
 
 @dataclass(frozen=True, slots=True)

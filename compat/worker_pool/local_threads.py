@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from graft.compat.worker_pool.delivery import DROPPED
 from graft.compat.worker_pool.submission import Pool
 from graft.config.deployment import settings
 from graft.tasks.envelope import Outcome
-from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, ItemTimeoutError
+from graft.tasks.errors import BrokerUnavailable, ItemTimeoutError
 from graft.tasks.pools import due_messages
 from graft.tasks.pools.state import HAS_TO_WAIT, Waiting
 from graft.tasks.sending.pool_batch import PoolTask
@@ -25,7 +26,6 @@ logger = logging.getLogger("graft.compat.worker_pool")
 
 LOOK_EVERY: Final = 0.01
 REST: Final = 1.0  # Seconds without work after which a thread ends.
-DROPPED: Final = [Outcome(0, error=CancelledBatchError("dropped before it ran"))]
 
 
 class LocalThreads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from graft.compat.worker_pool.data import Result
@@ -12,7 +13,7 @@ from graft.compat.worker_pool.processor import as_result
 from graft.config.redis_client import shared
 from graft.tasks import codec
 from graft.tasks.errors import EnvelopeError
-from graft.tasks.pools.slot import RESULTS
+from graft.tasks.pools.slot import RESULTS, Row
 
 
 class Mailbox:
@@ -20,12 +21,17 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
+        self.reading = threading.Lock()  # Held by who fetches results from Redis.
         self._results: deque[Result] = deque()
 
     def put(self, *results: Result) -> None:
         with self.changed:
             self._results.extend(results)
             self.changed.notify_all()
+
+    def note_rows(self, slot: int, worker: str, rows: Iterable[Row]) -> None:
+        """Put the results in that came in the report of *worker*."""
+        self.put(*_results_of(slot, worker, rows))
 
     def take(self) -> Result | None:
         try:
@@ -34,21 +40,19 @@ class Mailbox:
             return None
 
     def wait(self, seconds: float) -> None:
+        """Until there may be a result, and *seconds* at most."""
         with self.changed:
-            self.changed.wait_for(lambda: self._results, seconds)
+            if not self._results:
+                self.changed.wait(seconds)
 
 
-def pop(key: str, wait: float, count: int) -> list[Result]:
-    """The results in up to *count* pieces from the head of the list *key*, after up to *wait* seconds for the first."""
-    pieces: list[bytes] = []
-    if wait > 0.002:  # Redis 6.2 takes less than a millisecond for "without end".
-        found = shared().blpop(key, timeout=wait)
-        if found is None:
-            return []
-        pieces = [found[1]]
-        count -= 1
-    pieces += shared().lpop(key, count) or [] if count else []
-    return [result for piece in pieces for result in _results(piece)]
+def pop(key: str, wait: float) -> list[Result]:
+    """The results in the piece at the head of the list *key*, after up to *wait* seconds for one."""
+    if wait <= 0.002:  # Redis 6.2 takes less than a millisecond for "without end".
+        piece = shared().lpop(key)
+        return [] if piece is None else _results(piece)
+    found = shared().blpop(key, timeout=wait)
+    return [] if found is None else _results(found[1])
 
 
 def _results(piece: bytes) -> list[Result]:
@@ -57,6 +61,10 @@ def _results(piece: bytes) -> list[Result]:
         slot, worker, rows = pickle.loads(codec.unseal(RESULTS, piece))
     except Exception as error:
         return [Result(error=error)]
+    return _results_of(slot, worker, rows)
+
+
+def _results_of(slot: int, worker: str, rows: Iterable[Row]) -> list[Result]:
     return [_result(content, succeeded, Result(key, None, None, seconds, slot, worker))
             for key, seconds, succeeded, content in rows]  # fmt: skip
 

@@ -15,10 +15,11 @@ from typing import Any, Self
 
 from graft.compat.worker_pool.errors import JoinError, ParallelError, PoolClosedError, TaskCancelled, TaskFailed
 from graft.compat.worker_pool.placement import Work
-from graft.compat.worker_pool.pool_client import CallResult, Destination, PoolClient, poll, wait_until_async
+from graft.compat.worker_pool.pool_client import PoolClient
+from graft.compat.worker_pool.waiting import poll, wait_until_async
 from graft.tasks.callables.importable import import_name
 from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, EnvelopeError, PoisonedError
-from graft.tasks.sending.pool_batch import PoolTask
+from graft.tasks.sending.pool_batch import CallResult, Destination, PoolTask
 
 
 class Parallel:

@@ -18,9 +18,10 @@ from graft.compat.worker_pool.errors import (
 )
 from graft.compat.worker_pool.parallel import Parallel
 from graft.compat.worker_pool.placement import Work
-from graft.compat.worker_pool.pool_client import PoolClient, wait_until
+from graft.compat.worker_pool.pool_client import PoolClient
 from graft.compat.worker_pool.processor import TaskProcessor
 from graft.compat.worker_pool.stream import ResultStream
+from graft.compat.worker_pool.waiting import wait_until
 from graft.tasks.pools.slot import identity
 from graft.tasks.pools.state import Limits
 from graft.tasks.sending.pool_batch import PoolTask
@@ -153,7 +154,7 @@ class WorkerPool(Parallel):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise SubmitTimeoutError
-            self._client.wait_for_room(left)
+            self._client.submission.wait_for_room(left)
 
     def get_result(self) -> ResultStream:
         """The pool's one stream of results, the same at each call."""

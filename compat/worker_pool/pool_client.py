@@ -6,50 +6,33 @@ submit ─ Placing ─┬─ travels ───► Submission, a place ─► Poo
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
-import time
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from typing import Any, Final, Literal
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Final, Literal
 from uuid import uuid4
 
 from graft.compat.placement import is_local
-from graft.compat.worker_pool.data import Result
+from graft.compat.worker_pool.delivery import Delivery
 from graft.compat.worker_pool.errors import PoolClosedError
 from graft.compat.worker_pool.local_state import LocalPool
-from graft.compat.worker_pool.local_threads import DROPPED, LocalThreads
-from graft.compat.worker_pool.mailbox import Mailbox, pop
+from graft.compat.worker_pool.local_threads import LocalThreads
+from graft.compat.worker_pool.mailbox import Mailbox
 from graft.compat.worker_pool.placement import Placed, Placing
-from graft.compat.worker_pool.processor import as_result
+from graft.compat.worker_pool.process_end import calling, follow_forks, leave
 from graft.compat.worker_pool.submission import Pool, Submission
-from graft.config.deployment import part
-from graft.tasks.envelope import Outcome
 from graft.tasks.pools import due_messages
-from graft.tasks.pools.state import Limits, PoolStatus, RedisPool, State, redis_or_error
-from graft.tasks.sending.pool_batch import Ended, PoolTask
+from graft.tasks.pools.state import Limits, PoolStatus, RedisPool, State
+from graft.tasks.sending.pool_batch import CallResult, Destination, PoolTask
 from graft.tasks.sending.pool_sender import Membership, PoolSender
 from graft.tasks.sending.publisher import publisher
 from graft.tasks.worker_runtime import in_worker
 
 logger = logging.getLogger("graft.compat.worker_pool")
 
-POLLS: Final = (0.001, 0.002, 0.005, 0.01, 0.02)  # Seconds between looks at a queue without room, or a pool's end.
-AT_ONCE: Final = 256  # Pieces of the stream in one read.
 KEPT_WITHIN: Final = 30.0  # Seconds for a task of a pool with an order to be in Redis.
-
-LAST_WORDS: Final = 2.0  # Seconds that a process waits at its end for what it has accepted to be in Redis.
-
-Destination = Literal["stream", "caller", "nobody"]
-CallResult = tuple[Sequence[Outcome], float]  # Of the items of one task, and the seconds that they took.
-
-
-def poll(attempt: int) -> float:
-    """Seconds until the next look."""
-    return POLLS[min(attempt, len(POLLS) - 1)]
 
 
 class PoolClient:
@@ -69,6 +52,7 @@ class PoolClient:
             raise ValueError(f"name={name!r} must be a text that is not empty")
         self.limits = limits
         self.is_private = name is None
+        self.is_alone = self.is_private  # No other process uses it; a child made by fork would.
         self.name = name or f"unnamed-{uuid4().hex}"
         self.is_in_redis = not is_local() and not in_worker() and (place != "local" or name is not None)
         only_here = "" if self.is_in_redis else "the pool is kept in this process (GRAFT_MODE=local, or inside a task)"
@@ -83,9 +67,7 @@ class PoolClient:
         self._senders: list[PoolSender] = []  # The last one takes new tasks; the others have answers to come.
         self._finalizer: weakref.finalize[..., PoolClient] | None = None
         self.mailbox = Mailbox()
-        self._reading = threading.Lock()
-        self._room = threading.Condition()
-        part(_Clients).add(self)
+        follow_forks(self)
 
     # ---- opening ---------------------------------------------------------------------------------------------------
 
@@ -108,25 +90,26 @@ class PoolClient:
     def _equip(self, pool: Pool) -> None:
         client = uuid4().hex
         self.mailbox = Mailbox()
+        self.deliver = Delivery(self.mailbox, self.name)
         me = weakref.ref(self)
-        self.threads = LocalThreads(pool, client, self.limits.workers, _calling(me, PoolClient.note_room))
+        self.submission = Submission(pool, client, calling(me, PoolClient.note_state), is_strict=self.is_strict)
+        self.threads = LocalThreads(pool, client, self.limits.workers, self.submission.note_room)
         self._senders = []
         if isinstance(pool, RedisPool):
             self._membership = Membership(
                 pool, client, self.is_strict, not self.is_private, self._label, self.limits.capacity,
-                _calling(me, PoolClient.note_room),
+                self.submission.note_room, self.mailbox.note_rows, self.is_alone,
             )  # fmt: skip
             self._membership.limit = self._limit if self.is_started else 0
         self.client = client
-        self.submission = Submission(pool, client, _calling(me, PoolClient.note_state), is_strict=self.is_strict)
         self._pool = pool
         if self._finalizer is not None:
             self._finalizer.detach()  # It is the parent's.
-        self._finalizer = weakref.finalize(self, _leave, self.submission, self._senders)
+        self._finalizer = weakref.finalize(self, leave, self.submission, self._senders)
 
     def leave(self) -> None:
         """Use the pool no more; what was accepted runs in its turn."""
-        _leave(self.submission, self._senders)
+        leave(self.submission, self._senders)
 
     def note_state(self, state: State, limit: int) -> None:
         """What the pool has become, here or by another process."""
@@ -137,7 +120,7 @@ class PoolClient:
             self._end_tasks()
 
     def _set_limit(self, limit: int) -> None:
-        self.submission.note_room()
+        self.submission.note_room(is_much=False)
         if self.is_in_redis:
             self._membership.limit = limit
             for sender in self._senders:
@@ -145,9 +128,15 @@ class PoolClient:
                     publisher().wake(sender)
         self.threads.wake()
 
+    def before_fork(self) -> None:
+        """Two processes will use the pool: from now on its results go where both can read them."""
+        self.is_alone = False
+        if self.is_in_redis and self._pool is not None:
+            self._membership.is_reported = False
+
     def after_fork(self) -> None:
         """A child has none of the parent's threads, and none of its results and futures."""
-        self._opening, self._reading, self._room = threading.Lock(), threading.Lock(), threading.Condition()
+        self._opening = threading.Lock()
         if self._pool is not None:
             self._equip(self._pool)
 
@@ -172,8 +161,8 @@ class PoolClient:
     ) -> PoolTask:
         """*placed* as a task of the pool; *future* is for outcomes that go to the caller."""
         work, score = placed.work, -float(priority) or 0.0
-        ended = _ended(self.mailbox, self.name, work.key, to, future)
-        task = PoolTask(work.key, to, ended, score, work.timeout, placed.function, placed.frames, work.unpack)
+        task = PoolTask(work.key, to, self.deliver, score, work.timeout, placed.function, placed.frames, work.unpack)
+        task.future = future
         if placed.function is None:
             task.call = work.run
         elif self.is_strict:
@@ -206,18 +195,6 @@ class PoolClient:
         if task.is_kept is not None:  # What is accepted must be seen by the next worker that becomes free.
             task.is_kept.wait(KEPT_WITHIN)
 
-    def note_room(self, is_much: bool = True) -> None:
-        """A task of this process has ended; *is_much*: those who wait for room should look now."""
-        self.submission.note_room()
-        if is_much:
-            with self._room:
-                self._room.notify_all()
-
-    def wait_for_room(self, seconds: float) -> None:
-        """Until there may be room, and *seconds* at most."""
-        with self._room:
-            self._room.wait(min(seconds, self.submission.look_every))
-
     def withdraw(self, tasks: Sequence[PoolTask]) -> None:
         """Take out what has not begun of *tasks*; nobody waits for it any more."""
         try:
@@ -226,36 +203,6 @@ class PoolClient:
                 sender.withdraw({task for task in tasks if task.call is None})
         except ConnectionError as error:
             logger.debug("tasks could not be withdrawn: %s", error)
-
-    # ---- the stream of results -------------------------------------------------------------------------------------
-
-    def read(self, seconds: float) -> bool:
-        """Move results into the mailbox, waiting up to *seconds* for the first; False when somebody else is reading."""
-        if not self._reading.acquire(blocking=False):
-            return False
-        try:
-            pool = self.open()
-            if not isinstance(pool, RedisPool) or (self._last is not None and self.is_private):
-                self.mailbox.wait(seconds)
-                return True
-            with redis_or_error():
-                wait = min(seconds, 0.02) if self.threads.was_used else seconds
-                results = pop(pool.results_key, wait, AT_ONCE if self.is_private else 1)
-            if results:
-                self.mailbox.put(*results)
-                self.submission.note_room()
-        finally:
-            self._reading.release()
-        return True
-
-    def is_over(self) -> bool:
-        """Whether no result will come any more: the pool is down, and all it left has been read."""
-        if self.threads.is_running or self.status().state not in ("closed", "gone"):
-            return False
-        if self._last is None:
-            self.finish()
-        self.read(0.0)
-        return True
 
     # ---- figures and the end ---------------------------------------------------------------------------------------
 
@@ -273,11 +220,10 @@ class PoolClient:
 
     def is_drained(self) -> bool:
         """Whether everything that was accepted has been finished."""
+        if self.threads.is_running or not all(sender.burst.done() for sender in self._senders):
+            return self.status().state in ("closed", "gone")
         status = self.status()
-        if status.state in ("closed", "gone"):
-            return True
-        is_answered = not self.threads.is_running and all(sender.burst.done() for sender in self._senders)
-        return is_answered and status.is_drained
+        return status.state in ("closed", "gone") or status.is_drained
 
     def drop(self) -> list[str]:
         """Abandon what waits; the envelopes that still run."""
@@ -294,13 +240,10 @@ class PoolClient:
             pool.enter("closed", self.client, self.submission.give_up())
             last = pool.status()
             self._end_tasks()
-            if isinstance(pool, RedisPool) and last.state != "gone":
-                with redis_or_error():
-                    while self.is_private and (results := pop(pool.results_key, 0.0, AT_ONCE)):
-                        self.mailbox.put(*results)
-                if self.is_private or not last.running:
-                    pool.forget(keep_results=not self.is_private)
+            if isinstance(pool, RedisPool) and last.state != "gone" and (self.is_alone or not last.running):
+                pool.forget(keep_results=not self.is_alone)
             self._last = last
+        self.mailbox.put()  # Readers look once more, and find the end.
         self.submission.stop()
 
     def _end_tasks(self) -> None:
@@ -315,74 +258,3 @@ class PoolClient:
     def require_open(self) -> None:
         if self._last is not None:
             raise PoolClosedError
-
-
-def _leave(submission: Submission, senders: Sequence[PoolSender]) -> None:
-    """Nobody holds the pool here any more, or the process ends: what was accepted waits in Redis for its turn."""
-    submission.stop()
-    is_ending = threading.current_thread() is threading.main_thread()
-    if is_ending and submission.thread is not None:
-        submission.thread.join(LAST_WORDS)  # Its last call may have slots to give away: their messages must get out.
-    for sender in senders:
-        sender.leave(LAST_WORDS if is_ending else 0.0)
-
-
-def _calling(client: weakref.ref[PoolClient], method: Callable[..., None]) -> Callable[..., None]:
-    """Calls *method* of the client, for as long as somebody holds it."""
-
-    def call(*arguments: Any) -> None:
-        if (one := client()) is not None:
-            method(one, *arguments)
-
-    return call
-
-
-def _ended(mailbox: Mailbox, pool: str, key: Any, to: Destination, future: Future[CallResult] | None) -> Ended:
-    def ended(outcomes: Sequence[Outcome], seconds: float = 0.0, slot: int = -1, worker: str = "") -> None:
-        error = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
-        if future is not None:
-            with suppress(InvalidStateError):  # Answered before, or given up.
-                future.set_result((outcomes, seconds))
-        elif outcomes is DROPPED:
-            return
-        elif to == "stream":
-            measured = Result(key, None, error, seconds, slot, worker)
-            mailbox.put(measured if error is not None else as_result(outcomes[0].value, measured))
-        elif error is not None:
-            logger.error("a task spawned in pool %s failed: %r", pool, error)
-
-    return ended
-
-
-def wait_until(condition: Callable[[], bool], timeout: float | None) -> bool:
-    """Look until *condition* holds, or *timeout* seconds are over: whether it did."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    attempt = 0
-    while not condition():
-        if deadline is not None and time.monotonic() >= deadline:
-            return False
-        time.sleep(poll(attempt))
-        attempt += 1
-    return True
-
-
-async def wait_until_async(condition: Callable[[], bool]) -> None:
-    """The same for a coroutine, without a limit; *condition* may block and runs in a thread."""
-    attempt = 0
-    while not await asyncio.to_thread(condition):
-        await asyncio.sleep(poll(attempt))
-        attempt += 1
-
-
-class _Clients:
-    """The pools of this process, which come along into a forked child."""
-
-    def __init__(self) -> None:
-        self._all: weakref.WeakSet[PoolClient] = weakref.WeakSet()
-
-    def add(self, client: PoolClient) -> None:
-        self._all.add(client)
-
-    def after_fork(self) -> None:
-        for client in list(self._all):
-            client.after_fork()

@@ -32,9 +32,10 @@ class TaskProcessor:
 
 
 def as_result(output: Any, measured: Result) -> Result:
-    """*measured* with *output*; an output that is a Result is taken over, what it leaves open filled in."""
+    """*measured*, with *output* set; an output that is a Result is taken over, what it leaves open filled in."""
     if not isinstance(output, Result):
-        return replace(measured, output=output)
+        measured.output = output
+        return measured
     return replace(
         output,
         task_id=measured.task_id if output.task_id is None else output.task_id,

@@ -10,7 +10,9 @@ from typing import Final
 
 from graft.compat.worker_pool.data import Result
 from graft.compat.worker_pool.errors import PoolClosedError
+from graft.compat.worker_pool.mailbox import pop
 from graft.compat.worker_pool.pool_client import PoolClient
+from graft.tasks.pools.state import RedisPool, redis_or_error
 
 LOOK_EVERY: Final = 0.1
 
@@ -55,14 +57,43 @@ class ResultStream:
             if (result := mailbox.take()) is not None:
                 return result
             # One thread at most reads for all coroutines; it puts what it finds where a cancelled one loses nothing.
-            if not await asyncio.to_thread(client.read, LOOK_EVERY):
+            if not await asyncio.to_thread(self._read, LOOK_EVERY):
                 await asyncio.sleep(0.01)
             elif (result := mailbox.take()) is not None:
                 return result
-            elif await asyncio.to_thread(client.is_over):
+            elif await asyncio.to_thread(self._is_over):
                 if (result := client.mailbox.take()) is not None:
                     return result
                 raise StopAsyncIteration
+
+    def _read(self, seconds: float) -> bool:
+        """Have results in the mailbox, waiting up to *seconds* for the first; False when somebody else is reading."""
+        client, mailbox = self._client, self._client.mailbox
+        if not mailbox.reading.acquire(blocking=False):
+            return False
+        try:
+            pool = client.open()
+            if client.is_alone or not isinstance(pool, RedisPool):
+                mailbox.wait(seconds)
+                return True
+            is_awaited_elsewhere = client.threads.was_used or client.is_private
+            with redis_or_error():
+                results = pop(pool.results_key, min(seconds, 0.02) if is_awaited_elsewhere else seconds)
+            if results:
+                mailbox.put(*results)
+                client.submission.note_room(is_much=False)
+        finally:
+            mailbox.reading.release()
+        return True
+
+    def _is_over(self) -> bool:
+        """Whether no result will come any more: the pool is down, and all it left has been read."""
+        client = self._client
+        if client.threads.is_running or client.status().state not in ("closed", "gone"):
+            return False
+        client.finish()
+        self._read(0.0)
+        return True
 
     def _next(self, timeout: float | None) -> Result | None:
         client = self._client
@@ -71,11 +102,11 @@ class ResultStream:
             if (result := client.mailbox.take()) is not None:
                 return result
             left = LOOK_EVERY if deadline is None else min(LOOK_EVERY, max(0.0, deadline - time.monotonic()))
-            if not client.read(left):
+            if not self._read(left):
                 client.mailbox.wait(left)
             if (result := client.mailbox.take()) is not None:
                 return result
-            if client.is_over():
+            if self._is_over():
                 return client.mailbox.take()
             if deadline is not None and time.monotonic() >= deadline:
                 raise queue.Empty

@@ -25,7 +25,7 @@ logger = logging.getLogger("graft.compat.worker_pool")
 
 Pool = RedisPool | LocalPool
 
-AHEAD: Final = 128  # Places that a process reserves at once while it submits in quick succession.
+AHEAD: Final = 512  # Places that a process reserves at once while it submits in quick succession.
 IDLE: Final = 0.003  # Seconds without a submission after which unused places go back.
 LOOK_EVERY: Final = 0.05  # Seconds after which a full queue is asked again, though nothing of ours has ended,
 LOOK_SOONER: Final = 0.01  # where others may have made the room.
@@ -51,9 +51,10 @@ class Submission:
         self._asking = threading.Lock()
         self._places = 0
         self._was_full = False
-        self._is_closed = self._is_stopped = False
+        self._is_closed = self._is_stopped = self._is_resting = False
         self._last = self._full = 0.0
-        self.look_every = LOOK_EVERY
+        self._look_every = LOOK_EVERY
+        self._room = threading.Condition()
         self.thread: threading.Thread | None = None
         if isinstance(pool, RedisPool):
             self.thread = threading.Thread(target=self._tend, name="graft-pool", daemon=True)
@@ -93,7 +94,7 @@ class Submission:
                 wanted = AHEAD if is_quick else 1
                 state, granted, others = self.pool.reserve(self.client, wanted, ready)
                 self._full = time.monotonic() if granted < wanted and not others else 0.0
-                self.look_every = LOOK_SOONER if others else LOOK_EVERY
+                self._look_every = LOOK_SOONER if others else LOOK_EVERY
                 if state not in ("new", "running"):
                     self.refuse()
                     raise PoolClosedError
@@ -102,16 +103,25 @@ class Submission:
                     with self._changed:
                         self._places += granted - 1
                         self._last = time.monotonic()
-                        self._changed.notify_all()
+                        if self._is_resting:
+                            self._changed.notify_all()
                     return True
                 if not others or time.monotonic() > deadline:
                     return False
                 time.sleep(0.002)
             return True
 
-    def note_room(self) -> None:
-        """A task of this client has ended: a queue that was full has room again."""
+    def note_room(self, is_much: bool = True) -> None:
+        """A task of this client has ended: a full queue has room again; *is_much*: who waits for it should look now."""
         self._full = 0.0
+        if is_much:
+            with self._room:
+                self._room.notify_all()
+
+    def wait_for_room(self, seconds: float) -> None:
+        """Until there may be room, and *seconds* at most."""
+        with self._room:
+            self._room.wait(min(seconds, self._look_every))
 
     def refuse(self) -> None:
         """Accept nothing from now on."""
@@ -138,7 +148,8 @@ class Submission:
                 now = time.monotonic()
                 is_idle = self._places and now - self._last >= IDLE
                 if not (self._is_stopped or is_idle or now >= due):
-                    self._changed.wait(IDLE if self._places else due - now)
+                    self._is_resting = not self._places
+                    self._changed.wait(due - now if self._is_resting else self._last + IDLE - now)
                     continue
             due = time.monotonic() + TEND_EVERY
             try:

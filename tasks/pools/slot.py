@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal
 
 from celery.exceptions import Ignore
+from redis.exceptions import NoScriptError
 
 from graft.tasks import codec
 from graft.tasks.envelope import Envelope, PoolRef, Report
@@ -25,6 +26,7 @@ from graft.tasks.pools.state import HAS_TO_WAIT, MUST_NOT, RedisPool, Waiting
 logger = logging.getLogger(__name__)
 
 RESULTS: Final = "pool-results"  # What the pieces of a pool's stream are signed for.
+Row = tuple[Any, float, bool, Any]  # A result: the task's id or its item's position, seconds, success, content.
 
 
 def identity(value: Any) -> Any:
@@ -73,26 +75,29 @@ class Slot:
             outcomes = [outcome for outcome in outcomes if outcome[0] in seconds]
         tasks = 1 if ref.is_unit else len(outcomes)
         failed = min(tasks, sum(not succeeded for _, succeeded, _ in outcomes))
-        results = self._results(outcomes, seconds) if ref.to == "stream" and outcomes else ()
+        rows = [(at, seconds.get(at, 0.0), succeeded, content) for at, succeeded, content in outcomes]
+        pieces = self._pieces(rows) if ref.to == "stream" else ()
         total: Literal["completed", "abandoned"] = "abandoned" if self.number == MUST_NOT else "completed"
         failed = 0 if self.number == MUST_NOT else failed
-        self.pool.finish_on(pipe, self.member, ref.client, total, tasks, failed, report.busy, results)
+        self._finish = self.pool.finish_on(pipe, self.member, ref.client, total, tasks, failed, report.busy, pieces)
         if ref.to == "caller":
             return report
         if ref.to == "nobody":
             self._log(report)
-        return replace(report, values=[all_failed], packed=False)
+        results = [(self.number, self.hostname, rows)] if ref.to == "report" else []
+        return replace(report, values=[all_failed, *results], packed=False)
 
-    def _results(self, outcomes: Sequence[tuple[int, bool, Any]], seconds: dict[int, float]) -> list[bytes]:
-        keys = self.ref.keys
-        rows = [
-            (keys.get(position), seconds.get(position, 0.0), succeeded, content)
-            for position, succeeded, content in outcomes
-        ]
-        pieces = [[row] for row in rows] if self.ref.is_shared else [rows]
-        return [
-            codec.sealed(RESULTS, pickle.dumps((self.number, self.hostname, piece), codec.PROTOCOL)) for piece in pieces
-        ]
+    def execute(self, pipe: Any) -> None:
+        """Execute the pipeline on which the slot was given back, and publish what is due then."""
+        try:
+            due = pipe.execute()[0]
+        except NoScriptError:  # All else has been done.
+            due = self._finish()
+        due_messages.publish(due)
+
+    def _pieces(self, rows: Sequence[Row]) -> list[bytes]:
+        keyed = [(self.number, self.hostname, [(self.ref.keys.get(at), *row)]) for at, *row in rows]
+        return [codec.sealed(RESULTS, pickle.dumps(piece, codec.PROTOCOL)) for piece in keyed]
 
     def _log(self, report: Report) -> None:
         for outcome in report.outcomes():

@@ -7,7 +7,8 @@ worker: it comes back, and goes on in its slot. So slots need no leases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -197,10 +198,15 @@ class RedisPool:
         failed: int,
         seconds: float,
         results: Sequence[bytes],
-    ) -> None:
-        """The same as :meth:`finish`, on the caller's pipeline; *results* go into the stream."""
+    ) -> Callable[[], Sequence[bytes]]:
+        """The same as :meth:`finish`, first on the caller's pipeline; *results* go into the stream.
+
+        Executing it raises NoScriptError where Redis was replaced since the slot was taken: what is returned is to be
+        called then. redis-py (8.1) would rule that out by a round trip before each execution.
+        """
         arguments: list[Any] = [member, client, total, tasks, failed, f"{seconds:.6f}", _kept(), *results]
-        SCRIPT(self.keys, ("finish", self.generation, *arguments), client=pipe)
+        pipe.evalsha(SCRIPT.sha, len(self.keys), *self.keys, "finish", self.generation, *arguments)
+        return functools.partial(self._run, "finish", *arguments)
 
     def tend(self, client: str, unused: int = 0) -> tuple[State, int, Sequence[bytes]]:
         """Say that *client* lives; the state, the limit, and the messages that are due now."""

@@ -13,7 +13,7 @@ import redis
 
 from graft.config.deployment import app, settings
 from graft.config.redis_client import shared
-from graft.tasks.envelope import Envelope, Outcome, Report, error_frame, value_frame
+from graft.tasks.envelope import Envelope, Report, error_frame, value_frame
 from graft.tasks.errors import NotYet
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ class EarlyPublisher:
 
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
-        self._key = app().backend.get_key_for_task(envelope.id)
 
     def __call__(self, values: Mapping[int, Any], errors: Mapping[int, BaseException], indexes: Sequence[int]) -> None:
         """Publish the outcomes of the items at *indexes*, as many as one message of pub/sub holds."""
@@ -41,11 +40,7 @@ class EarlyPublisher:
         if not frames:
             return
         report = Report(list(frames), list(frames.values()), True, 0.0, 0.0, 0)
-        meta = {"task_id": self._envelope.id, "status": EARLY, "result": report.seal(_purpose(self._envelope.id))}
-        try:
-            shared().publish(self._key, app().backend.encode(meta))
-        except redis.RedisError as error:
-            logger.debug("early outcomes of envelope %s could not be published: %s", self._envelope.id, error)
+        publish(self._envelope.id, report)
 
     def _value(self, values: Mapping[int, Any], index: int) -> tuple[bool, bytes]:
         return value_frame(values[index], self._envelope.positions[index], settings().item_limit)
@@ -57,13 +52,22 @@ class EarlyPublisher:
         return error_frame(error, skip_frames=1)
 
 
-def read(meta: Mapping[str, Any], envelope_id: str) -> list[Outcome]:
-    """The early outcomes in a record.
+def publish(envelope_id: str, report: Report) -> None:
+    """Publish *report* of an envelope that still runs."""
+    meta = {"task_id": envelope_id, "status": EARLY, "result": report.seal(_purpose(envelope_id))}
+    try:
+        shared().publish(app().backend.get_key_for_task(envelope_id), app().backend.encode(meta))
+    except redis.RedisError as error:
+        logger.debug("an early report of envelope %s could not be published: %s", envelope_id, error)
+
+
+def read(meta: Mapping[str, Any], envelope_id: str) -> Report:
+    """The early report in a record.
 
     Raises:
         SignatureError: the record was not made by a worker of this deployment, for this envelope.
     """
-    return list(Report.open(str(meta["result"]), _purpose(envelope_id)).outcomes())
+    return Report.open(str(meta["result"]), _purpose(envelope_id))
 
 
 def _purpose(envelope_id: str) -> str:

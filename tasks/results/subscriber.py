@@ -90,6 +90,10 @@ class Inbox:
         """The same for envelopes that a worker has sent, whose results may have come before anybody expected them."""
         for envelope_id in envelope_ids:
             self.expect(envelope_id, handler)
+        self.look_up(envelope_ids)
+
+    def look_up(self, envelope_ids: Sequence[str]) -> None:
+        """Deliver those results that there are by now, on the caller's thread."""
         self._look_up(envelope_ids, shared())
 
     def is_sent(self, envelope_id: str) -> None:

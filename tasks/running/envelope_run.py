@@ -22,8 +22,8 @@ from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_fr
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, PoisonedError
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
-from graft.tasks.pools import due_messages
 from graft.tasks.pools.slot import Slot
+from graft.tasks.results import early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
 from graft.tasks.results.result_store import acknowledge, publish, result_text
 from graft.tasks.running import work_stealing
@@ -153,6 +153,8 @@ class EnvelopeRun:
             self.record.note_children(self.children)
         except redis.RedisError as error:  # Should this run end with its process, they run here once more.
             logger.warning("the children of envelope %s could not be recorded: %r", self.envelope.id, error)
+        if self.envelope.pool is not None:  # Whoever waits for their results in a stream need not wait for ours.
+            early_outcomes.publish(self.envelope.id, Report([], [], False, 0.0, 0.0, 0, children=children))
         return True
 
     # ---- an ItemRecorder --------------------------------------------------------------------------------------------
@@ -187,9 +189,10 @@ class EnvelopeRun:
             self.record.forget(pipe, payloads.BODY + envelope.id)
             items = len(outcomes.values) + len(outcomes.errors)
             function_stats.add(pipe, envelope.function.name, items, outcomes.busy, len(outcomes.errors))
-            answers = pipe.execute()
-        if self.slot is not None:
-            due_messages.publish(answers[0])
+            if self.slot is None:
+                pipe.execute()
+            else:
+                self.slot.execute(pipe)
         return text
 
     def _give_slot_back(self, slot: Slot, pipe: Any, report: Report, outcomes: RunOutcomes) -> Report:

@@ -267,7 +267,7 @@ class BatchSender(Generic[R]):
         if sent is None:
             return
         try:
-            outcomes = sent.news(early_outcomes.read(record, envelope_id))
+            outcomes = sent.news(early_outcomes.read(record, envelope_id).outcomes())
         except Exception as error:  # The report will have them.
             logger.warning("dropped early outcomes of envelope %s: %r", envelope_id, error)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -12,12 +13,15 @@ from graft.tasks.callables.references import FunctionRef
 from graft.tasks.envelope import Outcome
 from graft.tasks.results.outcomes import Outcomes, Progress
 
+Destination = Literal["stream", "caller", "nobody"]
+CallResult = tuple[Sequence[Outcome], float]  # Of the items of one task, and the seconds that they took.
 
-class Ended(Protocol):
-    """Hears the outcomes of one task, the seconds that they took, and where it ran if that was not on a worker."""
+
+class Deliver(Protocol):
+    """Hears the outcomes of a task, the seconds that they took, and where it ran if that was not on a worker."""
 
     def __call__(
-        self, outcomes: Sequence[Outcome], seconds: float = 0.0, slot: int = -1, worker: str = "", /
+        self, task: PoolTask, outcomes: Sequence[Outcome], seconds: float = 0.0, slot: int = -1, worker: str = "", /
     ) -> None: ...
 
 
@@ -25,13 +29,13 @@ class Ended(Protocol):
 class PoolTask:
     """A task that the pool has accepted: *function*, for each of ``frames``, which are pickled items.
 
-    A task that stays in this process has a ``call`` instead. Where outcomes go to the stream, or to nobody, ``ended``
+    A task that stays in this process has a ``call`` instead. Where outcomes go to the stream, or to nobody, ``deliver``
     hears only errors that no worker has reported. ``is_kept``, if any, is set once Redis has it, or never will.
     """
 
     key: Any
-    to: Literal["stream", "caller", "nobody"]
-    ended: Ended
+    to: Destination
+    deliver: Deliver
     score: float
     timeout: float | None
     function: FunctionRef | None
@@ -40,6 +44,10 @@ class PoolTask:
     call: Callable[[], Sequence[Any]] | None = None
     since: int = field(default_factory=time.time_ns)
     is_kept: threading.Event | None = None
+    future: Future[CallResult] | None = None
+
+    def ended(self, outcomes: Sequence[Outcome], seconds: float = 0.0, slot: int = -1, worker: str = "") -> None:
+        self.deliver(self, outcomes, seconds, slot, worker)
 
     def note_kept(self) -> None:
         if self.is_kept is not None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from graft.config.deployment import settings
@@ -29,7 +29,9 @@ from graft.tasks.ids import new_id
 from graft.tasks.messages import payloads
 from graft.tasks.pools import due_messages
 from graft.tasks.pools.due_messages import QUEUE
-from graft.tasks.pools.state import RedisPool, Waiting
+from graft.tasks.pools.slot import Row
+from graft.tasks.pools.state import RedisPool, Waiting, redis_or_error
+from graft.tasks.results import early_outcomes
 from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.results.result_store import open_report
 from graft.tasks.results.subscriber import Result, failure_of, inbox
@@ -43,7 +45,8 @@ from graft.tasks.sending.sizing import Pace, Run, Sizing
 logger = logging.getLogger(__name__)
 
 SECONDS: Final = 0.1  # Work in one envelope: a place in the queue is known to be free when its envelope has ended.
-ENOUGH: Final = 64  # Tiny tasks that are worth an envelope of their own.
+LONG: Final = 0.2  # The same where several times as much waits for each slot: who is last in line hardly notices.
+ENOUGH: Final = 256  # Tiny tasks that are worth an envelope of their own.
 QUIET: Final = 1.0  # Seconds without a task after which the next one begins another batch.
 
 
@@ -51,7 +54,9 @@ QUIET: Final = 1.0  # Seconds without a task after which the next one begins ano
 class Membership:
     """This process as a client of a pool. ``limit`` is the number of slots, 0 until the pool has been started.
 
-    ``answered`` is told of each envelope that has ended, and whether it makes room for many.
+    ``answered`` is told of each envelope that has ended, and whether it makes room for many; ``arrived`` of the results
+    that came with its report: their slot, the worker's name, and rows. Where not ``is_reported``, results go to the
+    list in Redis instead.
     """
 
     pool: RedisPool
@@ -61,6 +66,8 @@ class Membership:
     label: str
     capacity: int
     answered: Callable[[bool], None]
+    arrived: Callable[[int, str, Sequence[Row]], None]
+    is_reported: bool
     limit: int = 0
 
 
@@ -75,6 +82,8 @@ class PoolSender(BatchSender[Outcomes]):
         self._next = 0
         self.membership = membership
         self.sizing = Sizing(SECONDS, settings().envelope_items, settings().envelope_limit)
+        self._long = replace(self.sizing, seconds=LONG)
+        self._found = 1  # Pool processes of live workers.
         self._adding = threading.Lock()
         self._waiting: deque[tuple[int, PoolTask]] = deque()
         self._paces: dict[str, Pace] = {}
@@ -96,7 +105,10 @@ class PoolSender(BatchSender[Outcomes]):
             self.burst.add(self._next, task)
             self._waiting.append((self._next, task))
             self._next += len(task.frames)
-        (publisher().start if is_first else publisher().wake)(self)
+        if is_first:
+            publisher().start(self)
+        elif self._is_parking or self._may_leave(task):  # Else an answer wakes the publisher.
+            publisher().wake(self)
         return True
 
     def withdraw(self, tasks: set[PoolTask]) -> None:
@@ -120,6 +132,8 @@ class PoolSender(BatchSender[Outcomes]):
                 self._members.pop(envelope_id, None)
                 if (sent := self._in_flight.answered(envelope_id)) is not None:
                     self._note_failed(sent.positions, error)
+            if self._waiting:  # There is room for it now, and no answer to come may say so.
+                self._wake(self)
 
     @property
     def is_over(self) -> bool:
@@ -131,6 +145,9 @@ class PoolSender(BatchSender[Outcomes]):
         with self._adding:
             self.is_finished = True
             self._waiting.clear()
+        if self._members:  # What has ended by now, and its report is on the way.
+            with redis_or_error():
+                inbox().look_up(list(self._members))
         if (left := self.burst.give_up()) and self._members:
             cancellation.cancel(self.burst.id, settings().result_ttl)
         for envelope_id in list(self._members):
@@ -163,11 +180,9 @@ class PoolSender(BatchSender[Outcomes]):
             while self._waiting:
                 messages.append(self._message(self._envelope_of(1 if self.membership.is_strict else self._size(1))))
         elif self._waiting and self.membership.limit:
-            slots = min(self._slots(client), self.membership.limit)
-            # Few, since the queue is short: the fewer, the more tasks share the cost of one.
-            most = min(self.membership.limit, slots + max(1, slots // 2))
-            while self._waiting and len(self._in_flight) < (most if self._is_worth_it() else slots):
-                messages.append(self._message(self._envelope_of(self._size(slots))))
+            self._found = self._slots(client)
+            while self._waiting and self._may_leave(self._waiting[0][1]):
+                messages.append(self._message(self._envelope_of(self._size(min(self._found, self.membership.limit)))))
         if self._is_leaving and not messages:  # What was cut before has been published by now.
             self._has_left.set()
         return messages
@@ -202,19 +217,26 @@ class PoolSender(BatchSender[Outcomes]):
         sent = self._in_flight.get(envelope_id)
         return self.burst.task_at(sent.positions[0]) if sent else None
 
-    def _next_pace(self) -> Pace:
-        _, first = self._waiting[0]
-        return self._paces.get(_name(first), Pace())
+    def _may_leave(self, task: PoolTask) -> bool:
+        """Whether an envelope with *task* may: there is a process without one, or enough to do for one to wait.
 
-    def _is_worth_it(self) -> bool:
-        """Whether enough waits for an envelope to leave although every process has one."""
-        pace = self._next_pace()
+        Short tasks do not wait there: their queue is short, and the fewer envelopes, the more share the cost of one.
+        """
+        limit, sent = self.membership.limit, len(self._in_flight)
+        if sent < min(limit, self._found):
+            return True
+        if sent >= min(limit, 2 * self._found):
+            return False
+        pace = self._paces.get(_name(task), Pace())
         return not pace.items or len(self._waiting) >= min(ENOUGH, SECONDS / max(pace.seconds, 1e-6))
 
     def _size(self, slots: int) -> int:
         """Tasks of the next envelope: one while nothing is known of how long they take."""
-        pace = self._next_pace()
-        return self.sizing.next_size(pace, len(self._waiting), slots) if pace.items else 1
+        pace, waiting = self._paces.get(_name(self._waiting[0][1]), Pace()), len(self._waiting)
+        if not pace.items:
+            return 1
+        size = self.sizing.next_size(pace, waiting, slots)
+        return size if self._is_parking else max(size, self._long.next_size(pace, max(waiting // 4, 1), slots))
 
     def _envelope_of(self, size: int) -> Envelope:
         with self._adding:
@@ -228,11 +250,10 @@ class PoolSender(BatchSender[Outcomes]):
                 chosen.append(self._waiting.popleft())
         positions = [first + index for first, task in chosen for index in range(len(task.frames))]
         member, since = self.membership, f"{head.since:016x}"
-        ref = PoolRef(
-            member.pool.name, member.pool.generation, member.client, head.score, since,
-            {first: task.key for first, task in chosen} if head.to == "stream" else {}, head.to,
-            is_unit=len(chosen) == 1, is_shared=member.is_shared,
-        )  # fmt: skip
+        to = "report" if head.to == "stream" and member.is_reported else head.to
+        keys = {first: task.key for first, task in chosen} if to == "stream" else {}
+        pool, is_unit = member.pool, len(chosen) == 1
+        ref = PoolRef(pool.name, pool.generation, member.client, head.score, since, keys, to, is_unit)
         envelope = Envelope(
             new_id(), self.burst.id, _stored(head), positions,
             [frame for _, task in chosen for frame in task.frames], True, head.unpack, timeout=head.timeout,
@@ -262,6 +283,10 @@ class PoolSender(BatchSender[Outcomes]):
     # ---- on the subscriber's thread ---------------------------------------------------------------------------------
 
     def answered(self, envelope_id: str, result: Result) -> None:
+        if isinstance(result, Mapping) and result["status"] == early_outcomes.EARLY:
+            if (running := self._in_flight.get(envelope_id)) is not None:
+                self._expect_children(envelope_id, running, early_outcomes.read(result, envelope_id).children)
+            return
         error = failure_of(result) if isinstance(result, Mapping) else result
         if isinstance(error, EnvelopeLostError):
             if self.membership.pool.is_waiting(self._members.get(envelope_id, "")):
@@ -281,14 +306,21 @@ class PoolSender(BatchSender[Outcomes]):
             self._end(envelope_id, sent, error)
         elif isinstance(result, Mapping):
             children = self._take_result(envelope_id, str(result["result"]), sent)
-        since = self._members.pop(envelope_id, "")[: -len(envelope_id)]
-        if children:
-            self._members.update((child_id, since + child_id) for child_id, _ in children)
-            self._in_flight.add_children(children)
-            inbox().expect_children([child_id for child_id, _ in children], self.answered)
-        self._wake(self)
+        self._expect_children(envelope_id, sent, children)
+        self._members.pop(envelope_id, None)
+        if self._waiting:
+            self._wake(self)
         # Whoever waits for room had better come back for a good part of it.
         self.membership.answered(8 * len(sent.positions) >= self.membership.capacity or not len(self._in_flight))
+
+    def _expect_children(self, envelope_id: str, sent: SentEnvelope, children: Sequence[Child]) -> None:
+        """Wait for the results of *children*, which have items of an envelope, as far as this is news."""
+        since = self._members.get(envelope_id, "")[: -len(envelope_id)]
+        if news := [child for child in children if child[1][0] not in sent.early]:
+            sent.early.update(position for _, positions in news for position in positions)
+            self._members.update((child_id, since + child_id) for child_id, _ in news)
+            self._in_flight.add_children(news)
+            inbox().expect_children([child_id for child_id, _ in news], self.answered)
 
     def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         task = self.burst.task_at(sent.positions[0])
@@ -301,6 +333,9 @@ class PoolSender(BatchSender[Outcomes]):
             run = Run(len(report.positions), report.busy, report.elapsed)
             self._paces[_name(task)] = self._paces.get(_name(task), Pace()).updated(run, max(sent.size, report.size))
         if task is None or task.to != "caller":
+            for slot, worker, rows in report.values[1:]:
+                keyed = [(its.key, *row) for at, *row in rows if (its := self.burst.task_at(at)) is not None]
+                self.membership.arrived(slot, worker, keyed)
             self.burst.note_ended(report.positions, report.values[0], report.retries)
         else:
             self.burst.note_task_outcomes(list(report.outcomes()), report.retries, report.busy)
@@ -308,13 +343,13 @@ class PoolSender(BatchSender[Outcomes]):
 
     def _end(self, envelope_id: str, sent: SentEnvelope, error: BaseException) -> None:
         """No worker has reported for this envelope, nor will: its slot and its places are free."""
-        tasks = len({id(task) for at in sent.positions if (task := self.burst.task_at(at)) is not None})
+        tasks = len({id(task) for at in sent.pending if (task := self.burst.task_at(at)) is not None})
         pool, member = self.membership.pool, self._members.get(envelope_id, "")
         try:
             due_messages.publish(pool.finish(member, self.membership.client, tasks, tasks, 0.0))
         except BrokerUnavailable as outage:
             logger.warning("a slot of pool %s stays taken: %s", pool.name, outage)
-        self._note_failed(sent.positions, error)
+        self._note_failed(sent.pending, error)
 
     def _drop(self, unsent: Sequence[tuple[int, PoolTask]], error: BaseException) -> None:
         """Tasks that were accepted are not sent."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.compat.worker_pool import PriorityWorkerPool, Task, WorkerPool
+from graft.compat.worker_pool import PriorityWorkerPool, ShutdownTimeoutError, Task, WorkerPool
 from graft.tasks.errors import CancelledBatchError, PoisonedError
 from graft.tasks.monitoring import function_stats
 from graft.tasks.sending import progress
@@ -91,6 +91,35 @@ def test_tasks_are_counted_under_their_own_callable(stack):
             pool.submit_task(Task(number, functools.partial(work.twice, number)))
     assert sorted(result.output for result in pool.get_result()) == [2 * number for number in range(30)]
     assert counted()[0] - before == 30
+
+
+def test_a_slot_comes_free_though_redis_has_forgotten_the_script(stack, redis, tmp_path):
+    gate = tmp_path / "gate"
+    with WorkerPool(1, 5) as pool:
+        pool.submit_task(Task("held", functools.partial(work.hold, str(gate))))
+        wait_until(lambda: pool.statistics()["running"] == 1, WAIT)
+        redis.script_flush()
+        gate.touch()
+        assert pool.get_result().get(WAIT).task_id == "held"
+        wait_until(lambda: pool.statistics()["running"] == 0, WAIT)
+        pool.submit_task(Task("next", 1))
+        assert pool.get_result().get(WAIT).output == 1
+    assert pool.metrics().tasks_processed == 2
+
+
+def test_results_that_were_on_their_way_when_time_ran_out_are_delivered(stack, tmp_path, monkeypatch):
+    gate = tmp_path / "gate"
+    monkeypatch.setattr("graft.tasks.results.subscriber.Inbox._deliver", lambda *_: None)  # They come late.
+    pool = WorkerPool(1, 5)
+    pool.start()
+    pool.submit_task(Task("ended", 1))
+    pool.submit_task(Task("held", functools.partial(work.hold, str(gate))))
+    wait_until(lambda: pool.metrics().tasks_processed == 1, WAIT)
+    monkeypatch.undo()
+    with pytest.raises(ShutdownTimeoutError):
+        pool.graceful_shutdown(0.0)
+    gate.touch()
+    assert [result.task_id for result in pool.get_result()] == ["ended"]
 
 
 def test_a_task_that_takes_long_does_not_hold_up_those_that_left_with_it(stack, tmp_path):
