@@ -9,11 +9,11 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from graft.config.queues import Lane
 from graft.scripts.console import complain
 from graft.scripts.stack import background
-from graft.scripts.stack.arguments import add_stack_arguments, lanes_of
+from graft.scripts.stack.arguments import add_stack_arguments, stack_options
 from graft.scripts.stack.local_stack import LocalStack
 from graft.scripts.stack.redis_server import StackError
 
@@ -27,6 +27,7 @@ examples:
   python -m graft.scripts.dev run -- python program.py --its-own option
   python -m graft.scripts.dev run --lane cpu=4 -- python -m graft.compat old_program.py
   python -m graft.scripts.dev run --lane io=1000 --pythonpath src -- pytest -x
+  python -m graft.scripts.dev run --app shop -- python -m shop.import_orders
   eval "$(python -m graft.scripts.dev up)"; python program.py; python -m graft.scripts.dev down
 
 Redis is, in this order: the one that CELERY_BROKER_URL names (used, never stopped), redis-server or valkey-server on
@@ -42,11 +43,11 @@ Workers import from: the --pythonpath directories, the directory of the first ar
 """
 
 
-def run(lanes: Mapping[Lane, int], pythonpath: Sequence[Path], command: Sequence[str]) -> int:
-    """Run *command* on a stack of its own; its exit code."""
+def run(options: Mapping[str, Any], pythonpath: Sequence[Path], command: Sequence[str]) -> int:
+    """Run *command* on a stack of its own, made with *options*; its exit code."""
     script = next((Path(word) for word in command if word.endswith(".py") and Path(word).is_file()), None)
     folders = [*pythonpath, *([script.parent] if script else []), Path.cwd()]
-    stack = LocalStack(lanes, pythonpath=folders)
+    stack = LocalStack(**options, pythonpath=folders)
     code = STACK_FAILED
     try:
         stack.start()
@@ -124,7 +125,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     runner = verbs.add_parser(
         "run",
         help="run one command on a stack of its own",
-        usage="%(prog)s [--lane cpu=N] [--lane io=N] [--pythonpath DIR]... -- COMMAND [ARGUMENT]...",
+        usage="%(prog)s [--lane cpu=N] [--lane io=N] [--pythonpath DIR]... [--app APP] [--queue Q]... -- COMMAND...",
         description=RUN,
         epilog=EPILOG,
         formatter_class=style,
@@ -153,9 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         match arguments.verb:
             case "run":
-                return run(lanes_of(arguments), arguments.pythonpath, command)
+                return run(stack_options(arguments), arguments.pythonpath, command)
             case "up":
-                return background.up(lanes_of(arguments), arguments.pythonpath)
+                return background.up(stack_options(arguments), arguments.pythonpath)
             case "status":
                 return background.status()
             case _:

@@ -1,12 +1,13 @@
-"""The options of programs that start a local stack: ``--lane`` and ``--pythonpath``."""
+"""The options of programs that start a local stack: ``--lane``, ``--pythonpath``, ``--app`` and ``--queue``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from graft.config.queues import Lane
-from graft.scripts.stack.local_stack import LANE_LIMITS, default_lanes
+from graft.scripts.stack.local_stack import LANE_LIMITS, OWN_APP, default_lanes
 
 
 def lane(text: str) -> tuple[Lane, int]:
@@ -29,7 +30,7 @@ def directory(text: str) -> Path:
 
 
 def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--lane`` and ``--pythonpath``; read them with ``lanes_of`` and ``arguments.pythonpath``."""
+    """The options; :func:`stack_options` makes the arguments of a LocalStack of them."""
     defaults = ", ".join(f"{name}={number}" for name, number in default_lanes().items())
     parser.add_argument(
         "--lane",
@@ -48,6 +49,21 @@ def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a directory to import from, for the workers and the command; may be repeated",
     )
+    parser.add_argument(
+        "--app", default=OWN_APP, metavar="APP", help="a project's hardened app, as after celery -A; default: our own"
+    )
+    parser.add_argument(
+        "--queue",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a queue that the workers read too; may be repeated",
+    )
+
+
+def stack_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a LocalStack but for where it imports from."""
+    return {"lanes": lanes_of(arguments), "app": arguments.app, "reads": arguments.queue}
 
 
 def lanes_of(arguments: argparse.Namespace) -> dict[Lane, int]:

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import redis
 from rich.table import Table
 
 from graft.config import queues, redis_client
-from graft.config.queues import Lane
 from graft.config.settings import Settings
 from graft.scripts.console import output, say
 from graft.scripts.stack.local_stack import LocalStack
@@ -125,15 +125,15 @@ def locked_state() -> Iterator[Path]:
             os.close(descriptor)
 
 
-def up(lanes: Mapping[Lane, int], pythonpath: Sequence[Path]) -> int:
-    """Start the stack unless it is up, and print its environment."""
+def up(options: Mapping[str, Any], pythonpath: Sequence[Path]) -> int:
+    """Start the stack, made with *options*, unless it is up, and print its environment."""
     with locked_state() as path:
         state = State.read(path)
         if state and state.guard.find():
             say("The stack is already up" + (f", but {', '.join(state.ended)} ended" if state.ended else "") + ".")
         else:
             _clear(state, path)
-            state = _start(LocalStack(lanes, pythonpath=[*pythonpath, Path.cwd()], beat=True, flower=True), path)
+            state = _start(LocalStack(**options, pythonpath=[*pythonpath, Path.cwd()], beat=True, flower=True), path)
         _print_environment(state)
         return 1 if state.ended else 0
 
@@ -213,7 +213,7 @@ def _depths(state: State) -> dict[str, int]:
     """Messages that wait in each queue: its list, and one more list for each priority but the first."""
     depths = {}
     with state.connect() as client:
-        for queue in queues.names():
+        for queue in queues.own_names(further=os.environ.get("GRAFT_QUEUES", "")):
             keys = [queue, *(f"{queue}\x06\x16{step}" for step in queues.PRIORITY_STEPS if step)]
             with client.pipeline(transaction=False) as pipe:
                 for key in keys:

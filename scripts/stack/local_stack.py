@@ -34,6 +34,7 @@ from graft.tasks.monitoring.worker_registry import BEAT
 
 LANE_LIMITS: dict[Lane, int] = {"cpu": 256, "io": 10_000}
 POOLS: dict[Lane, str] = {"cpu": "prefork", "io": "custom"}
+OWN_APP = "graft"
 IO_POOL = "graft.workers.aio_pool:TaskPool"
 
 
@@ -58,6 +59,9 @@ class LocalStack:
         environ: what the processes inherit, and where CELERY_BROKER_URL is looked for; this process's own by default.
         beat: also run Beat.
         flower: also run Flower, read-only and behind a password.
+        app: what follows ``celery -A``: a project's hardened app instead of our own. Its workers read the queues that
+            it declares, whatever their lane.
+        reads: queues that the workers read beside those (GRAFT_QUEUES).
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class LocalStack:
         environ: Mapping[str, str] | None = None,
         beat: bool = False,
         flower: bool = False,
+        app: str = OWN_APP,
+        reads: Sequence[str] = (),
     ) -> None:
         self.lanes: dict[Lane, int] = default_lanes() if lanes is None else dict(lanes)
         self.env = dict(os.environ if environ is None else environ)
@@ -76,6 +82,9 @@ class LocalStack:
         self.flower: Service | None = None
         self.flower_url = ""
         self.redis: RedisServer | None = None
+        self.app = app
+        if reads:
+            self.env["GRAFT_QUEUES"] = ",".join(filter(None, [self.env.get("GRAFT_QUEUES", ""), *reads]))
         self._wants_beat = beat
         self._wants_flower = flower
         self._pythonpath = [str(Path(directory).resolve()) for directory in pythonpath]
@@ -170,13 +179,17 @@ class LocalStack:
             raise ValueError(f"lane {lane}={concurrency}: the number must be from 1 to {LANE_LIMITS[lane]}")
         self._workers_made += 1
         name = f"{lane}{self._workers_made}@{socket.gethostname()}-{self._token}"
-        reads = queues.names(None if every_queue else lane)
-        argv = ["worker", "-n", name, "-P", POOLS[lane], "-c", str(concurrency), "-Q", ",".join(reads)]
+        argv = ["worker", "-n", name, "-P", POOLS[lane], "-c", str(concurrency), *self._reads(lane, every_queue)]
         argv += ["--without-gossip", "--without-mingle", *([f"--include={','.join(include)}"] if include else [])]
         log, child = self._start(f"worker-{lane}{self._workers_made}", argv, env or {})
         worker = Worker(name, lane, log, child)
         self.workers.append(worker)
         return worker
+
+    def _reads(self, lane: Lane, every_queue: bool) -> list[str]:
+        if self.app != OWN_APP:
+            return []
+        return ["-Q", ",".join(queues.own_names(None if every_queue else lane, self.env.get("GRAFT_QUEUES", "")))]
 
     def wait_ready(self, timeout: float = 60.0, services: Sequence[Service] | None = None) -> None:
         """Wait until every worker, or those given, has shown a heartbeat and Flower answers.
@@ -268,7 +281,7 @@ class LocalStack:
             raise StackError(f"CELERY_BROKER_URL={name} does not answer: {error}. {way_out}") from error
 
     def _start(self, log_name: str, arguments: list[str], env: Mapping[str, str]) -> tuple[Path, Child]:
-        argv = [sys.executable, "-m", "celery", "-A", "graft", *arguments]
+        argv = [sys.executable, "-m", "celery", "-A", self.app, *arguments]
         log = self.directory / f"{log_name}.log"
         # A killed worker cannot remove its temporary files (billiard makes some): they go with the stack.
         temporary = self.directory / "tmp"

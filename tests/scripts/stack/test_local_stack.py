@@ -46,14 +46,14 @@ def test_workers_answer_when_the_block_begins_and_nothing_is_left_when_it_ends(s
         with stack.connect() as client:
             alive = worker_registry.workers(client)
         assert [worker.name for worker in alive] == [worker.name for worker in stack.workers]
-        assert [worker.queues for worker in alive] == [sorted(queues.names("cpu")), sorted(queues.names("io"))]
+        assert [worker.queues for worker in alive] == [sorted(queues.own_names("cpu")), sorted(queues.own_names("io"))]
         assert all(worker.process.is_running() for worker in stack.workers)
     sandbox.check_clean(0)
 
 
 def test_a_lane_that_stands_alone_reads_every_queue(sandbox: Sandbox) -> None:
     with LocalStack({"io": 1}, environ=sandbox.env) as stack, stack.connect() as client:
-        assert worker_registry.workers(client)[0].queues == sorted(queues.names())
+        assert worker_registry.workers(client)[0].queues == sorted(queues.own_names())
 
 
 def test_it_is_reached_from_this_machine_and_by_this_user_alone(sandbox: Sandbox) -> None:
