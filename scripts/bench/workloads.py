@@ -108,6 +108,7 @@ class Workload:
 
 NOOP_SCALE: Final = (10, 100, 1_000, 10_000)
 POOLS: Final = ("ppe", "mp")
+PLAIN: Final = ("hardened", "celery")
 PLACED: Final = ("graft-pool", "celery", "ppe")
 BULK: Final = ("graft", "celery", "chunks", "loop", "loop-batched", "loop-bare", *POOLS, "joblib")
 
@@ -143,6 +144,11 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
             "mixed-rare", "{n} items of 0.2 ms, 1 % of them 1,000 times longer", "batch", "spin",
             spins("rare", 2_000, 20, 2e-4), BULK, "cpu", whole=True,
         ),
+        Workload("plain", "{n} plain no-op tasks as a group", "batch", "noop", numbers(5_000, 50), PLAIN, "plain",
+                 patience=3.0),
+        Workload("plain-singles", "{n} plain no-op tasks, delay() and get()", "singles", "noop", numbers(5_000, 50),
+                 PLAIN, "plain", patience=3.0),
+        Workload("plain-latency", "one plain task there and back", "latency", "noop", numbers(500, 20), PLAIN, "plain"),
         Workload("pool", "{n} no-op tasks through a pool of 20 with a queue of 200", "pool", "noop",
                  numbers(20_000, 300), PLACED, "pool", patience=3.0),
         Workload("pool-submit", "inside the submitting call of a pool", "submit", "noop", numbers(5_000, 50),

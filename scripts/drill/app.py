@@ -53,10 +53,6 @@ app: Any = _stock() if IS_STOCK else _ours()
 
 
 def _task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    if not IS_STOCK:
-        from graft.tasks.base import ReliableTask
-
-        options["base"] = ReliableTask
     registered: Callable[[Callable[..., Any]], Any] = app.task(name=name, **options)
     return registered
 

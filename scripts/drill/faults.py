@@ -335,7 +335,7 @@ class BadMessages(Fault):
     name = "bad-messages"
     limit = "every good task once, every bad message kept, 0 restarts, 0 reconnects"
     # A signature would be missing from all of them; here each is to be refused for what else is wrong with it.
-    stage: ClassVar[Mapping[str, Any]] = {"environ": {"GRAFT_UNSIGNED_MESSAGES": "accept"}}
+    stage: ClassVar[Mapping[str, Any]] = {"environ": {"GRAFT_SIGNING": "sign"}}
 
     def inject(self, stage: Stage) -> None:
         wanted = max(len(GARBAGE), self.tasks // 20)

@@ -7,7 +7,7 @@ from graft.scripts.bench.contenders.base import Contender
 from graft.scripts.bench.contenders.inprocess import Joblib, MultiprocessingPool, PlainAsyncio, ProcessPool
 from graft.scripts.bench.contenders.ours import Graft, GraftIo, GraftOnStockTransport, GraftPool
 from graft.scripts.bench.contenders.peers import Dask, Dramatiq, Huey, Ray, Rq
-from graft.scripts.bench.contenders.stock import Chunks, OneProcess, Solo, StockCelery
+from graft.scripts.bench.contenders.stock import Chunks, HardenedCelery, OneProcess, Solo, StockCelery
 from graft.scripts.bench.contenders.yardsticks import BareLoop, BatchedLoop, Loop
 
 CONTENDERS: dict[str, type[Contender]] = {
@@ -18,6 +18,7 @@ CONTENDERS: dict[str, type[Contender]] = {
         GraftPool,
         GraftOnStockTransport,
         StockCelery,
+        HardenedCelery,
         OneProcess,
         Solo,
         Chunks,

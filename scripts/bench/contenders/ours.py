@@ -127,10 +127,10 @@ class GraftOnStockTransport(Graft):
     shapes = frozenset({"batch", "latency"})
 
     def start(self, starter: Starter) -> None:
-        from graft.config.queues import names
+        from graft.config.queues import own_names
 
         argv = [sys.executable, "-m", "celery", "-A", "graft.scripts.bench.peers.plain_app", "worker", "-l", "WARNING"]
-        argv += ["-P", "prefork", "-c", str(self.setup.concurrency), "-Q", ",".join(names())]
+        argv += ["-P", "prefork", "-c", str(self.setup.concurrency), "-Q", ",".join(own_names())]
         starter.start([*argv, "--without-gossip", "--without-mingle"], self.environ)
 
     def open(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from graft.scripts.bench.contenders.base import Contender, ContenderSetup, Starter
@@ -17,16 +18,15 @@ class StockCelery(Contender):
     shapes = frozenset({"batch", "singles", "submit", "latency", "pool"})
     functions = frozenset({"noop", "spin", "anoop"})
     pool: tuple[str, ...] = ("-P", "prefork")
+    module = "graft.scripts.bench.peers.stock_app"
 
     def start(self, starter: Starter) -> None:
-        argv = [sys.executable, "-m", "celery", "-A", "graft.scripts.bench.peers.stock_app", "worker", "-l", "WARNING"]
+        argv = [sys.executable, "-m", "celery", "-A", self.module, "worker", "-l", "WARNING"]
         argv += [*self.pool, "-c", str(self.setup.concurrency), "--without-gossip", "--without-mingle"]
         starter.start(argv, self.environ)
 
     def open(self) -> None:
-        from graft.scripts.bench.peers import stock_app
-
-        self.tasks = stock_app.TASKS
+        self.tasks = import_module(self.module).TASKS
 
     def batch(self, function: str, items: Sequence[Any]) -> Sequence[Any]:
         from celery import group
@@ -40,6 +40,14 @@ class StockCelery(Contender):
 
     def gather(self, handles: Sequence[Any]) -> list[Any]:
         return [handle.get() for handle in handles]
+
+
+class HardenedCelery(StockCelery):
+    """The same tasks, and one line more: ``graft.harden(app)``."""
+
+    name = "hardened"
+    title = "the same app, hardened"
+    module = "graft.scripts.bench.peers.hardened_app"
 
 
 class OneProcess(StockCelery):

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from graft.celery import app
-from graft.scripts.bench import work
 
 
 def use_stock_transport() -> None:
-    address = os.environ[work.REDIS_URL]
-    app.conf.update(
-        broker_url=address,
-        broker_read_url=address,
-        broker_write_url=address,
-        worker_consumer="celery.worker.consumer:Consumer",
-    )
+    app.amqp_cls = "celery.app.amqp:AMQP"
+    app.__dict__.pop("amqp", None)
+    app.conf.worker_consumer = "celery.worker.consumer:Consumer"
 
 
 use_stock_transport()
