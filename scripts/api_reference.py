@@ -25,13 +25,17 @@ Generated from docstrings by `python -m graft.scripts.api_reference`. Every name
 
 # Where each name is defined, and the methods that are for callers.
 SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
-    "Submitting": [("submit.submit", ())],
+    "Submitting": [("tasks.submit.submit", ())],
     "Results": [
-        ("batch.Batch", ("collect", "__iter__", "as_completed", "as_completed_async", "progress", "done", "cancel")),
-        ("envelope.Outcome", ("unwrap",)),
-        ("results.outcomes.Progress", ()),
+        (
+            "tasks.batch.Batch",
+            ("collect", "__iter__", "as_completed", "as_completed_async", "progress", "done", "cancel"),
+        ),
+        ("tasks.envelope.Outcome", ("unwrap",)),
+        ("tasks.results.outcomes.Progress", ()),
     ],
-    "Retry policies": [("policy.RetryPolicy", ("wait_after",)), ("policy.ExactWaits", ())],
+    "Retry policies": [("tasks.policy.RetryPolicy", ("wait_after",)), ("tasks.policy.ExactWaits", ())],
+    "Any Celery app": [("config.harden.harden", ()), ("config.harden.undo", ())],
 }
 
 
@@ -42,7 +46,7 @@ def page() -> str:
     for title, entries in SECTIONS.items():
         lines.append(f"## {title}\n")
         for name, methods in entries:
-            found = package[f"tasks.{name}"]
+            found = package[name]
             lines += _entry(found, "###", "graft.")
             for method in methods:
                 lines += _entry(found[method], "####", f"{found.name}.")

@@ -1,7 +1,7 @@
 """The pages that a reader follows at a terminal, as a shell runs them.
 
 A ``console`` block is run: lines after ``$`` are commands, the others what they print. ``…`` stands for anything, on
-a line of its own for any lines. A ``python`` block that begins with ``# NAME.py`` is that file.
+a line of its own for any lines. A ``python`` block that begins with ``# FOLDER/NAME.py`` is that file.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def commands(page: Path) -> list[Command]:
 def write_files(page: Path, folder: Path) -> None:
     """Write the page's files where its reader would."""
     for block in blocks(page):
-        if block.language == "python" and (name := re.match(r"# (\w+\.py)\n", block.text)):
+        if block.language == "python" and (name := re.match(r"# ([\w/]+\.py)\n", block.text)):
+            (folder / name[1]).parent.mkdir(exist_ok=True)
             (folder / name[1]).write_text(block.text, encoding="utf-8")
 
 

@@ -14,7 +14,8 @@ import click
 import pytest
 from celery.bin.celery import celery as celery_command
 
-from graft.config.celery_app import TASK_MODULES, app
+from graft.config.celery_app import app
+from graft.config.own_task import task_modules
 from graft.config.settings import Settings
 from graft.scripts import command_table
 from graft.scripts.reference import variable
@@ -175,7 +176,7 @@ def resolves(name: str) -> bool:
 @cache
 def registered() -> set[str]:
     """The names of the tasks that workers know."""
-    for module in TASK_MODULES:
+    for module in task_modules(app):
         importlib.import_module(module)
     return set(app.tasks)
 
