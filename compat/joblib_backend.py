@@ -17,6 +17,7 @@ from joblib.parallel import AutoBatchingMixin, ParallelBackendBase  # type: igno
 from graft.compat import worker_admin
 from graft.compat.dispatcher import CallDispatcher
 from graft.compat.placement import is_local, place_calls
+from graft.config.queues import table
 from graft.tasks.callables.references import FunctionRef, resolve
 from graft.tasks.worker_runtime import in_worker
 
@@ -104,7 +105,7 @@ def run_calls(functions: Sequence[FunctionRef], arguments: Sequence[Arguments]) 
 
 def _slots() -> int:
     """Pool slots of the live workers; without a worker, calls wait for one."""
-    return (0 if is_local() else worker_admin.slots("batch")) or os.cpu_count() or 1
+    return (0 if is_local() else worker_admin.slots(table().batch)) or os.cpu_count() or 1
 
 
 def register(name: str, *, make_default: bool = False) -> None:

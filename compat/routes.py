@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from graft.compat.placement import CallOptions, Placement, check_place, place_calls
-from graft.config.queues import broker_priority, names
+from graft.config.queues import broker_priority, table
 from graft.tasks.policy import as_policy
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class Routes:
 
     def __init__(self, max_workers: int | None, **options: Unpack[ExecutorOptions]) -> None:
         queue, timeout = options.get("queue"), options.get("timeout")
-        if queue is not None and queue not in names():
-            raise ValueError(f"there is no queue {queue!r}; there are {', '.join(names())}")
+        if queue is not None:
+            table().checked(queue)
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout={timeout!r} must be more than 0 seconds; None means no limit")
         check_place(options.get("place"))
@@ -122,7 +122,7 @@ def batch_options(ref: FunctionRef, options: CallOptions, queue: str | None = No
 
     return BatchOptions(
         function=ref,
-        queue=queue or ("io" if ref.is_async else "batch"),
+        queue=queue or (table().io if ref.is_async else table().batch),
         priority=broker_priority(options.get("priority", 0)),
         timeout=options.get("timeout"),
         policy=as_policy(options.get("retry")),

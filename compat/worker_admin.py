@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import redis
 
 from graft.compat.placement import is_local
-from graft.config.deployment import app, settings
+from graft.config.deployment import app, app_name, settings
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.monitoring import function_stats as stats_store
 from graft.tasks.monitoring import worker_registry
@@ -94,7 +94,7 @@ def resize_workers(group: str, processes: int, prefetch: int | None = None, time
     names = [worker.name for worker in workers() if group_of(worker) == group]
     if not names:
         raise TaskQueueError(
-            f"no worker named {group}@… is alive; start one with: celery -A graft worker -n {group}@%h"
+            f"no worker named {group}@… is alive; start one with: celery -A {app_name()} worker -n {group}@%h"
         )
     sizes: dict[str, int] = {}
     deadline = time.monotonic() + timeout

@@ -21,7 +21,7 @@ from typing import Final
 
 from graft.config import keys
 from graft.config.keys import pattern
-from graft.config.queues import names
+from graft.config.queues import own_names
 
 Version = tuple[int, ...]
 SEVEN: Final = (7, 0)  # From here on a key can be readable only, and a user can have a second set of rules.
@@ -101,7 +101,10 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
         "worker": Role(
             "runs tasks; keeps the record of the messages it holds, and everything the deployment knows of itself",
             _commands(*data, "+publish", refused=moves, although=(CONNECTIONS,)),
-            (*waiting, BINDINGS, PIDBOX, EVENTS, *HELD, *RESULTS, pattern(keys.RESOURCE_POOL), "graft:*"), (), ("*",),
+            (
+                *waiting, BINDINGS, PIDBOX, EVENTS, *HELD, keys.STOCK_HELD, *RESULTS, pattern(keys.RESOURCE_POOL),
+                "graft:*",
+            ), (), ("*",),
         ),
         "producer": Role(
             "sends work and waits for its answers; may command no worker",
@@ -115,7 +118,9 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
         "beat": Role(
             "sends what is due; keeps its schedule and lock",
             _commands(*data, refused=(*moves, "-scan")),
-            (*waiting, BINDINGS, pattern(keys.REDBEAT), keys.BEATS), (), ("*",),
+            (
+                *waiting, BINDINGS, keys.QUEUES, pattern(keys.OVERLAP), pattern(keys.REDBEAT), keys.BEATS,
+            ), (), ("*",),
         ),
         "viewer": Role(
             "top, health, doctor, report, exporter, Flower without inspect: reads everything, writes nothing",
@@ -135,7 +140,7 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
 
 def users(passwords: Mapping[str, str], queues: Iterable[str] = (), version: Version = SEVEN) -> list[str]:
     """The lines of an ACL file: a user for each role, ``admin`` who may do everything, and nobody without a name."""
-    found = roles([*names(), *queues])
+    found = roles([*own_names(further=os.environ.get("GRAFT_QUEUES", "")), *queues])
     lines = [f"user {name} on {_hashed(passwords[name])} {' '.join(found[name].rules(version))}" for name in found]
     return [f"user admin on {_hashed(passwords['admin'])} allkeys allchannels +@all", "user default off", *lines]
 

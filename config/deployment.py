@@ -10,6 +10,7 @@ parts are made anew. A part that must outlive a fork has a method ``after_fork``
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -26,6 +27,7 @@ class Deployment:
     def __init__(self) -> None:
         self._app: Any = None
         self._settings: Settings | None = None
+        self._read_settings: Callable[[], Settings] = Settings
         self._lock = threading.RLock()
         self._parts: dict[Callable[[], Any], Any] = {}
         self._on_adoption: list[Callable[[Any], None]] = []
@@ -40,17 +42,23 @@ class Deployment:
 
     @property
     def settings(self) -> Settings:
-        """The settings, read from the environment once."""
+        """The settings, read once: from the environment, and from the configuration of an app that was adopted."""
         if self._settings is None:
-            self._settings = Settings()
+            self._settings = self._read_settings()
         return self._settings
 
-    def adopt(self, app: Any) -> None:
+    def adopt(self, app: Any, read_settings: Callable[[], Settings] = Settings) -> None:
         """Make *app* the app of this process; one adopted earlier keeps the tasks that it has got."""
         # `celery.current_app` is a proxy, and another object than the app that it stands for.
         self._app = getattr(app, "_get_current_object", lambda: app)()
+        self._read_settings, self._settings = read_settings, None
         for func in tuple(self._on_adoption):
             func(self._app)
+
+    def forget(self) -> None:
+        """Have no app, as before one was adopted."""
+        self._app, self._settings, self._read_settings = None, None, Settings
+        self._parts.clear()
 
     def on_adoption(self, func: Callable[[Any], None]) -> None:
         """Call ``func(app)`` for the app of this process, now if there is one, and for each that is adopted later."""
@@ -115,3 +123,13 @@ def app() -> Any:
 def settings() -> Settings:
     """The settings of this process."""
     return current.settings
+
+
+def app_name() -> str:
+    """What follows ``celery -A`` for this process's app, for messages that name a command."""
+    for option, value in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+        if option in ("-A", "--app") and value:
+            return value
+        if option.startswith("--app="):
+            return option.removeprefix("--app=")
+    return str(app().main)

@@ -20,14 +20,16 @@ FUNCTION: Final = "graft:function:"
 FUNCTION_STATS: Final = "graft:figures:"
 FUNCTIONS: Final = "graft:figures"
 OUTCOME: Final = "graft:outcome:"
+OVERLAP: Final = "graft:overlap:"
 PACE: Final = "graft:pace:"
 POC: Final = "graft:poc:"
 POOL: Final = "graft:pool:"
+QUEUES: Final = "graft:queues"  # The queues that were ever declared here, each with the time.
 SHARED: Final = "graft:shared:"
 RESOURCE_POOL: Final = "resource_pool:"  # Known to the callers of compat/celery_migration_poc by this name.
 BETWEEN_CALLERS_AND_WORKERS: Final = (
     BATCH, BATCHES, BODY, CALL, CALLS, CANCEL, CHORD, CHORDS, COMPAT, FUNCTION_STATS, FUNCTIONS, FUNCTION, OUTCOME,
-    PACE, POC, POOL, SHARED, RESOURCE_POOL,
+    OVERLAP, PACE, POC, POOL, QUEUES, SHARED, RESOURCE_POOL,
 )  # fmt: skip
 
 BEATS: Final = "graft:beats"
@@ -39,13 +41,18 @@ TRACE: Final = "graft:leaks:trace"
 PAUSED: Final = "graft:paused"
 REDBEAT: Final = "graft:redbeat:"
 RUN: Final = "graft:run:"
+UNSIGNED: Final = "graft:unsigned"
 WORKER: Final = "graft:worker:"
 WORKERS: Final = "graft:workers"
 
+# The messages that hardened workers hold: a hash, its index by time, the lock of those who sweep them. kombu's own
+# names are those of stock workers: the two may share queues, and neither gives away what the other runs.
+UNACKED: Final = "graft:unacked"
+UNACKED_INDEX: Final = "graft:unacked_index"
+UNACKED_MUTEX: Final = "graft:unacked_mutex"
+
 # Celery's and kombu's.
-UNACKED: Final = "unacked"  # The hash of the messages that workers hold.
-UNACKED_INDEX: Final = "unacked_index"
-UNACKED_MUTEX: Final = "unacked_mutex"
+STOCK_HELD: Final = "unacked*"  # The hash, index and lock of stock workers, which hardened ones sweep too.
 BINDINGS: Final = "_kombu.binding."
 RESULT: Final = "celery-task-meta-"
 

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from celery._state import connect_on_app_finalize
 from celery.local import Proxy
 
-from graft.config.deployment import app, current
+from graft.config.deployment import app, current, settings
+
+MODULES: Final = (
+    *("running.envelope_task", "running.call_task"),
+    *("cleanup.chord_recovery", "queues.aging", "cleanup.redis_keys"),
+    *("health.canaries", "health.periodic", "leaks.periodic", "health.history"),
+)
+LEGACY: Final = ("legacy.migration_poc", "legacy.ray_hybrid_poc", "legacy.integration_framework")
+
+
+def task_modules(app: Any) -> list[str]:
+    """The modules with tasks of ours that *app*'s workers import: those of old programs where it is ours, or asked."""
+    legacy = LEGACY if app.main == "graft" or settings().poc_tasks else ()
+    return [f"graft.tasks.{name}" for name in (*MODULES, *legacy)]
 
 
 def own_task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:

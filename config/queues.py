@@ -1,15 +1,22 @@
-"""The queue table: which queues exist, which lane reads them, and how old priorities map onto the broker's."""
+"""The queue table: which queues there are, which one takes what, and how old priorities map onto the broker's.
+
+Our own deployment has the seven queues below, and those of ``GRAFT_QUEUES``. A project's app has the queues that it
+declares. :func:`table` is that of the process's app, whichever that is.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+from graft.config.deployment import app, part
 
 Lane = Literal["cpu", "io"]
 
 # The Redis transport takes 0 first, and a message without a priority counts as 0 (kombu/transport/virtual/base.py).
 PRIORITY_STEPS: Final = tuple(range(10))
+KOMBU_STEPS: Final = (0, 3, 6, 9)
 MIDDLE_PRIORITY: Final = 5
 
 
@@ -33,10 +40,81 @@ QUEUES: Final = (
     QueueSpec("heavy", "cpu", "long computations"),
 )
 
+OURS: Final = frozenset({"batch", "io", "maintenance"})
+GUEST: Final = "graft"  # The queue of our own messages in an app that does not declare the three.
 
-def names(lane: Lane | None = None) -> list[str]:
-    """The queues that *lane* reads, or all of them."""
-    return [queue.name for queue in QUEUES if lane is None or queue.lane == lane]
+
+@dataclass(frozen=True)
+class QueueTable:
+    """The queues of an app; ``batch``, ``io`` and ``maintenance`` are those that take our own messages.
+
+    ``steps`` are the priorities that the broker tells apart. A queue of another name is made at its first use where it
+    ``may_be_made``.
+    """
+
+    names: tuple[str, ...]
+    default: str
+    batch: str
+    io: str
+    maintenance: str
+    steps: tuple[int, ...]
+    may_be_made: bool
+
+    def accepts(self, queue: object) -> bool:
+        """Whether something may be sent to *queue*."""
+        return queue in self.names or (self.may_be_made and isinstance(queue, str) and bool(queue))
+
+    def checked(self, queue: str) -> str:
+        """*queue*, if it accepts messages.
+
+        Raises:
+            ValueError: it is not declared, and this app makes no queues on demand.
+        """
+        if not self.accepts(queue):
+            raise ValueError(f"there is no queue {queue!r}; there are {', '.join(self.names)}")
+        return queue
+
+
+def table() -> QueueTable:
+    """The queues of this process's app."""
+    return part(_table)
+
+
+def _table() -> QueueTable:
+    conf = app().conf
+    options: dict[str, Any] = conf.broker_transport_options or {}
+    names = dict.fromkeys([*app().amqp.queues, conf.task_default_queue])
+    # In a project's app they have a queue to themselves: stock workers of the project do not know our tasks.
+    batch, io, maintenance = ("batch", "io", "maintenance") if names.keys() >= OURS else (GUEST,) * 3
+    return QueueTable(
+        tuple(dict.fromkeys([*names, batch])), conf.task_default_queue, batch, io, maintenance,
+        tuple(sorted(options.get("priority_steps") or KOMBU_STEPS)), bool(conf.task_create_missing_queues),
+    )  # fmt: skip
+
+
+def own_queues(further: str = "") -> tuple[QueueSpec, ...]:
+    """The queues of our own app: the seven, and those of *further*, as ``GRAFT_QUEUES`` has them."""
+    known = {queue.name for queue in QUEUES}
+    names = dict.fromkeys(name.strip() for name in further.split(","))
+    return (
+        *QUEUES,
+        *(QueueSpec(name, "cpu", "yours, from GRAFT_QUEUES") for name in names if name not in {"", *known}),
+    )
+
+
+def lane_of(queue: str) -> Lane:
+    """The lane whose workers read *queue*; only envelopes of coroutines have a lane of their own."""
+    return next((spec.lane for spec in QUEUES if spec.name == queue), "cpu")
+
+
+def own_names(lane: Lane | None = None, further: str = "") -> list[str]:
+    """The names of :func:`own_queues` that *lane* reads, or all of them."""
+    return [queue.name for queue in own_queues(further) if lane is None or queue.lane == lane]
+
+
+def purpose(queue: str) -> str:
+    """What *queue* is for, where we know."""
+    return next((spec.purpose for spec in QUEUES if spec.name == queue), "")
 
 
 def broker_priority(priority: float) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from graft.config.deployment import app_name
 from graft.config.redis_server import Facts, RedisServer, Role
 
 # "refuse": messages would be lost, a worker does not start. "alarm" and "warn" are said at start; health calls the
@@ -72,7 +73,7 @@ def watch(server: RedisServer, memory_warns: float = MEMORY_WARNS) -> Iterator[F
     severity = _graded(share, CLIENTS_WARN, CLIENTS_ALARM)
     yield Finding(
         severity, "clients", f"{server.clients} of {server.clients_limit} clients are connected",
-        "" if severity == "ok" else "raise maxclients; celery -A graft leaks says who opens them",
+        "" if severity == "ok" else f"raise maxclients; celery -A {app_name()} leaks says who opens them",
         server.clients, CLIENTS_WARN * server.clients_limit, "clients",
     )  # fmt: skip
     if server.is_replica or server.replicas:
@@ -91,7 +92,7 @@ def _memory(server: RedisServer, warns: float) -> Finding:
     return Finding(
         severity, "memory", f"{server.memory >> 20} MiB, {share:.0%} of {of}, are in use; a full Redis refuses writes",
         "" if severity == "ok" else "raise maxmemory, add workers, shorten GRAFT_RESULT_TTL, or see what grows: "
-        "celery -A graft leaks",
+        f"celery -A {app_name()} leaks",
         share, warns, "share",
     )  # fmt: skip
 
@@ -210,5 +211,5 @@ def _access(facts: Facts, url: str) -> Iterator[Finding]:
         yield Finding(
             "note", "config",
             "this user may not read the server's configuration; appendfsync and min-replicas-to-write were not checked",
-            "check them as the administrator: celery -A graft doctor; CONFIG GET would also tell the passwords",
+            f"check them as the administrator: celery -A {app_name()} doctor; CONFIG GET would also tell the passwords",
         )  # fmt: skip

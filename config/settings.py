@@ -6,7 +6,7 @@ The conventional variables keep their names (``CELERY_BROKER_URL``, ``CELERY_RES
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +17,14 @@ _PASSWORD = re.compile(r"(://[^:@/;]*:)[^@;]*(?=@)")
 def without_password(address: str) -> str:
     """*address* for messages: one URL, or several of Sentinel's, with every password masked."""
     return _PASSWORD.sub(r"\1**", address)
+
+
+REDIS: Final = ("redis://", "rediss://", "redis+socket://", "socket://", "unix://", "sentinel://")
+
+
+def is_redis(address: object) -> bool:
+    """Whether *address*, a broker's or a result backend's, leads to Redis."""
+    return isinstance(address, str) and address.startswith(REDIS)
 
 
 class Settings(BaseSettings):
@@ -64,10 +72,25 @@ class Settings(BaseSettings):
         30.0, ge=0, description="How long calls in flight outlive a broker that was reachable before."
     )
 
-    unsigned_messages: Literal["refuse", "accept"] = Field(
-        "refuse",
-        description="What workers do with task messages and state-changing control commands that do not bear the "
-        "deployment's signature; accept them only while callers without the key are being moved over.",
+    signing: Literal["off", "sign", "require"] = Field(
+        "require",
+        description="Whether task messages and state-changing control commands bear the deployment's signature, and "
+        "workers refuse those that do not. A project's app that is hardened begins at `off`, or at `sign` where there "
+        "is a key; `celery -A … doctor` says when the next stage is safe.",
+    )
+    queues: str = Field(
+        "",
+        description="Further queues, separated by commas: workers that read the app's default queue read them too. Our "
+        "own app declares them beside the seven.",
+    )
+    include: str = Field(
+        "", description="Modules with tasks of your own that our own app's workers, Beat and Flower import; commas."
+    )
+    beat: bool = Field(True, description="Whether Beat sends our checks and upkeep, beside the entries of the app.")
+    failure_letters: Literal["retried", "all", "none"] = Field(
+        "retried",
+        description="Which tasks leave a dead letter when they fail for good: those with retries, all, or none. A "
+        "task's own `graft_letters` has the last word, and killers always leave one.",
     )
     redis_checks: Literal["refuse", "warn", "off"] = Field(
         "refuse", description="What a worker does on start about a Redis that would lose messages."
@@ -184,7 +207,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def broker_is_redis(self) -> Self:
         for name, url in (("CELERY_BROKER_URL", self.broker_url), ("CELERY_RESULT_BACKEND", self.backend_url)):
-            if not url.startswith(("redis://", "rediss://", "redis+socket://", "socket://", "unix://", "sentinel://")):
+            if not is_redis(url):
                 raise ValueError(
                     f"{name}={without_password(url)} is not Redis; use redis://, rediss://, redis+socket:// or "
                     "sentinel://"
@@ -192,6 +215,16 @@ class Settings(BaseSettings):
             if url.startswith("sentinel://") and not self.sentinel_master:
                 raise ValueError(f"{name} is Sentinel: set GRAFT_SENTINEL_MASTER to the name of its master")
         return self
+
+    @property
+    def signs(self) -> bool:
+        """Whether messages are signed."""
+        return self.signing != "off" and bool(self.signing_keys)
+
+    @property
+    def refuses_unsigned(self) -> bool:
+        """Whether messages without a signature are refused, where there is a key to tell them by."""
+        return self.signing == "require" and bool(self.signing_keys)
 
     @property
     def signing_keys(self) -> tuple[bytes, ...]:

@@ -1,6 +1,7 @@
 """Work on Celery workers, many items to a message: the public names of celery-graft.
 
-``submit(func, items)`` is the way in for new code. Old code imports the facades under ``graft.compat``.
+``submit(func, items)`` is the way in for new code; old code imports the facades under ``graft.compat``.
+``harden(app)`` gives the same guarantees to the tasks of a Celery project.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graft.config.harden import harden, undo
     from graft.tasks.batch import Batch
     from graft.tasks.envelope import Outcome
     from graft.tasks.errors import (
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
         EnvelopeError,
         EnvelopeLostError,
         ItemTimeoutError,
+        OutOfMemoryError,
         PayloadTooLargeError,
         PermanentError,
         PoisonedError,
@@ -42,6 +45,7 @@ __all__ = [
     "EnvelopeLostError",
     "ExactWaits",
     "ItemTimeoutError",
+    "OutOfMemoryError",
     "Outcome",
     "PayloadTooLargeError",
     "PermanentError",
@@ -57,18 +61,21 @@ __all__ = [
     "UnpicklableError",
     "UnreferenceableError",
     "__version__",
+    "harden",
     "submit",
+    "undo",
 ]
 
-_MODULES = {"submit": "submit", "Batch": "batch", "Progress": "results.outcomes", "Outcome": "envelope"}
-_MODULES |= {"RetryPolicy": "policy", "ExactWaits": "policy"}
+_MODULES = {"submit": "tasks.submit", "Batch": "tasks.batch", "Progress": "tasks.results.outcomes"}
+_MODULES |= {"Outcome": "tasks.envelope", "RetryPolicy": "tasks.policy", "ExactWaits": "tasks.policy"}
+_MODULES |= {"harden": "config.harden", "undo": "config.harden"}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded at the first use, so that `import graft.compat…` does not pay for Celery before anything is sent.
     if name not in __all__:
         raise AttributeError(f"module 'graft' has no attribute {name!r}")
-    return getattr(import_module(f"graft.tasks.{_MODULES.get(name, 'errors')}"), name)
+    return getattr(import_module(f"graft.{_MODULES.get(name, 'tasks.errors')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Hands the app to the command line: ``celery -A graft worker|beat|flower|inspect|control|events``.
+"""Hands our own app to the command line: ``celery -A graft worker|beat|flower|inspect|control|events``.
 
 A function that a worker imports may live in a module that itself imports the old worker-pool module. So the old names
 lead to the facades here as well; inside a task these run everything in place.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 
 from graft.compat import redirect
+from graft.config.celery_app import app
 from graft.config.deployment import settings
-from graft.workers.app import app
 
 app.set_default()  # shared_task of the modules that a worker loads belongs to this app.
 

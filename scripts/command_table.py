@@ -19,6 +19,9 @@ NOT_INSTALLED = (
 )
 
 
+WITHOUT_AN_APP = ("bench", "drill")  # They make a stack of their own.
+
+
 class LazyCommand(click.Command):
     """Stands for ``command`` of ``graft.scripts.commands.<name>``, which is imported when it runs or shows its help."""
 
@@ -26,7 +29,14 @@ class LazyCommand(click.Command):
         super().__init__(name, short_help=short_help)
         self.module = f"graft.scripts.commands.{name.replace('-', '_')}"
 
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        app = getattr(getattr(parent, "obj", None), "app", None)  # Of `celery -A`.
+        if app is not None and self.name not in WITHOUT_AN_APP:
+            from graft.config import harden
+
+            if not harden.is_active(app):
+                click.echo(f"error: {harden.why_inactive(app)}", err=True)
+                raise SystemExit(2)
         try:
             command: click.Command = import_module(self.module).command
         except ModuleNotFoundError as error:
@@ -35,7 +45,7 @@ class LazyCommand(click.Command):
             # The wheel leaves out commands that are for this repository (pyproject.toml).
             click.echo(f"error: {NOT_INSTALLED.format(name=self.name)}", err=True)
             raise SystemExit(2) from None
-        return command.make_context(*args, **kwargs)
+        return command.make_context(info_name, args, parent, **extra)
 
 
 batch = LazyCommand("batch", "List, show or cancel running batches.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from graft.config.queues import QUEUES
 from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import report_store
@@ -14,7 +13,7 @@ from graft.tasks.health.verdicts import HealthState
 from graft.tasks.messages.message_format import SENT_AT, lists
 from graft.tasks.monitoring import function_stats, worker_registry
 from graft.tasks.monitoring.function_stats import FunctionStats
-from graft.tasks.queues import pause, throughput
+from graft.tasks.queues import existing, pause, throughput
 from graft.tasks.sending import progress
 from graft.tasks.sending.progress import BatchNote
 
@@ -89,21 +88,20 @@ def take() -> Snapshot:
     paused = pause.paused(client)
     lags = {loop.process.partition(" ")[0]: loop.lag for loop in loops(client, beats)}
     with broker() as queue_side, queue_side.pipeline(transaction=False) as pipe:
-        for queue in QUEUES:
-            for key in lists(queue.name):
+        names = existing.names(queue_side)
+        for queue in names:
+            for key in lists(queue):
                 pipe.llen(key)
                 pipe.lindex(key, -1)
         replies = pipe.execute()
     now, width = time.time(), 2 * len(lists("x"))
     queues = []
-    for at, queue in enumerate(QUEUES):
+    for at, queue in enumerate(names):
         mine = replies[at * width : (at + 1) * width]
         ages = [now - sent for head in mine[1::2] if head and (sent := _sent_at(head))]
-        readers = sum(queue.name in beat.queues for beat in beats)
+        readers = sum(queue in beat.queues for beat in beats)
         oldest = max(0.0, *ages) if ages else None
-        queues.append(
-            QueueLine(queue.name, sum(mine[::2]), oldest, readers, queue.name in paused, by_queue.get(queue.name, 0))
-        )
+        queues.append(QueueLine(queue, sum(mine[::2]), oldest, readers, queue in paused, by_queue.get(queue, 0)))
     report = report_store.last(client)
     return Snapshot(
         at=now,

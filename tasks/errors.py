@@ -62,6 +62,10 @@ class NotYet(TaskQueueError):
         return f"its turn has not come; it asks again in {self.wait:.3f} s"
 
 
+class OutOfMemoryError(TaskQueueError):
+    """A task of its own raised MemoryError. Raised as it is, that would end the worker."""
+
+
 class ItemTimeoutError(TaskQueueError, TimeoutError):
     """The item ran longer than its ``timeout``."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from graft.config.queues import broker_priority, names
+from graft.config.queues import broker_priority, table
 from graft.tasks.batch import Batch
 from graft.tasks.callables.references import FunctionRef, refer
 from graft.tasks.policy import RetryPolicy, as_policy
@@ -51,7 +51,8 @@ def submit(
         timeout: seconds that one item may run; then it fails with ItemTimeoutError. Default: no limit for an item;
             ``GRAFT_SOFT_TIME_LIMIT`` still limits the envelope.
         priority: a larger number runs first; 0 is the middle.
-        queue: the name of a queue; docs/configuration.md lists them. Default: ``batch``, ``io`` if *func* is async.
+        queue: the name of a queue; docs/configuration.md lists them. Default: ``batch``, ``io`` if
+            *func* is async, or the app's default queue if it does not declare these.
         by_value: send a copy of *func*, whatever it captures. Changes to what it captured stay on the worker.
         unpack: items are ``(args, kwargs)`` pairs, and ``func(*args, **kwargs)`` is called.
 
@@ -146,7 +147,5 @@ def _seconds(timeout: float | None) -> float | None:
 
 def _queue(queue: str | None, ref: FunctionRef) -> str:
     if queue is None:
-        return "io" if ref.is_async else "batch"
-    if queue not in names():
-        raise ValueError(f"there is no queue {queue!r}; there are {', '.join(names())}")
-    return queue
+        return table().io if ref.is_async else table().batch
+    return table().checked(queue)

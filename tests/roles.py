@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from graft.config import acl
-from graft.config.queues import names
+from graft.config.queues import own_names
 from graft.scripts.stack import redis_server
 from graft.scripts.stack.local_stack import LocalStack
 
@@ -106,7 +106,7 @@ def acting_as(role: str) -> Iterator[None]:
 
 
 def _rules(role: str) -> list[str]:
-    return EVERYTHING if role == "admin" else [*acl.roles(names())[role].rules(_version), NOTES]
+    return EVERYTHING if role == "admin" else [*acl.roles(own_names())[role].rules(_version), NOTES]
 
 
 def _write(path: Path) -> None:

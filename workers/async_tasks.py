@@ -1,4 +1,4 @@
-"""Lets Celery's tracer run ``async def`` tasks, whichever pool the worker has.
+"""Lets Celery's tracer run ``async def`` tasks, whichever pool the worker has, and guards every task (tasks/guard.py).
 
 The tracer calls ``task.run`` and takes what it returns for the result (celery/app/trace.py). So ``run`` is wrapped: an
 awaitable is waited for, in the way that the worker's pool has, and its value or error is what the tracer sees. Retries,
@@ -16,7 +16,7 @@ from typing import Any
 from billiard.common import terminate_handler_fired
 from celery import Celery, Task
 
-from graft.tasks import worker_runtime
+from graft.tasks import guard, worker_runtime
 from graft.tasks.errors import ProcessExitError, SelfCancelledError, TaskQueueError
 from graft.workers import task_context
 
@@ -31,12 +31,15 @@ def prepare(app: Celery) -> None:
     task_context.share_task_stack()
     for task in app.tasks.values():
         task_context.share_stack(task.request_stack)
-        if getattr(task, "_graft_awaits", False) or task.name.startswith("celery."):
+        if getattr(task, "_graft_prepared", False):
             continue
-        task._graft_awaits = True
-        # autoretry_for wraps run once more, and must see the error of the coroutine, not the coroutine.
-        name = "_orig_run" if hasattr(task, "_orig_run") else "run"
-        setattr(task, name, _awaiting(task, getattr(task, name)))
+        task._graft_prepared = True
+        if not task.name.startswith("celery."):
+            # autoretry_for wraps run once more, and must see the error of the coroutine, not the coroutine.
+            name = "_orig_run" if hasattr(task, "_orig_run") else "run"
+            setattr(task, name, _awaiting(task, getattr(task, name)))
+        if guard.is_guarded(task):
+            task.run = guard.guarded(task, task.run)
 
 
 def _body(task: Any) -> Any:

@@ -24,12 +24,11 @@ require(billiard.pool, "mem_rss", "MAXMEM_USED_FMT")
 LIMIT: Final = 1 << 40  # KiB: 1 PiB.
 
 
-@signals.celeryd_init.connect
-def _set_memory_limit(conf: Any = None, **_: Any) -> None:
+def prepare(worker: Any) -> None:
     """Have billiard compare at all. A limit that the deployment has set itself stays."""
     config = settings()
-    if (config.leaks_recycle or config.items_per_child) and not conf.worker_max_memory_per_child:
-        conf.worker_max_memory_per_child = LIMIT
+    if (config.leaks_recycle or config.items_per_child) and not worker.max_memory_per_child:
+        worker.max_memory_per_child = LIMIT
 
 
 def end_after_this_task(reason: str) -> None:

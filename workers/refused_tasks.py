@@ -1,7 +1,7 @@
 """Messages that are not run: a revoked or expired task becomes a dead letter, and a refused message fails its call.
 
 Celery drops revoked and expired messages in the worker's main process, and keeps revoked ids in memory only. A flag
-that outlives restarts is set by ``celery -A graft control graft_cancel ID``; every ReliableTask obeys it.
+that outlives restarts is set by ``celery -A graft control graft_cancel ID``; every task obeys it (tasks/guard.py).
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from typing import Any, Final
 import redis
 from celery import signals
 
-from graft.config.deployment import app, settings
+from graft.config.deployment import settings
+from graft.config.queues import table
 from graft.config.redis_client import connect
 from graft.config.transport.task_validation import ID_LENGTH, Refusal
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.errors import EnvelopeError, SignatureError
+from graft.tasks.results.backend import results_backend
 
 logger = logging.getLogger(__name__)
 
-MAINTENANCE: Final = "maintenance"  # A periodic task that came too late is sent again anyway.
+PERIODIC: Final = ("graft.maintenance.", "graft.health.", "graft.history.", "graft.leaks.")
 
 
 @signals.task_revoked.connect
 def bury_dropped(request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
     """Keep a dead letter of *request*, whose message Celery has dropped."""
     queue = str((request.delivery_info or {}).get("routing_key") or "")
-    if queue == MAINTENANCE:
-        return
+    if queue == table().maintenance != table().batch or str(request.task).startswith(PERIODIC):
+        return  # What came too late is sent again anyway.
     when = f"it expired at {request.expires} before a worker ran it" if expired else "it was revoked"
     error = TimeoutError(when) if expired else RuntimeError(f"{when}{' while it ran' if terminated else ''}")
     letter = dead_letters.DeadLetter.make(
@@ -74,7 +76,7 @@ def publish_refusal(message: Any, refused: Refusal) -> None:
         "children": [],
         "date_done": datetime.now(UTC).isoformat(),
     }
-    key, record = app().backend.get_key_for_task(task_id), json.dumps(result)
+    key, record = results_backend().get_key_for_task(task_id), json.dumps(result)
     try:
         with connect(socket_timeout=2.0, client_name="graft-refused") as client:
             if client.set(key, record, nx=True, ex=int(settings().result_ttl)):

@@ -8,9 +8,9 @@ from typing import Any, Final
 from celery import Celery, Task
 
 from graft.config import queues
-from graft.config.celeryconfig import options
+from graft.config.celeryconfig import defaults, options
+from graft.config.harden import AMQP
 from graft.config.settings import Settings
-from graft.config.transport import register
 
 DEFAULT_QUEUE: Final = "normal"
 QUEUES: Final = {"high_priority": "high", DEFAULT_QUEUE: "default", "low_priority": "low"}
@@ -19,9 +19,10 @@ MIDDLE: Final = 5  # Of the framework's priorities, 0 to 10; larger goes first.
 
 def make_app(name: str, config: Settings) -> Any:
     """An app of that name with the deployment's options, gzip and a prefetch of 4; not the process's current one."""
-    register()
-    app = Celery(name, set_as_current=False)
-    app.config_from_object(options(config) | {"task_compression": "gzip", "worker_prefetch_multiplier": 4})
+    app = Celery(name, set_as_current=False, amqp=AMQP)
+    app.config_from_object(
+        defaults(config) | options(config) | {"task_compression": "gzip", "worker_prefetch_multiplier": 4}
+    )
     return app
 
 
@@ -33,9 +34,10 @@ def queue_of(name: str) -> str:
     """
     if name in QUEUES:
         return QUEUES[name]
-    if name in queues.names():
+    table = queues.table()
+    if table.accepts(name):
         return name
-    raise ValueError(f"there is no queue {name!r}; there are {', '.join([*QUEUES, *queues.names()])}")
+    raise ValueError(f"there is no queue {name!r}; there are {', '.join([*QUEUES, *table.names])}")
 
 
 def step_of(priority: float) -> int:

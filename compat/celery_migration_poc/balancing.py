@@ -9,7 +9,7 @@ from typing import Final
 
 from graft.compat.async_worker_optimization.resources import Size
 from graft.compat.worker_admin import group_of, resize_workers
-from graft.config.deployment import app
+from graft.config.deployment import app, app_name
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.monitoring.worker_registry import workers
 
@@ -27,7 +27,7 @@ def reach(size: Size, worker_group: str | None, timeout: float) -> None:
     chosen = [worker for worker in workers() if worker.pool == RESIZABLE and worker_group in (None, group_of(worker))]
     if not chosen:
         of = f" named {worker_group}@…" if worker_group else ""
-        raise TaskQueueError(f"no prefork worker{of} is alive; start one with: celery -A graft worker")
+        raise TaskQueueError(f"no prefork worker{of} is alive; start one with: celery -A {app_name()} worker")
     deadline = time.monotonic() + timeout
     for group in sorted(set(map(group_of, chosen))):
         _try_until(deadline, partial(resize_workers, group, size.processes, size.processes * size.prefetch))

@@ -15,6 +15,7 @@ from typing import Final
 
 from graft.compat.worker_pool.errors import PoolClosedError
 from graft.compat.worker_pool.local_state import LocalPool
+from graft.config.queues import table
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.pools import due_messages
@@ -90,7 +91,7 @@ class Submission:
                 if time.monotonic() - self._full < LOOK_EVERY:
                     return False
                 # What could begin it: a thread of ours, or a pool process of a live worker.
-                ready = 1_000_000 if is_local else worker_registry.slots(due_messages.QUEUE)
+                ready = 1_000_000 if is_local else worker_registry.slots(table().batch)
                 wanted = AHEAD if is_quick else 1
                 state, granted, others = self.pool.reserve(self.client, wanted, ready)
                 self._full = time.monotonic() if granted < wanted and not others else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -10,7 +11,9 @@ from kombu.connection import resolve_aliases
 from kombu.transport import TRANSPORT_ALIASES
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 
-from graft.config.transport.channel import Channel
+from graft.config.deployment import settings
+from graft.config.settings import is_redis
+from graft.config.transport.channel import OWN_OPTIONS, Channel
 from graft.config.transport.private_api import require_transport, stock
 
 _SCHEMES: Final = (
@@ -42,7 +45,7 @@ class TlsTransport(Transport):
 class SentinelChannel(Channel, stock.SentinelChannel):
     """The same on whichever server Sentinel calls the master."""
 
-    from_transport_options = (*stock.SentinelChannel.from_transport_options, "message_limit")
+    from_transport_options = (*stock.SentinelChannel.from_transport_options, *OWN_OPTIONS)
 
 
 class SentinelTransport(Transport):
@@ -62,6 +65,47 @@ def register() -> None:
     TRANSPORT_ALIASES["sentinel"] = f"{__name__}:{SentinelTransport.__name__}"
     # Addresses are shown, to people and to Flower, in the form in which they were given.
     resolve_aliases.update(graft="redis", grafts="rediss")
+
+
+def hardened(url: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The address and kombu's options for a connection over this transport, where *url* is one of Redis.
+
+    What ``transport_options`` says counts, but for ``visibility_timeout``: leases are renewed, so it is that of a
+    worker that has died, and the one given is kept for the record of stock workers.
+    """
+    asked = dict(options)
+    address = ";".join(url) if isinstance(url, list | tuple) else url
+    if not is_redis(address):
+        return url, asked
+    asked["transport"] = None  # It is in the address.
+    asked["transport_options"] = transport_options(asked.get("transport_options") or {})
+    return transport_url(address), asked
+
+
+def transport_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """*given* with what this transport needs beside it."""
+    config = settings()
+    theirs = {
+        f"stock_{name}": given[name]
+        for name in ("visibility_timeout", "unacked_key", "unacked_index_key")
+        if name in given
+    }
+    return {
+        # Celery sweeps every interval x throttle seconds: 10 x 10 by default.
+        "unacked_restore_interval": max(0.5, min(5.0, config.visibility_timeout / 4)),
+        "unacked_restore_throttle": 1,
+        "unacked_restore_limit": 200,
+        # The holder of this lock may be killed; no message is recovered until it expires (default 300 s).
+        "unacked_mutex_expire": 15,
+        "socket_timeout": 10,
+        "socket_connect_timeout": config.connect_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        **({"master_name": config.sentinel_master} if config.sentinel_master else {}),
+        **{name: value for name, value in given.items() if f"stock_{name}" not in theirs},
+        **theirs,
+        "visibility_timeout": config.visibility_timeout,
+    }
 
 
 def transport_url(url: str) -> str:

@@ -23,8 +23,9 @@ from typing import Any, Final
 
 import redis
 from kombu.utils.json import dumps
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from graft.config import keys
 from graft.config.deployment import part, settings
 from graft.config.transport import quarantine, signing
 from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
@@ -35,7 +36,10 @@ from graft.config.transport.round_trip import Command, RoundTrips
 
 logger = logging.getLogger(__name__)
 
+OWN_OPTIONS: Final = ("message_limit", "stock_unacked_key", "stock_unacked_index_key", "stock_visibility_timeout")
 WAKEUP_MS: Final = 10_000  # A reader that waits fetches again every second, woken or not.
+STOCK_POLL: Final = 0.02  # Seconds between two fetches while stock producers, which wake nobody, were seen lately.
+STOCK_SEEN: Final = 3600.0
 FLUSH_PAUSE: Final = 1.0  # Seconds between two attempts to send pending acknowledgements that Redis refuses.
 
 
@@ -46,7 +50,11 @@ class Channel(stock.Channel):
     message_limit = MESSAGE_LIMIT
     fetch_limit = 1  # Messages taken by one fetch, for a pool that runs many at once.
     self_acking_tasks: frozenset[str] = frozenset()  # Whose runs acknowledge their own messages: ours has time.
-    from_transport_options = (*stock.Channel.from_transport_options, "message_limit")
+    unacked_key, unacked_index_key, unacked_mutex_key = keys.UNACKED, keys.UNACKED_INDEX, keys.UNACKED_MUTEX
+    # Where stock workers record what they hold, and for how long they may.
+    stock_unacked_key, stock_unacked_index_key = stock.Channel.unacked_key, stock.Channel.unacked_index_key
+    stock_visibility_timeout = stock.Channel.visibility_timeout
+    from_transport_options = (*stock.Channel.from_transport_options, *OWN_OPTIONS)
     _pool_once_closed: Any = None
     _next_flush_at = 0.0
     _round_trips: RoundTrips | None = None
@@ -72,12 +80,18 @@ class Channel(stock.Channel):
         self._in_poll = connection
         self._brpop_sent_at = time.monotonic()
         room = self.qos.can_consume_max_estimate()
-        wait = self.brpop_timeout if timeout is None else timeout
+        wait = self._longest_wait if timeout is None else timeout
         acks: list[str] = []
         if not self._fetcher.waits_next:
             acks, self.unsent_acks = self.unsent_acks, []
         command = self._fetch_command(tuple(queues))
         self._fetcher.send(connection, command, self.fetch_limit if room is None else room, wait or 0, acks)
+
+    @property
+    def _longest_wait(self) -> float:
+        """Seconds until the next fetch where nobody says that a message has come."""
+        hears_all = time.monotonic() - self._fetcher.unannounced_at > STOCK_SEEN
+        return float(self.brpop_timeout) if hears_all else STOCK_POLL
 
     def _fetch_command(self, queues: tuple[str, ...]) -> FetchCommand:
         """The command for *queues*, in their order: they take turns, so there are as many commands as queues."""
@@ -179,7 +193,7 @@ class Channel(stock.Channel):
     def _verify_command(self, message: dict[str, Any]) -> None:
         """Raise BadMessage unless the command changes nothing, or comes from somebody with the deployment's key."""
         config = settings()
-        if not config.signing_keys or config.unsigned_messages == "accept" or signing.is_harmless(message):
+        if not config.refuses_unsigned or signing.is_harmless(message):
             return
         info = message["properties"]["delivery_info"]
         target = signing.target(info["exchange"], info["routing_key"])
@@ -210,6 +224,12 @@ class Channel(stock.Channel):
             self._round_trips = RoundTrips(self.pool)
         self._round_trips.run(commands)
 
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        super()._queue_bind(exchange, routing_key, pattern, queue)
+        if exchange != signing.REPLIES and self.typeof(exchange).type != "fanout":
+            with self.conn_or_acquire() as client, suppress(ResponseError):  # A role that may not: others have.
+                client.execute_command("ZADD", keys.QUEUES, time.time(), queue)
+
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
         super()._put(queue, message, **kwargs)
@@ -227,9 +247,9 @@ class Channel(stock.Channel):
 
     def _inplace_augment_message(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
         super()._inplace_augment_message(message, exchange, routing_key)
-        keys = settings().signing_keys
-        if keys and exchange not in signing.UNSIGNED:
-            signing.sign(message, signing.target(exchange or "", routing_key or ""), keys)
+        config = settings()
+        if config.signs and exchange not in signing.UNSIGNED:
+            signing.sign(message, signing.target(exchange or "", routing_key or ""), config.signing_keys)
 
     def _refuse_too_large(self, message: dict[str, Any]) -> None:
         size = len(message["body"]) * 4 // 3

@@ -10,6 +10,7 @@ stay the same, and packing them took redis-py 25 us, this takes 2.4 us.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -83,6 +84,7 @@ class Fetcher:
     def __init__(self) -> None:
         self.pending: Pending | None = None
         self.waits_next = False  # The last fetch left no message.
+        self.unannounced_at = -math.inf  # When a message was found last that its sender had not announced.
         self._next_limit = 1
 
     def send(self, connection: Any, command: FetchCommand, limit: int, wait: float, acks: Sequence[str]) -> None:
@@ -113,8 +115,10 @@ class Fetcher:
         *read_reply* reads the reply to the command that it is given. Where it raises, the fetch stays pending.
         """
         try:
+            announced: Any = True
             for command in self.pending.replies_before if self.pending else ():
-                read_reply(command)
+                reply = read_reply(command)
+                announced = reply if command == "BRPOP" else announced
             has_more, found = read_reply("EVAL")
         except Exception:
             self.waits_next = False
@@ -123,6 +127,8 @@ class Fetcher:
         self.waits_next = not has_more
         if pending is None or not found:
             return []
+        if announced is None:
+            self.unannounced_at = time.monotonic()
         self._next_limit = min(most, 2 * len(found) + 2)
         return [
             Taken(raw, tag, pending.queues[number - 1]) for (number, raw), tag in zip(found, pending.tags, strict=False)

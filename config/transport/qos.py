@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, Final
 
 import redis
@@ -34,7 +35,28 @@ class PendingAcks(defaultdict[tuple[Any, ...], dict[str, bool]]):
         super().__init__(dict)
 
 
-class QoS(stock.QoS):
+class _Records(stock.QoS):
+    """kombu's sweep, which no malformed record stops."""
+
+    def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            # A record that kombu did not write would stop every sweep at this point.
+            with self.channel.conn_or_acquire(client) as connected:
+                raw = connected.hget(self.unacked_key, tag) or b""
+            self.channel.quarantine(raw, self.unacked_key, "malformed_record", repr(error))
+            self._drop(bytes_to_str(tag))
+
+    def _drop(self, delivery_tag: str) -> None:
+        with self.channel.conn_or_acquire() as client:
+            # Redis 7 refuses every MULTI at maxmemory, these two commands never. An index entry without a record is
+            # swept up; a record without an index entry would stay for ever.
+            pipe = client.pipeline(transaction=False)
+            pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag).execute()
+
+
+class QoS(_Records):
     """Keeps the record of delivered messages true when Redis is away or full."""
 
     _owners_could_report = False
@@ -104,11 +126,7 @@ class QoS(stock.QoS):
         if requeue:
             self.restore_by_tag(delivery_tag, leftmost=True)
             return
-        with self.channel.conn_or_acquire() as client:
-            # Redis 7 refuses every MULTI at maxmemory, these two commands never. An index entry without a record is
-            # swept up; a record without an index entry would stay for ever.
-            pipe = client.pipeline(transaction=False)
-            pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag).execute()
+        self._drop(delivery_tag)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Give abandoned messages to others, unless Redis came up too recently for their owners to have reported."""
@@ -118,13 +136,13 @@ class QoS(stock.QoS):
                     return
             self._owners_could_report = True
         super().restore_visible(*args, **kwargs)
+        self._of_stock_workers.restore_visible(*args, **kwargs)
 
-    def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:
-        try:
-            super().restore_by_tag(tag, client, leftmost)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            # A record that kombu did not write would stop every sweep at this point.
-            with self.channel.conn_or_acquire(client) as connected:
-                raw = connected.hget(self.unacked_key, tag) or b""
-            self.channel.quarantine(raw, self.unacked_key, "malformed_record", repr(error))
-            self.settle(bytes_to_str(tag), requeue=False)
+    @cached_property
+    def _of_stock_workers(self) -> Any:
+        """The record of stock workers, which share our queues: swept as they sweep it themselves, if any is left."""
+        qos, channel = _Records(self.channel), self.channel
+        qos.unacked_key, qos.unacked_index_key = channel.stock_unacked_key, channel.stock_unacked_index_key
+        qos.unacked_mutex_key = stock.Channel.unacked_mutex_key
+        qos.visibility_timeout = channel.stock_visibility_timeout
+        return qos

@@ -60,13 +60,13 @@ def flaw(raw: bytes) -> str:
 
 def can_verify() -> bool:
     """Whether this process can tell a signed message from a forged one."""
-    return bool(settings().signing_keys) or settings().unsigned_messages == "accept"
+    return bool(settings().signing_keys) or settings().signing != "require"
 
 
 def forgery(message: Any) -> Refusal | None:
     """Why *message* (of kombu) was not sent by somebody with the deployment's key, or None when it was."""
     config = settings()
-    if config.unsigned_messages == "accept" or not config.signing_keys:
+    if not config.refuses_unsigned:
         return None
     info = message.delivery_info
     target = signing.target(str(info.get("exchange")), str(info.get("routing_key")))

@@ -15,6 +15,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from graft.config.deployment import app_name
 from graft.config.redis_client import broker, shared
 from graft.config.transport.task_validation import can_verify
 from graft.scripts.commands.options import RedisCommandGroup, confirm, examples
@@ -199,7 +200,7 @@ def find(batch_id: str) -> BatchState | None:
 def not_found(batch_id: str) -> None:
     complain(
         f"no batch {batch_id} was found at a caller, in a queue or in a worker: it has ended, or was never sent. "
-        "List batches with: celery -A graft batch list"
+        f"List batches with: celery -A {app_name()} batch list"
     )
     raise SystemExit(NOT_FOUND)
 

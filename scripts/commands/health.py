@@ -12,7 +12,8 @@ import redis
 from rich.table import Table
 from rich.text import Text
 
-from graft.config.deployment import settings
+from graft.config.deployment import app_name, settings
+from graft.config.queues import table
 from graft.config.redis_client import server_time, shared
 from graft.scripts.commands.options import RedisCommand
 from graft.scripts.console import output, say, show
@@ -68,12 +69,12 @@ def freshness(age: float | None, limit: float) -> Verdict:
     if age is None:
         return Verdict(
             "last check", "", "failing", "no check has run yet", None, limit, "s",
-            "start Beat (celery -A graft beat) and a worker that reads the queue maintenance",
+            f"start Beat (celery -A {app_name()} beat) and a worker that reads the queue {table().maintenance}",
         )  # fmt: skip
     state: HealthState = "failing" if age > limit else "ok"
     return Verdict(
         "last check", "", state, f"{age:.0f} s ago", age, limit, "s",
-        "" if state == "ok" else "check that Beat runs, and a worker that reads the queue maintenance",
+        "" if state == "ok" else f"check that Beat runs, and a worker that reads the queue {table().maintenance}",
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graft.config.deployment import settings
+from graft.config.deployment import app_name, settings
+from graft.config.queues import table as queue_table
 from graft.config.redis_client import server_time, shared
 from graft.scripts.commands.options import RedisCommand
 from graft.scripts.console import complain, output, say, show
@@ -59,7 +60,10 @@ def command(as_json: bool, pid: int | None, seconds: float) -> None:
 def show_findings(found: list[Finding], measured: list[RedisSample], now: float) -> None:
     state = "leaking" if any(each.verdict == "leaking" for each in found) else "suspect" if found else "clean"
     if not measured:
-        say("There are no measurements yet: start Beat (celery -A graft beat) and a worker of the queue maintenance.")
+        say(
+            f"There are no measurements yet: start Beat (celery -A {app_name()} beat), "
+            f"and a worker that reads the queue {queue_table().maintenance}."
+        )
         return
     output.print(Text.assemble(("●", STYLES[state]), " ", (state, STYLES[state])))
     say(f"{len(measured)} measurements of Redis, the last {now - measured[-1].at:.0f} s ago.")

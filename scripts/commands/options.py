@@ -13,6 +13,7 @@ from redis.exceptions import NoPermissionError
 
 from graft.config.deployment import settings
 from graft.scripts.console import complain
+from graft.tasks.queues import existing
 
 UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 NOT_CONFIRMED: Final = 2
@@ -59,6 +60,18 @@ class Age(click.ParamType):  # type: ignore[type-arg]  # Generic in newer releas
         if found is None:
             self.fail(f"{value!r} is not a duration; write for instance 90s, 15m, 2h or 7d", param, ctx)
         return float(found[1]) * UNITS[found[2]]
+
+
+class QueueName(click.ParamType):  # type: ignore[type-arg]  # Generic in newer releases of click alone.
+    """The name of a queue that exists."""
+
+    name = "queue"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return existing.checked(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def confirm(question: str, yes: bool) -> None:

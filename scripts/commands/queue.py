@@ -17,10 +17,11 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graft.config.queues import QUEUES, names
+from graft.config.deployment import app_name
+from graft.config.queues import purpose
 from graft.config.transport.task_validation import can_verify
 from graft.scripts import snapshot
-from graft.scripts.commands.options import Age, RedisCommandGroup, confirm, examples
+from graft.scripts.commands.options import Age, QueueName, RedisCommandGroup, confirm, examples
 from graft.scripts.console import complain, lasting, say, several, show
 from graft.tasks.queues import pause as queue_pause
 from graft.tasks.queues import peek as queue_peek
@@ -28,18 +29,6 @@ from graft.tasks.queues import purge as queue_purge
 from graft.tasks.queues.peek import Waiting
 
 NOT_DONE: Final = 1
-PURPOSES: Final = {queue.name: queue.purpose for queue in QUEUES}
-
-
-class QueueName(click.ParamType):  # type: ignore[type-arg]  # Generic in newer releases of click alone.
-    """The name of one of the queues."""
-
-    name = "queue"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in names():
-            self.fail(f"there is no queue {value!r}; there are {', '.join(names())}", param, ctx)
-        return value
 
 
 EXAMPLES: Final = examples(
@@ -64,7 +53,7 @@ def list_queues(as_json: bool) -> None:
     queues = snapshot.take().queues
     if as_json:
         for queue in queues:
-            click.echo(json.dumps({**asdict(queue), "purpose": PURPOSES[queue.name]}))
+            click.echo(json.dumps({**asdict(queue), "purpose": purpose(queue.name)}))
         return
     table = Table("queue", box=None, pad_edge=False)
     for title in ("waiting", "oldest", "readers"):
@@ -74,7 +63,7 @@ def list_queues(as_json: bool) -> None:
     for queue in queues:
         oldest = "" if queue.oldest is None else lasting(queue.oldest)
         remark = Text(queue.remark, "yellow" if queue.is_paused else "bold red")
-        table.add_row(queue.name, f"{queue.waiting:,}", oldest, str(queue.readers), remark, PURPOSES[queue.name])
+        table.add_row(queue.name, f"{queue.waiting:,}", oldest, str(queue.readers), remark, purpose(queue.name))
     show(table)
 
 
@@ -124,7 +113,7 @@ def pause(queues: tuple[str, ...]) -> None:
             queue_pause.pause(queue)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    say(f"Paused: {', '.join(queues)}. Resume with: celery -A graft queue resume {' '.join(queues)}")
+    say(f"Paused: {', '.join(queues)}. Resume with: celery -A {app_name()} queue resume {' '.join(queues)}")
 
 
 @command.command()
@@ -187,7 +176,7 @@ def purge(
     if done.dead_letters:
         say(
             f"Moved {several(done.dead_letters, 'message')} to the dead letters. Send them again with: "
-            f"celery -A graft dead-letters replay --reason revoked --queue {queue}"
+            f"celery -A {app_name()} dead-letters replay --reason revoked --queue {queue}"
         )
     if done.quarantined:
         say(f"Quarantined {several(done.quarantined, 'message')} that workers would refuse.")

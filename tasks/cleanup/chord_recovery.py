@@ -32,6 +32,7 @@ from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery.chord_records import CHORD, CHORDS, forget
 from graft.tasks.errors import SignatureError
 from graft.tasks.queues import locate
+from graft.tasks.results.backend import results_backend
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def finish(chord: str, broker: Any) -> Step:
 
 
 def _look(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], is_watched: bool, broker: Any) -> ChordState:
-    backend = app().backend
+    backend = results_backend()
     body_id = body["options"]["task_id"]
     counted, size, more, claim = (backend.get_key_for_group(chord, suffix) for suffix in (".d", ".s", ".t", ".c"))
     with backend.client.pipeline(transaction=False) as pipe:
@@ -152,9 +153,9 @@ def _look(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], is_watc
 
 
 def _states(ids: Sequence[str]) -> dict[str, str | None]:
-    found = app().backend.mget([app().backend.get_key_for_task(task_id) for task_id in ids])
+    found = results_backend().mget([results_backend().get_key_for_task(task_id) for task_id in ids])
     return {
-        task_id: app().backend.decode_result(payload)["status"] if payload else None
+        task_id: results_backend().decode_result(payload)["status"] if payload else None
         for task_id, payload in zip(ids, found, strict=True)
     }
 
@@ -163,10 +164,10 @@ def _count(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state:
     """What the processes that ran the parts would have done next."""
     # When all are counted, counting any of them again changes nothing but sends the body.
     for index in state.countable or [min(parts)]:
-        meta = app().backend.get_task_meta(parts[index], cache=False)
+        meta = results_backend().get_task_meta(parts[index], cache=False)
         request = Context(id=parts[index], group=chord, group_index=index, chord=body)
         logger.warning("part %d of chord %s was done and not counted, or not followed up; it is now", index, chord)
-        app().backend.on_chord_part_return(request, meta["status"], meta["result"])
+        results_backend().on_chord_part_return(request, meta["status"], meta["result"])
 
 
 def _fail(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state: ChordState) -> None:
@@ -191,6 +192,6 @@ def _fail(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], state: 
     try:
         raise error
     except ChordError:  # Celery takes the traceback from the stack.
-        app().backend.chord_error_from_stack(callback, error)
-    backend = app().backend
+        results_backend().chord_error_from_stack(callback, error)
+    backend = results_backend()
     backend.client.delete(*(backend.get_key_for_group(chord, suffix) for suffix in (".s", ".j", ".t", ".d")))

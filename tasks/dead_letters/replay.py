@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from kombu.utils.json import loads
 
 from graft.config.deployment import app
-from graft.config.queues import MIDDLE_PRIORITY, names
+from graft.config.queues import MIDDLE_PRIORITY, table
 from graft.config.redis_client import shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.store import DeadLetter
@@ -23,8 +23,6 @@ from graft.tasks.envelope import REDUCE, RUN_ENVELOPE, Envelope
 from graft.tasks.errors import EnvelopeError, TaskQueueError
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import SENT_AT
-
-FALLBACK: Final = "default"
 
 
 class NotReplayable(TaskQueueError):
@@ -61,7 +59,7 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
         args, kwargs = list(kept["args"] or ()), dict(kept["kwargs"] or {})
         if letter.task != RUN_ENVELOPE:
             embed = dict(kept.get("embed") or {})
-            return Message(letter.id, letter.task, queue or letter.queue or FALLBACK, args, kwargs, embed=embed)
+            return Message(letter.id, letter.task, queue or letter.queue or table().default, args, kwargs, embed=embed)
         try:
             wire = payloads.fetch(str(args[0]), letter.id)
         except EnvelopeError as error:
@@ -89,8 +87,8 @@ def replay(letter: DeadLetter, queue: str | None = None) -> bool:
     Raises:
         NotReplayable: see :func:`message_of`; the dead letter stays.
     """
-    if queue is not None and queue not in names():
-        raise ValueError(f"there is no queue {queue!r}; there are {', '.join(names())}")
+    if queue is not None:
+        table().checked(queue)
     message = message_of(letter, queue)
     if not dead_letters.lock(letter.id):
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from graft.config.deployment import app_name
 from graft.config.settings import Settings
 from graft.tasks.health import measurements, redis_server
 from graft.tasks.health.measurements import Measurements
@@ -40,7 +41,7 @@ def workers(found: Measurements, limits: Settings) -> Iterator[Verdict]:
     alive = [worker for worker in found.workers if not worker.is_lost]
     yield Verdict(
         "workers", "", "ok" if alive else "failing", f"{len(alive)} alive", float(len(alive)), 1.0, "workers",
-        "start one: celery -A graft worker",
+        f"start one: celery -A {app_name()} worker",
     )  # fmt: skip
     for worker in found.workers:
         if worker.is_lost:
@@ -66,27 +67,27 @@ def beat(silent: float | None, limits: Settings) -> Verdict:
     if silent is None:
         return Verdict(
             "beat", "", "failing", "has never sent anything here", None, limits.health_silence, "s",
-            "start exactly one: celery -A graft beat",
+            f"start exactly one: celery -A {app_name()} beat",
         )  # fmt: skip
     state: HealthState = "failing" if silent > limits.health_silence else "ok"
     return Verdict(
         "beat", "", state, f"last sent something {silent:.0f} s ago", silent, limits.health_silence, "s",
-        "start it again: celery -A graft beat. Without it no periodic task runs",
+        f"start it again: celery -A {app_name()} beat. Without it no periodic task runs",
     )  # fmt: skip
 
 
 def depth(queue: measurements.Queue, limits: Settings) -> Verdict:
     state = grade(queue.waiting, limits.health_depth)
     detail = f"{queue.waiting} messages wait"
-    remedy = "add workers, or slow the callers down (celery -A graft top shows both rates)"
+    remedy = f"add workers, or slow the callers down (celery -A {app_name()} top shows both rates)"
     if queue.waiting and queue.is_paused:
         state = worst([state, "degraded"])
         detail += ", and the queue is paused"
-        remedy = f"resume it: celery -A graft queue resume {queue.name}"
+        remedy = f"resume it: celery -A {app_name()} queue resume {queue.name}"
     elif queue.waiting and not queue.readers:
         state = "failing"
         detail += ", and no worker reads the queue"
-        remedy = f"start one: celery -A graft worker -Q {queue.name}"
+        remedy = f"start one: celery -A {app_name()} worker -Q {queue.name}"
     return Verdict("depth", queue.name, state, detail, queue.waiting, limits.health_depth, "messages", remedy)
 
 
@@ -112,7 +113,7 @@ def round_trip(queue: measurements.Queue, limits: Settings) -> Iterator[Verdict]
         elif queue.readers:
             remedy = "the queue's worker takes messages and does not run them: read its log, restart it"
         else:
-            remedy = f"start a worker: celery -A graft worker -Q {queue.name}"
+            remedy = f"start a worker: celery -A {app_name()} worker -Q {queue.name}"
         state: HealthState = "degraded" if is_full else "failing"
         yield Verdict("round trip", queue.name, state, detail, queue.unanswered, limit, "s", remedy)
     elif queue.round_trip is not None:
@@ -141,7 +142,7 @@ def held(found: measurements.Held, limits: Settings) -> Verdict:
     return Verdict(
         check, "", state, f"workers hold {found.count} messages, the longest for {found.longest:.0f} s",
         found.longest, too_long, "s", "a worker holds a message beyond the hard time limit: "
-        "find it with celery -A graft inspect active, restart it",
+        f"find it with celery -A {app_name()} inspect active, restart it",
     )  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def _pile(found: measurements.Pile, what: str) -> str:
 def dead_letters(found: measurements.Pile, limits: Settings) -> Verdict:
     limit = limits.health_dead_letters
     state = grade(found.recent, limit, max(100.0, FAILING * limit))
-    remedy = "read why: celery -A graft dead-letters list"
+    remedy = f"read why: celery -A {app_name()} dead-letters list"
     return Verdict("dead letters", "", state, _pile(found, "dead letters"), found.recent, limit, "dead letters", remedy)
 
 
@@ -168,7 +169,7 @@ def rates(found: measurements.Work, limits: Settings) -> Iterator[Verdict]:
     for name, what, count, remedy in (
         (
             "errors", "failed", found.errors - found.retries,
-            "see which callables: celery -A graft top; and why: celery -A graft dead-letters list",
+            f"see which callables: celery -A {app_name()} top; and why: celery -A {app_name()} dead-letters list",
         ),
         (
             "retries", "failed and run again", found.retries,

@@ -11,7 +11,6 @@ from redis.exceptions import NoPermissionError
 
 from graft.config import keys
 from graft.config.deployment import settings
-from graft.config.queues import QUEUES
 from graft.config.redis_client import broker, server_time, shared
 from graft.config.transport.quarantine import COUNTS, MESSAGES
 from graft.tasks.dead_letters import store as dead_letters
@@ -25,7 +24,7 @@ from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
 from graft.tasks.monitoring import function_stats
 from graft.tasks.monitoring.run_counts import plain_totals
 from graft.tasks.monitoring.worker_registry import BEAT, BEAT_TTL, NAMES, WorkerBeat
-from graft.tasks.queues import pause
+from graft.tasks.queues import existing, pause
 
 SEEN: Final = "graft:health:seen"  # queue and step -> the message at its head, and when it was first seen there
 HELD: Final = "graft:health:held"  # delivery tag -> when it was first seen with a worker
@@ -114,9 +113,10 @@ def queues(
     message without a date is then known from the last check that wrote.
     """
     beats = list(beats)
+    names = existing.names(queue_side)
     with queue_side.pipeline(transaction=False) as pipe:
-        for queue in QUEUES:
-            for key in lists(queue.name):
+        for queue in names:
+            for key in lists(queue):
                 pipe.llen(key)
                 pipe.lindex(key, -1)
         replies = iter(pipe.execute())
@@ -125,9 +125,9 @@ def queues(
     paused = pause.paused(client)
     heads: dict[str, tuple[str, float]] = {}
     found = []
-    for queue in QUEUES:
+    for queue in names:
         waiting, oldest = 0, None
-        for key in lists(queue.name):
+        for key in lists(queue):
             length, head = next(replies), next(replies)
             waiting += length
             if head is None:
@@ -137,13 +137,13 @@ def queues(
             since = since if known == identity else now
             heads[key] = (identity, since)
             oldest = max(oldest or 0.0, now - (sent or since))
-        readers = [beat for beat in beats if queue.name in beat.queues]
-        canary = sent_canaries.get(queue.name)
+        readers = [beat for beat in beats if queue in beat.queues]
+        canary = sent_canaries.get(queue)
         if not readers and not waiting and not (canary and canary.is_pending):
             continue
         found.append(
             Queue(
-                queue.name,
+                queue,
                 waiting,
                 oldest,
                 len(readers),
@@ -151,7 +151,7 @@ def queues(
                 sum(beat.busy for beat in readers),
                 canary.seconds if canary else None,
                 now - canary.asked if canary and canary.is_pending else None,
-                queue.name in paused,
+                queue in paused,
             )
         )
     if remember:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from graft.config import keys
+from graft.config.deployment import app_name
 from graft.tasks.leaks import keyspace
 from graft.tasks.leaks.correlation import RanMeanwhile, ran_meanwhile
 from graft.tasks.leaks.keyspace import RedisSample
@@ -57,9 +58,9 @@ def of_process(series: Sequence[Sample], hold: float) -> list[Finding]:
         )
         most = ", ".join(f"{count} x {name}" for name, count in evidence[:3])
         remedy = (
-            "find the line: celery -A graft leaks --trace PID; GRAFT_LEAKS_RECYCLE=true replaces such a process"
+            f"find the line: celery -A {app_name()} leaks --trace PID; GRAFT_LEAKS_RECYCLE=true replaces such a process"
             if latest.role == "pool"
-            else "find the line: celery -A graft leaks --trace PID; restart the worker"
+            else f"find the line: celery -A {app_name()} leaks --trace PID; restart the worker"
         )
         found.append(_finding(latest.process, measure, how, ran, most, remedy, latest.key, latest.role, len(series)))
     return found + _loans(latest, hold)

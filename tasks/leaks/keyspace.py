@@ -14,8 +14,9 @@ from typing import Any, Final
 from redis.exceptions import NoPermissionError
 
 from graft.config.keys import BINDINGS, LEAKS, RESULT
-from graft.config.queues import names
 from graft.tasks.leaks.trend import Measure
+from graft.tasks.messages.message_format import SEPARATOR
+from graft.tasks.queues import existing
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +28,7 @@ SIZED: Final = 300  # Keys of which the elements are counted.
 
 # Grows and shrinks with the work, and has checks of its own.
 _OURS: Final = re.compile(
-    r"unacked|graft:(dead-letters|quarantine|health|leaks|workers|figures$|chords?)|("
-    + "|".join(map(re.escape, names()))
-    + r")($|\x06)"
+    r"unacked|graft:(unacked|dead-letters|quarantine|health|leaks|workers|queues|figures$|chords?)"
 )
 _PARTS: Final = (
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "*"),
@@ -71,10 +70,10 @@ def sample(client: Any, at: float, ran: Mapping[str, int]) -> RedisSample:
     """Measure the Redis behind *client*."""
     keys, scale = _some_keys(client)
     persistent: defaultdict[str, list[str]] = defaultdict(list)
-    results = 0
+    results, queues = 0, set(existing.names())
     for key, expiry in _expiries(client, keys):
         results += key.startswith(RESULT)
-        if expiry == -1 and not _OURS.match(key):
+        if expiry == -1 and not _OURS.match(key) and key.partition(SEPARATOR)[0] not in queues:
             persistent[family(key)].append(key)
     values: dict[str, float] = {f"keys {name}": len(found) * scale for name, found in persistent.items()}
     evidence = {f"keys {name}": f"for instance {found[-1]}" for name, found in persistent.items()}

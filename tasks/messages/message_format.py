@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from graft.config import keys
-from graft.config.queues import PRIORITY_STEPS
+from graft.config.queues import table
 
 SEPARATOR: Final = "\x06\x16"  # Between a queue's name and its priority step (kombu/transport/redis.py).
 SENT_AT: Final = "graft_sent_at"  # The header with the time at which one of our callers sent the message.
@@ -15,4 +15,4 @@ UNACKED: Final = keys.UNACKED  # The hash of the messages that workers hold.
 
 def lists(queue: str) -> list[str]:
     """The lists of *queue*, one for each priority; that of priority 0 has the queue's own name."""
-    return [f"{queue}{SEPARATOR}{step}" if step else queue for step in PRIORITY_STEPS]
+    return [f"{queue}{SEPARATOR}{step}" if step else queue for step in table().steps]

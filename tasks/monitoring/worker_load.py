@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from graft.config.queues import QUEUES, Lane, names
+from graft.config.queues import Lane, lane_of
 from graft.tasks.monitoring.worker_registry import WorkerBeat, workers
 from graft.tasks.queues.depth import unacked, waiting
 
@@ -54,9 +54,8 @@ def loads(depths: Mapping[str, int], beats: Iterable[WorkerBeat], held: int) -> 
     beats = list(beats)
     found = []
     for lane in LANES:
-        queues = names(lane)
-        readers = [beat for beat in beats if not set(queues).isdisjoint(beat.queues)]
-        found.append(_load(lane, sum(depths.get(queue, 0) for queue in queues), readers))
+        readers = [beat for beat in beats if any(lane_of(queue) == lane for queue in beat.queues)]
+        found.append(_load(lane, sum(depth for queue, depth in depths.items() if lane_of(queue) == lane), readers))
     everything = _load("all", sum(depths.values()), beats)
     orphans = max(0, held - everything.fetched - everything.running)
     return [*found, replace(everything, fetched=everything.fetched + orphans)]
@@ -149,7 +148,7 @@ class Scaler:
 
 def load_of(queues: Iterable[str], all_loads: Mapping[str, Load]) -> Load:
     """The load that concerns a worker reading *queues*: its lane's, or everything's when it reads both."""
-    lanes = {spec.lane for spec in QUEUES if spec.name in set(queues)}
+    lanes = {lane_of(queue) for queue in queues}
     return all_loads[lanes.pop()] if len(lanes) == 1 else all_loads["all"]
 
 

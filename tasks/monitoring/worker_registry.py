@@ -23,7 +23,7 @@ class WorkerBeat:
     ``busy`` counts pool slots running something, ``waiting`` prefetched messages; ``memory`` is resident bytes of the
     worker and its pool processes, pages that they share counted for each. In the io lane ``lag`` is the longest that
     the event loop has kept its tasks waiting within the last minute, in seconds, and ``blocked_by`` the task that last
-    did.
+    did. ``since`` is when the worker started.
     """
 
     name: str
@@ -37,6 +37,7 @@ class WorkerBeat:
     at: float
     lag: float = 0.0
     blocked_by: str = ""
+    since: float = 0.0
 
 
 def beat(worker: WorkerBeat, client: Any) -> None:

@@ -6,19 +6,16 @@ import json
 import logging
 import time
 from collections.abc import Iterable
-from typing import Final
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from graft.config.deployment import app
-from graft.config.queues import broker_priority
+from graft.config.queues import broker_priority, table
 from graft.tasks.envelope import RUN_ENVELOPE
 from graft.tasks.messages.message_format import SENT_AT
 
 logger = logging.getLogger(__name__)
-
-QUEUE: Final = "batch"
 
 
 def kept(envelope_id: str, batch: str, argument: str, label: str) -> str:
@@ -40,7 +37,7 @@ def publish(due: Iterable[bytes]) -> None:
                     argsrepr=label, kwargsrepr="{}",
                 )  # fmt: skip
                 app().amqp.send_task_message(
-                    producer, RUN_ENVELOPE, message, queue=QUEUE, priority=broker_priority(0), declare=[],
+                    producer, RUN_ENVELOPE, message, queue=table().batch, priority=broker_priority(0), declare=[],
                     retry=False, headers={SENT_AT: time.time()},
                 )  # fmt: skip
             batch.flush()

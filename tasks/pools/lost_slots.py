@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 
-from graft.config.deployment import app
 from graft.config.redis_client import broker, shared
 from graft.tasks.pools import due_messages
 from graft.tasks.pools.state import RedisPool, redis_or_error
 from graft.tasks.queues import locate
+from graft.tasks.results.backend import results_backend
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class LostSlots:
         if lost:
             lost &= self.pool.kept_messages().keys()  # One that ended during the search is not lost.
         for member in lost:
-            ended = shared().exists(app().backend.get_key_for_task(member[16:]))
+            ended = shared().exists(results_backend().get_key_for_task(member[16:]))
             logger.warning("a slot of pool %s was given to %s, whose message is lost", self.pool.name, member[16:])
             due = self.pool.finish(member, "", 1, 1, 0.0) if ended else [kept[member]]
             due_messages.publish(due)

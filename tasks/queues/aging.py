@@ -9,9 +9,9 @@ from typing import Final
 from graft.config import lua
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
-from graft.config.queues import PRIORITY_STEPS, QUEUES
 from graft.config.redis_client import broker
-from graft.tasks.messages.message_format import SENT_AT, SEPARATOR
+from graft.tasks.messages.message_format import SENT_AT, lists
+from graft.tasks.queues import existing
 
 LIFT: Final = lua.load(__file__, "aging")
 
@@ -21,14 +21,13 @@ def lift_waiting_messages() -> int:
     """Move messages that have waited longer than ``max_waiting`` to the front of their queue; how many."""
     client = broker()
     lifted = 0
-    for queue in QUEUES:
-        for step in PRIORITY_STEPS[1:]:
-            key = f"{queue.name}{SEPARATOR}{step}"
+    for queue in existing.names(client):
+        for key in lists(queue)[1:]:
             for _ in range(100):  # A bound for one tick; the next one goes on.
                 message = client.lindex(key, -1)
                 if message is None or not _is_old(message):
                     break
-                lifted += int(LIFT([key, queue.name], [message], client))
+                lifted += int(LIFT([key, queue], [message], client))
     client.close()
     return lifted
 

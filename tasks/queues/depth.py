@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from graft.config.queues import PRIORITY_STEPS, QUEUES
 from graft.config.redis_client import broker
 from graft.tasks.messages.message_format import UNACKED, lists
+from graft.tasks.queues import existing
 
 
 def waiting() -> dict[str, int]:
     """Messages in each queue that no worker has fetched, all priorities together."""
     with broker() as client, client.pipeline(transaction=False) as pipe:
-        for queue in QUEUES:
-            for name in lists(queue.name):
-                pipe.llen(name)
+        queues = {queue: lists(queue) for queue in existing.names(client)}
+        for keys in queues.values():
+            for key in keys:
+                pipe.llen(key)
         lengths = iter(pipe.execute())
-    return {queue.name: sum(next(lengths) for _ in PRIORITY_STEPS) for queue in QUEUES}
+    return {queue: sum(next(lengths) for _ in keys) for queue, keys in queues.items()}
 
 
 def unacked() -> int:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 from graft.config import lua
-from graft.config.queues import names
 from graft.tasks.messages.message_format import UNACKED, lists
+from graft.tasks.queues import existing
 
 CHUNK: Final = 200
 LONGEST_SEARCH: Final = 200_000  # Messages; a longer queue is not lost, only busy.
@@ -39,7 +39,7 @@ def where(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> dict[s
     """Which of *ids* wait on a queue and which a worker holds; None when there is too much to search."""
     left = set(ids)
     places: dict[str, Place] = {}
-    keys = [key for queue in {*names(), *queues} for key in lists(queue)]
+    keys = [key for queue in {*existing.names(client), *queues} for key in lists(queue)]
     with client.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.llen(key)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from graft.config import keys
-from graft.config.queues import names
+from graft.config.queues import table
 from graft.config.redis_client import shared
+from graft.tasks.queues import existing
 
 PAUSED: Final = keys.PAUSED
-NEVER: Final = "maintenance"  # Checks and upkeep run there, also when everything else stands still.
 
 
 def paused(client: Any = None) -> frozenset[str]:
@@ -17,11 +17,14 @@ def paused(client: Any = None) -> frozenset[str]:
     return frozenset(name.decode() for name in (client or shared()).smembers(PAUSED))
 
 
+def is_spared(queue: str) -> bool:
+    """Whether *queue* is for checks and upkeep alone, which run also when everything else stands still."""
+    return queue == table().maintenance != table().batch
+
+
 def pause(queue: str) -> None:
     """Have no worker take messages from *queue*; what runs is finished. Workers obey within two seconds."""
-    if queue not in names():
-        raise ValueError(f"there is no queue {queue!r}; there are {', '.join(names())}")
-    if queue == NEVER:
+    if is_spared(existing.checked(queue)):
         raise ValueError(f"{queue} is not paused: checks and upkeep run there; stop Beat instead")
     shared().sadd(PAUSED, queue)
 

@@ -19,7 +19,6 @@ from typing import Any, Final
 from celery.app.task import Context
 
 from graft.config.deployment import app, settings
-from graft.config.queues import names
 from graft.config.redis_client import broker, shared
 from graft.config.transport import task_validation
 from graft.tasks import codec
@@ -30,7 +29,7 @@ from graft.tasks.envelope import RUN_ENVELOPE
 from graft.tasks.errors import CancelledBatchError, EnvelopeError
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import lists
-from graft.tasks.queues import peek
+from graft.tasks.queues import existing, peek
 from graft.tasks.queues.peek import Waiting
 
 PASSES: Final = 5
@@ -163,7 +162,7 @@ def cancel(batch: str) -> int:
 
 def waiting_of(batch: str, client: Any) -> Iterator[tuple[str, bytes]]:
     """The waiting messages of *batch*, each with the list that it is in."""
-    for queue in names():
+    for queue in existing.names():
         for key, raw in peek.mentioning(batch, queue, client):
             if peek.read(raw, 0).batch == batch:
                 yield key, raw

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import redis
 
-from graft.config.deployment import app, settings
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.tasks.envelope import Envelope, Report, error_frame, value_frame
 from graft.tasks.errors import NotYet
+from graft.tasks.results.backend import results_backend
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def publish(envelope_id: str, report: Report) -> None:
     """Publish *report* of an envelope that still runs."""
     meta = {"task_id": envelope_id, "status": EARLY, "result": report.seal(_purpose(envelope_id))}
     try:
-        shared().publish(app().backend.get_key_for_task(envelope_id), app().backend.encode(meta))
+        shared().publish(results_backend().get_key_for_task(envelope_id), results_backend().encode(meta))
     except redis.RedisError as error:
         logger.debug("an early report of envelope %s could not be published: %s", envelope_id, error)
 

@@ -13,12 +13,12 @@ from typing import Any, Final
 from celery import states
 
 from graft.config import keys
-from graft.config.deployment import app, settings
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.config.transport.private_api import stock
 from graft.tasks import codec
 from graft.tasks.envelope import Outcome, Report
 from graft.tasks.errors import EnvelopeError
+from graft.tasks.results.backend import results_backend
 
 OUTCOME: Final = keys.OUTCOME
 STORED: Final = "stored:"
@@ -60,7 +60,7 @@ def publish(pipe: Any, request: Any, text: str) -> None:
     """
     if request.ignore_result:
         return
-    backend = app().backend
+    backend = results_backend()
     meta = backend._get_result_meta(result=text, state=states.SUCCESS, traceback=None, request=request)
     record = backend.encode({**meta, "task_id": request.id})
     key = backend.get_key_for_task(request.id)
@@ -79,8 +79,8 @@ def acknowledge(pipe: Any, request: Any) -> None:
         return
     tag = (request.properties or {}).get("delivery_tag")
     if tag:
-        pipe.hdel(stock.Channel.unacked_key, tag)
-        pipe.zrem(stock.Channel.unacked_index_key, tag)
+        pipe.hdel(keys.UNACKED, tag)
+        pipe.zrem(keys.UNACKED_INDEX, tag)
 
 
 def open_report(text: str, envelope_id: str) -> Report:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import redis
 
-from graft.config.deployment import app, part, settings
+from graft.config.deployment import part, settings
 from graft.config.redis_client import broker, connect, shared
 from graft.tasks import errors, ids
 from graft.tasks.callables import function_store
@@ -31,6 +31,7 @@ from graft.tasks.errors import (
     TaskQueueError,
 )
 from graft.tasks.queues import locate
+from graft.tasks.results.backend import results_backend
 from graft.tasks.results.early_outcomes import EARLY
 from graft.tasks.results.lost_messages import LostMessages
 
@@ -217,7 +218,7 @@ class Inbox:
 
 
 def _channel(envelope_id: str) -> str:
-    key = app().backend.get_key_for_task(envelope_id)
+    key = results_backend().get_key_for_task(envelope_id)
     return key.decode() if isinstance(key, bytes) else str(key)
 
 

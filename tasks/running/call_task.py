@@ -25,6 +25,7 @@ from graft.tasks.callables.references import FunctionRef, refer, resolve
 from graft.tasks.errors import EnvelopeError
 from graft.tasks.policy import ExactWaits, RetryPolicy
 from graft.tasks.results import call_records
+from graft.tasks.results.backend import ResultsInRedis
 
 CALL: Final = "graft.call"
 
@@ -67,7 +68,7 @@ class _AsAsked(RetryPolicy):
         return ExactWaits(asked["retry_limit"] + 1, asked["retry_wait"], factor=2.0).wait_after(run, error)
 
 
-class CallTask(ReliableTask):
+class CallTask(ResultsInRedis, ReliableTask):
     """Keeps a record of how each call ended, before its result is published."""
 
     abstract = True
@@ -82,7 +83,7 @@ class CallTask(ReliableTask):
             self.note(kwargs["owner"], time.perf_counter() - began, time.thread_time() - cpu_began, error)
 
         try:
-            result = super().__call__(*args, **kwargs)
+            result = self.run(*args, **kwargs)
         except TaskPredicate:
             raise
         except Exception as error:

@@ -10,6 +10,7 @@ from celery.exceptions import Reject, TaskPredicate, TimeLimitExceeded
 
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
+from graft.tasks import guard
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
@@ -24,22 +25,24 @@ from graft.tasks.errors import (
     UnreferenceableError,
 )
 from graft.tasks.messages import payloads
+from graft.tasks.results.backend import ResultsInRedis
 from graft.tasks.results.result_store import result_text, stored_outcomes
 from graft.tasks.running.envelope_run import EnvelopeRun
 from graft.tasks.running.item_runner import run_items
 from graft.tasks.worker_runtime import off_loop
 
 
-class EnvelopeTask(ReliableTask):
+class EnvelopeTask(ResultsInRedis, ReliableTask):
     """Runs one envelope; one that cannot be opened, or that a hard time limit ends, becomes a dead letter."""
 
     abstract = True
+    graft_guard = False  # Its runs are counted by envelope, batch and item (envelope_run.py).
     resultrepr_maxsize = 64  # The result is sealed text; events and logs need no more of it.
 
     def __call__(self, *args: Any, **kwargs: Any) -> str:
         """Run the task. An error of the envelope itself is buried, and raised for the caller."""
         try:
-            with self.isolated_if_poisonous():
+            with guard.isolated_if_poisonous(self.request.id):
                 return str(self.run(*args, **kwargs))
         except TaskPredicate:
             raise
@@ -49,7 +52,7 @@ class EnvelopeTask(ReliableTask):
         except EnvelopeLostError:  # The caller sends it again, with the callable that was missing.
             raise
         except EnvelopeError as error:
-            off_loop(self.bury, error, _reason(error), self.request.retries + 1)
+            off_loop(guard.bury, self, self.request, error, _reason(error), self.request.retries + 1)
             raise
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
@@ -96,7 +99,7 @@ def reduce_batch(self: EnvelopeTask, parts: list[str], wire: str) -> str:
     delivery, _ = record.begin(envelope.batch, (0,))
     if delivery.is_dead(0, settings().run_limit):
         error = PoisonedError(f"reducing with {envelope.function.name} took {delivery.run - 1} worker processes")
-        self.bury(error, "poisoned", delivery.run)
+        guard.bury(self, self.request, error, "poisoned", delivery.run)
         return _report_of(error_frame(error)).seal(envelope.id)
     outcomes = sorted(stored_outcomes(parts), key=lambda outcome: outcome.index)
     if [outcome.index for outcome in outcomes] != list(range(len(envelope.positions))):

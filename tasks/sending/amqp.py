@@ -1,6 +1,6 @@
-"""Celery's way out, with two things that Celery lacks: a middle priority where none is given, and a record of chords.
+"""Celery's way out, with what Celery lacks: our transport, a default priority, `overlap=`, a record of chords.
 
-A receiver of Celery's signals could do the same, but every message would have to take the slow road for it.
+A receiver of Celery's signals could do the last three, but every message would have to take the slow road for it.
 """
 
 from __future__ import annotations
@@ -10,21 +10,30 @@ from typing import Any
 
 from celery.app.amqp import AMQP
 
-from graft.config.queues import MIDDLE_PRIORITY
+from graft.config.transport import hardened
 from graft.tasks.delivery import chord_records
+from graft.tasks.queues import overlap
 
 
 class Amqp(AMQP):
-    """Sends what Celery sends."""
+    """Sends what Celery sends, over the hardened transport."""
+
+    def Connection(self, url: Any = None, *args: Any, **options: Any) -> Any:  # Celery's name.
+        """A connection to the broker that the app is configured for; to a broker other than Redis, Celery's own."""
+        url, options = hardened(url, options)
+        return super().Connection(url, *args, **options)
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()
+        middle = self.app.conf.task_default_priority
 
         def send_task_message(producer: Any, name: str, message: Any, *args: Any, **options: Any) -> Any:
             # Celery applies task_default_priority where it knows the task; otherwise unset would be most urgent.
             if options.get("priority") is None:
-                options["priority"] = MIDDLE_PRIORITY
+                options["priority"] = middle
             headers, _, body, _ = message
+            if options.pop("overlap", "") == "skip" and not overlap.may_send(headers, body):
+                return None
             if headers.get("group") and (body[2] or {}).get("chord"):
                 chord_records.note_part(headers, body)
             return send(producer, name, message, *args, **options)

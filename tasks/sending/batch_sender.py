@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from graft.config.deployment import app, settings
+from graft.config.deployment import app_name, settings
 from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
 from graft.tasks.delivery import cancellation
@@ -24,6 +24,7 @@ from graft.tasks.messages import payloads
 from graft.tasks.monitoring.worker_registry import slots
 from graft.tasks.policy import ONCE, RetryPolicy
 from graft.tasks.results import early_outcomes
+from graft.tasks.results.backend import results_backend
 from graft.tasks.results.outcomes import OutcomeReceiver
 from graft.tasks.results.result_store import open_report
 from graft.tasks.results.subscriber import Result, failure_of, inbox
@@ -118,7 +119,7 @@ class BatchSender(Generic[R]):
             function_store.forget_stored()
             self._offer_function(client)
             # A worker that missed the callable has answered under the same ids.
-            client.delete(*(app().backend.get_key_for_task(message.id) for message in lost))
+            client.delete(*(results_backend().get_key_for_task(message.id) for message in lost))
         return lost
 
     def pass_on(self, messages: list[OutgoingMessage]) -> list[OutgoingMessage]:
@@ -177,8 +178,9 @@ class BatchSender(Generic[R]):
         if not found and not self._is_warned:
             self._is_warned = True
             logger.warning(
-                "no live worker reads the queue %s: items wait until one does (celery -A graft worker -Q %s)",
+                "no live worker reads the queue %s: items wait until one does (celery -A %s worker -Q %s)",
                 queue,
+                app_name(),
                 queue,
             )
         return max(found, 1)

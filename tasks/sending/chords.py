@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from graft.config.deployment import app
 from graft.config.redis_client import broker, shared
 from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
@@ -19,6 +18,7 @@ from graft.tasks.delivery import chord_records
 from graft.tasks.envelope import Child, Envelope, Outcome
 from graft.tasks.errors import CancelledBatchError, EnvelopeLostError
 from graft.tasks.ids import new_id
+from graft.tasks.results.backend import results_backend
 from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.results.result_store import OUTCOME, StoredReport, open_report
 from graft.tasks.results.subscriber import Result, failure_of, inbox
@@ -89,7 +89,7 @@ class ReducingSender(BatchSender[Outcomes]):
         )
         self._chord = dict(signature)
         inbox().expect(self._body_id, self._reduced, is_sent=False)
-        app().backend.set_chord_size(self.receiver.id, len(cut))
+        results_backend().set_chord_size(self.receiver.id, len(cut))
         chord_records.note(
             self.receiver.id, self._chord, {index: envelope.id for index, envelope in enumerate(cut)}, is_watched=True
         )

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from graft.config.deployment import settings
-from graft.config.queues import broker_priority
+from graft.config.queues import broker_priority, table
 from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
 from graft.tasks.delivery import cancellation
@@ -28,7 +28,6 @@ from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, EnvelopeL
 from graft.tasks.ids import new_id
 from graft.tasks.messages import payloads
 from graft.tasks.pools import due_messages
-from graft.tasks.pools.due_messages import QUEUE
 from graft.tasks.pools.slot import Row
 from graft.tasks.pools.state import RedisPool, Waiting, redis_or_error
 from graft.tasks.results import early_outcomes
@@ -76,7 +75,7 @@ class PoolSender(BatchSender[Outcomes]):
 
     def __init__(self, membership: Membership) -> None:
         function = FunctionRef("import", membership.label, b"", False)
-        options = BatchOptions(function=function, queue=QUEUE, priority=broker_priority(0))
+        options = BatchOptions(function=function, queue=table().batch, priority=broker_priority(0))
         self.burst = PoolBatch()
         super().__init__(self.burst, CallSource(), options, publisher().wake)
         self._next = 0

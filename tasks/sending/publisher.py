@@ -25,6 +25,7 @@ from graft.tasks.callables import function_store
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import SENT_AT
+from graft.tasks.results.backend import results_backend
 from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.results.subscriber import inbox, unavailable
 from graft.tasks.sending import progress
@@ -212,8 +213,8 @@ def save_group(batch_id: str, envelope_ids: list[str], client: Any) -> None:
     Written as Celery writes it, without its result objects, each of which would subscribe and unsubscribe on its own.
     """
     record = {"result": ((batch_id, None), [((envelope_id, None), None) for envelope_id in envelope_ids])}
-    key = app().backend.get_key_for_group(batch_id)
-    client.set(key, app().backend.encode(record), ex=int(settings().result_ttl))
+    key = results_backend().get_key_for_group(batch_id)
+    client.set(key, results_backend().encode(record), ex=int(settings().result_ttl))
 
 
 class _MessageDefaults(NamedTuple):

@@ -207,12 +207,13 @@ REFUSED = [
         "GET elsewhere", "SCAN 0", "RENAME default other", "SET graft:redbeat:lock x", "HSET graft:janitor:cursor x 1",
     )),
     *(("viewer", command) for command in (
-        "LPUSH default x", "DEL default", "SET graft:paused x", "EXPIRE default 1", "LPOP default", "HDEL unacked x",
+        "LPUSH default x", "DEL default", "SET graft:paused x", "EXPIRE default 1", "LPOP default",
+        "HDEL graft:unacked x",
         "PUBLISH celery-task-meta-x x", "PUBLISH /0.celery.pidbox x", "DEL graft:dead-letters",
         "HSET graft:cancel:x x 1",
     )),
     *(("beat", command) for command in (
-        "GET celery-task-meta-x", "HGETALL unacked", "PUBLISH /0.celery.pidbox x", "DEL graft:dead-letters",
+        "GET celery-task-meta-x", "HGETALL graft:unacked", "PUBLISH /0.celery.pidbox x", "DEL graft:dead-letters",
         "HGETALL graft:run:x",
     )),
     *(("janitor", command) for command in (
@@ -244,11 +245,11 @@ def test_what_only_redis_7_can_tell_apart(deployment, deployed):
     traced = celery(deployed, deployment, "operator", "leaks", "--trace", process, "--seconds", "1")
     assert "where it was allocated" in traced.stdout, traced.stderr
     for role in ("producer", "janitor"):
-        for text in ("HDEL unacked x", "DEL graft:worker:x", "SADD graft:workers x", "SET graft:health x"):
+        for text in ("HDEL graft:unacked x", "DEL graft:worker:x", "SADD graft:workers x", "SET graft:health x"):
             with deployment.client(role) as client, pytest.raises(NoPermissionError):
                 client.execute_command(*text.split())
     for role, text in (
-        ("producer", "EVAL return(redis.call('HDEL',KEYS[1],'x')) 1 unacked"),
+        ("producer", "EVAL return(redis.call('HDEL',KEYS[1],'x')) 1 graft:unacked"),
         ("producer", "HGETALL graft:dead-letters"),
         ("viewer", "EVAL return(redis.call('DEL',KEYS[1])) 1 default"), ("producer", "SET graft:leaks:trace:x 1"),
         ("operator", "SET graft:leaks:findings x"), ("operator", "HVALS graft:dead-letters"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from graft.config.beat_schedule import beat_schedule
 from graft.config.celeryconfig import options
-from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS, QUEUES, broker_priority, names
+from graft.config.queues import MIDDLE_PRIORITY, PRIORITY_STEPS, QUEUES, broker_priority, own_names
 from graft.config.settings import Settings
 
 numbers = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False)
@@ -33,19 +33,20 @@ def test_a_priority_that_is_no_number_is_refused():
 
 
 def test_every_queue_has_a_lane_that_reads_it():
-    assert {*names("cpu"), *names("io")} == {queue.name for queue in QUEUES}
+    assert {*own_names("cpu"), *own_names("io")} == {queue.name for queue in QUEUES}
 
 
 def test_every_beat_entry_names_a_task_and_a_queue_that_exist():
     from graft.config.celery_app import app
 
     app.loader.import_default_modules()
-    for entry in beat_schedule(Settings(poc_tasks=True)).values():
+    for entry in beat_schedule(Settings(poc_tasks=True), "maintenance").values():
         assert entry["task"] in app.tasks
-        assert entry["options"]["queue"] in names()
+        assert entry["options"]["queue"] in own_names()
 
 
 def test_a_deployment_has_the_proof_of_concepts_routes_and_beat_entries_only_where_it_asks_for_them():
-    without, asked = (options(Settings(poc_tasks=wanted)) for wanted in (False, True))
-    assert not without["task_routes"]
-    assert asked["beat_schedule"].keys() - without["beat_schedule"].keys() == {"cleanup-old-results", "collect-metrics"}
+    assert not options(Settings(poc_tasks=False))["task_routes"]
+    assert options(Settings(poc_tasks=True))["task_routes"]
+    with_entries, few = (beat_schedule(Settings(poc_tasks=wanted), "maintenance") for wanted in (True, False))
+    assert with_entries.keys() - few.keys() == {"cleanup-old-results", "collect-metrics"}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from graft.config.celeryconfig import options
+from graft.config.celeryconfig import defaults, options
 from graft.config.settings import Settings
 
 
@@ -53,7 +53,7 @@ def test_nothing_switches_pipelined_publishing_off():
 
 
 def test_late_acknowledgement_comes_with_a_policy_for_lost_processes():
-    configured = options(Settings())
+    configured = defaults(Settings()) | options(Settings())
     assert configured["task_acks_late"]
     assert configured["task_reject_on_worker_lost"]
     assert configured["accept_content"] == ["json"]

@@ -385,7 +385,7 @@ def test_a_caller_that_dies_leaves_workers_and_queue_in_order(stack, workers_sur
     with client_of(stack, LOST) as client:
         assert client.stdout.readline() == "running\n"
         client.kill()
-    wait_until(lambda: redis.hlen("unacked") == 0, what="the workers to finish what was sent")
+    wait_until(lambda: redis.hlen("graft:unacked") == 0, what="the workers to finish what was sent")
     began = time.monotonic()
     assert graft.submit(samples.square, [3]).collect(WAIT) == [9]
     assert time.monotonic() - began < WAIT

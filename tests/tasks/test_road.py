@@ -320,7 +320,7 @@ def test_nothing_is_left_in_redis_but_results_that_expire(stack, redis):
     before = records()  # Of calls that other tests killed; these expire.
     graft.submit(samples.square, range(100), batch_size=10).collect(WAIT)
     graft.submit(samples.square, range(100), reduce=samples.total).collect(WAIT)
-    wait_until(lambda: redis.hlen("unacked") == 0, what="all messages acknowledged")
+    wait_until(lambda: redis.hlen("graft:unacked") == 0, what="all messages acknowledged")
     wait_until(lambda: records() <= before, what="run records and claims gone")
     for key in redis.scan_iter("celery-task*-meta-*"):
         assert redis.ttl(key) > 0, key

@@ -91,7 +91,7 @@ class Worker:
 
     def __init__(
         self, server: RedisServer, pool: str = "prefork", db: int = 0, stock: bool = False, vt: float = 30,
-        unsigned: str = "accept",
+        signing: str = "sign",
     ) -> None:  # fmt: skip
         self.name = f"{'stock' if stock else 'graft'}-{pool}-{db}"
         self.server, self.db, self.stock = server, db, stock
@@ -102,7 +102,7 @@ class Worker:
             "GRAFT_VISIBILITY_TIMEOUT": str(vt),
             "SAMPLE_LEDGER": str(self.ledger),
             # What is wrong with a message besides its signature is what these tests are about, unless they say so.
-            "GRAFT_UNSIGNED_MESSAGES": unsigned,
+            "GRAFT_SIGNING": signing,
             "SAMPLE_STOCK": "1" if stock else "",
             "PYTHONWARNINGS": "ignore",
         }

@@ -5,21 +5,16 @@ from __future__ import annotations
 import os
 import time
 
+import graft
 from graft.config.celery_app import app
-from graft.config.deployment import settings
-from graft.config.transport import transport_url
-from graft.workers.bootsteps.lease_renewal import LeaseRenewal
-from graft.workers.bootsteps.preflight import RedisPreflight
 
-app.conf.include = ()
 if os.environ.get("SAMPLE_STOCK"):
-    app.conf.worker_consumer = "celery.worker.consumer:Consumer"
-    app.conf.broker_read_url = app.conf.broker_write_url = settings().broker_url
-else:
-    # Celery prefers the variable CELERY_BROKER_URL to the option broker_url, but not to these two.
-    app.conf.broker_read_url = app.conf.broker_write_url = transport_url(settings().broker_url)
-    app.steps["consumer"].add(LeaseRenewal)
-    app.steps["worker"].add(RedisPreflight)
+    graft.undo(app)
+    # Celery as it comes, with late acknowledgement, and the lease that the test asks for.
+    app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=1)
+    seconds = float(os.environ["GRAFT_VISIBILITY_TIMEOUT"])
+    sweeps = {"unacked_restore_interval": 0.5, "unacked_restore_throttle": 1, "unacked_mutex_expire": 15}
+    app.conf.broker_transport_options |= {"visibility_timeout": seconds, "socket_timeout": 10, **sweeps}
 
 
 def _write(kind: str, label: str) -> None:

@@ -35,7 +35,7 @@ def test_a_task_that_runs_while_redis_is_killed_and_restarted_runs_once(server):
         server.start()
         worker.send("after")
         wait_until(lambda: worker.has("end", "after", "long"), "both tasks end")
-        wait_until(lambda: not server.client.hlen("unacked"), "everything is acknowledged")
+        wait_until(lambda: not server.client.hlen("graft:unacked"), "everything is acknowledged")
         assert worker.is_alive()
         assert set(worker.events().values()) == {1}
 
@@ -48,7 +48,7 @@ def test_an_acknowledgement_that_redis_missed_is_made_good(server):
         server.kill()
         wait_until(lambda: worker.has("end", "first", "second"), "the tasks end without Redis")
         server.start()
-        wait_until(lambda: not server.client.hlen("unacked"), "the acknowledgements arrive")
+        wait_until(lambda: not server.client.hlen("graft:unacked"), "the acknowledgements arrive")
         assert not server.client.llen("default")
         assert set(worker.events().values()) == {1}
 
@@ -65,7 +65,7 @@ def test_tasks_go_on_while_all_connections_are_cut_again_and_again(server):
             assert cut_all_connections(server) > 2
             wait_until(lambda at=cut: worker.said("went on with") == at, "the worker is back")
         wait_until(lambda: worker.has("end", "eta", *labels), "all tasks end")
-        wait_until(lambda: not server.client.hlen("unacked"), "everything is acknowledged")
+        wait_until(lambda: not server.client.hlen("graft:unacked"), "everything is acknowledged")
         assert worker.is_alive()
         assert set(worker.events().values()) == {1}
         worker.send("after")

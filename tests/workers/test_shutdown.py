@@ -75,7 +75,7 @@ def test_a_cold_stop_does_not_wait_for_a_process_that_waits_for_the_rest_of_its_
     )
     assert sent.stderr == ""
     with stack.connect() as client:
-        wait_until(lambda: client.hlen("unacked") == 1, what="the task to be taken")
+        wait_until(lambda: client.hlen("graft:unacked") == 1, what="the task to be taken")
         time.sleep(1.0)  # For as much of it as goes into the pipe.
         worker._child.signal(signal.SIGQUIT)
         time.sleep(1.0)  # For the shutdown to find the process still waiting; nothing tells of that.
@@ -126,4 +126,4 @@ def test_a_task_that_was_just_handed_to_a_process_is_waited_for(fresh_stack):
     stack.workers.remove(worker)
     with stack.connect() as client:
         assert client.exists("celery-task-meta-handed")
-        assert not client.exists(*lists("default"), "unacked")
+        assert not client.exists(*lists("default"), "graft:unacked")

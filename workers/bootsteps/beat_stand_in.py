@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from graft.config.deployment import settings
+from graft.config.queues import table
 from graft.config.redis_client import server_time
 from graft.tasks.health import beat_ticks, periodic
 from graft.workers.bootsteps.periodic import PeriodicStep
@@ -29,5 +30,5 @@ class BeatStandIn(PeriodicStep):
             return
         if self._client.set(STAND_IN, consumer.hostname, nx=True, px=max(1, int(config.health_every * 1000))):
             periodic.check.apply_async(
-                queue="maintenance", priority=0, expires=max(config.health_every, 10.0), ignore_result=True
+                queue=table().maintenance, priority=0, expires=max(config.health_every, 10.0), ignore_result=True
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any
+from typing import Any, Final
 
 import psutil
 import redis
@@ -18,6 +18,8 @@ from graft.tasks.monitoring.worker_registry import BEAT_EVERY, WorkerBeat, beat,
 from graft.workers.bootsteps.periodic import PeriodicStep
 
 logger = logging.getLogger(__name__)
+
+STARTED: Final = time.time()
 
 
 def memory(pool: Any) -> int:
@@ -80,4 +82,5 @@ class Heartbeat(PeriodicStep):
             at=time.time(),
             lag=float(info.get("lag", 0.0)),
             blocked_by=str(info.get("blocked-by", "")),
+            since=STARTED,
         )

@@ -159,8 +159,7 @@ class Metrics(bootsteps.StartStopStep):
 _forking = threading.Lock()
 
 
-@signals.worker_init.connect
-def _prepare(**_: Any) -> None:
+def prepare() -> None:
     """Set up, before the pool is forked, that and where all processes write."""
     if not settings().metrics_port or DIRECTORY in os.environ:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from graft.config.deployment import app_name
 from graft.tasks.queues import pause
 from graft.workers.bootsteps.periodic import PeriodicStep
 
@@ -25,8 +26,8 @@ class QueuePause(PeriodicStep):
     def tick(self, consumer: Any) -> None:
         paused = pause.paused(self._client)
         reads = set(consumer.app.amqp.queues.consume_from)
-        for queue in (paused & reads) - {pause.NEVER}:
-            logger.warning("queue %s is paused; to go on: celery -A graft queue resume %s", queue, queue)
+        for queue in (queue for queue in paused & reads if not pause.is_spared(queue)):
+            logger.warning("queue %s is paused; to go on: celery -A %s queue resume %s", queue, app_name(), queue)
             self._ours.add(queue)
             consumer.cancel_task_queue(queue)
         for queue in self._ours - paused:

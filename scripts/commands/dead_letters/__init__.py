@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
@@ -19,14 +20,15 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graft.config.queues import names
+from graft.config.deployment import app_name
 from graft.scripts.commands.dead_letters.options import Chosen, choosing, chosen, found
-from graft.scripts.commands.options import RedisCommandGroup, confirm, examples
+from graft.scripts.commands.options import QueueName, RedisCommandGroup, confirm, examples
 from graft.scripts.console import ago, complain, output, say, several
 from graft.scripts.console import show as show_table
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import Choice, causes
 from graft.tasks.dead_letters.store import DeadLetter
+from graft.tasks.monitoring import worker_registry
 
 REFUSED: Final = 1  # Some dead letters could not be replayed.
 
@@ -105,7 +107,9 @@ def show(letter_id: str, as_json: bool) -> None:
     """Show one dead letter: its function, error, traceback and items."""
     letter = next(dead_letters.read([letter_id]), None)
     if letter is None:
-        complain(f"there is no dead letter {letter_id}; list them with: celery -A graft dead-letters list --each")
+        complain(
+            f"there is no dead letter {letter_id}; list them with: celery -A {app_name()} dead-letters list --each"
+        )
         raise SystemExit(1)
     if as_json:
         click.echo(json.dumps(asdict(letter), indent=2))
@@ -152,7 +156,7 @@ def preview(letter: DeadLetter, width: int = 500) -> str:
     "--to",
     "target",
     metavar="QUEUE",
-    type=click.Choice(names()),
+    type=QueueName(),
     help="Send to this queue instead of the original one.",
 )
 @click.option(
@@ -181,6 +185,11 @@ def replay(
                 click.echo(f"{letter.id}  is kept: {error}")
         say(f"{several(len(letters), 'dead letter')}; nothing was sent (--dry-run).")
         return
+    if old := older_than_the_failures(letters):
+        complain(
+            f"{', '.join(old[:5])}: started before the last of these failures, so with the code that failed; after a "
+            "mend, restart the workers first"
+        )
     confirm(f"Replay {total(letters)} at {rate:g}/s?", yes)
     sent = refused = 0
     began = time.monotonic()
@@ -197,6 +206,12 @@ def replay(
     say(f"Replayed {sent} of {several(len(letters), 'dead letter')}.")
     if refused:
         raise SystemExit(REFUSED)
+
+
+def older_than_the_failures(letters: Sequence[Chosen]) -> list[str]:
+    """The live workers that have run since before the last of *letters* was buried."""
+    last = max((letter.buried_at for letter in letters), default=0.0)
+    return [worker.name for worker in worker_registry.workers() if 0 < worker.since < last]
 
 
 @command.command()

@@ -64,13 +64,14 @@ class Chosen(NamedTuple):
     id: str
     items: int
     function: str
+    buried_at: float
 
 
 def chosen(choice: Choice, everything: bool, limit: int | None = None) -> list[Chosen]:
     """The dead letters to change. Without a filter, *everything* must be given."""
     if choice.is_everything and not everything:
         raise click.UsageError("choose dead letters by an ID, a filter (see --help) or --all")
-    letters = [Chosen(each.id, each.items, each.function) for each in islice(found(choice), limit)]
+    letters = [Chosen(each.id, each.items, each.function, each.buried_at) for each in islice(found(choice), limit)]
     if not letters:
         say("No dead letter matches.")
         raise SystemExit(0)

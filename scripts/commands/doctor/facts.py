@@ -14,13 +14,14 @@ import psutil
 
 from graft.config import redis_checks
 from graft.config.deployment import settings
-from graft.config.queues import names
+from graft.config.queues import table
 from graft.config.redis_client import broker, connect, shared
 from graft.config.redis_server import ask
 from graft.config.settings import Settings
 from graft.scripts.commands.doctor.rules import Grace, Reader, Setup
-from graft.tasks.monitoring import worker_registry
-from graft.tasks.queues import depth, pause
+from graft.tasks.guard import is_guarded
+from graft.tasks.monitoring import unsigned_senders, worker_registry
+from graft.tasks.queues import depth, existing, pause
 
 OPTIONS: Final = (
     "task_acks_late", "task_reject_on_worker_lost", "task_retry_on_worker_lost", "task_time_limit",
@@ -45,10 +46,19 @@ def static(app: Any, environ: Mapping[str, str], folder: Path) -> Setup:
             "mode": config.mode,
             "drain_timeout": config.drain_timeout,
             "soft_time_limit": config.soft_time_limit,
+            "visibility_timeout": config.visibility_timeout,
+            "signing": config.signing,
+        },
+        app={
+            "is_ours": app.main == "graft",
+            "makes_queues": table().may_be_made,
+            "acks_early": tuple(
+                sorted(task.name for task in app.tasks.values() if is_guarded(task) and not task.acks_late)
+            ),
         },
         environ=environ,
         tasks=frozenset(app.tasks),
-        queues=tuple(names()),
+        queues=table().names,
         files=secret_files(environ, folder),
         grace=stop_graces(folder),
         flowers=flowers(),
@@ -62,7 +72,9 @@ def live(setup: Setup) -> Setup:
     readers = tuple(Reader(worker.name, tuple(worker.queues)) for worker in worker_registry.workers(client))
     return replace(
         setup,
+        queues=tuple(dict.fromkeys([*setup.queues, *existing.names()])),
         readers=readers,
+        unsigned=unsigned_senders.of_the_last_day(client),
         waiting=depth.waiting(),
         paused=pause.paused(client),
         servers=servers(config),

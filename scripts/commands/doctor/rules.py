@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
 from graft.config import redis_checks
+from graft.config.deployment import app_name
 from graft.config.queues import PRIORITY_STEPS
 
 Severity = Literal["error", "warning", "note"]
@@ -56,6 +57,7 @@ class Setup:
 
     conf: Mapping[str, Any]
     graft: Mapping[str, Any]
+    app: Mapping[str, Any]
     environ: Mapping[str, str] = field(default_factory=dict)
     tasks: frozenset[str] = frozenset()
     queues: tuple[str, ...] = ()
@@ -66,6 +68,7 @@ class Setup:
     waiting: Mapping[str, int] = field(default_factory=dict)
     paused: frozenset[str] = frozenset()
     servers: tuple[tuple[str, redis_checks.Finding], ...] = ()
+    unsigned: tuple[str, ...] = ()
 
 
 def examine(setup: Setup) -> list[Problem]:
@@ -75,11 +78,27 @@ def examine(setup: Setup) -> list[Problem]:
 
 
 def signing(setup: Setup) -> Iterator[Problem]:
-    if not setup.graft["signing_keys"]:
+    stage, has_key = setup.graft["signing"], bool(setup.graft["signing_keys"])
+    if not has_key:
         yield Problem(
-            "error", "signing key", "no batch can be sent or run: payloads are signed with this key",
+            "error" if setup.app["is_ours"] else "note", "signing key",
+            "no batch can be sent or run: payloads are signed with this key" if setup.app["is_ours"]
+            else "whoever reaches Redis can run the app's tasks, and graft.submit and the pools cannot send",
             "GRAFT_SIGNING_KEY is not set",
             'export GRAFT_SIGNING_KEY=$(python -c "import secrets; print(secrets.token_hex(32))"), the same everywhere',
+        )  # fmt: skip
+    elif stage == "off":
+        yield Problem(
+            "warning", "signing", "messages are not signed although there is a key", "GRAFT_SIGNING=off",
+            "set GRAFT_SIGNING=sign",
+        )  # fmt: skip
+    elif stage == "sign":
+        hosts = sorted({sender.rpartition("@")[2] for sender in setup.unsigned})
+        found = f"{len(setup.unsigned)} processes sent unsigned messages in the last day, on {', '.join(hosts[:5])}"
+        yield Problem(
+            "note", "signing", "unsigned messages are accepted too, so whoever reaches Redis can run the app's tasks",
+            found if hosts else "every message of the last day was signed",
+            "harden these senders and give them the key" if hosts else "the next stage is safe: GRAFT_SIGNING=require",
         )  # fmt: skip
     if setup.graft["mode"] == "local":
         yield Problem(
@@ -103,7 +122,7 @@ def environment(setup: Setup) -> Iterator[Problem]:
     if "APP" in setup.environ:
         yield Problem(
             "warning", "environment", "the celery command uses APP as its -A option",
-            f"APP={setup.environ['APP']}", "unset APP, or write celery -A graft every time",
+            f"APP={setup.environ['APP']}", f"unset APP, or write celery -A {app_name()} every time",
         )  # fmt: skip
 
 
@@ -119,6 +138,13 @@ def delivery(setup: Setup) -> Iterator[Problem]:
             "error", "late acks", "the task of a killed pool process is acknowledged and lost, late acks or not",
             "task_acks_late without task_reject_on_worker_lost", "set task_reject_on_worker_lost=True",
         )  # fmt: skip
+    if setup.app["acks_early"]:
+        names = setup.app["acks_early"]
+        yield Problem(
+            "note", "late acks", "lost with the process that runs them: their messages are deleted before they run",
+            f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}",
+            "set acks_late=True, or call graft.harden(app) before the app is finalized",
+        )  # fmt: skip
     if not conf.get("task_time_limit"):
         yield Problem(
             "warning", "time limits", "a task that hangs blocks its process for ever", "task_time_limit is not set",
@@ -128,27 +154,14 @@ def delivery(setup: Setup) -> Iterator[Problem]:
 
 def visibility(setup: Setup) -> Iterator[Problem]:
     conf = setup.conf
-    timeout = (conf.get("broker_transport_options") or {}).get("visibility_timeout")
-    limit = conf.get("task_time_limit") or 0.0
-    urls = [str(conf.get(name) or "") for name in ("broker_url", "broker_read_url")]
-    is_renewed = all(url.startswith(("graft", "sentinel")) for url in urls) and "HardenedConsumer" in str(
-        conf.get("worker_consumer")
-    )
-    if timeout is None:
+    timeout = float(setup.graft["visibility_timeout"])
+    if "HardenedConsumer" not in str(conf.get("worker_consumer")):
         yield Problem(
-            "error", "visibility timeout", "tasks of a lost worker run again only after an hour, Celery's default",
-            "broker_transport_options has no visibility_timeout", "set GRAFT_VISIBILITY_TIMEOUT",
+            "error", "worker consumer", "an outage of Redis doubles what runs, and bad messages end the worker",
+            f"worker_consumer={conf.get('worker_consumer')}", "remove worker_consumer, or derive it from "
+            "graft.workers.consumer:HardenedConsumer",
         )  # fmt: skip
-    elif not is_renewed:
-        longest = max(limit, float(conf.get("task_soft_time_limit") or 0.0))
-        if timeout <= longest:
-            yield Problem(
-                "error", "visibility timeout", "leases are not renewed with this broker_url, so a task that runs or "
-                "waits longer runs twice", f"visibility_timeout={timeout:g} s, task_time_limit={longest:g} s, "
-                f"broker_url is not the hardened transport's", "pass the URL through transport_url(), or raise the "
-                "timeout above the time limit and every countdown",
-            )  # fmt: skip
-    elif timeout < STALL:
+    if timeout < STALL:
         yield Problem(
             "warning", "visibility timeout", "a worker whose loop is blocked for this long has its tasks run twice",
             f"visibility_timeout={timeout:g} s", f"set GRAFT_VISIBILITY_TIMEOUT to {STALL:g} or more",
@@ -165,6 +178,8 @@ def priorities(setup: Setup) -> Iterator[Problem]:
     conf = setup.conf
     options = conf.get("broker_transport_options") or {}
     default = conf.get("task_default_priority")
+    if not setup.app["is_ours"]:
+        options, default = {"priority_steps": PRIORITY_STEPS, "queue_order_strategy": "priority"}, 1  # Its own affair.
     if not default:
         yield Problem(
             "error", "priorities", "0 is the most urgent priority on Redis, and messages without a priority "
@@ -215,7 +230,7 @@ def routes(setup: Setup) -> Iterator[Problem]:
                 "error", "schedule", "workers do not know this task, and move its messages to the quarantine",
                 f"beat_schedule[{entry!r}] names {task}", "correct the name, or import its module",
             )  # fmt: skip
-        if queue and queue not in known:
+        if queue and queue not in known and not setup.app["makes_queues"]:
             yield Problem(
                 "error", "schedule", "no worker reads this queue", f"beat_schedule[{entry!r}] goes to {queue}",
                 f"use one of {', '.join(sorted(known))}",
@@ -223,7 +238,7 @@ def routes(setup: Setup) -> Iterator[Problem]:
     table = setup.conf.get("task_routes")
     for pattern, route in table.items() if isinstance(table, Mapping) else ():
         queue = route.get("queue") if isinstance(route, Mapping) else str(route)
-        if queue and queue not in known:
+        if queue and queue not in known and not setup.app["makes_queues"]:
             yield Problem(
                 "error", "routes", "no worker reads this queue", f"task_routes[{pattern!r}] leads to {queue}",
                 f"use one of {', '.join(sorted(known))}",
@@ -283,7 +298,11 @@ def readers(setup: Setup) -> Iterator[Problem]:
         return
     if not setup.readers:
         yield Problem(
-            "warning", "workers", "nothing runs", "no worker has a heartbeat", "start one: celery -A graft worker"
+            "warning",
+            "workers",
+            "nothing runs",
+            "no worker has a heartbeat",
+            f"start one: celery -A {app_name()} worker",
         )
         return
     read = {queue for reader in setup.readers for queue in reader.queues}
@@ -301,13 +320,14 @@ def readers(setup: Setup) -> Iterator[Problem]:
         waiting = setup.waiting.get(queue, 0)
         yield Problem(
             "error" if waiting else "warning", "queues", "messages sent there do not run",
-            f"no worker reads {queue}, {waiting} messages wait", f"start a worker: celery -A graft worker -Q {queue}",
+            f"no worker reads {queue}, {waiting} messages wait",
+            f"start a worker: celery -A {app_name()} worker -Q {queue}",
         )  # fmt: skip
     for queue in sorted(setup.paused):
         yield Problem(
             "note", "queues", "workers take no messages from it",
             f"{queue} is paused, {setup.waiting.get(queue, 0)} messages wait",
-            f"resume it: celery -A graft queue resume {queue}",
+            f"resume it: celery -A {app_name()} queue resume {queue}",
         )  # fmt: skip
 
 

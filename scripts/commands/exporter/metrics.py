@@ -11,6 +11,7 @@ import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from graft.config import keys
 from graft.config.redis_client import broker, server_time, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import beat_ticks, measure, report_store
@@ -45,7 +46,7 @@ def _everything(client: Any) -> Iterator[Metric]:
     alive, beats = measure.workers(client, now)
     with broker() as queue_side:
         queues = measure.queues(queue_side, client, beats, now, remember=False)
-        held = int(queue_side.hlen("unacked"))
+        held = int(queue_side.hlen(keys.UNACKED))
     yield from _queues(queues, held)
     yield from _workers(beats, {worker.name: worker.silent for worker in alive})
     yield from _scaling(worker_load.loads({queue.name: queue.waiting for queue in queues}, beats, held))

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from graft.config.deployment import app_name
 from graft.scripts.snapshot import Rates, Snapshot, seconds_left
 from graft.tasks.queues.peek import Waiting
 from graft.tasks.sending.progress import BatchNote
@@ -67,7 +68,7 @@ def queues(now: Snapshot, speed: Rates, selected: str) -> Table:
 
 def workers(now: Snapshot, speed: Rates, room: int) -> RenderableType:
     if not now.workers:
-        return Text("no worker is alive; start one: celery -A graft worker", "bold red")
+        return Text(f"no worker is alive; start one: celery -A {app_name()} worker", "bold red")
     table = _table("worker", "pool", "busy", "held", "msg/s", "MiB", "lag")
     shown = now.workers if len(now.workers) < room else now.workers[: max(1, room - 2)]
     for worker in shown:

@@ -116,7 +116,9 @@ def test_bad_messages_are_kept_with_a_reason_and_disturb_nobody(server, pool):
             server.client.publish(f"{PIDBOX}/elsewhere", message)
         worker.send("canary")
         wait_until(lambda: worker.has("end", "canary"), "the canary is answered", seconds=10)
-        wait_until(lambda: not server.client.exists("default", "unacked", "unacked_index"), "nothing is left over")
+        wait_until(
+            lambda: not server.client.exists("default", "graft:unacked", "graft:unacked_index"), "nothing is left over"
+        )
         wait_until(lambda: worker.said("dropped a broadcast message") >= 3, "the broadcast messages are dropped")
         assert worker.answers_to_its_name()
         assert worker.said("Connection to broker lost") == 0
@@ -194,13 +196,13 @@ def test_a_message_is_taken_settled_and_given_back_while_redis_is_full(connectio
     messages = received_by(connection, "q")
     server.client.config_set("maxmemory", 1)
     wait_until(lambda: drain(connection) or len(messages) == 2, "both are delivered")
-    assert server.client.hlen("unacked") == server.client.zcard("unacked_index") == 2
+    assert server.client.hlen("graft:unacked") == server.client.zcard("graft:unacked_index") == 2
     messages[0].ack()
     messages[1].requeue()
     server.client.config_set("maxmemory", 0)
     wait_until(lambda: drain(connection) or len(messages) == 3, "the one given back is delivered again")
     messages[2].ack()
-    assert not server.client.exists("q", "unacked", "unacked_index")
+    assert not server.client.exists("q", "graft:unacked", "graft:unacked_index")
     assert not connection.default_channel.pending_acks
 
 
@@ -228,7 +230,7 @@ def test_a_reader_that_acknowledges_nothing_is_given_nothing_twice(connection, s
         connection.Producer().publish({}, routing_key="q")
     messages = received_by(connection, "q", no_ack=True)
     wait_until(lambda: drain(connection) or len(messages) == 2, "both are delivered")
-    assert not server.client.exists("q", "unacked", "unacked_index")
+    assert not server.client.exists("q", "graft:unacked", "graft:unacked_index")
 
 
 @pytest.mark.redis
@@ -273,10 +275,10 @@ def test_an_acknowledgement_without_redis_is_owed_and_paid_through_the_next_chan
     messages[0].ack()
     connection.default_channel.close()
     server.start()
-    assert server.client.hlen("unacked") == 1
+    assert server.client.hlen("graft:unacked") == 1
     with connection.clone() as other:
         other.default_channel.flush_acks()
-    assert not server.client.exists("q", "unacked", "unacked_index")
+    assert not server.client.exists("q", "graft:unacked", "graft:unacked_index")
 
 
 @pytest.mark.redis
@@ -323,15 +325,15 @@ def test_copies_of_a_message_are_settled_one_by_one(connection, server):
     messages = received_by(connection, "q")
     wait_until(lambda: drain(connection) or len(messages) == 2, "both are delivered")
     messages[0].ack()
-    assert server.client.hlen("unacked") == 1
+    assert server.client.hlen("graft:unacked") == 1
 
 
 @pytest.mark.redis
 def test_nothing_counts_as_abandoned_until_owners_could_report_to_a_new_redis(connection, server):
     channel = connection.default_channel
     record = json.dumps([task(), "", "q"])
-    server.client.hset("unacked", "tag", record)
-    server.client.zadd("unacked_index", {"tag": 1})
+    server.client.hset("graft:unacked", "tag", record)
+    server.client.zadd("graft:unacked_index", {"tag": 1})
     channel.qos.restore_visible(num=10, interval=1)
     assert server.client.info("server")["uptime_in_seconds"] >= 2 or not server.client.llen("q")
     wait_until(lambda: channel.qos.restore_visible(num=10, interval=1) or server.client.llen("q"), "it is given back")
@@ -341,12 +343,12 @@ def test_nothing_counts_as_abandoned_until_owners_could_report_to_a_new_redis(co
 @pytest.mark.redis
 def test_a_record_that_cannot_be_restored_is_kept_and_holds_nobody_up(connection, server):
     qos = connection.default_channel.qos
-    server.client.hset("unacked", mapping={"garbage": "*", "nowhere": json.dumps([task(), "gone", "gone"])})
-    server.client.zadd("unacked_index", {"garbage": 1, "nowhere": 2})
+    server.client.hset("graft:unacked", mapping={"garbage": "*", "nowhere": json.dumps([task(), "gone", "gone"])})
+    server.client.zadd("graft:unacked_index", {"garbage": 1, "nowhere": 2})
     for tag in ("garbage", "nowhere"):
         qos.restore_by_tag(tag)
     assert {entry["reason"] for entry in quarantined(server.client)} == {"malformed_record", "unroutable"}
-    assert not server.client.exists("unacked", "unacked_index")
+    assert not server.client.exists("graft:unacked", "graft:unacked_index")
 
 
 @pytest.mark.redis

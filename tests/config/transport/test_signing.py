@@ -115,7 +115,7 @@ def stranger(server: RedisServer, what: str) -> str:
 @pytest.mark.redis
 @pytest.mark.worker
 def test_a_stranger_can_neither_run_nor_stop_nor_reconfigure_anything(tmp_path):
-    with RedisServer(tmp_path) as server, Worker(server, unsigned="refuse") as worker:
+    with RedisServer(tmp_path) as server, Worker(server, signing="require") as worker:
         worker.wait_until_ready()
         for what in ("run", "shutdown", "pool_shrink", "ping"):
             told = stranger(server, what)

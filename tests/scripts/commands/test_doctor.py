@@ -25,8 +25,7 @@ def well(redis_stack: Stack, tmp_path: Path) -> Setup:
     setup = facts.static(app, {}, tmp_path)
     readers = (Reader("cpu@here", setup.queues[:3]), Reader("io@here", setup.queues[3:]))
     # The tests redeliver after four seconds.
-    options = {**setup.conf["broker_transport_options"], "visibility_timeout": 60.0}
-    return replace(setup, conf={**setup.conf, "broker_transport_options": options}, readers=readers, flowers=())
+    return replace(setup, graft={**setup.graft, "visibility_timeout": 60.0}, readers=readers, flowers=())
 
 
 def test_the_project_as_it_comes_has_nothing_wrong(well):
@@ -59,6 +58,18 @@ def have(**changed: Any) -> Any:
     return lambda setup: replace(setup, **changed)
 
 
+def project(**changed: Any) -> Any:
+    return lambda setup: replace(graft(**changed)(setup), app={**setup.app, "is_ours": False})
+
+
+def unsigned(*senders: str) -> Any:
+    return lambda setup: replace(graft(signing="sign")(setup), unsigned=senders)
+
+
+def acks_early(*tasks: str) -> Any:
+    return lambda setup: replace(setup, app={**setup.app, "acks_early": tasks})
+
+
 NOWHERE = {"x": {"task": "graft.maintenance.prune_dead_letters", "schedule": 1.0, "options": {"queue": "nowhere"}}}
 
 
@@ -73,10 +84,13 @@ NOWHERE = {"x": {"task": "graft.maintenance.prune_dead_letters", "schedule": 1.0
         (conf(task_acks_late=False), "error", "late acks", "task_acks_late=True"),
         (conf(task_reject_on_worker_lost=False), "error", "late acks", "task_reject_on_worker_lost=True"),
         (conf(task_time_limit=None), "warning", "time limits", "GRAFT_HARD_TIME_LIMIT"),
-        (conf(broker_url="redis://h:6379/0"), "error", "visibility timeout", "transport_url"),
-        (conf(worker_consumer="celery.worker.consumer:Consumer"), "error", "visibility timeout", "transport_url"),
-        (transport(visibility_timeout=None), "error", "visibility timeout", "GRAFT_VISIBILITY_TIMEOUT"),
-        (transport(visibility_timeout=3.0), "warning", "visibility timeout", "10 or more"),
+        (conf(worker_consumer="celery.worker.consumer:Consumer"), "error", "worker consumer", "HardenedConsumer"),
+        (project(signing_keys=()), "note", "signing key", "GRAFT_SIGNING_KEY"),
+        (graft(signing="off"), "warning", "signing", "GRAFT_SIGNING=sign"),
+        (graft(signing="sign"), "note", "signing", "GRAFT_SIGNING=require"),
+        (unsigned("1@old", "2@old"), "note", "signing", "harden these senders"),
+        (acks_early("a", "b", "c", "d", "e", "f"), "note", "late acks", "before the app is finalized"),
+        (graft(visibility_timeout=3.0), "warning", "visibility timeout", "10 or more"),
         (conf(worker_eta_task_limit=None), "warning", "ETA", "1000"),
         (conf(task_default_priority=None), "error", "priorities", "task_default_priority=5"),
         (transport(priority_steps=[0, 3, 6, 9]), "warning", "priorities", "range(10)"),

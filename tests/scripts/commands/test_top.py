@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import graft
-from graft.config.queues import names
+from graft.config.queues import own_names
 from graft.scripts.commands.top.view import frame, line
 from graft.scripts.snapshot import QueueLine, Rates, Snapshot, WorkerLine, rates, seconds_left, take
 from graft.tasks.monitoring import worker_registry
@@ -48,7 +48,7 @@ def note(done: int = 50, total: int | None = 100, seconds: float = 10.0) -> Batc
 def crowded(workers: int, batches: int) -> Snapshot:
     return Snapshot(
         at=time.time(),
-        queues=tuple(queue(name, 10**6, 10**9, oldest=10**6) for name in names()),
+        queues=tuple(queue(name, 10**6, 10**9, oldest=10**6) for name in own_names()),
         workers=tuple(
             WorkerLine(f"worker{n}@{'host' * 20}", "prefork", 8, 8, 8, 1 << 40, 0, 9.9) for n in range(workers)
         ),
@@ -74,7 +74,7 @@ def test_everything_fits_eighty_by_twenty_four_whatever_there_is(workers, batche
     assert len(shown) <= 24
     assert max(map(len, shown)) <= 80
     assert "q quit" in shown[-1]
-    assert all(any(line.startswith(name) for line in shown) for name in names())
+    assert all(any(line.startswith(name) for line in shown) for name in own_names())
 
 
 def test_what_does_not_fit_is_counted():

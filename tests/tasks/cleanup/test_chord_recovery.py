@@ -71,8 +71,8 @@ def test_messages_are_found_on_their_queue_and_with_their_worker(stack, redis):
         waiting = graft.submit(samples.square, range(250), queue="heavy", batch_size=1, in_flight=250)
         running = graft.submit(samples.sleep, [3.0])
         wait_until(lambda: redis.llen("heavy\x06\x165") == 250, what="the messages")
-        wait_until(lambda: redis.hlen("unacked") >= 1, what="a worker to take one")
-        (taken, *_), *_ = [json.loads(record) for record in redis.hvals("unacked")]
+        wait_until(lambda: redis.hlen("graft:unacked") >= 1, what="a worker to take one")
+        (taken, *_), *_ = [json.loads(record) for record in redis.hvals("graft:unacked")]
         sent = [json.loads(raw)["headers"]["id"] for raw in redis.lrange("heavy\x06\x165", 0, -1)]
         sent.append(taken["headers"]["id"])
         with broker() as queue_side:

@@ -56,13 +56,13 @@ def test_bindings_of_workers_that_are_gone_are_removed(redis, stack, impatient):
 
 def test_a_record_that_no_sweep_would_find_is_found_again(redis, impatient):
     message = {"body": "", "headers": {}, "properties": {"delivery_info": {"exchange": "", "routing_key": "heavy"}}}
-    redis.hset("unacked", "junk", json.dumps([message, "", "heavy"]))
+    redis.hset("graft:unacked", "junk", json.dumps([message, "", "heavy"]))
     try:
         wait_until(lambda: redis_keys.tidy()["records"] == 1, "the record is indexed")
-        assert redis.zscore("unacked_index", "junk") == 0 or not redis.hexists("unacked", "junk")
+        assert redis.zscore("graft:unacked_index", "junk") == 0 or not redis.hexists("graft:unacked", "junk")
     finally:
-        redis.hdel("unacked", "junk")
-        redis.zrem("unacked_index", "junk")
+        redis.hdel("graft:unacked", "junk")
+        redis.zrem("graft:unacked_index", "junk")
         redis.delete("heavy")
 
 

@@ -87,10 +87,10 @@ def test_an_error_leaves_a_letter_and_a_message_that_is_gone_is_lost(stack):
 def test_where_tells_the_queue_from_the_worker(redis):
     with broker() as queue_side:
         redis.lpush("low", b'{"body": "", "properties": {"correlation_id": "waits"}}')
-        redis.hset("unacked", "tag", b'[{"properties": {"correlation_id": "held"}}, "", "low"]')
+        redis.hset("graft:unacked", "tag", b'[{"properties": {"correlation_id": "held"}}, "", "low"]')
         try:
             assert locate.where(["waits", "held", "gone"], queue_side) == {"waits": "queued", "held": "held"}
             assert locate.missing(["waits", "held", "gone"], queue_side) == {"gone"}
         finally:
             redis.delete("low")
-            redis.hdel("unacked", "tag")
+            redis.hdel("graft:unacked", "tag")

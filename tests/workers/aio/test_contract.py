@@ -49,7 +49,7 @@ class Lane:
 def lane(request: pytest.FixtureRequest, stack: Any, redis: Any) -> Iterator[Lane]:
     yield Lane(request.param, redis)
     # No message that a test sent is left with a worker, whatever became of its task.
-    wait_until(lambda: redis.hlen("unacked") == 0, WAIT, "all messages to be acknowledged")
+    wait_until(lambda: redis.hlen("graft:unacked") == 0, WAIT, "all messages to be acknowledged")
 
 
 def test_a_value_comes_back(lane):
@@ -72,7 +72,7 @@ def test_nothing_takes_the_place_of_a_success(lane):
     app.backend.store_result(task_id, "the first", "SUCCESS")
     lane.send(tasks.tell_it, task_id, "ran again", task_id=task_id)
     assert lane.told(task_id, 1) == ["ran again"]
-    wait_until(lambda: lane.redis.hlen("unacked") == 0, WAIT, "its message to be acknowledged")
+    wait_until(lambda: lane.redis.hlen("graft:unacked") == 0, WAIT, "its message to be acknowledged")
     assert AsyncResult(task_id, app=app).get(timeout=WAIT) == "the first"
 
 

@@ -40,7 +40,7 @@ def collect(stack: Stack, count: int) -> None:
 def busy(stack: Stack, count: int) -> bool:
     """Whether so many messages are with workers."""
     with stack.connect() as client:
-        return client.hlen("unacked") == count
+        return client.hlen("graft:unacked") == count
 
 
 def ended(worker: Any) -> bool:

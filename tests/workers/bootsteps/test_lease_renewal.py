@@ -60,7 +60,7 @@ def test_tasks_and_waiting_tasks_of_three_visibility_timeouts_run_once_in_every_
 
     wait_until(all_have_ended, "all tasks end")
     for worker in workers:
-        wait_until(lambda of=worker: not of.queue.hlen("unacked"), "everything is acknowledged")
+        wait_until(lambda of=worker: not of.queue.hlen("graft:unacked"), "everything is acknowledged")
         assert worker.events() == {(kind, label): 1 for kind in ("start", "end") for label in ("long", "later")}
 
 
@@ -94,9 +94,9 @@ def test_an_outage_is_logged_once_and_the_leases_go_on_after_it(server, connecti
     step.renew()
     assert [record.getMessage()[:10] for record in caplog.records] == ["the leases"]
     server.start()
-    server.client.zadd("unacked_index", {message.delivery_tag: 1})
+    server.client.zadd("graft:unacked_index", {message.delivery_tag: 1})
     step.renew()
-    assert server.client.zscore("unacked_index", message.delivery_tag) > 1
+    assert server.client.zscore("graft:unacked_index", message.delivery_tag) > 1
     message.ack()
     step.renew()
-    assert not server.client.exists("unacked", "unacked_index")
+    assert not server.client.exists("graft:unacked", "graft:unacked_index")

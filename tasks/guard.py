@@ -1,0 +1,168 @@
+"""What every task gets in a worker, whatever its class: runs are counted, killers isolated, failures kept.
+
+    run counted ─► cancelled? dead? ─► run ─┬─ value
+                                            ├─ Retry, Ignore, Reject   Celery's answers, passed on
+                                            └─ error ─► the policy's next run, or a dead letter ─► FAILURE
+
+A task opts out, or chooses, by options: ``graft_guard=False``, ``graft_run_limit=5``, ``graft_letters=True``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Final
+
+import redis
+from billiard.common import terminate_handler_fired
+from celery import Task
+from celery.exceptions import Ignore, Reject, Retry, TaskPredicate
+
+from graft.config.deployment import settings
+from graft.tasks import worker_runtime
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.delivery import poison_isolation
+from graft.tasks.delivery.run_counter import Runs
+from graft.tasks.errors import OutOfMemoryError, PoisonedError, ProcessExitError
+from graft.tasks.policy import RetryPolicy
+from graft.tasks.queues import overlap
+
+logger = logging.getLogger(__name__)
+
+RUNS_CODE: Final = frozenset({"celery.map", "celery.starmap", "celery.chunks"})  # Of Celery's own tasks.
+
+
+def is_guarded(task: Any) -> bool:
+    """Whether *task* is to be guarded: every task but Celery's own upkeep, and those that opt out."""
+    if task.name.startswith("celery.") and task.name not in RUNS_CODE:
+        return False
+    return bool(getattr(task, "graft_guard", True))
+
+
+def guarded(task: Task, run: Callable[..., Any]) -> Callable[..., Any]:
+    """*run*, which is the task's, with all of this for a run that a worker has been sent."""
+
+    @wraps(run)
+    def run_guarded(*args: Any, **kwargs: Any) -> Any:
+        request = task.request_stack.top
+        if request is None or request.called_directly or request.is_eager or getattr(request, "graft_guarded", False):
+            return run(*args, **kwargs)
+        request.graft_guarded = True
+        with isolated_if_poisonous(request.id):
+            return _run_counted(task, request, run, args, kwargs)
+
+    return run_guarded
+
+
+@contextmanager
+def isolated_if_poisonous(task_id: str) -> Iterator[None]:
+    """A task one crash away from its limit begins only while no other such runs here; else it goes back."""
+    try:
+        yield
+    except poison_isolation.NotAloneError as error:
+        worker_runtime.pause(poison_isolation.WAIT)
+        raise Reject(error, requeue=True) from error
+    except BaseException:
+        poison_isolation.leave(task_id)
+        raise
+    poison_isolation.leave(task_id)
+
+
+def _run_counted(
+    task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    record = Runs(request.id, request.retries or 0)
+    try:
+        delivery, _ = worker_runtime.off_loop(record.begin, request.id, (0,))
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise Reject(error, requeue=True) from error  # Nothing has begun.
+    try:
+        if delivery.cancelled:
+            worker_runtime.off_loop(_note_cancelled, task, request)
+            raise Ignore("cancelled before it ran")
+        if delivery.is_dead(0, getattr(task, "graft_run_limit", None) or settings().run_limit):
+            raise PoisonedError(f"{task.name} took {delivery.run - 1} worker processes with it")
+        return run(*args, **kwargs)
+    except TaskPredicate:  # Retry, Ignore and Reject are answers, not failures.
+        raise
+    except Exception as error:
+        failure = _failed(task, request, error)
+        if failure is error:
+            raise
+        raise failure from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        if terminate_handler_fired():
+            raise  # The worker ends this process.
+        exits = ProcessExitError(f"the task tried to end the worker: {type(error).__name__}({error})")
+        raise _failed(task, request, exits) from error
+    finally:
+        # This process has survived the run, however that ended.
+        worker_runtime.off_loop(_close, record, request, isinstance(sys.exc_info()[1], Retry | Reject))
+
+
+def _failed(task: Any, request: Any, error: Exception) -> Exception:
+    """The error to raise for *error*, its letter kept. Raises Retry where the task's policy has another run."""
+    request.graft_failed = True  # Others need not keep a letter.
+    run = (request.retries or 0) + 1
+    policy: RetryPolicy | None = getattr(task, "policy", None)
+    wait = policy.wait_after(run, error) if isinstance(policy, RetryPolicy) else None
+    if wait is not None:
+        task.raise_retry(countdown=wait, exc=error)
+    if isinstance(error, MemoryError):  # Celery's worker would end (5.7, Request.on_failure).
+        error = OutOfMemoryError(f"{task.name} ran out of memory. {error}".rstrip())
+    if wants_letter(task, request, error):
+        # First: whoever reads FAILURE must find the letter.
+        reason: dead_letters.Reason = "poisoned" if isinstance(error, PoisonedError) else "retries_exhausted"
+        worker_runtime.off_loop(bury, task, request, error, reason, run)
+    return error
+
+
+def wants_letter(task: Any, request: Any, error: BaseException) -> bool:
+    """Whether the last failure of *task* is kept: its own option, or the deployment's rule."""
+    if isinstance(error, PoisonedError):
+        return True
+    if isinstance(error, tuple(task.throws or ())):
+        return False  # Expected: the task says so.
+    asked = getattr(task, "graft_letters", None)
+    if asked is not None:
+        return bool(asked)
+    rule = settings().failure_letters
+    is_retried = bool(request.retries or isinstance(getattr(task, "policy", None), RetryPolicy))
+    return rule == "all" or (rule == "retried" and (is_retried or bool(getattr(task, "autoretry_for", None))))
+
+
+def bury(task: Any, request: Any, error: BaseException, reason: dead_letters.Reason, runs: int) -> None:
+    """Keep the message of *request* as a dead letter. Redis may not answer: then the log has the error alone."""
+    letter = dead_letters.DeadLetter.make(
+        id=request.id,
+        task=task.name,
+        queue=(request.delivery_info or {}).get("routing_key") or "",
+        reason=reason,
+        function=task.name,
+        error=error,
+        traceback="".join(traceback.format_exception(error)),
+        runs=runs,
+        items=1,
+        envelope=dead_letters.message_text(request.args, request.kwargs),
+    )
+    try:
+        dead_letters.bury(letter)
+    except redis.RedisError as outage:
+        logger.error("task %s failed for good and could not be kept as a dead letter: %r", request.id, outage)
+
+
+def _note_cancelled(task: Any, request: Any) -> None:
+    task.backend.mark_as_revoked(request.id, "cancelled", request=request, store_result=not request.ignore_result)
+
+
+def _close(record: Runs, request: Any, is_sent_again: bool) -> None:
+    try:
+        record.close()
+        if not is_sent_again:
+            overlap.note_ended(request)
+    except redis.RedisError as error:
+        logger.debug("the record of a run stays until it expires: %r", error)

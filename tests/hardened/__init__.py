@@ -1,0 +1,1 @@
+"""What ``graft.harden(app)`` gives a Celery project, each with stock Celery as the control."""

@@ -1,0 +1,1 @@
+"""The one Django app of the project."""

@@ -1,0 +1,130 @@
+"""Tasks that write down what they do, and tasks that harm their worker."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from celery import Task, shared_task
+from celery.exceptions import Reject
+
+
+def note(text: str) -> None:
+    """Leave a line for the test."""
+    with open(os.environ["SHOP_LEDGER"], "a") as ledger:
+        ledger.write(f"{text}\n")
+
+
+@shared_task
+def write(text: str) -> str:
+    note(text)
+    return text
+
+
+@shared_task
+def slow(seconds: float) -> int:
+    note("slow begins")
+    time.sleep(seconds)
+    note("slow ends")
+    return os.getpid()
+
+
+@shared_task
+def kill() -> None:
+    note("kill")
+    os._exit(1)
+
+
+@shared_task
+def kill_with(text: str) -> None:
+    kill()
+
+
+@shared_task(graft_run_limit=1)
+def kill_once() -> None:
+    note("kill_once")
+    os._exit(1)
+
+
+@shared_task
+def exhaust() -> None:
+    note("exhaust")
+    raise MemoryError("a matrix too many")
+
+
+@shared_task
+def leave() -> None:
+    note("leave")
+    raise SystemExit(3)
+
+
+@shared_task
+def report() -> str:
+    return "a report"
+
+
+@shared_task
+def unencodable() -> object:
+    return object()
+
+
+@shared_task
+def fail(text: str) -> None:
+    raise LookupError(text)
+
+
+@shared_task(autoretry_for=(LookupError,), max_retries=2, default_retry_delay=0.1)
+def fail_on_and_on() -> None:
+    note("fail_on_and_on")
+    raise LookupError("not today")
+
+
+@shared_task(graft_letters=True)
+def fail_with_letter() -> None:
+    raise LookupError("kept")
+
+
+@shared_task(time_limit=1)
+def hang() -> None:
+    note("hang")
+    time.sleep(60)
+
+
+@shared_task(acks_late=False)
+def kill_acked_early() -> None:
+    note("kill_acked_early")
+    os._exit(1)
+
+
+@shared_task(bind=True)
+def reject_twice(self: Any) -> str:
+    note("reject_twice")
+    with open(os.environ["SHOP_LEDGER"]) as ledger:
+        if ledger.read().count("reject_twice") < 6:
+            raise Reject("not yet", requeue=True)
+    return "done"
+
+
+class Wrapped(Task):
+    """A base class of the project's own, as for a context around each task."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        note("enters")
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            note("leaves")
+
+
+@shared_task(base=Wrapped)
+def wrapped(text: str) -> str:
+    return text
+
+
+@shared_task(base=Wrapped)
+def wrapped_kill() -> None:
+    note("kill")
+    os._exit(1)

@@ -1,0 +1,37 @@
+"""Failures that no run could report: a hard time limit, a lost process, a result that cannot be encoded.
+
+Celery sends ``task_failure`` for each, in the worker's main process or after the run; here they get their dead letter.
+What the guard has kept already (tasks/guard.py) is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any, Final
+
+from celery import signals
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
+
+from graft.tasks import guard
+from graft.tasks.dead_letters.store import Reason
+
+logger = logging.getLogger(__name__)
+
+REASONS: Final[dict[type[BaseException], Reason]] = {TimeLimitExceeded: "time_limit", WorkerLostError: "lost"}
+
+
+@signals.task_failure.connect
+def _bury(
+    sender: Any = None, task_id: str = "", exception: Any = None, args: Any = None, kwargs: Any = None, **_: Any
+) -> None:
+    if not guard.is_guarded(sender):
+        return  # Keeps its own letters, or wants none.
+    here = sender.request_stack.top
+    if here is not None and getattr(here, "graft_failed", False):
+        return
+    cause = next((reason for kind, reason in REASONS.items() if isinstance(exception, kind)), None)
+    request = here or SimpleNamespace(id=task_id, retries=0, delivery_info=None, args=args or (), kwargs=kwargs or {})
+    # What was cut short was never asked what it thinks of itself, unless its task wants no letters.
+    if getattr(sender, "graft_letters", True) if cause else guard.wants_letter(sender, request, exception):
+        guard.bury(sender, request, exception, cause or "retries_exhausted", (request.retries or 0) + 1)
