@@ -209,7 +209,10 @@ def _hardened_amqp(theirs: Any) -> Any:
 
 def _configure(sender: Any = None, **_: Any) -> None:
     if (found := _of(sender)) is not None:
-        found.configure()
+        try:
+            found.configure()
+        except ValueError as error:  # Of a receiver of signals Celery would only log it, and go on half hardened.
+            raise SystemExit(f"graft.harden() cannot use these settings: {error}") from error
 
 
 @signals.import_modules.connect

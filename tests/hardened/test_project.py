@@ -187,3 +187,10 @@ def test_a_task_that_is_called_like_one_of_ours_is_named_at_the_start(shop):
     told = (shop.folder / "worker.log").read_text()
     assert "Duplicate" in told  # Celery's own warning.
     assert "'graft.batch'" in told
+
+
+def test_settings_that_cannot_work_end_the_process_and_are_named(shop):
+    shop.env["GRAFT_RUN_LIMIT"] = "0"
+    told = shop.celery("queue", "list", code=1)
+    assert "graft.harden() cannot use these settings" in told
+    assert "run_limit" in told
