@@ -53,16 +53,26 @@ def main(arguments: Sequence[str]) -> int:
 
 def harden_the_first(name: str | None = None) -> None:
     """Harden the first app that is made from now on, or the first of that name."""
-    register: Callable[[Any], None] = celery.app.base._register_app
     done: list[Any] = []
 
-    def register_and_harden(app: Any) -> None:
-        register(app)
-        if not done and app.main != "default" and name in (None, app.main):
+    @when_an_app_is_made
+    def harden_first(app: Any) -> None:
+        if not done and name in (None, app.main):
             done.append(app)
             harden(app)
 
-    celery.app.base._register_app = register_and_harden
+
+def when_an_app_is_made(func: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Call *func* with each app that is made from now on, but for the one that Celery makes where it finds none."""
+    register: Callable[[Any], None] = celery.app.base._register_app
+
+    def register_and_call(app: Any) -> None:
+        register(app)
+        if app.main != "default":
+            func(app)
+
+    celery.app.base._register_app = register_and_call
+    return func
 
 
 def run(command: Sequence[str]) -> int:
