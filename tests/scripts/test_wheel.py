@@ -20,6 +20,7 @@ INSTALL_LIMIT = 180
 ABSENT = (
     "bench/",
     "drill/",
+    "ecosystem/",
     "old_program/",
     "demo",
     "pool_demo",
