@@ -16,8 +16,8 @@ class Project:
     """One project and how its tests run. The broker is the private Redis, through ``CELERY_BROKER_URL``.
 
     ``needs`` is what its tests import, beside Celery; ``arguments`` are pytest's, and ``more`` stand in their place
-    where everything is asked for. ``keeps`` are the folders that are
-    taken from its archive, if not all. ``edits`` are made for both runs: file -> what stands there, what takes its
+    where everything is asked for. An empty value in ``environ`` takes the variable away. ``keeps`` are the folders that
+    are taken from its archive, if not all. ``edits`` are made for both runs: file -> what stands there, what takes its
     place. ``excused`` are tests that need not pass once hardened, each with the reason.
     """
 
@@ -95,7 +95,8 @@ PROJECTS: Final = (
          "pytest-click", "cryptography", "sqlalchemy", *DJANGO, "pymemcache", "python-memcached"),
         arguments=[f"t/integration/test_{name}.py" for name in CELERY_TESTS],
         more=("t/integration", "--ignore=t/integration/test_backend.py"),
-        environ={"TEST_BROKER": REDIS, "TEST_BACKEND": REDIS, "REDIS_HOST": HOST, "REDIS_PORT": PORT},
+        environ={"TEST_BROKER": REDIS, "TEST_BACKEND": REDIS, "REDIS_HOST": HOST, "REDIS_PORT": PORT,
+                 "CELERY_BROKER_URL": ""},
         keeps=("t", "pyproject.toml"),
         edits={"t/integration/conftest.py": ("if configured != {'celery'}", "if configured - {'graft'} != {'celery'}")},
         excused={

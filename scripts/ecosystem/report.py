@@ -59,7 +59,8 @@ def notes(rows: Iterable[Row]) -> list[str]:
     found = []
     for row in rows:
         said = [row.project.note] if row.project.note else []
-        said += [f"{row.apps['on_redis']} of the {several(row.apps['made'], 'app')} that the tests make use a broker"]
+        made = several(row.apps["made"], "app")
+        said += [f"of the {made} that the tests make, {row.apps['on_redis']} got as far as the broker"]
         said += [
             f"{test} is not counted: {why}" for test, why in row.project.excused.items() if test in row.compared.lost
         ]

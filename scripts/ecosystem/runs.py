@@ -111,4 +111,5 @@ def environ(stack: LocalStack, project: Project, place: Place) -> dict[str, str]
     found |= {"CELERY_BROKER_URL": url, "PYTHONPATH": ":".join(paths), "PATH": f"{place.python.parent}:{found['PATH']}"}
     found["GRAFT_ECOSYSTEM_APPS"] = str(place.home / "apps.json")
     said = {"redis": url, "host": "127.0.0.1", "port": str(port(stack))}
-    return found | {name: value.format(**said) for name, value in project.environ.items()}
+    found |= {name: value.format(**said) for name, value in project.environ.items()}
+    return {name: value for name, value in found.items() if value or name not in project.environ}
