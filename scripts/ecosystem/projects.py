@@ -55,7 +55,7 @@ PROJECTS: Final = (
     Project(
         "celery-redbeat", "2.4.2",
         ("pytest==8.4.2", "fakeredis==2.41.0", "python-dateutil", "tenacity"),
-        note="2 tests fail in stock Celery too: one expects no CELERY_BROKER_URL, the other an older Celery",
+        note="2 tests fail in stock Celery too, one since it expects no CELERY_BROKER_URL",
     ),
     Project(
         "django-celery-beat", "2.9.0",
@@ -68,11 +68,11 @@ PROJECTS: Final = (
         ("pytest==8.4.2", *DJANGO, "pytest-benchmark==5.3.1", "pytz"),
         arguments=("t/unit",),
         environ={"DJANGO_SETTINGS_MODULE": "t.proj.settings"},
-        note="13 tests fail in stock Celery 5.7 too: they give it a task's name where it wants the task",
+        note="13 tests fail in stock Celery 5.7 too; one that we read gives Celery a task's name for the task",
     ),
     Project(
         "flower", "2.2.0", ("pytest==8.4.2",), arguments=("tests/unit",),
-        note="2 tests fail in stock Celery too: they expect no CELERY_BROKER_URL",
+        note="2 tests fail in stock Celery too, one since it expects no CELERY_BROKER_URL",
     ),
     Project(
         "opentelemetry-instrumentation-celery", "0.66b2",

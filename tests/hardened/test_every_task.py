@@ -121,7 +121,7 @@ def test_a_replay_says_so_when_the_workers_have_the_code_that_failed(shop):
     worker = shop.worker()
     outcome(shop, "fail_with_letter")
     command = ("dead-letters", "replay", "--all", "--yes")
-    assert "worker@test: started before the last of these failures" in shop.celery(*command)
+    assert "Note: 1 worker started before the last of these failures" in shop.celery(*command)
     wait_until(shop.letters, WAIT, "it to fail again")
     shop.stop(worker)
     shop.worker()

@@ -186,9 +186,9 @@ def replay(
         say(f"{several(len(letters), 'dead letter')}; nothing was sent (--dry-run).")
         return
     if old := older_than_the_failures(letters):
-        complain(
-            f"{', '.join(old[:5])}: started before the last of these failures, so with the code that failed; after a "
-            "mend, restart the workers first"
+        say(
+            f"Note: {several(len(old), 'worker')} started before the last of these failures, so with the code of then. "
+            f"If the code was mended, restart them first: {', '.join(old[:5])}."
         )
     confirm(f"Replay {total(letters)} at {rate:g}/s?", yes)
     sent = refused = 0
