@@ -181,7 +181,7 @@ def test_every_workload_has_contenders_that_exist_and_can_run_it() -> None:
         for name in each.only:
             assert each.shape in CONTENDERS[name].shapes
             assert each.function in CONTENDERS[name].functions
-        assert {"graft", "graft-io", "graft-pool"} & set(plan.entrants(each))
+        assert {"graft", "graft-io", "graft-pool", "hardened"} & set(plan.entrants(each))
 
 
 def test_quick_workloads_are_the_full_ones_in_small() -> None:
