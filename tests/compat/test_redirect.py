@@ -23,6 +23,7 @@ FULL = "graft.compat.async_worker_optimization"
 @pytest.fixture(autouse=True)
 def everything_is_given_back(monkeypatch):
     """A program's modules end with its test, and so does what our finders added."""
+    redirect.uninstall()  # Another test of this process may have asked for the app.
     modules, path = dict(sys.modules), list(sys.meta_path)
     yield
     redirect.uninstall()
