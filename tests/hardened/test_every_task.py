@@ -135,3 +135,14 @@ def test_celerys_own_tasks_that_run_others_are_guarded_too(shop):
     told = shop.run("print(type(kill_with.map(['x']).apply_async().get(timeout=60, propagate=False)).__name__)")
     assert told == "PoisonedError"
     assert shop.lines()["kill"] == 3
+
+
+def test_a_time_limit_holds_where_the_connection_is_lost_meanwhile(shop):
+    shop.worker()
+    shop.run("hang.apply_async(task_id='hangs', time_limit=5)")
+    wait_until(lambda: shop.lines()["hang"] == 1, WAIT)
+    for kind in ("normal", "pubsub"):
+        shop.redis().execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    told = shop.run("print(type(app.AsyncResult('hangs').get(timeout=40, propagate=False)).__name__)")
+    assert told == "TimeLimitExceeded"
+    assert shop.lines()["hang"] == 1
