@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import dis
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, Final
 
 import celery
 import kombu
 import kombu.transport.redis
 import kombu.transport.virtual
+import redis
 
 # kombu annotates a part of its functions, which is worse than none.
 stock: Any = kombu.transport.redis
 virtual: Any = kombu.transport.virtual
+
+
+# As in pyproject.toml. `python -m graft.scripts.versions` runs the tests at both ends; docs/versions.md has the rest.
+SUPPORTED: Final = ("celery>=5.7,<5.8", "kombu>=5.7,<5.8", "redis>=6.4,<9")
 
 
 class UnknownVersionError(RuntimeError):
@@ -31,9 +36,9 @@ def require(owner: type | ModuleType, *names: str) -> None:
     missing = [name for name in names if name not in known and not hasattr(owner, name)]
     if missing:
         raise UnknownVersionError(
-            f"{owner!r} has no {', '.join(missing)}: celery {celery.__version__} with kombu {kombu.__version__} is not "
-            "known to us; install celery==5.7.0 kombu==5.7.0 redis==8.1.0, or teach the module that asks for it the "
-            "new version"
+            f"{owner!r} has no {', '.join(missing)}: celery {celery.__version__} with kombu {kombu.__version__} and "
+            f"redis-py {redis.__version__} is not known to us. Supported are {', '.join(SUPPORTED)}: "
+            f"pip install {' '.join(map(repr, SUPPORTED))}"
         )
 
 
