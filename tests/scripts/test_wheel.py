@@ -29,6 +29,7 @@ ABSENT = (
     "reference.py",
     "setup",
     "test",
+    "versions.py",
 )
 
 
