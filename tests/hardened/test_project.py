@@ -109,6 +109,19 @@ def test_a_queue_made_on_demand_and_one_named_with_q_are_seen_by_all(shop):
     assert "no worker reads reports" in shop.celery("doctor", code=None)
 
 
+def test_direct_and_topic_exchanges_lead_where_the_app_says_also_after_a_crash(shop):
+    shop.env["SHOP_EXCHANGES"] = "1"
+    shop.worker()
+    told = shop.run(
+        "print(write.apply_async(['direct'], exchange='shop-direct', routing_key='direct-key').get(timeout=30))\n"
+        "print(write.apply_async(['topic'], queue='topic-queue', routing_key='news.sport').get(timeout=30))\n"
+        "died = kill.apply_async(queue='topic-queue', routing_key='news.deaths')\n"
+        "print(type(died.get(timeout=60, propagate=False)).__name__)"
+    )
+    assert told.splitlines() == ["direct", "topic", "PoisonedError"]
+    assert {"direct-queue", "topic-queue"} <= {line["name"] for line in queues(shop)}
+
+
 def test_beat_sends_the_projects_entries_and_ours(shop):
     shop.worker(GRAFT_HEALTH_EVERY="2")
     beat = shop.start("beat", "-s", str(shop.folder / "schedule"), "--pidfile=", name="beat", GRAFT_HEALTH_EVERY="2")

@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from kombu import Exchange, Queue
+
 broker_url = os.environ["SHOP_REDIS"]
 result_backend = os.environ.get("SHOP_RESULTS", broker_url)
 task_routes = {"tests.projects.shop.tasks.report": {"queue": "reports"}}
+if os.environ.get("SHOP_EXCHANGES"):
+    task_queues = [
+        Queue("celery"),
+        Queue("direct-queue", Exchange("shop-direct", type="direct"), routing_key="direct-key"),
+        Queue("topic-queue", Exchange("shop-topic", type="topic"), routing_key="news.#"),
+    ]
 beat_schedule: dict[str, dict[str, Any]] = {
     "every-second": {"task": "tests.projects.shop.tasks.write", "schedule": 1.0, "args": ["beat"]},
 }
