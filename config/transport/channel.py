@@ -232,13 +232,18 @@ class Channel(stock.Channel):
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
-        super()._put(queue, message, **kwargs)
         if batch is not None:
+            super()._put(queue, message, **kwargs)
             batch.add("lpush", self._wakeups(queue), 1)
             batch.add("pexpire", self._wakeups(queue), WAKEUP_MS)
             return
         with self.conn_or_acquire() as client:
-            self._wake(client.pipeline(transaction=False), queue).execute()
+            pipe = client.pipeline(transaction=False)
+            if queue in (self._expires or ()):
+                super()._put(queue, message, **kwargs)
+            else:  # In the same round trip.
+                pipe.lpush(self._q_for_pri(queue, self._get_message_priority(message, reverse=False)), dumps(message))
+            self._wake(pipe, queue).execute()
 
     def _wake(self, pipe: Any, queue: str) -> Any:
         pipe.lpush(self._wakeups(queue), 1)

@@ -49,7 +49,7 @@ def require_transport() -> None:
         *("_brpop_start", "_brpop_read", "_receive_one", "_deliver_fanout_message", "_queue_cycle", "_in_poll"),
         *("_in_listen", "_flush_brpop_reauth", "_do_restore_message", "_lookup", "_inplace_augment_message"),
         *("_get_message_priority", "_pool", "_get_pool", "_disconnect_pools", "_close_clients", "conn_or_acquire"),
-        "auto_delete_queues",
+        *("auto_delete_queues", "_expires"),
     )
     require(stock.SentinelChannel, "_sentinel_managed_pool", "from_transport_options")
     require(stock.QoS, "restore_visible", "restore_by_tag", "unacked_key", "_delivered", "_dirty", "_quick_append")
