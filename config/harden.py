@@ -106,7 +106,7 @@ def harden(app: Celery) -> Celery:
 
     Raises:
         HardenError: *app* is no Celery app; this process has hardened another, or has sent through our own already;
-            its worker runs already; or this is a forked child of a process that should have done it.
+            or a worker of it runs here already.
     """
     app = _checked(app)
     if _of(app) is not None:
@@ -218,11 +218,8 @@ def _configure(sender: Any = None, **_: Any) -> None:
 @signals.import_modules.connect
 def _import_our_tasks(sender: Any = None, **_: Any) -> None:
     """A worker, Beat or Flower of a hardened app knows our tasks too."""
-    found = _of(sender)
-    if found is None:
-        return
     if is_active(sender):
-        found.schedule()
+        _hardenings[id(sender)].schedule()
         for module in task_modules(sender):
             sender.loader.import_task_module(module)
 

@@ -31,10 +31,9 @@ def test_a_task_that_kills_its_process_runs_three_times_and_becomes_a_dead_lette
 
 
 def test_negative_control_in_stock_celery_it_runs_on_and_on(shop):
-    settings = {"reject": "app.conf.task_reject_on_worker_lost = app.conf.task_acks_late = True"}
-    shop.worker(stock=True, CELERY_TASK_ACKS_LATE="1")
-    shop.run(f"{settings['reject']}\nkill.apply_async()", stock=True)
-    wait_until(lambda: shop.lines()["kill"] >= 1, WAIT)
+    shop.worker(stock=True, SHOP_LATE="1")
+    shop.run("kill.delay()", stock=True)
+    wait_until(lambda: shop.lines()["kill"] >= 5, WAIT)
     assert not shop.redis().exists("graft:dead-letters")
 
 
