@@ -44,21 +44,21 @@ def sweep(channel: Channel) -> None:
 
 
 def test_tasks_and_waiting_tasks_of_three_visibility_timeouts_run_once_in_every_pool(server, connections):
-    workers = [Worker(server, pool, db, vt=1) for db, pool in enumerate(("prefork", "threads", "solo"))]
+    workers = [Worker(server, pool, db, vt=3) for db, pool in enumerate(("prefork", "threads", "solo"))]
     for worker in workers:
         connections.enter_context(worker)
     for worker in workers:
         worker.wait_until_ready()
-        worker.send("later", countdown=3)
-        worker.send("long", seconds=3)
-    sweepers = [sweeper(connections, worker.env_of("worker")["CELERY_BROKER_URL"], 1) for worker in workers]
+        worker.send("later", countdown=9)
+        worker.send("long", seconds=9)
+    sweepers = [sweeper(connections, worker.env_of("worker")["CELERY_BROKER_URL"], 3) for worker in workers]
 
     def all_have_ended() -> bool:
         for channel in sweepers:
             sweep(channel)
         return all(worker.has("end", "long", "later") for worker in workers)
 
-    wait_until(all_have_ended, "all tasks end")
+    wait_until(all_have_ended, "all tasks end", seconds=60)
     for worker in workers:
         wait_until(lambda of=worker: not of.queue.hlen("graft:unacked"), "everything is acknowledged")
         assert worker.events() == {(kind, label): 1 for kind in ("start", "end") for label in ("long", "later")}
