@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final
 
 import redis
@@ -25,8 +25,8 @@ from celery.exceptions import Ignore, Reject, Retry, TaskPredicate
 from graft.config.deployment import settings
 from graft.tasks import worker_runtime
 from graft.tasks.dead_letters import store as dead_letters
-from graft.tasks.delivery import poison_isolation
-from graft.tasks.delivery.run_counter import Runs
+from graft.tasks.delivery import lease, poison_isolation
+from graft.tasks.delivery.run_counter import Delivery, Runs, asks_redis, is_redelivered
 from graft.tasks.errors import OutOfMemoryError, PoisonedError, ProcessExitError
 from graft.tasks.policy import RetryPolicy
 from graft.tasks.queues import overlap
@@ -76,20 +76,24 @@ def _run_counted(
     task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
     record = Runs(request.id, request.retries or 0)
+    limit = getattr(task, "graft_run_limit", None) or settings().run_limit
     try:
-        delivery, _ = worker_runtime.off_loop(record.begin, request.id, (0,))
+        delivery = _begun(record, request, limit)
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise Reject(error, requeue=True) from error  # Nothing has begun.
     try:
         if delivery.cancelled:
             worker_runtime.off_loop(_note_cancelled, task, request)
             raise Ignore("cancelled before it ran")
-        if delivery.is_dead(0, getattr(task, "graft_run_limit", None) or settings().run_limit):
+        if delivery.is_dead(0, limit):
             raise PoisonedError(f"{task.name} took {delivery.run - 1} worker processes with it")
-        return run(*args, **kwargs)
+        value = run(*args, **kwargs)
+        _refuse_if_lost(task, request)
+        return value
     except TaskPredicate:  # Retry, Ignore and Reject are answers, not failures.
         raise
     except Exception as error:
+        _refuse_if_lost(task, request)
         failure = _failed(task, request, error)
         if failure is error:
             raise
@@ -101,7 +105,13 @@ def _run_counted(
         raise _failed(task, request, exits) from error
     finally:
         # This process has survived the run, however that ended.
-        worker_runtime.off_loop(_close, record, request, isinstance(sys.exc_info()[1], Retry | Reject))
+        _close(record, request, sys.exc_info()[1])
+
+
+def _refuse_if_lost(task: Any, request: Any) -> None:
+    """Raises LeaseLost. A task that is acknowledged before it runs has no lease."""
+    if task.acks_late and not lease.is_certain():
+        worker_runtime.off_loop(lease.refuse_if_lost, request)
 
 
 def _failed(task: Any, request: Any, error: Exception) -> Exception:
@@ -159,10 +169,23 @@ def _note_cancelled(task: Any, request: Any) -> None:
     task.backend.mark_as_revoked(request.id, "cancelled", request=request, store_result=not request.ignore_result)
 
 
-def _close(record: Runs, request: Any, is_sent_again: bool) -> None:
+def _begun(record: Runs, request: Any, run_limit: int) -> Delivery:
+    is_again = is_redelivered(request)
+    begin = partial(record.begin, request.id, (0,), is_redelivered=is_again, run_limit=run_limit)
+    delivery, _ = worker_runtime.off_loop(begin) if asks_redis(request.id, is_again, run_limit) else begin()
+    return delivery
+
+
+def _close(record: Runs, request: Any, error: BaseException | None) -> None:
+    steps: list[Callable[..., Any]] = []
+    if isinstance(error, lease.LeaseLost) or (isinstance(error, Reject) and error.requeue):
+        steps = [record.survived]
+    elif record.is_on_record:
+        steps = [record.close]
+    if not isinstance(error, Retry | Reject | lease.LeaseLost) and getattr(request, overlap.HEADER, None):
+        steps.append(partial(overlap.note_ended, request))
     try:
-        record.close()
-        if not is_sent_again:
-            overlap.note_ended(request)
-    except redis.RedisError as error:
-        logger.debug("the record of a run stays until it expires: %r", error)
+        for step in steps:
+            worker_runtime.off_loop(step)
+    except redis.RedisError as outage:
+        logger.debug("the record of a run stays until it expires: %r", outage)

@@ -14,7 +14,7 @@ from graft.config.deployment import settings
 from graft.config.queues import GUEST, table
 from graft.config.redis_client import be_patient
 from graft.tasks import worker_runtime
-from graft.tasks.delivery import chord_records, poison_isolation
+from graft.tasks.delivery import cancellation, chord_records, lease, poison_isolation
 from graft.tasks.monitoring import otel
 from graft.workers import (
     async_tasks,
@@ -43,6 +43,8 @@ def prepare(worker: Any) -> None:
     app = worker.app
     async_tasks.prepare(app)  # Before tracers are built, too.
     poison_isolation.prepare()
+    cancellation.keep_filter()
+    lease.keep_clock()
     recycling.prepare(worker)
     metrics.prepare()
     if table().default in app.amqp.queues.consume_from:

@@ -48,7 +48,7 @@ class HardenedConsumer(Consumer):
     loop: Callable[..., None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._kept: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {}
         self._extra_prefetch = 0
         self._is_reconnecting = False
         super().__init__(*args, **kwargs)
@@ -67,7 +67,7 @@ class HardenedConsumer(Consumer):
             self._extra_prefetch += self.qos.value - self.initial_prefetch_count
             super().on_connection_error_after_connected(exc)
             # After closing, which may have delivered the reply to a last BRPOP.
-            self._kept.update(channel.qos.outstanding())
+            self.kept.update(channel.qos.outstanding())
             self._is_reconnecting = True
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
@@ -85,9 +85,9 @@ class HardenedConsumer(Consumer):
 
     def connect(self) -> Any:
         connection = self.connection_for_read(heartbeat=self.amqheartbeat)
-        if self._kept:
+        if self.kept:
             # Registering sweeps for abandoned messages, and ours may look it.
-            connection.default_channel.renew(self._kept)
+            connection.default_channel.renew(self.kept)
         if self.hub:
             connection.transport.register_with_event_loop(connection.connection, self.hub)
         return connection
@@ -100,10 +100,10 @@ class HardenedConsumer(Consumer):
 
     def on_ready(self) -> None:
         skip_leaving_processes(self.pool)
-        if self._kept:
+        if self.kept:
             channel = self.task_consumer.channel
-            channel.adopt(self._kept)
-            self._kept = {}
+            channel.adopt(self.kept)
+            self.kept.clear()
             self.qos.increment_eventually(self._extra_prefetch)
             self._extra_prefetch = 0
             logger.info("went on with %d messages after reconnecting", len(channel.qos.outstanding()))

@@ -25,7 +25,7 @@ import redis
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError, ResponseError
 
-from graft.config import keys
+from graft.config import keys, lua
 from graft.config.deployment import part, settings
 from graft.config.transport import quarantine, signing
 from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
@@ -40,6 +40,7 @@ OWN_OPTIONS: Final = ("message_limit", "stock_unacked_key", "stock_unacked_index
 WAKEUP_MS: Final = 10_000  # A reader that waits fetches again every second, woken or not.
 STOCK_POLL: Final = 0.02  # Seconds between two fetches while stock producers, which wake nobody, were seen lately.
 STOCK_SEEN: Final = 3600.0
+RENEW: Final = lua.load(__file__, "renew")
 FLUSH_PAUSE: Final = 1.0  # Seconds between two attempts to send pending acknowledgements that Redis refuses.
 
 
@@ -273,13 +274,12 @@ class Channel(stock.Channel):
 
     def renew(self, tags: Iterable[str]) -> None:
         """Renew the leases of *tags* in Redis; those that were settled meanwhile stay settled."""
-        now = time.time()
-        scores = dict.fromkeys(tags, now)
+        held = list(tags)
         if self._fetcher.pending is not None:  # Messages may have been taken and wait to be read.
-            scores.update(dict.fromkeys(self._fetcher.pending.tags, now))
-        if scores:
+            held += self._fetcher.pending.tags
+        if held:
             with self.conn_or_acquire() as client:
-                client.zadd(self.unacked_index_key, scores, xx=True)
+                RENEW(self._prefixed([self.unacked_index_key]), held, client)
 
     def flush_acks(self) -> None:
         """Send every pending acknowledgement; raises RedisError when Redis still cannot be told."""
@@ -310,8 +310,10 @@ class Channel(stock.Channel):
         if not queues:
             self.quarantine(json.dumps(payload).encode(), routing_key, "unroutable", f"{exchange!r} leads nowhere")
             return
-        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)
+        priority = self._get_message_priority(payload, reverse=False)
         for queue in queues:
+            push = pipe.lpush if leftmost else pipe.rpush
+            push(self._q_for_pri(queue, priority), dumps(payload))
             self._wake(pipe, queue)
 
     def keep_messages(self) -> None:

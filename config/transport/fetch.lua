@@ -1,15 +1,17 @@
 -- Takes the oldest messages of the most urgent lists, and records them in the same instant: no crash comes in between.
 -- A script that has begun to write is not stopped by maxmemory, so it is never half done (Redis 6.2 and 7).
 -- KEYS: the record, its index, a list of signs for each queue, then the lists: for each priority one of each queue.
--- ARGV: number of queues, their names as JSON, time, whether a sign was taken already, and a delivery tag for each
+-- ARGV: number of queues, their names as JSON, whether a sign was taken already, and a delivery tag for each
 -- message that may be taken.
 -- {0 or 1: more messages, {{queue's number, message}, ...}}: who has taken the last one can wait for a sign.
 local record, index = KEYS[1], KEYS[2]
 local queues = tonumber(ARGV[1])
-local now, is_sign_taken = ARGV[queues + 2], tonumber(ARGV[queues + 3]) == 1
-local tags, most = queues + 3, #ARGV - queues - 3
+local is_sign_taken = tonumber(ARGV[queues + 2]) == 1
+local tags, most = queues + 2, #ARGV - queues - 2
 local lists = queues + 2
 local taken = {}
+local time = redis.call('TIME')  -- The clocks of workers may differ; leases have this one.
+local now = string.format('%d.%06d', time[1], time[2])
 
 -- The first list with a message, from list number low on, by halving: of ten priorities of seven queues most are empty.
 local function first(low)

@@ -44,7 +44,7 @@ class FetchCommand:
         self._first = b"".join(map(_packed, first))
 
     def packed(self, *last: object) -> bytes:
-        """The command as it travels; *last* are the arguments that differ: time, wakeup taken, delivery tags."""
+        """The command as it travels; *last* are the arguments that differ: wakeup taken, delivery tags."""
         return b"*%d\r\n%b%b" % (self._count + len(last), self._first, b"".join(map(_packed, last)))
 
 
@@ -101,7 +101,7 @@ class Fetcher:
         elif acks:
             commands += [("HDEL", command.keys.unacked, *acks), ("ZREM", command.keys.unacked_index, *acks)]
         before = connection.pack_commands(commands) if commands else []
-        fetch = command.packed(time.time(), int(self.waits_next), *tags)
+        fetch = command.packed(int(self.waits_next), *tags)
         connection.send_packed_command([b"".join([*before, fetch])])
 
     @property

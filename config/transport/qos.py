@@ -7,6 +7,7 @@ that Redis could not be told is pending, by address of the broker, and outlives 
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from contextlib import suppress
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import Any, Final
 import redis
 from kombu.asynchronous import get_event_loop
 from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
 from redis.exceptions import RedisError, ResponseError
 
 from graft.config.transport.private_api import stock, virtual
@@ -36,11 +38,52 @@ class PendingAcks(defaultdict[tuple[Any, ...], dict[str, bool]]):
 
 
 class _Records(stock.QoS):
-    """kombu's sweep, which no malformed record stops."""
+    """The record of the messages that workers hold, and the sweep that gives away those of lost workers.
 
-    def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:
+    No malformed record stops it. A message whose worker was lost says so from then on (``redelivered``); one that its
+    worker gives back by itself does not.
+    """
+
+    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
+        self._vrestore_count += 1
+        if (self._vrestore_count - 1) % max(1, interval):
+            return
+        with (
+            suppress(stock.MutexHeld),
+            self.channel.conn_or_acquire() as client,
+            stock.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire),
+        ):
+            self._sweep(client, self._now(client) - self.visibility_timeout, start, num)
+
+    def _sweep(self, client: Any, latest: float, start: int, most: int) -> None:
+        # The newest first: each goes to the head of its queue.
+        for tag in client.zrange(self.unacked_index_key, latest, 0, desc=True, byscore=True, offset=start, num=most):
+            renewed = client.zscore(self.unacked_index_key, tag)
+            if renewed is None or renewed <= latest:
+                self.restore_by_tag(tag, client)
+
+    def _now(self, client: Any) -> float:
+        return time.time()
+
+    def restore_by_tag(
+        self, tag: str | bytes, client: Any = None, leftmost: bool = False, *, is_lost: bool = True
+    ) -> None:
+        """Put the message back on its queue. ``is_lost``: it comes from a process that did not give it back itself."""
+
+        def restore(pipe: Any) -> None:
+            record = pipe.hget(self.unacked_key, tag)
+            pipe.multi()
+            self._remove_from_indices(tag, pipe)
+            if record:
+                message, exchange, routing_key = loads(bytes_to_str(record))
+                if is_lost:
+                    message["headers"]["redelivered"] = True
+                    message["properties"]["delivery_info"]["redelivered"] = True
+                self.channel._do_restore_message(message, exchange, routing_key, pipe, leftmost)
+
         try:
-            super().restore_by_tag(tag, client, leftmost)
+            with self.channel.conn_or_acquire(client) as connected:
+                connected.transaction(restore, self.unacked_key)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             # A record that kombu did not write would stop every sweep at this point.
             with self.channel.conn_or_acquire(client) as connected:
@@ -107,11 +150,13 @@ class QoS(_Records):
             self.channel.pending_acks.update(dict.fromkeys(tags, False))
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        self._settle_or_keep(delivery_tag, requeue)
+        # Celery gives a message back so when its process is lost. A run that survives its message's return says so
+        # (Runs.survived).
+        self._settle_or_keep(delivery_tag, requeue, is_lost=True)
 
-    def _settle_or_keep(self, delivery_tag: str, requeue: bool) -> None:
+    def _settle_or_keep(self, delivery_tag: str, requeue: bool, *, is_lost: bool = False) -> None:
         try:
-            self.settle(delivery_tag, requeue)
+            self.settle(delivery_tag, requeue, is_lost=is_lost)
         except (*LOST, RedisError, AttributeError) as error:  # AttributeError: closed, without a pool left.
             logger.warning("the acknowledgement of %s could not be sent, trying again later: %r", delivery_tag, error)
             self.channel.pending_acks[delivery_tag] = requeue
@@ -121,12 +166,18 @@ class QoS(_Records):
         """Take the message off the prefetch count of this process; Redis is not told."""
         virtual.QoS.ack(self, delivery_tag)
 
-    def settle(self, delivery_tag: str, requeue: bool) -> None:
+    def settle(self, delivery_tag: str, requeue: bool, *, is_lost: bool = False) -> None:
         """Have Redis forget the message, or put it back on its queue."""
         if requeue:
-            self.restore_by_tag(delivery_tag, leftmost=True)
+            self.restore_by_tag(delivery_tag, leftmost=True, is_lost=is_lost)
             return
         self._drop(delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Give back what this process holds: its own decision, so nothing is lost with it."""
+        for tag in self._delivered:
+            self.restore_by_tag(tag, client, is_lost=False)
+        self._delivered.clear()
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Give abandoned messages to others, unless Redis came up too recently for their owners to have reported."""
@@ -137,6 +188,11 @@ class QoS(_Records):
             self._owners_could_report = True
         super().restore_visible(*args, **kwargs)
         self._of_stock_workers.restore_visible(*args, **kwargs)
+
+    def _now(self, client: Any) -> float:
+        """Redis's own time, by which leases are written: no worker's clock decides about the work of another."""
+        seconds, micros = client.time()
+        return float(seconds) + float(micros) / 1e6
 
     @cached_property
     def _of_stock_workers(self) -> Any:

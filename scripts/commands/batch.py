@@ -207,9 +207,7 @@ def not_found(batch_id: str) -> None:
 
 def cancelled(ids: Iterable[str]) -> set[str]:
     """The cancelled ones among *ids*."""
-    wanted = list(ids)
-    flags = shared().mget([cancellation.CANCEL_KEY + each for each in wanted]) if wanted else []
-    return {each for each, flag in zip(wanted, flags, strict=True) if flag is not None}
+    return cancellation.cancelled(list(ids), shared())
 
 
 def as_record(note: BatchNote, is_cancelled: bool) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Counts the runs of an envelope before its items run, so that one that kills its process is noticed.
+"""Counts the runs of an envelope that comes back, so that one that kills its process is noticed.
 
-The first run is unwatched and costs one round trip. When an envelope comes back without having answered, a process
-died with it: from then on each item is noted before it runs and its outcome is kept after it, so the killer is known
-by name and its neighbours run once more at most.
+The first run is unwatched and costs nothing: its message says by ``redelivered`` that it comes back. When an envelope
+comes back without having answered, a process died with it, or it was taken by one that died: from then on each run is
+counted, each item is noted before it runs and its outcome is kept after it, so the killer is known by name and its
+neighbours run once more at most.
 
 Before the run that would be the last it waits until no other such runs beside it (poison_isolation.py).
 
@@ -19,8 +20,7 @@ from typing import Any, Final
 
 from graft.config import keys, lua
 from graft.config.redis_client import shared
-from graft.tasks.delivery import poison_isolation
-from graft.tasks.delivery.cancellation import CANCEL_KEY
+from graft.tasks.delivery import cancellation, poison_isolation
 from graft.tasks.envelope import Child
 from graft.tasks.messages.message_format import MESSAGE_TTL
 
@@ -56,6 +56,16 @@ class Delivery:
         return self.kills(position) >= (1 if self.poisoned else limit)
 
 
+def is_redelivered(request: Any) -> bool:
+    """Whether the message of *request* was with a process before that was lost."""
+    return bool((request.delivery_info or {}).get("redelivered"))
+
+
+def asks_redis(batch: str, is_redelivered: bool, run_limit: int) -> bool:
+    """Whether :meth:`Runs.begin` has to ask Redis."""
+    return is_redelivered or run_limit == 1 or cancellation.may_be_cancelled(batch)
+
+
 class Runs:
     """The record of one envelope's runs in Redis, under its id and the number of its retries."""
 
@@ -64,21 +74,31 @@ class Runs:
         self.key = f"{RUN_KEY}{envelope_id}:{retries}"
         self.done_key = f"{self.key}:done"
         self.client = client or shared()
+        self.is_on_record = False
 
-    def begin(self, batch: str, positions: Sequence[int]) -> tuple[Delivery, dict[int, tuple[bool, bytes]]]:
+    def begin(
+        self, batch: str, positions: Sequence[int], *, is_redelivered: bool, run_limit: int
+    ) -> tuple[Delivery, dict[int, tuple[bool, bytes]]]:
         """Count this run; the delivery, and the outcomes that earlier watched runs have kept.
+
+        Where an item may run more than once, its first run need not be on record: a message that comes back says itself
+        that a process was lost with it.
 
         Raises:
             NotAloneError: one more death would be its last, and another of that kind runs in this worker; not counted.
         """
-        keys = [self.key, CANCEL_KEY + batch]
-        run, cancelled = BEGIN(keys, [MESSAGE_TTL, poison_isolation.deaths()], self.client)
+        cancelled = cancellation.is_cancelled(batch)
+        if not is_redelivered and run_limit > 1:
+            return Delivery(1, cancelled), {}
+        self.is_on_record = True
+        earlier = int(run_limit > 1)  # Runs before the first that is on record.
+        run = int(BEGIN([self.key], [MESSAGE_TTL, poison_isolation.deaths(), earlier], self.client))
         if not run:
             poison_isolation.enter(self.name[0])
-            run, cancelled = BEGIN(keys, [MESSAGE_TTL, math.inf], self.client)
+            run = int(BEGIN([self.key], [MESSAGE_TTL, math.inf, earlier], self.client))
         if run == 1:
-            return Delivery(run, bool(cancelled)), {}
-        return self._watched(int(run), bool(cancelled), positions)
+            return Delivery(run, cancelled), {}
+        return self._watched(run, cancelled, positions)
 
     def _watched(
         self, run: int, cancelled: bool, positions: Sequence[int]
@@ -126,6 +146,10 @@ class Runs:
     def mark_poisoned(self) -> None:
         self.client.hset(self.key, "poisoned", 1)
 
+    def survived(self) -> None:
+        """Note that this run's process goes on, though its message goes back: no death."""
+        pardon([self.name], self.client)
+
     def close(self) -> None:
         """Drop the record."""
         with self.client.pipeline(transaction=False) as pipe:
@@ -137,9 +161,10 @@ class Runs:
         pipe.delete(self.key, self.done_key, *others)
 
 
-def pardon(runs: Iterable[tuple[str, int]], client: Any) -> int:
-    """Have the current runs of these envelopes, given by id and number of retries, not count as deaths; how many."""
-    return sum(int(PARDON([f"{RUN_KEY}{envelope_id}:{retries}"], [], client)) for envelope_id, retries in runs)
+def pardon(runs: Iterable[tuple[str, int]], client: Any) -> None:
+    """Have the current runs of these envelopes, given by id and number of retries, not count as deaths."""
+    for envelope_id, retries in runs:
+        PARDON([f"{RUN_KEY}{envelope_id}:{retries}"], [MESSAGE_TTL], client)
 
 
 def _children(text: bytes | None) -> tuple[Child, ...]:

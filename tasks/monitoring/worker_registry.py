@@ -42,10 +42,11 @@ class WorkerBeat:
 
 def beat(worker: WorkerBeat, client: Any) -> None:
     """Note that *worker* is alive."""
+    now, _ = client.time()  # The clocks of workers may differ.
     with client.pipeline(transaction=False) as pipe:
         pipe.set(BEAT + worker.name, json.dumps(asdict(worker)), ex=BEAT_TTL)
-        pipe.zadd(NAMES, {worker.name: worker.at})
-        pipe.zremrangebyscore(NAMES, 0, worker.at - 20 * BEAT_TTL)
+        pipe.zadd(NAMES, {worker.name: now})
+        pipe.zremrangebyscore(NAMES, 0, now - 20 * BEAT_TTL)
         pipe.execute()
 
 
@@ -60,7 +61,8 @@ def remove(name: str, client: Any) -> None:
 def workers(client: Any = None) -> list[WorkerBeat]:
     """The live workers, by name."""
     client = client or shared()
-    names = client.zrangebyscore(NAMES, time.time() - 20 * BEAT_TTL, "+inf")
+    now, _ = client.time()
+    names = client.zrangebyscore(NAMES, now - 20 * BEAT_TTL, "+inf")
     beats = client.mget([BEAT + name.decode() for name in names]) if names else []
     return sorted((WorkerBeat(**json.loads(text)) for text in beats if text), key=lambda worker: worker.name)
 

@@ -15,9 +15,9 @@ from graft.tasks import codec
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
-from graft.tasks.delivery import cancellation
+from graft.tasks.delivery import cancellation, lease
 from graft.tasks.delivery.poison_isolation import NotAloneError
-from graft.tasks.delivery.run_counter import Delivery, Runs
+from graft.tasks.delivery.run_counter import Delivery, Runs, is_redelivered
 from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_frame, value_frame
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, PoisonedError
 from graft.tasks.messages import payloads
@@ -100,7 +100,10 @@ class EnvelopeRun:
             slot.refusal = error
         record = Runs(envelope.id, envelope.retries)
         try:
-            delivery, kept = record.begin(envelope.batch, envelope.positions)
+            delivery, kept = record.begin(
+                envelope.batch, envelope.positions,
+                is_redelivered=is_redelivered(task.request), run_limit=settings().run_limit,
+            )  # fmt: skip
         except NotAloneError:
             if slot is not None:
                 slot.step_back()
@@ -172,6 +175,7 @@ class EnvelopeRun:
 
     def finish_or_raise_retry(self, outcomes: RunOutcomes) -> str:
         """Publish the report of *outcomes*, or raise Celery's Retry when some of the items are to run again."""
+        lease.refuse_if_lost(self.request)
         envelope = self.envelope
         after = AfterRun.decide(outcomes, envelope.policy, envelope.retries + 1)
         if after.again:

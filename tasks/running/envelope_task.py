@@ -14,7 +14,7 @@ from graft.tasks import guard
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
-from graft.tasks.delivery.run_counter import Runs
+from graft.tasks.delivery.run_counter import Runs, is_redelivered
 from graft.tasks.envelope import REDUCE, RUN_ENVELOPE, Envelope, Report, error_frame, value_frame
 from graft.tasks.errors import (
     BrokerUnavailable,
@@ -96,8 +96,9 @@ def reduce_batch(self: EnvelopeTask, parts: list[str], wire: str) -> str:
     """The body of a batch's chord: apply the reducer to all values; if an item failed, its error is the outcome."""
     envelope = Envelope.open(payloads.fetch(wire, self.request.id), self.request.id)
     record = Runs(envelope.id, envelope.retries)
-    delivery, _ = record.begin(envelope.batch, (0,))
-    if delivery.is_dead(0, settings().run_limit):
+    limit = settings().run_limit
+    delivery, _ = record.begin(envelope.batch, (0,), is_redelivered=is_redelivered(self.request), run_limit=limit)
+    if delivery.is_dead(0, limit):
         error = PoisonedError(f"reducing with {envelope.function.name} took {delivery.run - 1} worker processes")
         guard.bury(self, self.request, error, "poisoned", delivery.run)
         return _report_of(error_frame(error)).seal(envelope.id)

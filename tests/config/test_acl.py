@@ -210,7 +210,7 @@ REFUSED = [
         "LPUSH default x", "DEL default", "SET graft:paused x", "EXPIRE default 1", "LPOP default",
         "HDEL graft:unacked x",
         "PUBLISH celery-task-meta-x x", "PUBLISH /0.celery.pidbox x", "DEL graft:dead-letters",
-        "HSET graft:cancel:x x 1",
+        "ZADD graft:cancelled 1 x",
     )),
     *(("beat", command) for command in (
         "GET celery-task-meta-x", "HGETALL graft:unacked", "PUBLISH /0.celery.pidbox x", "DEL graft:dead-letters",

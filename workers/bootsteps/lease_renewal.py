@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Any, Final
 
 from celery import bootsteps
@@ -15,6 +16,7 @@ from celery.concurrency.prefork import TaskPool as Prefork
 from redis.exceptions import RedisError
 
 from graft.config.transport.channel import Channel
+from graft.tasks.delivery import lease
 from graft.tasks.envelope import RUN_ENVELOPE
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ class LeaseRenewal(bootsteps.StartStopStep):
         self._timer: Any = None
         self._thread: threading.Thread | None = None
         self._is_failing = False
+        self._doubtful: set[str] = set()  # Leases that may have been lost: their runs have to ask.
+        self._kept: Mapping[str, Any] = {}  # Messages of the connection before this one.
 
     def start(self, consumer: Any) -> None:
         channel = consumer.task_consumer.channel
@@ -49,6 +53,8 @@ class LeaseRenewal(bootsteps.StartStopStep):
             return
         self._channel = channel
         every = channel.visibility_timeout / 3
+        self._kept = getattr(consumer, "kept", {})
+        self.renew()
         if isinstance(consumer.pool, Prefork):
             channel.self_acking_tasks = SETTLING
             self._timer = consumer.timer.call_repeatedly(every, self.renew, priority=10)
@@ -68,7 +74,7 @@ class LeaseRenewal(bootsteps.StartStopStep):
         if channel is None:
             return
         try:
-            channel.renew(channel.qos.outstanding())
+            self._renew(channel)
             channel.flush_acks()
         except (RedisError, OSError, AttributeError) as error:  # AttributeError: closed between two of these lines.
             if not self._is_failing:
@@ -79,6 +85,16 @@ class LeaseRenewal(bootsteps.StartStopStep):
             self._is_failing = True
         else:
             self._is_failing = False
+
+    def _renew(self, channel: Channel) -> None:
+        at, clock = lease.now(), lease.keep_clock()
+        held = {**self._kept, **channel.qos.outstanding()}
+        channel.renew(held)
+        if not clock.is_certain:  # For too long: some of these may be with others.
+            self._doubtful.update(held)
+        self._doubtful.intersection_update(held)
+        if not self._doubtful:
+            clock.renewed(at, channel.visibility_timeout)
 
     def _keep_renewing(self, every: float) -> None:
         pause = threading.Event()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any, ClassVar
 
 import redis
 from celery import bootsteps
+from celery.concurrency.prefork import TaskPool as Prefork
 
 from graft.config.redis_client import connect
 
@@ -26,6 +28,8 @@ class PeriodicStep(bootsteps.StartStopStep):
     every: float
     """Seconds between two ticks."""
     ticks_at_once: ClassVar[bool] = False
+    is_beside_tasks: ClassVar[bool] = False
+    """Whether it ticks on a thread where a task may hold up the worker's loop: outside prefork."""
     outage_level: ClassVar[int] = logging.DEBUG
     """The log level for the first tick that fails because Redis does not answer."""
 
@@ -33,6 +37,7 @@ class PeriodicStep(bootsteps.StartStopStep):
         super().__init__(consumer, **kwargs)
         self._timer: Any = None
         self._client: Any = None
+        self._is_stopped = threading.Event()
         self._is_failing = False
 
     def tick(self, consumer: Any) -> None:
@@ -42,7 +47,12 @@ class PeriodicStep(bootsteps.StartStopStep):
         self._client = connect(client_name=self.client_name, socket_timeout=self.patience)
         if self.ticks_at_once:
             self._try_tick(consumer)
-        self._timer = consumer.timer.call_repeatedly(self.every, self._try_tick, (consumer,), priority=10)
+        if self.is_beside_tasks and not isinstance(consumer.pool, Prefork):
+            self._is_stopped = threading.Event()
+            arguments = (consumer, self._is_stopped)
+            threading.Thread(target=self._keep_ticking, args=arguments, name=self.client_name, daemon=True).start()
+        else:
+            self._timer = consumer.timer.call_repeatedly(self.every, self._try_tick, (consumer,), priority=10)
 
     def stop(self, consumer: Any) -> None:
         self._end_ticks()
@@ -51,7 +61,12 @@ class PeriodicStep(bootsteps.StartStopStep):
 
     shutdown = stop
 
+    def _keep_ticking(self, consumer: Any, is_stopped: threading.Event) -> None:
+        while not is_stopped.wait(self.every):
+            self._try_tick(consumer)
+
     def _end_ticks(self) -> None:
+        self._is_stopped.set()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -338,6 +339,47 @@ def test_nothing_counts_as_abandoned_until_owners_could_report_to_a_new_redis(co
     assert server.client.info("server")["uptime_in_seconds"] >= 2 or not server.client.llen("q")
     wait_until(lambda: channel.qos.restore_visible(num=10, interval=1) or server.client.llen("q"), "it is given back")
     assert server.client.info("server")["uptime_in_seconds"] >= 2
+
+
+@pytest.mark.redis
+def test_no_workers_clock_decides_about_the_messages_of_another(connection, server, monkeypatch):
+    server.client.lpush("q", json.dumps(task()))
+    real = time.time
+    with monkeypatch.context() as days_behind:
+        days_behind.setattr(time, "time", lambda: real() - 86400)
+        messages = received_by(connection, "q")
+        wait_until(lambda: drain(connection) or messages, "it is delivered")
+    qos = connection.default_channel.qos
+    qos._owners_could_report = True
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: real() + 120)
+        qos.restore_visible(num=10, interval=1)
+        assert server.client.hlen("graft:unacked") == 1
+        connection.default_channel.renew(qos.outstanding())
+        ((_, renewed),) = server.client.zrange("graft:unacked_index", 0, -1, withscores=True)
+    seconds, _ = server.client.time()
+    assert abs(renewed - seconds) < 60
+
+
+@pytest.mark.redis
+def test_only_a_message_whose_worker_was_lost_comes_back_as_redelivered(connection, server):
+    def comes_back_as():
+        raw = json.loads(server.client.rpop("q"))
+        return raw["headers"].get("redelivered", False), raw["properties"]["delivery_info"].get("redelivered", False)
+
+    qos = connection.default_channel.qos
+    messages = received_by(connection, "q")
+    for give_back, marked in (
+        (lambda tag: qos.restore_unacked(), False),
+        (lambda tag: qos.settle(tag, requeue=True), False),
+        (lambda tag: qos.reject(tag, requeue=True), True),
+        (lambda tag: qos.restore_by_tag(tag), True),
+    ):
+        messages.clear()
+        server.client.lpush("q", json.dumps(task()))
+        wait_until(lambda: drain(connection) or messages, "it is delivered")
+        give_back(messages[0].delivery_tag)
+        assert comes_back_as() == (marked, marked)
 
 
 @pytest.mark.redis

@@ -87,7 +87,7 @@ def test_an_id_that_nobody_has_is_said_to_be_unknown(redis):
             done = run(verb, unknown)
             assert done.exit_code == 1
             assert "batch list" in done.stderr
-    assert not redis.exists(cancellation.CANCEL_KEY + "nobody")
+    assert redis.zscore(cancellation.CANCELLED, "nobody") is None
 
 
 def test_nothing_is_cancelled_without_a_yes(paused):
