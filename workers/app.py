@@ -22,6 +22,7 @@ from graft.workers import (
     late_failures,
     recycling,
     refused_tasks,
+    result_patch,
     run_counting,
     shutdown,
 )
@@ -45,6 +46,7 @@ def prepare(worker: Any) -> None:
     poison_isolation.prepare()
     cancellation.keep_filter()
     lease.keep_clock()
+    result_patch.install()
     recycling.prepare(worker)
     metrics.prepare()
     if table().default in app.amqp.queues.consume_from:

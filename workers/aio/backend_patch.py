@@ -10,23 +10,22 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final
 
-from celery import Celery, states
+from celery import Celery
 from celery.backends.redis import RedisBackend
 
 from graft.config import lua
 from graft.config.transport.private_api import require
+from graft.workers import result_patch
 from graft.workers.aio import greenlet_bridge
 from graft.workers.aio.loop_thread import LoopThread
 from graft.workers.aio.pipelined_redis import PipelinedRedis
+from graft.workers.result_patch import arguments
 
 require(
-    RedisBackend, "get", "_set", "_store_result", "_get_result_meta", "_MAX_STR_VALUE_SIZE",
-    "on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks",
+    RedisBackend, "get", "_set", "on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks",
 )  # fmt: skip
 
-STATE: Final = len('{"status": ')
-
-STORE: Final = lua.text(__file__, "store_result")
+STORE: Final = lua.text(result_patch.__file__, "store_result")
 
 
 def attach(app: Celery, loop_thread: LoopThread, patience: float) -> None:
@@ -53,28 +52,16 @@ def attach(app: Celery, loop_thread: LoopThread, patience: float) -> None:
         greenlet_bridge.wait(pipelined.send(stored, ("PUBLISH", key, value)))
 
     store = backend._store_result
-    success = backend.encode({"status": states.SUCCESS})[:-1]
 
     def store_pipelined(
         task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
     ) -> Any:
         """One round trip for the two that Celery makes."""
-        record = None
-        if greenlet_bridge.can_wait() and backend.serializer == "json":
-            meta = backend._get_result_meta(result=result, state=state, traceback=traceback, request=request)
-            record = backend.encode({**meta, "task_id": task_id})
-        # Anything else, such as a compressed record, is stored as Celery does it.
-        if (
-            not isinstance(record, str)
-            or len(record) > backend._MAX_STR_VALUE_SIZE
-            or record[:STATE] != success[:STATE]
-        ):
+        can_wait = greenlet_bridge.can_wait()
+        how = arguments(backend, task_id, result, state, traceback, request) if can_wait else None
+        if how is None:
             return store(task_id, result, state, traceback, request, **options)
-        kept = backend.failure_expires if state == states.FAILURE else None
-        seconds = int(backend.expires or 0) if kept is None else int(kept)
-        greenlet_bridge.wait(
-            pipelined.send(("EVAL", STORE, 1, backend.get_key_for_task(task_id), record, seconds, success))
-        )
+        greenlet_bridge.wait(pipelined.send(("EVAL", STORE, 1, *how)))
         return result
 
     backend.get = get_pipelined

@@ -1,0 +1,64 @@
+"""Stores the result of a task in one round trip, in workers, where Celery's Redis backend makes two and a transaction.
+
+Celery asks for an earlier result first, so that nothing takes the place of a success. The script does both in one step,
+which also leaves no moment between the two.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any, Final, NamedTuple
+
+from celery import states
+from celery.backends.redis import RedisBackend
+
+from graft.config import lua
+from graft.config.transport.private_api import require
+
+require(RedisBackend, "ensure", "_store_result", "_get_result_meta", "_MAX_STR_VALUE_SIZE")
+
+STORE: Final = lua.load(__file__, "store_result")
+STATE: Final = len('{"status": ')
+
+
+class StoreArguments(NamedTuple):
+    """What the script is given: the key, the record, its seconds to live, and how a record of a success begins."""
+
+    key: str
+    record: str
+    seconds: int
+    success: str
+
+
+def arguments(
+    backend: Any, task_id: str, result: Any, state: str, traceback: Any, request: Any
+) -> StoreArguments | None:
+    """How to store it, or None where Celery must: such as a compressed record, or one that is too large."""
+    if backend.serializer != "json":
+        return None
+    meta = backend._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+    record = backend.encode({**meta, "task_id": task_id})
+    success = backend.encode({"status": states.SUCCESS})[:-1]
+    if not isinstance(record, str) or len(record) > backend._MAX_STR_VALUE_SIZE or record[:STATE] != success[:STATE]:
+        return None
+    kept = backend.failure_expires if state == states.FAILURE else None
+    seconds = int(backend.expires or 0) if kept is None else int(kept)
+    return StoreArguments(backend.get_key_for_task(task_id), record, seconds, success)
+
+
+def install() -> None:
+    """In a worker: change Celery's own Redis backend, and no class that derives from it."""
+    store = RedisBackend._store_result
+
+    @wraps(store)
+    def store_in_one_step(
+        self: Any, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
+    ) -> Any:
+        how = arguments(self, task_id, result, state, traceback, request) if type(self) is RedisBackend else None
+        if how is None:
+            return store(self, task_id, result, state, traceback, request, **options)
+        self.ensure(lambda: STORE([how.key], how[1:], self.client), ())
+        return result
+
+    if not hasattr(store, "__wrapped__"):
+        RedisBackend._store_result = store_in_one_step
