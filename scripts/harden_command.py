@@ -18,9 +18,9 @@ from typing import Any, Final
 import celery.app.base
 
 from graft.config.harden import harden
-from graft.config.transport.private_api import require
+from graft.config.private_names import of_celery, require
 
-require(celery.app.base, "_register_app")
+require(of_celery.APP)
 
 EXAMPLES: Final = """\
 examples:

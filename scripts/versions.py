@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from graft.config.transport.private_api import SUPPORTED
+from graft.config.private_names import SUPPORTED
 from graft.scripts.console import complain, messages, say
 from graft.scripts.stack.redis_server import StackError, find
 

@@ -11,6 +11,7 @@ from typing import Any
 from celery.signals import task_prerun, worker_process_init
 
 from graft.config.deployment import settings
+from graft.config.private_names import of_billiard, of_celery, of_kombu, require
 from graft.config.queues import GUEST, table
 from graft.config.redis_client import be_patient
 from graft.tasks import worker_runtime
@@ -37,6 +38,8 @@ worker_runtime.use_runner(runner)
 task_prerun.connect(chord_records.note_run, weak=False)
 
 OUTAGE_PATIENCE = 120.0
+
+require(of_celery.WORKER, of_kombu.WORKER, of_billiard.WORKER)
 
 
 def prepare(worker: Any) -> None:

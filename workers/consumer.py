@@ -15,14 +15,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-import celery.worker.loops
 from celery import signals
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 from kombu.utils.json import dumps
 
 from graft.config.transport.channel import Channel
-from graft.config.transport.private_api import require
 from graft.config.transport.task_validation import forgery, refusal
 from graft.workers.prefork_patch import finish_writing, hand_over, settle, skip_leaving_processes
 from graft.workers.refused_tasks import publish_refusal
@@ -31,12 +29,6 @@ from graft.workers.shutdown import between_turns, pardon_active
 logger = logging.getLogger(__name__)
 
 SLOWEST_RECONNECT: Final = 3.0  # Celery waits up to 30 s between two attempts.
-
-require(Consumer, "on_connection_error_after_connected", "on_connection_error_before_connected", "on_close", "on_ready")
-require(Consumer, "connect", "ensure_connected", "create_task_handler", "on_unknown_task", "connection_for_read")
-require(Consumer, "cancel_active_requests")
-# Celery 5.6 empties the worker's timer when the connection is lost: tasks that run on would lose their time limits.
-require(celery.worker.loops, "_cancel_timer_entries")
 
 # Celery announces on every loss of a connection that a later version will cancel running tasks; ours are kept.
 warnings.filterwarnings("ignore", message="\nIn Celery 5.1 we introduced", category=CPendingDeprecationWarning)

@@ -1,13 +1,10 @@
 """Mends how Celery's prefork pool writes tasks to its processes and reads their replies.
 
-    settle, finish_writing    when the event loop stops: no task is forgotten that was written to a process.
-                              Celery 5.7 forgets it. The process runs it all the same, its message goes back and runs
-                              again, and a stop waits 30 s for a process that waits for its result to be read.
-    hand_over                 an idle process gets its task at once, not a turn of the loop later
-    skip_leaving_processes    no task is written to a process that has done its last and ends
-
-Private names: those of ``celery.concurrency.asynpool`` and of kombu's ``Hub`` that :func:`require` checks below, and
-billiard's ``_write_to``, ``_accepted`` (ApplyResult), ``outqR_fd`` and ``_is_alive`` (Process).
+settle, finish_writing    when the event loop stops: no task is forgotten that was written to a process.
+                          Celery 5.7 forgets it. The process runs it all the same, its message goes back and runs
+                          again, and a stop waits 30 s for a process that waits for its result to be read.
+hand_over                 an idle process gets its task at once, not a turn of the loop later
+skip_leaving_processes    no task is written to a process that has done its last and ends
 """
 
 from __future__ import annotations
@@ -17,19 +14,10 @@ from inspect import isgenerator
 from typing import Any, Final
 
 import celery.concurrency.asynpool
-import kombu.asynchronous.hub
-
-from graft.config.transport.private_api import require
 
 asynpool: Any = celery.concurrency.asynpool
 
 PATIENCE: Final = 5.0  # Seconds for idle processes to say that they have begun.
-
-require(asynpool.AsynPool, "_flush_writer", "_active_writers", "_cache", "outbound_buffer")
-require(asynpool.AsynPool, "_all_inqueues", "_busy_workers", "_active_writes", "_maxtasksperchild")
-require(asynpool.AsynPool, "_fileno_to_inq", "_on_ready_counters", "_mark_worker_as_available")
-require(kombu.asynchronous.hub.Hub, "consolidate_callback", "call_soon")
-require(asynpool, "_get_job_writer", "_select")
 
 
 def settle(pool: Any, hub: Any) -> None:

@@ -4,8 +4,6 @@ A process is replaced when it leaks (``GRAFT_LEAKS_RECYCLE``) or has run enough 
 
 Billiard replaces a process after so many messages, or when its memory after a task exceeds a limit, and for no other
 reason. So the limit is set to what no process reaches, and a process that is to be replaced reports more than that.
-
-Private names: ``mem_rss`` and ``MAXMEM_USED_FMT`` of ``billiard.pool`` (4.3, ``Worker.workloop``).
 """
 
 from __future__ import annotations
@@ -16,10 +14,7 @@ import billiard.pool
 from celery import signals
 
 from graft.config.deployment import settings
-from graft.config.transport.private_api import require
 from graft.tasks.monitoring.run_counts import run_counts
-
-require(billiard.pool, "mem_rss", "MAXMEM_USED_FMT")
 
 LIMIT: Final = 1 << 40  # KiB: 1 PiB.
 

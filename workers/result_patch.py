@@ -13,9 +13,6 @@ from celery import states
 from celery.backends.redis import RedisBackend
 
 from graft.config import lua
-from graft.config.transport.private_api import require
-
-require(RedisBackend, "ensure", "_store_result", "_get_result_meta", "_MAX_STR_VALUE_SIZE")
 
 STORE: Final = lua.load(__file__, "store_result")
 STATE: Final = len('{"status": ')

@@ -10,7 +10,7 @@ Celery's warm shutdown waits for ever: whoever stops the process kills it in the
 again only when its lease has run out. A cold shutdown cancels what runs and returns its messages. Threads cannot be
 cancelled: a worker that still runs some ends with them, and their messages return when their leases run out.
 
-Private names: Celery 5.7 calls the handler of a signal that ends a worker at once ``worker_Cold`` (apps/worker.py,
+Celery 5.7 calls the handler of a signal that ends a worker at once ``worker_Cold`` (apps/worker.py,
 ``_shutdown_handler``). It takes the pool down inside that handler, wherever the event loop happens to be. The loop may
 have written half a task to a pool process, which waits for the other half, as the shutdown waits for the process, both
 for ever. :func:`between_turns` lets the loop finish its turn first.
@@ -27,19 +27,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-import celery.apps.worker
 import redis
 from celery import signals
 from celery.worker import state
 
 from graft.config.deployment import settings
 from graft.config.redis_client import connect
-from graft.config.transport.private_api import require
 from graft.tasks.delivery import run_counter
 
 logger = logging.getLogger(__name__)
-
-require(celery.apps.worker, "_shutdown_handler")
 
 COLD: Final = "worker_Cold"
 COLD_SECONDS: Final = 8.0  # That a cold shutdown may take; killing pool processes takes two.

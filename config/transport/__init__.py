@@ -12,9 +12,10 @@ from kombu.transport import TRANSPORT_ALIASES
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 
 from graft.config.deployment import settings
+from graft.config.private_names import of_kombu, require
+from graft.config.private_names.of_kombu import stock
 from graft.config.settings import is_redis
 from graft.config.transport.channel import OWN_OPTIONS, Channel
-from graft.config.transport.private_api import require_transport, stock
 
 _SCHEMES: Final = (
     ("redis://", "graft://"),
@@ -58,7 +59,7 @@ class SentinelTransport(Transport):
 @cache
 def register() -> None:
     """Make the transport known to kombu, under the schemes that `transport_url` gives out."""
-    require_transport()
+    require(of_kombu.TRANSPORT)
     TRANSPORT_ALIASES["graft"] = f"{__name__}:{Transport.__name__}"
     TRANSPORT_ALIASES["grafts"] = f"{__name__}:{TlsTransport.__name__}"
     # Under its own name: kombu picks the sentinels out of the addresses by it.

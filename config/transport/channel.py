@@ -27,10 +27,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from graft.config import keys, lua
 from graft.config.deployment import part, settings
+from graft.config.private_names.of_kombu import stock
 from graft.config.transport import quarantine, signing
 from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
 from graft.config.transport.message_validation import MESSAGE_LIMIT, BadMessage, checked, decode
-from graft.config.transport.private_api import stock
 from graft.config.transport.qos import LOST, PendingAcks, QoS
 from graft.config.transport.round_trip import Command, RoundTrips
 

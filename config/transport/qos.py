@@ -19,7 +19,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.exceptions import RedisError, ResponseError
 
-from graft.config.transport.private_api import stock, virtual
+from graft.config.private_names.of_kombu import stock, virtual
 
 logger = logging.getLogger(__name__)
 

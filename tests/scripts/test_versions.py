@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 
-from graft.config.transport.private_api import SUPPORTED
+from graft.config.private_names import SUPPORTED
 from graft.scripts import versions
 from tests.stack import ROOT
 

@@ -14,16 +14,11 @@ from celery import Celery
 from celery.backends.redis import RedisBackend
 
 from graft.config import lua
-from graft.config.transport.private_api import require
 from graft.workers import result_patch
 from graft.workers.aio import greenlet_bridge
 from graft.workers.aio.loop_thread import LoopThread
 from graft.workers.aio.pipelined_redis import PipelinedRedis
 from graft.workers.result_patch import arguments
-
-require(
-    RedisBackend, "get", "_set", "on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks",
-)  # fmt: skip
 
 STORE: Final = lua.text(result_patch.__file__, "store_result")
 

@@ -20,9 +20,9 @@ from kombu.compression import compress
 from kombu.transport import redis as stock
 
 from graft.config import transport
+from graft.config.private_names import UnknownVersionError
 from graft.config.transport import quarantine
 from graft.config.transport.channel import Channel
-from graft.config.transport.private_api import UnknownVersionError
 from tests.workers.redis_server import ROOT, RedisServer, Worker, wait_until
 
 PIDBOX = "/0.celery.pidbox"

@@ -1,0 +1,34 @@
+"""Of Celery 5.7: what its worker does when a connection is lost, a process ends or a result is stored."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from graft.config.private_names import Names
+
+APP: Final[Names] = {
+    "celery.app.base": ("_register_app",),  # `python -m graft harden` meets every app as it is made.
+}
+WORKER: Final[Names] = {
+    # Replaced by workers/consumer.py: messages outlive the connection that brought them.
+    "celery.worker.consumer:Consumer": (
+        *("on_connection_error_after_connected", "on_connection_error_before_connected", "on_close", "on_ready"),
+        *("connect", "ensure_connected", "create_task_handler", "on_unknown_task", "connection_for_read"),
+        "cancel_active_requests",
+    ),
+    # Celery 5.6 empties the worker's timer when the connection is lost: tasks that run on would lose their time limits.
+    "celery.worker.loops": ("_cancel_timer_entries",),
+    "celery.apps.worker": ("_shutdown_handler",),  # workers/shutdown.py
+    # workers/prefork_patch.py: no task is forgotten between the loop and a pipe.
+    "celery.concurrency.asynpool:AsynPool": (
+        *("_flush_writer", "_active_writers", "_cache", "outbound_buffer", "_all_inqueues", "_busy_workers"),
+        *("_active_writes", "_maxtasksperchild", "_fileno_to_inq", "_on_ready_counters", "_mark_worker_as_available"),
+    ),
+    "celery.concurrency.asynpool": ("_get_job_writer", "_select"),
+    # workers/result_patch.py and workers/aio/backend_patch.py: one round trip for a result.
+    "celery.backends.redis:RedisBackend": (
+        *("get", "_set", "ensure", "_store_result", "_get_result_meta", "_MAX_STR_VALUE_SIZE"),
+        *("on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks"),
+    ),
+    "celery.app.amqp:AMQP": ("_create_task_sender", "_retry_publish"),  # tasks/sending/amqp.py
+}
