@@ -1,4 +1,4 @@
-"""What we use of other libraries although they do not document it: one module for each library, asked for at start.
+"""Undocumented names of other libraries that we lean on: one module for each library, asked for at start.
 
 A new version of a library is judged here: the modules name each private name, where it is used and why. A worker asks
 for all of them before it starts, and a producer for those of the transport. One that is missing ends the process with
