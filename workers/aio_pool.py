@@ -54,7 +54,7 @@ class TaskPool(BasePool):
     def on_start(self) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL)
         gc.set_threshold(*GC_THRESHOLD)
-        Channel.fetch_limit = FETCH
+        Channel.fetch_limit, Channel.collects_acks = FETCH, True
         async_tasks.prepare(self.app)
         signals.worker_process_init.send(sender=None)  # This is the process that runs tasks.
         self.loop_thread = loop_thread = LoopThread(self.limit, settings().io_threads, self._wake)

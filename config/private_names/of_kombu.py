@@ -19,7 +19,7 @@ TRANSPORT: Final[Names] = {
         *("_brpop_start", "_brpop_read", "_receive_one", "_deliver_fanout_message", "_queue_cycle", "_in_poll"),
         *("_in_listen", "_flush_brpop_reauth", "_do_restore_message", "_lookup", "_inplace_augment_message"),
         *("_get_message_priority", "_pool", "_get_pool", "_disconnect_pools", "_close_clients", "conn_or_acquire"),
-        *("auto_delete_queues", "_expires", "_q_for_pri", "_queue_bind", "_put", "_size"),
+        *("auto_delete_queues", "_expires", "_q_for_pri", "_queue_bind", "_put", "_size", "_create_client"),
     ),
     "kombu.transport.redis:SentinelChannel": ("_sentinel_managed_pool", "from_transport_options"),
     # Replaced by config/transport/qos.py, which sweeps by the server's time.

@@ -23,7 +23,8 @@ from graft.config.private_names.of_kombu import stock, virtual
 
 logger = logging.getLogger(__name__)
 
-ACK_DELAY: Final = 0.02  # Seconds in which the next fetch may take an acknowledgement along.
+ACK_DELAY: Final = 0.002  # Seconds in which the next fetch may take an acknowledgement along.
+SELF_ACK_DELAY: Final = 0.02  # For what Redis has been told by the run already.
 LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
@@ -116,19 +117,17 @@ class QoS(_Records):
         return {tag: message for tag, message in tuple(self._delivered.items()) if tag not in self._dirty}
 
     def ack(self, delivery_tag: str) -> None:
-        has_time = self._acks_itself(delivery_tag)
-        hub = get_event_loop() if has_time or self.channel.fetch_limit > 1 else None
+        hub = get_event_loop() if self.channel.collects_acks else None
         if hub is None:
             self._settle_or_keep(delivery_tag, requeue=False)
             return
-        # Messages that came together end together: one round trip for all that this turn of the loop acknowledges.
+        # The next fetch takes it along; where more work waits, the same turn of the loop sends one. Else it goes alone,
+        # or with those that ended in the same moment.
+        delay = SELF_ACK_DELAY if self._acks_itself(delivery_tag) else ACK_DELAY
         self.forget(delivery_tag)
         self.channel.unsent_acks.append(delivery_tag)
         if len(self.channel.unsent_acks) == 1:
-            if has_time:
-                hub.call_later(ACK_DELAY, self.send_acks)
-            else:
-                hub.call_soon(self.send_acks)
+            hub.call_later(delay, self.send_acks)
 
     def _acks_itself(self, delivery_tag: str) -> bool:
         """Whether the run acknowledges it along with its result. A chord's part does not, nor does one that fails."""
@@ -142,9 +141,7 @@ class QoS(_Records):
         if not tags:
             return
         try:
-            with self.channel.conn_or_acquire() as client:
-                pipe = client.pipeline(transaction=False)
-                pipe.hdel(self.unacked_key, *tags).zrem(self.unacked_index_key, *tags).execute()
+            self.channel.forget_records(tags)
         except (*LOST, RedisError, AttributeError) as error:
             logger.warning("%d acknowledgements could not be sent, trying again later: %r", len(tags), error)
             self.channel.pending_acks.update(dict.fromkeys(tags, False))

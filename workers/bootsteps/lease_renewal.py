@@ -56,7 +56,7 @@ class LeaseRenewal(bootsteps.StartStopStep):
         self._kept = getattr(consumer, "kept", {})
         self.renew()
         if isinstance(consumer.pool, Prefork):
-            channel.self_acking_tasks = SETTLING
+            channel.self_acking_tasks, channel.collects_acks = SETTLING, True
             self._timer = consumer.timer.call_repeatedly(every, self.renew, priority=10)
         elif self._thread is None:
             self._thread = threading.Thread(target=self._keep_renewing, args=(every,), name="lease", daemon=True)

@@ -136,8 +136,8 @@ def test_bad_messages_are_kept_with_a_reason_and_disturb_nobody(server, pool):
 def test_negative_control_stock_celery_ends_at_one_bad_message(server, bad):
     with Worker(server, stock=True) as worker:
         worker.wait_until_ready()
-        if bad == "a broadcast":
-            server.client.publish(PIDBOX, "[1]")
+        if bad == "a broadcast":  # It may be ready before it listens.
+            wait_until(lambda: server.client.publish(PIDBOX, "[1]"), "somebody hears it")
         else:
             server.client.lpush("default", raw(BAD_MESSAGES[bad][1]))
         wait_until(lambda: not worker.is_alive(), "the worker ends")
