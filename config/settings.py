@@ -92,6 +92,12 @@ class Settings(BaseSettings):
         description="Which tasks leave a dead letter when they fail for good: those with retries, all, or none. A "
         "task's own `graft_letters` has the last word, and killers always leave one.",
     )
+    failed_kept: int = Field(
+        1000,
+        ge=0,
+        description="Failures that no retry policy covers are kept too, with the reason `failed`: the newest, so many "
+        "in all, a tenth of them with one cause, 64 MiB together. 0 keeps none.",
+    )
     redis_checks: Literal["refuse", "warn", "off"] = Field(
         "refuse", description="What a worker does on start about a Redis that would lose messages."
     )

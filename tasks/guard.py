@@ -124,31 +124,36 @@ def _failed(task: Any, request: Any, error: Exception) -> Exception:
         task.raise_retry(countdown=wait, exc=error)
     if isinstance(error, MemoryError):  # Celery's worker would end (5.7, Request.on_failure).
         error = OutOfMemoryError(f"{task.name} ran out of memory. {error}".rstrip())
-    if wants_letter(task, request, error):
+    reason = letter_reason(task, request, error)
+    if reason is not None:
         # First: whoever reads FAILURE must find the letter.
-        reason: dead_letters.Reason = "poisoned" if isinstance(error, PoisonedError) else "retries_exhausted"
         worker_runtime.off_loop(bury, task, request, error, reason, run)
     return error
 
 
-def wants_letter(task: Any, request: Any, error: BaseException) -> bool:
-    """Whether the last failure of *task* is kept: its own option, or the deployment's rule."""
+def letter_reason(task: Any, request: Any, error: BaseException) -> dead_letters.Reason | None:
+    """Why the last failure of *task* is kept, None where it is not: its own option, or the deployment's rules."""
     if isinstance(error, PoisonedError):
-        return True
+        return "poisoned"
     if isinstance(error, tuple(task.throws or ())):
-        return False  # Expected: the task says so.
+        return None  # Expected: the task says so.
     asked = getattr(task, "graft_letters", None)
     if asked is not None:
-        return bool(asked)
+        return "retries_exhausted" if asked else None
     rule = settings().failure_letters
-    is_retried = bool(request.retries or isinstance(getattr(task, "policy", None), RetryPolicy))
-    return rule == "all" or (rule == "retried" and (is_retried or bool(getattr(task, "autoretry_for", None))))
+    is_retried = bool(
+        request.retries or isinstance(getattr(task, "policy", None), RetryPolicy)
+        or getattr(task, "autoretry_for", None)
+    )  # fmt: skip
+    if rule == "all" or (rule == "retried" and is_retried):
+        return "retries_exhausted"
+    return "failed" if rule == "retried" and settings().failed_kept else None
 
 
 def bury(task: Any, request: Any, error: BaseException, reason: dead_letters.Reason, runs: int) -> None:
     """Keep the message of *request* as a dead letter. Redis may not answer: then the log has the error alone."""
     letter = dead_letters.DeadLetter.make(
-        id=request.id,
+        id=request.id + dead_letters.FAILED_TASK if reason == "failed" else request.id,
         task=task.name,
         queue=(request.delivery_info or {}).get("routing_key") or "",
         reason=reason,

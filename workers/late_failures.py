@@ -33,5 +33,9 @@ def _bury(
     cause = next((reason for kind, reason in REASONS.items() if isinstance(exception, kind)), None)
     request = here or SimpleNamespace(id=task_id, retries=0, delivery_info=None, args=args or (), kwargs=kwargs or {})
     # What was cut short was never asked what it thinks of itself, unless its task wants no letters.
-    if getattr(sender, "graft_letters", True) if cause else guard.wants_letter(sender, request, exception):
-        guard.bury(sender, request, exception, cause or "retries_exhausted", (request.retries or 0) + 1)
+    if cause is None:
+        cause = guard.letter_reason(sender, request, exception)
+    elif not getattr(sender, "graft_letters", True):
+        return
+    if cause is not None:
+        guard.bury(sender, request, exception, cause, (request.retries or 0) + 1)

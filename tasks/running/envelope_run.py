@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import redis
@@ -27,6 +27,7 @@ from graft.tasks.results import early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
 from graft.tasks.results.result_store import acknowledge, publish, result_text
 from graft.tasks.running import work_stealing
+from graft.tasks.running.failure_causes import by_cause
 from graft.tasks.running.item_runner import run_items
 from graft.tasks.running.run_outcomes import AfterRun, RunOutcomes
 from graft.tasks.worker_runtime import off_loop
@@ -79,6 +80,7 @@ class EnvelopeRun:
     frames: Frames
     children: tuple[Child, ...]
     slot: Slot | None = None
+    recorded_errors: dict[int, BaseException] = field(default_factory=dict)  # Of a recorded run, by index.
 
     @classmethod
     def opened(cls, task: ReliableTask, wire: str) -> EnvelopeRun:
@@ -169,6 +171,8 @@ class EnvelopeRun:
         position = self.envelope.positions[index]
         frame = error_frame(error, skip_frames=2) if error else value_frame(value, position, settings().item_limit)
         self.frames[position] = frame
+        if error:
+            self.recorded_errors[index] = error
         self.record.finished(position, frame)
 
     # ---- after the run ----------------------------------------------------------------------------------------------
@@ -178,6 +182,7 @@ class EnvelopeRun:
         lease.refuse_if_lost(self.request)
         envelope = self.envelope
         after = AfterRun.decide(outcomes, envelope.policy, envelope.retries + 1)
+        self.keep_failures({**self.recorded_errors, **{index: outcomes.errors[index] for index in after.unkept}})
         if after.again:
             self.raise_retry(outcomes, after)
         if after.exhausted:
@@ -242,14 +247,25 @@ class EnvelopeRun:
         self.frames[position] = frame
         self.record.finished(position, frame)
 
+    def keep_failures(self, errors: dict[int, BaseException]) -> None:
+        """Keep the items of *errors*, by index, which do not run again: a letter for each cause."""
+        reason: dead_letters.Reason = "retries_exhausted" if self.envelope.policy.runs > 1 else "failed"
+        is_refused = self.slot is not None and self.slot.refusal is not None  # None of them has run.
+        if not errors or is_refused or (reason == "failed" and not settings().failed_kept):
+            return
+        for indexes in by_cause(errors):
+            suffix = f":{self.envelope.positions[indexes[0]]}"
+            self.bury(indexes, errors[indexes[0]], reason, self.envelope.retries + 1, suffix)
+
     def bury(
         self, indexes: Sequence[int], error: BaseException, reason: dead_letters.Reason, runs: int, suffix: str = ""
     ) -> None:
-        """Keep the items at *indexes* as a dead letter."""
+        """Keep the items at *indexes* as a dead letter, under the envelope's id or, for some of its items, *suffix*."""
         envelope = self.envelope
+        own = envelope.id.partition(":")[0] if suffix else envelope.id  # What is replayed may have a suffix already.
         dead_letters.bury(
             dead_letters.DeadLetter.make(
-                id=envelope.id + suffix,
+                id=own + suffix,
                 task=RUN_ENVELOPE,
                 queue=(self.request.delivery_info or {}).get("routing_key", ""),
                 reason=reason,
@@ -258,7 +274,7 @@ class EnvelopeRun:
                 traceback="".join(traceback.format_exception(error)),
                 runs=runs,
                 items=len(indexes),
-                envelope=replace(self.part(indexes), carried={}).seal(),
+                envelope=replace(self.part(indexes), id=own, carried={}).seal(),
             )
         )
 

@@ -190,7 +190,7 @@ def _letters(found: Sequence[Cause], total: int) -> list[str]:
     return [
         chart,
         table(("count", "items", "reason", "callable", "error", "fingerprint", "last, UTC"), rows),
-        f"<p class=sub>{total:,} dead letters in all.",
+        f"<p class=sub>{total:,} dead letters in all, those of the reason failed left out.",
     ]
 
 
