@@ -82,7 +82,11 @@ class Loop:
 
 @dataclass(frozen=True)
 class Measurements:
-    """Everything that one check reads. ``beat`` is the time since Beat last sent something, None if it never did."""
+    """Everything that one check reads.
+
+    ``beat`` is the time since Beat last sent something, None if it never did; ``started`` the time since the first of
+    the live workers started, None without any.
+    """
 
     queues: tuple[Queue, ...] = ()
     workers: tuple[Worker, ...] = ()
@@ -94,4 +98,5 @@ class Measurements:
     loops: tuple[Loop, ...] = ()
     leaks: tuple[Finding, ...] = ()
     beat: float | None = None
+    started: float | None = None
     overlaps: int = 0

@@ -14,6 +14,7 @@ NAMES: Final = keys.WORKERS
 BEAT: Final = keys.WORKER
 BEAT_EVERY: Final = 2.0
 BEAT_TTL: Final = 15
+IO_POOL: Final = "aio_pool"  # ``WorkerBeat.pool`` of the io lane.
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from graft.tasks.monitoring import function_stats
 from graft.tasks.pools.slot import Slot
 from graft.tasks.results import early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
-from graft.tasks.results.result_store import acknowledge, publish, result_text
+from graft.tasks.results.result_store import LabelledText, acknowledge, label, publish, result_text
 from graft.tasks.running import work_stealing
 from graft.tasks.running.failure_causes import by_cause
 from graft.tasks.running.item_runner import run_items
@@ -120,7 +120,8 @@ class EnvelopeRun:
     def report_or_raise_retry(self) -> str:
         """The result, once every item has an outcome; raises Celery's Retry when items have been sent to run again."""
         outcomes = self.run()
-        return str(off_loop(self.finish_or_raise_retry, outcomes))
+        text: str = off_loop(self.finish_or_raise_retry, outcomes)
+        return text
 
     def run(self) -> RunOutcomes:
         """Run what is left to do."""
@@ -194,6 +195,8 @@ class EnvelopeRun:
                 report = self._give_slot_back(self.slot, pipe, report, outcomes)
             text = result_text(pipe, envelope.id, report, is_stored=envelope.stores_report)
             publish(pipe, self.request, text)
+            first = next(iter({**self.recorded_errors, **outcomes.errors}.values()), None)
+            text = LabelledText(text, label(report, first))
             acknowledge(pipe, self.request)
             self.record.forget(pipe, payloads.BODY + envelope.id)
             items = len(outcomes.values) + len(outcomes.errors)

@@ -43,7 +43,8 @@ class EnvelopeTask(ResultsInRedis, ReliableTask):
         """Run the task. An error of the envelope itself is buried, and raised for the caller."""
         try:
             with guard.isolated_if_poisonous(self.request.id):
-                return str(self.run(*args, **kwargs))
+                text: str = self.run(*args, **kwargs)
+                return text
         except TaskPredicate:
             raise
         except (redis.ConnectionError, redis.TimeoutError, BrokerUnavailable) as error:

@@ -53,6 +53,7 @@ def server(**changed: object) -> dict[str, object]:
         ({"workers": (Worker("cpu@here", 1.0, 60.0),)}, "clock cpu@here", "failing", "chrony"),
         ({"beat": None}, "beat", "failing", "celery -A graft beat"),
         ({"beat": 61.0}, "beat", "failing", "start it again"),
+        ({"beat": None, "started": 61.0}, "beat", "failing", "celery -A graft beat"),
         (queue(waiting=10_001), "depth batch", "degraded", "add workers"),
         (queue(waiting=50_001), "depth batch", "failing", "add workers"),
         (queue(waiting=1, readers=0), "depth batch", "failing", "-Q batch"),
@@ -97,6 +98,12 @@ def test_each_fault_is_found_by_its_check_and_named_with_a_remedy(fault, name, s
     assert found[name].state == state
     assert remedy in found[name].remedy
     assert found[name].detail
+
+
+@pytest.mark.parametrize("silent", [None, 5000.0])
+def test_beat_may_still_start_where_the_workers_have_started_only_now(silent):
+    found = verdicts(replace(WELL, beat=silent, started=5.0))["beat"]
+    assert (found.state, found.detail) == ("ok", "has sent nothing yet; the workers started 5 s ago")
 
 
 def test_rates_of_a_handful_of_items_say_nothing():
