@@ -59,6 +59,7 @@ html_report = LazyCommand("html-report", "Write an HTML page of the last day.")
 leaks = LazyCommand("leaks", "Show which processes and Redis keys grow.")
 queue = LazyCommand("queue", "List, peek into, pause, resume or purge queues.")
 top = LazyCommand("top", "Watch queues, workers and batches live.")
+track = LazyCommand("track", "Say what has become of one call, task or batch.")
 tune = LazyCommand("tune", "Recommend settings for one of your functions.")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,9 +31,11 @@ from graft.tasks.delivery.run_counter import Delivery, Runs, asks_redis, is_rede
 from graft.tasks.errors import OutOfMemoryError, PoisonedError, ProcessExitError
 from graft.tasks.policy import RetryPolicy
 from graft.tasks.queues import overlap
+from graft.tasks.results import attempts
 
 logger = logging.getLogger(__name__)
 
+UPKEEP: Final = ("graft.health.", "graft.history.", "graft.leaks.", "graft.maintenance.")  # Nobody asks how these went.
 RUNS_CODE: Final = frozenset({"celery.map", "celery.starmap", "celery.chunks"})  # Of Celery's own tasks.
 
 
@@ -81,6 +84,7 @@ def _run_counted(
         delivery = _begun(record, request, limit)
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise Reject(error, requeue=True) from error  # Nothing has begun.
+    began = time.monotonic()
     try:
         if delivery.cancelled:
             worker_runtime.off_loop(_note_cancelled, task, request)
@@ -105,7 +109,13 @@ def _run_counted(
         raise _failed(task, request, exits) from error
     finally:
         # This process has survived the run, however that ended.
+        _note_attempt(task.name, request, delivery.run, time.monotonic() - began, sys.exc_info()[1])
         _close(record, request, sys.exc_info()[1])
+
+
+def _note_attempt(name: str, request: Any, run: int, seconds: float, answer: BaseException | None) -> None:
+    if not name.startswith(UPKEEP):
+        attempts.note(request, answer, run=(request.retries or 0) + run, seconds=seconds, name=name)
 
 
 def _refuse_if_lost(task: Any, request: Any) -> None:

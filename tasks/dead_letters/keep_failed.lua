@@ -6,6 +6,8 @@ local per_cause, in_all, most_bytes, cutoff, ttl = unpack(ARGV, 4)
 per_cause, in_all, most_bytes = tonumber(per_cause), tonumber(in_all), tonumber(most_bytes)
 local gone = 0
 
+local function sum() return tonumber(redis.call('GET', size) or 0) end
+
 local function drop(name)
   local bytes = redis.call('HSTRLEN', letters, name)
   if redis.call('ZREM', failed, name) == 1 then
@@ -30,13 +32,12 @@ if id ~= '' then
 end
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', failed, '-inf', cutoff, 'LIMIT', 0, 1000)) do drop(old) end
 for _, old in ipairs(redis.call('ZRANGE', failed, 0, -in_all - 1)) do drop(old) end
-while tonumber(redis.call('GET', size) or 0) > most_bytes do
+while sum() > most_bytes do
   local oldest = redis.call('ZRANGE', failed, 0, 0)[1]
   if not oldest or oldest == id then  -- A letter that was removed by hand was never taken off the sum.
-    redis.call('SET', size, redis.call('HSTRLEN', letters, id))
+    redis.call('DECRBY', size, sum() - (oldest and redis.call('HSTRLEN', letters, oldest) or 0))
     break
   end
   drop(oldest)
 end
-if redis.call('ZCARD', failed) == 0 then redis.call('DEL', size) end
 return gone

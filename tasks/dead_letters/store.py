@@ -161,6 +161,20 @@ def read(wanted: Sequence[str]) -> Iterator[DeadLetter]:
                 yield DeadLetter(**json.loads(text))
 
 
+def of_call(task_id: str) -> list[str]:
+    """The ids of the letters of a task or envelope: its own, and those of some of its items."""
+    found = {
+        name.decode()
+        for index in (INDEX, FAILED)
+        for name, _ in shared().zscan_iter(index, match=f"{_escaped(task_id)}*", count=1000)
+    }
+    return sorted(name for name in found if name == task_id or name.startswith(f"{task_id}:"))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
+
+
 def lock(letter_id: str) -> bool:
     """Lock a dead letter for its replay; False when another process has. Two that replay at once share the work."""
     return bool(shared().set(LOCK + letter_id, 1, nx=True, ex=LOCK_TTL))

@@ -23,7 +23,7 @@ from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostE
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
 from graft.tasks.pools.slot import Slot
-from graft.tasks.results import early_outcomes
+from graft.tasks.results import attempts, early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
 from graft.tasks.results.result_store import LabelledText, acknowledge, label, publish, result_text
 from graft.tasks.running import work_stealing
@@ -197,6 +197,7 @@ class EnvelopeRun:
             publish(pipe, self.request, text)
             first = next(iter({**self.recorded_errors, **outcomes.errors}.values()), None)
             text = LabelledText(text, label(report, first))
+            self.note_attempt(pipe, outcomes, label(report, None), first)
             acknowledge(pipe, self.request)
             self.record.forget(pipe, payloads.BODY + envelope.id)
             items = len(outcomes.values) + len(outcomes.errors)
@@ -227,6 +228,8 @@ class EnvelopeRun:
             self.record.forget(pipe)
             items = len(outcomes.values) + after.failed
             function_stats.add(pipe, envelope.function.name, items, outcomes.busy, after.failed, after.retried)
+            again = f"{after.failed} of {len(envelope.items)} items failed, {len(rest.items)} run again"
+            self.note_attempt(pipe, outcomes, again, next(iter(outcomes.errors.values()), None))
             pipe.execute()
         self.task.raise_retry(
             args=(payloads.store(rest.id, rest.sealed()),),
@@ -234,6 +237,13 @@ class EnvelopeRun:
             countdown=max(after.waits.values(), default=0.0),
             exc=next(iter(outcomes.errors.values()), None),
         )
+
+    def note_attempt(self, pipe: Any, outcomes: RunOutcomes, told: str, error: BaseException | None) -> None:
+        envelope = self.envelope
+        attempts.add(
+            pipe, self.request, run=envelope.retries + self.delivery.run, seconds=outcomes.elapsed, outcome=told,
+            name=envelope.function.name, error=error,
+        )  # fmt: skip
 
     def bury_poisoned(self, index: int) -> None:
         """The item at *index* has used up its runs: its dead letter first, then its outcome."""

@@ -92,3 +92,10 @@ def test_one_process_at_a_time_replays_a_dead_letter(dead_letter):
     store.remove(dead_letter)
     assert store.lock(dead_letter.id)
     store.unlock(dead_letter.id)
+
+
+def test_the_letters_of_a_call_are_its_own_and_those_of_its_items(failed):
+    for name in ("call[1]", "call[1]:7", "call[1]2", "other"):
+        store.bury(letter(name))
+    store.bury(letter("call[1]:8", reason="failed"))
+    assert store.of_call("call[1]") == ["call[1]", "call[1]:7", "call[1]:8"]
