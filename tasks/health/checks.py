@@ -39,6 +39,7 @@ def judge(found: Measurements, limits: Settings) -> tuple[Verdict, ...]:
 
 def workers(found: Measurements, limits: Settings) -> Iterator[Verdict]:
     count = sum(not worker.is_lost for worker in found.workers)
+    ready = sum(not worker.is_lost and not worker.idle for worker in found.workers)
     yield alive(count)
     for worker in found.workers:
         if worker.is_lost:
@@ -49,6 +50,14 @@ def workers(found: Measurements, limits: Settings) -> Iterator[Verdict]:
             )  # fmt: skip
             continue
         detail = f"its last heartbeat came {worker.silent:.0f} s ago"
+        if worker.idle and (found.held.count or any(queue.waiting for queue in found.queues)):
+            yield Verdict(
+                "worker", worker.name, "degraded" if ready else "failing",
+                f"alive, and runs nothing while work waits: {worker.idle}", worker.silent, BEAT_TTL, "s",
+                f"resume its queues (celery -A {app_name()} queue resume), add them (control add_consumer), send "
+                "SIGCONT to its processes, or restart it",
+            )  # fmt: skip
+            continue
         yield Verdict("worker", worker.name, "ok", detail, worker.silent, BEAT_TTL, "s")
         if worker.clock is not None:
             off = abs(worker.clock)

@@ -87,11 +87,11 @@ def workers(client: Any, now: float) -> tuple[tuple[Worker, ...], list[WorkerBea
         if text is None:
             found.append(Worker(name.decode(), max(0.0, now - last), is_lost=True))
             continue
-        beat = WorkerBeat(**json.loads(text))
+        beat = WorkerBeat.read(text)
         beats.append(beat)
         # The key's expiry gives Redis's time of the beat, the beat itself its worker's.
         silent = BEAT_TTL - left / 1000
-        found.append(Worker(beat.name, max(0.0, silent), beat.at - (now - silent)))
+        found.append(Worker(beat.name, max(0.0, silent), beat.at - (now - silent), idle=beat.consumes_nothing))
     return tuple(found), beats
 
 

@@ -30,12 +30,16 @@ class Queue:
 
 @dataclass(frozen=True)
 class Worker:
-    """One worker. ``silent`` is the time since its last heartbeat, ``clock`` how far its clock is ahead of Redis's."""
+    """One worker. ``silent`` is the time since its last heartbeat, ``clock`` how far its clock is ahead of Redis's.
+
+    ``idle`` says why it runs nothing, though it is alive; "" where it does.
+    """
 
     name: str
     silent: float
     clock: float | None = None
     is_lost: bool = False
+    idle: str = ""
 
 
 @dataclass(frozen=True)

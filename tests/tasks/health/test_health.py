@@ -51,6 +51,12 @@ def server(**changed: object) -> dict[str, object]:
         ({"workers": (*WELL.workers, Worker("gone@there", 40, is_lost=True))}, "worker gone@there", "degraded", "log"),
         ({"workers": (Worker("cpu@here", 1.0, -9.0),)}, "clock cpu@here", "degraded", "chrony"),
         ({"workers": (Worker("cpu@here", 1.0, 60.0),)}, "clock cpu@here", "failing", "chrony"),
+        (
+            {"workers": (*WELL.workers, Worker("idle@here", 1.0, idle="it reads no queue")), **queue(waiting=1)},
+            "worker idle@here",
+            "degraded",
+            "queue resume",
+        ),
         ({"beat": None}, "beat", "failing", "celery -A graft beat"),
         ({"beat": 61.0}, "beat", "failing", "start it again"),
         ({"beat": None, "started": 61.0}, "beat", "failing", "celery -A graft beat"),
