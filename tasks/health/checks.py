@@ -183,7 +183,7 @@ def dead_letters(found: measurements.Pile, limits: Settings) -> Verdict:
 
 def quarantine(found: measurements.Pile) -> Verdict:
     state: HealthState = "degraded" if found.recent else "ok"
-    remedy = "find who sends messages that are no tasks: see the Redis list graft:quarantine"
+    remedy = f"read what they are and why: celery -A {app_name()} quarantine list"
     return Verdict("quarantine", "", state, _pile(found, "messages"), found.recent, 0.0, "messages", remedy)
 
 

@@ -17,7 +17,7 @@ from tests.stack import Stack, run_python, wait_until
 pytestmark = pytest.mark.worker
 
 WAIT = 60.0
-SUBMIT = "import graft; from tests import samples; graft.submit(samples.square, [1], priority=5); __import__('time').sleep(1)"
+SUBMIT = "import graft, time; from tests import samples; graft.submit(samples.square, [1]); time.sleep(1)"
 CANCEL = """
 import sys
 from graft.config.celery_app import app

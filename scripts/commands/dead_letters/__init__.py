@@ -44,7 +44,7 @@ EXAMPLES: Final = examples(
     "celery -A graft dead-letters show ID      one dead letter with its traceback",
     "celery -A graft dead-letters replay --fingerprint 3fa2 --dry-run",
     "celery -A graft dead-letters replay --fingerprint 3fa2 --rate 5 --yes",
-    "celery -A graft dead-letters replay --reason failed --function 'shop.*' --yes",
+    "celery -A graft dead-letters replay --reason failed --newer-than 1h --yes",
     "celery -A graft dead-letters export --out dead-letters.jsonl",
     "celery -A graft dead-letters drop --older-than 7d --yes",
 )

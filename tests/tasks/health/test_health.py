@@ -75,7 +75,7 @@ def server(**changed: object) -> dict[str, object]:
         ({"held": Held(3, unindexed=1)}, "unacknowledged", "degraded", "of its own"),
         ({"dead_letters": Pile(5, 1, ("1 x f: no",))}, "dead letters", "degraded", "dead-letters list"),
         ({"dead_letters": Pile(500, 101)}, "dead letters", "failing", "dead-letters list"),
-        ({"quarantine": Pile(2, 2)}, "quarantine", "degraded", "graft:quarantine"),
+        ({"quarantine": Pile(2, 2)}, "quarantine", "degraded", "quarantine list"),
         ({"work": Work(300, 100, 6, 0)}, "errors", "degraded", "dead-letters"),
         ({"work": Work(300, 100, 30, 0)}, "errors", "failing", "dead-letters"),
         ({"work": Work(300, 100, 6, 6)}, "retries", "degraded", "depend on"),
