@@ -123,15 +123,15 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
             ), (), ("*",),
         ),
         "viewer": Role(
-            "top, health, doctor, report, exporter, Flower without inspect: reads everything, writes nothing",
+            "top, health, doctor, track, report, exporter, Flower without inspect: reads everything, writes nothing",
             _commands("+@read", *HEARS), (), ("*",), ("*",), (listening, SEARCHES_ALL),
         ),
         "janitor": Role(
             "clears away what Celery leaves behind",
-            _commands("+@read", "+expire", "+srem", "+zadd", "+zrem", "+hset", "+hdel"),
+            _commands("+@read", "+expire", "+srem", "+zadd", "+zrem", "+hset", "+hdel", "+decrby", "+xtrim"),
             (
                 BINDINGS, PIDBOX, keys.UNACKED_INDEX, "celery-task*-meta-*", pattern(keys.JANITOR),
-                f"{keys.DEAD_LETTERS}*",
+                f"{keys.DEAD_LETTERS}*", keys.ATTEMPTS,
             ),
             (keys.UNACKED, keys.WORKERS, pattern(keys.WORKER)),
         ),

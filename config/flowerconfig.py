@@ -17,6 +17,8 @@ from tornado.options import options
 
 # As the publisher labels its messages: (callable, N items from M).
 _LABEL = re.compile(r"\(?(?P<name>.+), (?P<count>\d+) items from (?P<first>\d+)\)?")
+# As the worker tells what became of the items, cut by Celery behind its last space.
+_TOLD = re.compile(r"'((?:\d+ of )?\d+ items?\b.*?) ?\.\.\.'?$", re.DOTALL)
 _ENVELOPES = ("graft.batch", "graft.reduce")
 
 
@@ -37,7 +39,8 @@ def format_task(task: Any) -> Any:
     if batch:
         task.args = f"{task.args}, batch {batch[:8]}…{batch[-4:]}"
     if task.result:
-        task.result = "a stored report" if "stored:" in str(task.result) else "a signed report"
+        told = _TOLD.match(str(task.result))
+        task.result = told[1] if told else "a report"
     return task
 
 

@@ -32,6 +32,7 @@ BETWEEN_CALLERS_AND_WORKERS: Final = (
     OVERLAP, PACE, POC, POOL, QUEUES, SHARED, RESOURCE_POOL,
 )  # fmt: skip
 
+ATTEMPTS: Final = "graft:attempts"  # A stream: how each run of an envelope or task ended.
 BEATS: Final = "graft:beats"
 DEAD_LETTERS: Final = "graft:dead-letters"  # Also begins the names of its index, locks and replays.
 HEALTH: Final = "graft:health"

@@ -10,7 +10,14 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    MaxConnectionsError,
+    OutOfMemoryError,
+    ReadOnlyError,
+)
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelManagedConnection
 
@@ -91,6 +98,20 @@ def server_time(client: Any) -> float:
     """Redis's own time in seconds since the epoch: the one clock that all machines share."""
     seconds, microseconds = client.time()
     return float(seconds) + float(microseconds) / 1e6
+
+
+def why_not(error: BaseException | None) -> tuple[str, str]:
+    """What a Redis did that raised *error*, and the remedy: a server that refuses somebody need not be started."""
+    text = str(error or "")
+    if isinstance(error, AuthenticationError) or text.startswith(("WRONGPASS", "NOAUTH")):
+        return "refuses the user or password", "correct them in CELERY_BROKER_URL or CELERY_RESULT_BACKEND"
+    if isinstance(error, MaxConnectionsError) or "max number of clients" in text:
+        return "refuses further connections", "raise its maxclients, or start fewer processes"
+    if isinstance(error, BusyLoadingError):
+        return "still loads its data", "wait until it has"
+    if "refused" in text or isinstance(error, ConnectionRefusedError):
+        return "does not answer: nothing listens there", "start it, or set CELERY_BROKER_URL"
+    return "does not answer", "start it, or set CELERY_BROKER_URL"
 
 
 def be_patient(seconds: float) -> None:

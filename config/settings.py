@@ -92,6 +92,12 @@ class Settings(BaseSettings):
         description="Which tasks leave a dead letter when they fail for good: those with retries, all, or none. A "
         "task's own `graft_letters` has the last word, and killers always leave one.",
     )
+    failed_kept: int = Field(
+        1000,
+        ge=0,
+        description="Failures that no retry policy covers are kept too, with the reason `failed`: the newest, so many "
+        "in all, a tenth of them with one cause, 64 MiB together. 0 keeps none.",
+    )
     redis_checks: Literal["refuse", "warn", "off"] = Field(
         "refuse", description="What a worker does on start about a Redis that would lose messages."
     )
@@ -126,6 +132,13 @@ class Settings(BaseSettings):
     run_limit: int = Field(
         3, ge=1, le=100, description="An item that was running when so many processes died is not run again."
     )
+    attempts_kept: int = Field(
+        100_000,
+        ge=0,
+        description="How each run of an envelope or task ended is kept for `celery -A … track ID`: the latest, so many "
+        "(about 18 MB). 0 keeps none.",
+    )
+    attempts_ttl: float = Field(86400.0, gt=0, description="How long the end of a run is kept.")
     dead_letter_ttl: float = Field(30 * 86400.0, gt=0, description="How long a dead letter is kept.")
     result_ttl: float = Field(3600.0, ge=60, description="How long results are kept under the id of their call.")
 

@@ -57,8 +57,10 @@ exporter = LazyCommand("exporter", "Serve Prometheus metrics of the whole deploy
 health = LazyCommand("health", "Say whether the deployment is healthy.")
 html_report = LazyCommand("html-report", "Write an HTML page of the last day.")
 leaks = LazyCommand("leaks", "Show which processes and Redis keys grow.")
+quarantine = LazyCommand("quarantine", "List, show, replay or drop messages that workers refused.")
 queue = LazyCommand("queue", "List, peek into, pause, resume or purge queues.")
 top = LazyCommand("top", "Watch queues, workers and batches live.")
+track = LazyCommand("track", "Say what has become of one call, task or batch.")
 tune = LazyCommand("tune", "Recommend settings for one of your functions.")
 
 

@@ -1,8 +1,9 @@
 """``python -m graft.scripts.probe worker|beat|flower|exporter``: a container's health check. Exit code 0 is healthy.
 
 A worker is healthy while its main process writes its heartbeat: that takes an event loop that turns and a Redis that
-answers. Beat (with RedBeat) is healthy while one of those that share the lock ticks. A busy worker is a healthy one, so
-nothing here waits for a task.
+answers. It is ready (``worker NAME --ready``) while it also runs messages: it reads a queue that is not paused, and its
+pool processes are not stopped. Beat (with RedBeat) is healthy while one of those that share the lock ticks. A busy
+worker is a healthy one, so nothing here waits for a task.
 """
 
 from __future__ import annotations
@@ -21,15 +22,19 @@ import redis
 PATIENCE: Final = 5.0
 
 
-def worker(name: str) -> str:
-    """The fault of the worker *name*, or ""."""
+def worker(name: str, *, ready: bool = False) -> str:
+    """The fault of the worker *name*, or ""; *ready*: also why it runs nothing."""
     from graft.config.redis_client import connect
-    from graft.tasks.monitoring.worker_registry import BEAT
+    from graft.tasks.monitoring.worker_registry import BEAT, WorkerBeat
 
-    node = f"{name}@{socket.gethostname()}"
+    node = name if "@" in name else f"{name}@{socket.gethostname()}"
     try:
         with connect(socket_timeout=PATIENCE) as client:
-            return "" if client.exists(BEAT + node) else f"{node} has written no heartbeat for 15 s"
+            text = client.get(BEAT + node)
+            if text is None:
+                return f"{node} has written no heartbeat for 15 s"
+            why = WorkerBeat.read(text).consumes_nothing if ready else ""
+            return f"{node} is alive and runs nothing: {why}" if why else ""
     except redis.RedisError as error:
         return f"Redis does not answer: {error}"
 
@@ -63,11 +68,12 @@ def page(url: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m graft.scripts.probe", description=__doc__)
     parser.add_argument("kind", choices=("worker", "beat", "flower", "exporter"))
-    parser.add_argument("name", nargs="?", default="", help="the part of the node's name before the @")
+    parser.add_argument("name", nargs="?", default="", help="the node: cpu, of this host, or cpu@host")
+    parser.add_argument("--ready", action="store_true", help="a worker that runs nothing fails too")
     arguments = parser.parse_args(argv)
     match arguments.kind:
         case "worker":
-            wrong = worker(arguments.name or "celery")
+            wrong = worker(arguments.name or "celery", ready=arguments.ready)
         case "beat":
             wrong = beat()
         case "flower":

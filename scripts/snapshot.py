@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from graft.config.deployment import settings
 from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters import store as dead_letters
-from graft.tasks.health import report_store
+from graft.tasks.health import checks, report_store
 from graft.tasks.health.measure import loops
-from graft.tasks.health.verdicts import HealthState
+from graft.tasks.health.measurements import Queue
+from graft.tasks.health.verdicts import STALE, HealthReport, HealthState, Verdict, worst
 from graft.tasks.messages.message_format import SENT_AT, lists
 from graft.tasks.monitoring import function_stats, worker_registry
 from graft.tasks.monitoring.function_stats import FunctionStats
@@ -102,7 +105,7 @@ def take() -> Snapshot:
         readers = sum(queue in beat.queues for beat in beats)
         oldest = max(0.0, *ages) if ages else None
         queues.append(QueueLine(queue, sum(mine[::2]), oldest, readers, queue in paused, by_queue.get(queue, 0)))
-    report = report_store.last(client)
+    verdicts = current(report_store.last(client), queues, len(beats), now)
     return Snapshot(
         at=now,
         queues=tuple(queues),
@@ -116,9 +119,29 @@ def take() -> Snapshot:
         batches=tuple(progress.running(client)),
         functions=function_stats.read(),
         dead_letters=dead_letters.count(),
-        health=report.state if report and now - report.at < 600 else "",
-        bad=tuple(verdict.name for verdict in report.verdicts if verdict.state != "ok") if report else (),
+        health=worst(verdict.state for verdict in verdicts) if verdicts else "",
+        bad=tuple(verdict.name for verdict in verdicts if verdict.state != "ok"),
     )  # fmt: skip
+
+
+def current(report: HealthReport | None, queues: Iterable[QueueLine], alive: int, now: float) -> tuple[Verdict, ...]:
+    """The verdicts of *report*, those replaced that the facts of this moment overrule. None where none is known.
+
+    A report that is too old says nothing but that; then, and without one, the facts alone are judged.
+    """
+    limits = settings()
+    live = [
+        checks.alive(alive),
+        *(checks.depth(Queue(one.name, one.waiting, one.oldest, one.readers, is_paused=one.is_paused), limits)
+          for one in queues),
+    ]  # fmt: skip
+    limit = max(STALE * limits.health_every, 5.0)
+    if report is None or now - report.at > limit:
+        bad = tuple(verdict for verdict in live if verdict.state != "ok")
+        age = None if report is None else now - report.at
+        return (*bad, Verdict("last check", "", "failing", "", age, limit, "s")) if bad or report else ()
+    kept = (verdict for verdict in report.verdicts if verdict.check not in ("workers", "depth"))
+    return (*live, *kept)
 
 
 def _sent_at(raw: bytes) -> float | None:

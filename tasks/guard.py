@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,9 +31,11 @@ from graft.tasks.delivery.run_counter import Delivery, Runs, asks_redis, is_rede
 from graft.tasks.errors import OutOfMemoryError, PoisonedError, ProcessExitError
 from graft.tasks.policy import RetryPolicy
 from graft.tasks.queues import overlap
+from graft.tasks.results import attempts
 
 logger = logging.getLogger(__name__)
 
+UPKEEP: Final = ("graft.health.", "graft.history.", "graft.leaks.", "graft.maintenance.")  # Nobody asks how these went.
 RUNS_CODE: Final = frozenset({"celery.map", "celery.starmap", "celery.chunks"})  # Of Celery's own tasks.
 
 
@@ -81,6 +84,7 @@ def _run_counted(
         delivery = _begun(record, request, limit)
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise Reject(error, requeue=True) from error  # Nothing has begun.
+    began = time.monotonic()
     try:
         if delivery.cancelled:
             worker_runtime.off_loop(_note_cancelled, task, request)
@@ -105,7 +109,13 @@ def _run_counted(
         raise _failed(task, request, exits) from error
     finally:
         # This process has survived the run, however that ended.
+        _note_attempt(task.name, request, delivery.run, time.monotonic() - began, sys.exc_info()[1])
         _close(record, request, sys.exc_info()[1])
+
+
+def _note_attempt(name: str, request: Any, run: int, seconds: float, answer: BaseException | None) -> None:
+    if not name.startswith(UPKEEP):
+        attempts.note(request, answer, run=(request.retries or 0) + run, seconds=seconds, name=name)
 
 
 def _refuse_if_lost(task: Any, request: Any) -> None:
@@ -124,31 +134,36 @@ def _failed(task: Any, request: Any, error: Exception) -> Exception:
         task.raise_retry(countdown=wait, exc=error)
     if isinstance(error, MemoryError):  # Celery's worker would end (5.7, Request.on_failure).
         error = OutOfMemoryError(f"{task.name} ran out of memory. {error}".rstrip())
-    if wants_letter(task, request, error):
+    reason = letter_reason(task, request, error)
+    if reason is not None:
         # First: whoever reads FAILURE must find the letter.
-        reason: dead_letters.Reason = "poisoned" if isinstance(error, PoisonedError) else "retries_exhausted"
         worker_runtime.off_loop(bury, task, request, error, reason, run)
     return error
 
 
-def wants_letter(task: Any, request: Any, error: BaseException) -> bool:
-    """Whether the last failure of *task* is kept: its own option, or the deployment's rule."""
+def letter_reason(task: Any, request: Any, error: BaseException) -> dead_letters.Reason | None:
+    """Why the last failure of *task* is kept, None where it is not: its own option, or the deployment's rules."""
     if isinstance(error, PoisonedError):
-        return True
+        return "poisoned"
     if isinstance(error, tuple(task.throws or ())):
-        return False  # Expected: the task says so.
+        return None  # Expected: the task says so.
     asked = getattr(task, "graft_letters", None)
     if asked is not None:
-        return bool(asked)
+        return "retries_exhausted" if asked else None
     rule = settings().failure_letters
-    is_retried = bool(request.retries or isinstance(getattr(task, "policy", None), RetryPolicy))
-    return rule == "all" or (rule == "retried" and (is_retried or bool(getattr(task, "autoretry_for", None))))
+    is_retried = bool(
+        request.retries or isinstance(getattr(task, "policy", None), RetryPolicy)
+        or getattr(task, "autoretry_for", None)
+    )  # fmt: skip
+    if rule == "all" or (rule == "retried" and is_retried):
+        return "retries_exhausted"
+    return "failed" if rule == "retried" and settings().failed_kept else None
 
 
 def bury(task: Any, request: Any, error: BaseException, reason: dead_letters.Reason, runs: int) -> None:
     """Keep the message of *request* as a dead letter. Redis may not answer: then the log has the error alone."""
     letter = dead_letters.DeadLetter.make(
-        id=request.id,
+        id=request.id + dead_letters.FAILED_TASK if reason == "failed" else request.id,
         task=task.name,
         queue=(request.delivery_info or {}).get("routing_key") or "",
         reason=reason,

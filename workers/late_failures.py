@@ -10,11 +10,14 @@ import logging
 from types import SimpleNamespace
 from typing import Any, Final
 
+import redis
 from celery import signals
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
+from graft.config.redis_client import shared
 from graft.tasks import guard
 from graft.tasks.dead_letters.store import Reason
+from graft.tasks.results import attempts
 
 logger = logging.getLogger(__name__)
 
@@ -33,5 +36,22 @@ def _bury(
     cause = next((reason for kind, reason in REASONS.items() if isinstance(exception, kind)), None)
     request = here or SimpleNamespace(id=task_id, retries=0, delivery_info=None, args=args or (), kwargs=kwargs or {})
     # What was cut short was never asked what it thinks of itself, unless its task wants no letters.
-    if getattr(sender, "graft_letters", True) if cause else guard.wants_letter(sender, request, exception):
-        guard.bury(sender, request, exception, cause or "retries_exhausted", (request.retries or 0) + 1)
+    if cause is not None:
+        _note_attempt(sender, request, exception)
+    if cause is None:
+        cause = guard.letter_reason(sender, request, exception)
+    elif not getattr(sender, "graft_letters", True):
+        return
+    if cause is not None:
+        guard.bury(sender, request, exception, cause, (request.retries or 0) + 1)
+
+
+def _note_attempt(task: Any, request: Any, error: BaseException) -> None:
+    """The run's own process is gone, and could not note how it ended."""
+    try:
+        attempts.add(
+            shared(), request, run=(request.retries or 0) + 1, seconds=0.0, outcome="ended with its process",
+            name=task.name, error=error,
+        )  # fmt: skip
+    except redis.RedisError as outage:
+        logger.debug("how the run of %s ended could not be noted: %r", request.id, outage)

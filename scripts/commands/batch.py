@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Final
 
 import click
@@ -29,6 +30,8 @@ from graft.tasks.sending.progress import BatchNote
 NOT_FOUND: Final = 1
 SHORTEST: Final = 4  # Characters of an id that may stand for it.
 SETTLES: Final = 6.0  # Seconds within which a live caller notices the cancel and stops sending.
+UNREPORTED: Final = 3.0  # Seconds within which a live caller has reported its batch.
+MOST: Final = 50  # Batches without a caller that are shown.
 SILENT: Final = 4.0  # Seconds without progress after which the caller may have ended.
 
 
@@ -62,16 +65,51 @@ def command() -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def list_batches(as_json: bool) -> None:
-    """List the batches whose callers are alive, the oldest first. Batches shorter than a second are not shown."""
+    """List the batches that run, the oldest first; behind them those that are in Redis and have no caller any more.
+
+    A batch shorter than a second is not shown. Single calls whose messages wait for longer are listed like batches.
+    """
     notes = progress.running()
-    stopped = cancelled(note.id for note in notes)
+    with broker() as client:
+        left = left_behind(peek.batches(client), {note.id for note in notes}, time.time())
+    stopped = cancelled([*(note.id for note in notes), *left])
     if as_json:
         for note in notes:
             click.echo(json.dumps(as_record(note, note.id in stopped)))
+        for name, sent in left.items():
+            click.echo(json.dumps({"id": name, **asdict(sent), "caller": None, "cancelled": name in stopped}))
         return
-    if not notes:
+    if notes:
+        show_running(notes, stopped)
+    if left:
+        show_left_behind(left, stopped)
+    if not notes and not left:
         say("No batch is running.")
-        return
+
+
+def left_behind(sent: Mapping[str, peek.Sent], running: Collection[str], now: float) -> dict[str, peek.Sent]:
+    """The batches of *sent* that no caller reports, the oldest first. A caller reports after a second."""
+    orphans = {name: one for name, one in sent.items() if name not in running and now - one.since > UNREPORTED}
+    return dict(sorted(orphans.items(), key=lambda pair: pair[1].since))
+
+
+def show_left_behind(left: Mapping[str, peek.Sent], stopped: Collection[str]) -> None:
+    table = Table("batch", "sent", "waiting", "with workers", box=None, pad_edge=False)
+    table.add_column("callable", overflow="fold")
+    for name, sent in islice(left.items(), MOST):
+        what = Text(sent.function)
+        if name in stopped:
+            what.append("  cancelled", "yellow")
+        table.add_row(name, ago(sent.since), f"{sent.waiting:,}", f"{sent.held:,}", what)
+    show(table)
+    hidden = f" ({len(left) - MOST:,} not shown)" if len(left) > MOST else ""
+    say(
+        f"{several(len(left), 'batch')}{hidden} without a caller: what was sent still runs. "
+        "The caller has ended, or these are single calls. Stop one: batch cancel ID"
+    )
+
+
+def show_running(notes: Sequence[BatchNote], stopped: Collection[str]) -> None:
     table = Table("batch", box=None, pad_edge=False)
     for title in ("done", "failed", "retries", "items/s", "left"):
         table.add_column(title, justify="right")

@@ -14,14 +14,15 @@ from rich.text import Text
 
 from graft.config.deployment import app_name, settings
 from graft.config.queues import table
-from graft.config.redis_client import server_time, shared
+from graft.config.redis_client import server_time, shared, why_not
 from graft.scripts.commands.options import RedisCommand
 from graft.scripts.console import output, say, show
-from graft.tasks.health import periodic, report_store
-from graft.tasks.health.verdicts import ORDER, HealthReport, HealthState, Verdict
+from graft.tasks.health import measure, periodic, report_store
+from graft.tasks.health.checks import is_starting
+from graft.tasks.health.verdicts import ORDER, STALE, HealthReport, HealthState, Verdict
+from graft.tasks.monitoring import worker_registry
 
 STYLES: Final = {"ok": "green", "degraded": "yellow", "failing": "bold red"}
-STALE: Final = 3.0  # Periods without a check, after which the last report is too old.
 
 
 @click.command(cls=RedisCommand)
@@ -57,15 +58,19 @@ def current(live: bool = False) -> HealthReport:
     age = now - last.at if last else None
     limit = max(STALE * settings().health_every, 5.0)
     is_stale = age is None or age > limit
-    verdict = freshness(age, limit)
+    verdict = freshness(age, limit, None if age is not None else measure.started(worker_registry.workers(client)))
     if last and not is_stale and not live:
         return replace(last, verdicts=(*last.verdicts, verdict))
     report = periodic.examine(client)
     return replace(report, verdicts=(*report.verdicts, verdict))
 
 
-def freshness(age: float | None, limit: float) -> Verdict:
+def freshness(age: float | None, limit: float, started: float | None = None) -> Verdict:
     """Says if health checks still run. A task that Beat sends cannot notice that Beat is silent."""
+    if age is None and is_starting(started, settings()):
+        return Verdict(
+            "last check", "", "ok", f"none yet; the workers started {started:.0f} s ago", started, limit, "s"
+        )
     if age is None:
         return Verdict(
             "last check", "", "failing", "no check has run yet", None, limit, "s",
@@ -79,10 +84,8 @@ def freshness(age: float | None, limit: float) -> Verdict:
 
 
 def unreachable(error: Exception) -> HealthReport:
-    verdict = Verdict(
-        "redis", "", "failing", f"{settings().broker_name} does not answer: {error}",
-        remedy="start Redis, or set CELERY_BROKER_URL",
-    )  # fmt: skip
+    what, remedy = why_not(error)
+    verdict = Verdict("redis", "", "failing", f"{settings().broker_name} {what}: {error}", remedy=remedy)
     return HealthReport(time.time(), (verdict,))
 
 

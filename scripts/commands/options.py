@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import NoPermissionError
 
 from graft.config.deployment import settings
+from graft.config.redis_client import why_not
 from graft.scripts.console import complain
 from graft.tasks.queues import existing
 
@@ -38,7 +39,8 @@ class RedisCommand(click.Command):
             complain(f"the user that CELERY_BROKER_URL names may not do this: {error}; use one with more rights")
             raise SystemExit(NO_REDIS) from error
         except (redis.RedisError, OperationalError) as error:
-            complain(f"{settings().broker_name} does not answer: {error}; start it, or set CELERY_BROKER_URL")
+            what, remedy = why_not(error)
+            complain(f"{settings().broker_name} {what}: {error}; {remedy}")
             raise SystemExit(NO_REDIS) from error
 
 

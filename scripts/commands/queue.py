@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -23,17 +23,20 @@ from graft.config.transport.task_validation import can_verify
 from graft.scripts import snapshot
 from graft.scripts.commands.options import Age, QueueName, RedisCommandGroup, confirm, examples
 from graft.scripts.console import complain, lasting, say, several, show
+from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import pause as queue_pause
 from graft.tasks.queues import peek as queue_peek
 from graft.tasks.queues import purge as queue_purge
 from graft.tasks.queues.peek import Waiting
 
 NOT_DONE: Final = 1
+OBEYS: Final = 10.0  # Seconds within which workers stop reading a paused queue, and say so in their heartbeats.
 
 
 EXAMPLES: Final = examples(
     "celery -A graft queue list                  depth, age, readers, pauses",
     "celery -A graft queue peek batch            the next messages",
+    "celery -A graft queue peek batch --group    how many of which callable",
     "celery -A graft queue pause batch           workers stop taking messages",
     "celery -A graft queue resume batch",
     "celery -A graft queue purge low --dry-run   what would be moved",
@@ -70,12 +73,17 @@ def list_queues(as_json: bool) -> None:
 @command.command()
 @click.argument("queue", type=QueueName())
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Messages at most.")
+@click.option("--group", is_flag=True, help="One line for each callable instead of one for each message.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
-def peek(queue: str, limit: int, as_json: bool) -> None:
+def peek(queue: str, limit: int, group: bool, as_json: bool) -> None:
     """Show the next messages of QUEUE in the order of delivery. Nothing is taken out or unpickled.
 
-    For a message that workers would move to the quarantine, the reason is shown.
+    For a message that workers would move to the quarantine, the reason is shown. With --group all messages are counted
+    by callable, those with the most first.
     """
+    if group:
+        show_groups(queue, limit, as_json)
+        return
     waiting = queue_peek.peek(queue, limit)
     if not can_verify():
         complain("signatures were not verified, because GRAFT_SIGNING_KEY is not set here")
@@ -101,19 +109,79 @@ def peek(queue: str, limit: int, as_json: bool) -> None:
     say(f"{several(len(waiting), 'message')} of {line.waiting:,}.{' The queue is paused.' if line.is_paused else ''}")
 
 
+@dataclass
+class Group:
+    """The waiting messages of one callable. ``oldest`` is when the first of them was sent, where they say so."""
+
+    function: str
+    messages: int = 0
+    items: int = 0
+    bytes: int = 0
+    oldest: float | None = None
+
+    def add(self, one: Waiting) -> None:
+        self.messages += 1
+        self.items += one.items
+        self.bytes += one.size
+        if one.sent_at is not None:
+            self.oldest = one.sent_at if self.oldest is None else min(self.oldest, one.sent_at)
+
+
+def show_groups(queue: str, limit: int, as_json: bool) -> None:
+    groups: dict[str, Group] = {}
+    for one in queue_peek.every(queue):
+        name = one.function or one.task
+        groups.setdefault(name, Group(name)).add(one)
+    found = sorted(groups.values(), key=lambda group: -group.messages)
+    if as_json:
+        for group in found[:limit]:
+            click.echo(json.dumps(asdict(group)))
+        return
+    if not found:
+        say(f"Nothing waits in {queue}.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("messages", "items", "bytes", "oldest"):
+        table.add_column(title, justify="right")
+    table.add_column("callable", overflow="fold")
+    for group in found[:limit]:
+        oldest = "?" if group.oldest is None else lasting(time.time() - group.oldest)
+        table.add_row(f"{group.messages:,}", f"{group.items:,}", f"{group.bytes:,}", oldest, Text(group.function))
+    show(table)
+    hidden = f", {len(found) - limit} not shown (--limit)" if len(found) > limit else ""
+    say(f"{several(sum(group.messages for group in found), 'message')}, {several(len(found), 'callable')}{hidden}.")
+
+
 @command.command()
 @click.argument("queues", type=QueueName(), nargs=-1, required=True, metavar="QUEUE...")
 def pause(queues: tuple[str, ...]) -> None:
     """Stop all workers from taking messages of QUEUE, workers that start later too. Running tasks are finished.
 
-    Workers stop within two seconds. New messages wait in the queue; nothing fails.
+    This returns when no worker takes from them any more, after about three seconds. New messages wait in the queue;
+    nothing fails. The exit code is 1 when a worker still takes after ten seconds: stock workers know no pauses.
     """
     try:
         for queue in queues:
             queue_pause.pause(queue)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if still := readers_of(queues, wait=OBEYS):
+        complain(
+            f"{', '.join(queues)}: asked to pause, but still read by {', '.join(still[:5])} after {OBEYS:g} s; "
+            "do these workers answer?"
+        )
+        raise SystemExit(NOT_DONE)
     say(f"Paused: {', '.join(queues)}. Resume with: celery -A {app_name()} queue resume {' '.join(queues)}")
+
+
+def readers_of(queues: Collection[str], wait: float) -> list[str]:
+    """The live workers that read one of *queues*, once none does or after *wait* seconds."""
+    deadline = time.monotonic() + wait
+    while True:
+        found = [worker.name for worker in worker_registry.workers() if set(queues) & set(worker.queues)]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 @command.command()

@@ -22,10 +22,11 @@ from redis.exceptions import ResponseError
 from graft.config import keys, lua
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import broker, server_time, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.messages.message_format import UNACKED
 from graft.tasks.monitoring import worker_registry
+from graft.tasks.results import attempts
 
 CURSOR: Final = f"{keys.JANITOR}cursor"
 SEEN: Final = f"{keys.JANITOR}seen"  # Names that look abandoned, by the time when they first did.
@@ -65,7 +66,9 @@ def tidy() -> dict[str, int]:
 
 @own_task("graft.maintenance.prune_dead_letters", ignore_result=True)
 def prune_dead_letters() -> int:
-    """Remove dead letters that are older than the deployment keeps them; how many."""
+    """Remove dead letters, and ends of runs, that are older than the deployment keeps them; how many letters."""
+    client = shared()
+    attempts.prune(client, server_time(client))
     return dead_letters.prune()
 
 

@@ -26,6 +26,11 @@ class Choice:
     def is_everything(self) -> bool:
         return self == Choice()
 
+    @property
+    def names_failed(self) -> bool:
+        """Whether letters of the reason ``failed`` are meant by name, so that they may be changed."""
+        return self.reason == "failed" or bool(self.ids or self.fingerprint)
+
     def holds(self, letter: DeadLetter) -> bool:
         """Whether *letter* meets the conditions. ``function`` is a shell pattern, ``error`` a part of the text."""
         return (

@@ -8,6 +8,7 @@ and retries do not count.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from graft.config.deployment import app
 from graft.config.queues import MIDDLE_PRIORITY, table
 from graft.config.redis_client import shared
 from graft.tasks.dead_letters import store as dead_letters
-from graft.tasks.dead_letters.store import DeadLetter
+from graft.tasks.dead_letters.store import FAILED_TASK, DeadLetter
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.envelope import REDUCE, RUN_ENVELOPE, Envelope
 from graft.tasks.errors import EnvelopeError, TaskQueueError
@@ -51,6 +52,8 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
     """
     if letter.task == REDUCE and not letter.envelope.startswith("{"):
         raise NotReplayable("the results to reduce are not kept in a dead letter; submit the batch again")
+    if not letter.envelope:
+        raise NotReplayable("its items were not kept: they took more than 1 MiB; submit them again")
     wire: str | bytes
     if letter.envelope.startswith("{"):
         kept = loads(letter.envelope)
@@ -59,7 +62,8 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
         args, kwargs = list(kept["args"] or ()), dict(kept["kwargs"] or {})
         if letter.task != RUN_ENVELOPE:
             embed = dict(kept.get("embed") or {})
-            return Message(letter.id, letter.task, queue or letter.queue or table().default, args, kwargs, embed=embed)
+            task_id = letter.id.removesuffix(FAILED_TASK)
+            return Message(task_id, letter.task, queue or letter.queue or table().default, args, kwargs, embed=embed)
         try:
             wire = payloads.fetch(str(args[0]), letter.id)
         except EnvelopeError as error:
@@ -69,6 +73,8 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
     envelope = open_envelope(letter, wire)
     lane = "io" if envelope.function.is_async else "batch"
     fresh = replace(envelope, retries=0, reruns=0, carried={}, pool=None)  # Its pool may be long gone.
+    if letter.reason == "failed":  # Its caller has the outcome; others of its envelope may be replayed beside it.
+        fresh = replace(fresh, id=letter.id)
     label = f"({fresh.function.name}, {len(fresh.items)} items from {fresh.positions[0]})"
     return Message(fresh.id, RUN_ENVELOPE, queue or letter.queue or lane, [fresh.seal()], {}, fresh.batch, label)
 
@@ -78,6 +84,8 @@ def open_envelope(letter: DeadLetter, wire: str | bytes) -> Envelope:
     try:
         return Envelope.open(wire, letter.id.partition(":")[0])
     except EnvelopeError as error:
+        with suppress(EnvelopeError):  # A replayed one that failed as a whole.
+            return Envelope.open(wire, letter.id)
         raise NotReplayable(f"its envelope cannot be opened: {error}") from error
 
 

@@ -2,6 +2,9 @@
 
 A dead letter holds all that a replay needs (the signed envelope as it was sent), the error, and how often it ran. The
 message is acknowledged afterwards: a crash in between leads to a second writing under the same id, not to a loss.
+
+A failure that no policy was asked to retry is kept too, with the reason ``failed``. It waits for nobody's decision, so
+it has an index of its own and alarms nobody, and only the newest are kept (``failed_kept``).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from kombu.utils.json import dumps
@@ -22,6 +25,13 @@ from graft.config.redis_client import shared
 
 LETTERS: Final = keys.DEAD_LETTERS
 INDEX: Final = f"{LETTERS}:by-time"
+FAILED: Final = f"{LETTERS}:failed"  # The index of those with the reason "failed".
+FAILED_SIZE: Final = f"{FAILED}:bytes"
+FAILED_CAUSE: Final = f"{FAILED}:cause:"
+FAILED_BYTES: Final = 64 << 20  # Of all of them together.
+FAILED_LARGEST: Final = 1 << 20  # Larger envelopes leave their error, without the items.
+FAILED_TASK: Final = ":failed"  # Ends the id of a task's letter: the task itself has failed, and is not buried.
+ONE_CAUSE: Final = 10  # A cause may take one part in ten of ``failed_kept``.
 LOCK: Final = f"{LETTERS}:lock:"
 REPLAYS: Final = f"{LETTERS}:replays:"
 LOCK_TTL: Final = 60  # Seconds after which the lock of a replay that was killed ends.
@@ -31,6 +41,7 @@ PAGE: Final = 100
 _VALUES: Final = re.compile(r"0x[0-9a-f]+|[0-9a-f-]{16,}|\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"", re.IGNORECASE)
 
 REMOVE: Final = lua.load(__file__, "remove")
+KEEP_FAILED: Final = lua.load(__file__, "keep_failed")
 
 Reason = Literal[
     "poisoned",
@@ -42,6 +53,7 @@ Reason = Literal[
     "lost",
     "revoked",
     "expired",
+    "failed",
 ]
 
 
@@ -68,7 +80,7 @@ class DeadLetter:
         runs: int, items: int, envelope: str,
     ) -> DeadLetter:  # fmt: skip
         """A dead letter of now; its fingerprint is that of all with the same cause."""
-        cause = f"{reason}\0{function}\0{type(error).__name__}\0{_VALUES.sub('*', str(error)[:500])[:200]}"
+        cause = f"{reason}\0{function}\0{cause_of(error)}"
         return cls(
             id=id,
             task=task,
@@ -85,28 +97,60 @@ class DeadLetter:
         )
 
 
+def cause_of(error: BaseException) -> str:
+    """The type and text of *error* without what differs from item to item."""
+    return f"{type(error).__name__}\0{_VALUES.sub('*', str(error)[:500])[:200]}"
+
+
 def bury(letter: DeadLetter, client: Any = None) -> None:
     """Keep *letter*; one with the same id is replaced, and keeps its place in the order of burial."""
+    if letter.reason == "failed":
+        _keep_failed(client or shared(), letter)
+        return
     with (client or shared()).pipeline() as pipe:
         pipe.hset(LETTERS, letter.id, json.dumps(asdict(letter)))
         pipe.zadd(INDEX, {letter.id: letter.buried_at}, nx=True)
+        pipe.zrem(FAILED, letter.id)
         pipe.execute()
 
 
+def _keep_failed(client: Any, letter: DeadLetter | None = None) -> int:
+    """Keep *letter*, and let go of the oldest beyond the bounds; how many went."""
+    if letter is not None and len(letter.envelope) > FAILED_LARGEST:
+        letter = replace(letter, envelope="")
+    config = settings()
+    ttl = int(config.dead_letter_ttl)
+    new = ("", "", 0.0) if letter is None else (letter.id, json.dumps(asdict(letter)), letter.buried_at)
+    per_cause = max(1, config.failed_kept // ONE_CAUSE)
+    keys = [LETTERS, INDEX, FAILED, FAILED_SIZE, FAILED_CAUSE + (letter.fingerprint if letter else "")]
+    return int(KEEP_FAILED(keys, [*new, per_cause, config.failed_kept, FAILED_BYTES, time.time() - ttl, ttl], client))
+
+
 def count() -> int:
+    """How many dead letters wait for somebody's decision; those of the reason ``failed`` do not."""
     return int(shared().zcard(INDEX))
 
 
+def failed_count() -> int:
+    """How many letters of the reason ``failed`` are kept."""
+    return int(shared().zcard(FAILED))
+
+
 def newest(limit: int = 100) -> list[DeadLetter]:
-    """The dead letters buried last, newest first."""
+    """The dead letters buried last, newest first, without those of the reason ``failed``."""
     ids = shared().zrevrange(INDEX, 0, limit - 1)
     found = shared().hmget(LETTERS, ids) if ids else []
     return [DeadLetter(**json.loads(text)) for text in found if text]
 
 
-def ids(since: float = 0.0) -> list[str]:
-    """The ids of all dead letters buried at or after *since*, the oldest first."""
-    return [name.decode() for name in shared().zrangebyscore(INDEX, since, "+inf")]
+def ids(since: float = 0.0, *, failed: bool = False) -> list[str]:
+    """The ids of all dead letters buried at or after *since*, the oldest first; with *failed* also those."""
+    found = shared().zrangebyscore(INDEX, since, "+inf", withscores=True)
+    if failed:
+        found = sorted(
+            [*found, *shared().zrangebyscore(FAILED, since, "+inf", withscores=True)], key=lambda one: one[1]
+        )
+    return [name.decode() for name, _ in found]
 
 
 def read(wanted: Sequence[str]) -> Iterator[DeadLetter]:
@@ -115,6 +159,20 @@ def read(wanted: Sequence[str]) -> Iterator[DeadLetter]:
         for text in shared().hmget(LETTERS, wanted[at : at + PAGE]):
             if text is not None:
                 yield DeadLetter(**json.loads(text))
+
+
+def of_call(task_id: str) -> list[str]:
+    """The ids of the letters of a task or envelope: its own, and those of some of its items."""
+    found = {
+        name.decode()
+        for index in (INDEX, FAILED)
+        for name, _ in shared().zscan_iter(index, match=f"{_escaped(task_id)}*", count=1000)
+    }
+    return sorted(name for name in found if name == task_id or name.startswith(f"{task_id}:"))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
 
 
 def lock(letter_id: str) -> bool:
@@ -128,7 +186,7 @@ def unlock(letter_id: str) -> None:
 
 def remove(letter: DeadLetter) -> bool:
     """Remove *letter* and unlock it; False when it was removed before, or replaced by a later one."""
-    keys = [LETTERS, INDEX, LOCK + letter.id]
+    keys = [LETTERS, INDEX, LOCK + letter.id, FAILED, FAILED_SIZE]
     return bool(REMOVE(keys, [letter.id, json.dumps(asdict(letter))], shared()))
 
 
@@ -162,4 +220,4 @@ def prune() -> int:
             pipe.hdel(LETTERS, *old)
             pipe.zrem(INDEX, *old)
             pipe.execute()
-    return len(old)
+    return len(old) + _keep_failed(client)

@@ -23,7 +23,7 @@ def judge(found: Measurements, limits: Settings) -> tuple[Verdict, ...]:
     """A verdict for everything that was measured; those of one check stand together."""
     return (
         *workers(found, limits),
-        beat(found.beat, limits),
+        beat(found.beat, limits, found.started),
         *(one for queue in found.queues for one in (depth(queue, limits), age(queue, limits))),
         *(one for queue in found.queues for one in round_trip(queue, limits)),
         held(found.held, limits),
@@ -38,20 +38,26 @@ def judge(found: Measurements, limits: Settings) -> tuple[Verdict, ...]:
 
 
 def workers(found: Measurements, limits: Settings) -> Iterator[Verdict]:
-    alive = [worker for worker in found.workers if not worker.is_lost]
-    yield Verdict(
-        "workers", "", "ok" if alive else "failing", f"{len(alive)} alive", float(len(alive)), 1.0, "workers",
-        f"start one: celery -A {app_name()} worker",
-    )  # fmt: skip
+    count = sum(not worker.is_lost for worker in found.workers)
+    ready = sum(not worker.is_lost and not worker.idle for worker in found.workers)
+    yield alive(count)
     for worker in found.workers:
         if worker.is_lost:
             yield Verdict(
-                "worker", worker.name, "degraded" if alive else "failing",
+                "worker", worker.name, "degraded" if count else "failing",
                 f"vanished without a stop; its last heartbeat came {worker.silent:.0f} s ago", worker.silent, BEAT_TTL,
                 "s", "read its log and the kernel's (out of memory?); this message goes away after five minutes",
             )  # fmt: skip
             continue
         detail = f"its last heartbeat came {worker.silent:.0f} s ago"
+        if worker.idle and (found.held.count or any(queue.waiting for queue in found.queues)):
+            yield Verdict(
+                "worker", worker.name, "degraded" if ready else "failing",
+                f"alive, and runs nothing while work waits: {worker.idle}", worker.silent, BEAT_TTL, "s",
+                f"resume its queues (celery -A {app_name()} queue resume), add them (control add_consumer), send "
+                "SIGCONT to its processes, or restart it",
+            )  # fmt: skip
+            continue
         yield Verdict("worker", worker.name, "ok", detail, worker.silent, BEAT_TTL, "s")
         if worker.clock is not None:
             off = abs(worker.clock)
@@ -63,7 +69,19 @@ def workers(found: Measurements, limits: Settings) -> Iterator[Verdict]:
             )  # fmt: skip
 
 
-def beat(silent: float | None, limits: Settings) -> Verdict:
+def alive(count: int) -> Verdict:
+    """The verdict on *count* live workers."""
+    return Verdict(
+        "workers", "", "ok" if count else "failing", f"{count} alive", float(count), 1.0, "workers",
+        f"start one: celery -A {app_name()} worker",
+    )  # fmt: skip
+
+
+def beat(silent: float | None, limits: Settings, started: float | None = None) -> Verdict:
+    """Beat may still be starting where the workers have started only now."""
+    if (silent is None or silent > limits.health_silence) and is_starting(started, limits):
+        detail = f"has sent nothing yet; the workers started {started:.0f} s ago"
+        return Verdict("beat", "", "ok", detail, started, limits.health_silence, "s")
     if silent is None:
         return Verdict(
             "beat", "", "failing", "has never sent anything here", None, limits.health_silence, "s",
@@ -74,6 +92,11 @@ def beat(silent: float | None, limits: Settings) -> Verdict:
         "beat", "", state, f"last sent something {silent:.0f} s ago", silent, limits.health_silence, "s",
         f"start it again: celery -A {app_name()} beat. Without it no periodic task runs",
     )  # fmt: skip
+
+
+def is_starting(started: float | None, limits: Settings) -> bool:
+    """Whether the first worker started so recently that Beat and its checks may be on their way."""
+    return started is not None and started <= limits.health_silence
 
 
 def depth(queue: measurements.Queue, limits: Settings) -> Verdict:
@@ -160,7 +183,7 @@ def dead_letters(found: measurements.Pile, limits: Settings) -> Verdict:
 
 def quarantine(found: measurements.Pile) -> Verdict:
     state: HealthState = "degraded" if found.recent else "ok"
-    remedy = "find who sends messages that are no tasks: see the Redis list graft:quarantine"
+    remedy = f"read what they are and why: celery -A {app_name()} quarantine list"
     return Verdict("quarantine", "", state, _pile(found, "messages"), found.recent, 0.0, "messages", remedy)
 
 

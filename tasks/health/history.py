@@ -22,7 +22,8 @@ LENGTH: Final = 2880  # A day, at one snapshot every 30 s.
 class Snapshot:
     """The deployment at one moment. ``queues`` is name -> [messages waiting, age of the oldest in seconds].
 
-    ``items``, ``errors`` and ``busy`` (seconds) are totals since the callables were first run.
+    ``items``, ``errors`` and ``busy`` (seconds) are totals since the callables were first run. ``lanes`` is name ->
+    [slots that run something, slots]: a thousand idle slots of the io lane must not hide a full cpu lane.
     """
 
     at: float
@@ -34,6 +35,7 @@ class Snapshot:
     running: int = 0
     per_slot: float = 0.0
     dead_letters: int = 0
+    lanes: dict[str, list[int]] = field(default_factory=dict)
 
 
 def snapshot(client: Any = None) -> Snapshot:
@@ -44,7 +46,7 @@ def snapshot(client: Any = None) -> Snapshot:
     with broker(client_name="graft-health") as queue_side:
         queues = measure.queues(queue_side, client, beats, now)
     totals = function_stats.read().values()
-    everything = worker_load.loads({queue.name: queue.waiting for queue in queues}, beats, unacked())[-1]
+    *lanes, everything = worker_load.loads({queue.name: queue.waiting for queue in queues}, beats, unacked())
     return Snapshot(
         at=now,
         queues={queue.name: [queue.waiting, round(queue.oldest or 0.0, 3)] for queue in queues},
@@ -55,6 +57,7 @@ def snapshot(client: Any = None) -> Snapshot:
         running=everything.running,
         per_slot=everything.per_slot,
         dead_letters=dead_letters.count(),
+        lanes={lane.lane: [lane.running, lane.slots] for lane in lanes if lane.slots},
     )
 
 

@@ -23,7 +23,7 @@ from graft.tasks.leaks.trend import SURE
 from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
 from graft.tasks.monitoring import function_stats
 from graft.tasks.monitoring.run_counts import plain_totals
-from graft.tasks.monitoring.worker_registry import BEAT, BEAT_TTL, NAMES, WorkerBeat
+from graft.tasks.monitoring.worker_registry import BEAT, BEAT_TTL, IO_POOL, NAMES, WorkerBeat
 from graft.tasks.queues import existing, pause
 
 SEEN: Final = "graft:health:seen"  # queue and step -> the message at its head, and when it was first seen there
@@ -31,7 +31,6 @@ HELD: Final = "graft:health:held"  # delivery tag -> when it was first seen with
 WORK: Final = "graft:health:work"  # totals at earlier checks, the newest first
 PILES: Final = "graft:health:quarantine"  # counts of quarantined messages at earlier checks, likewise
 UNACKED_INDEX: Final = keys.UNACKED_INDEX
-IO_POOL: Final = "aio_pool"
 AGED: Final = 1000  # Messages held by workers of which the age is measured.
 LEAVE_AFTER: Final = 20 * BEAT_TTL
 
@@ -53,6 +52,7 @@ def everything(overlaps: int = 0) -> Measurements:
             loops=loops(client, beats),
             leaks=leaks(client),
             beat=beat_ticks.silence(client, now),
+            started=started(beats),
             overlaps=overlaps,
         )
 
@@ -87,12 +87,17 @@ def workers(client: Any, now: float) -> tuple[tuple[Worker, ...], list[WorkerBea
         if text is None:
             found.append(Worker(name.decode(), max(0.0, now - last), is_lost=True))
             continue
-        beat = WorkerBeat(**json.loads(text))
+        beat = WorkerBeat.read(text)
         beats.append(beat)
         # The key's expiry gives Redis's time of the beat, the beat itself its worker's.
         silent = BEAT_TTL - left / 1000
-        found.append(Worker(beat.name, max(0.0, silent), beat.at - (now - silent)))
+        found.append(Worker(beat.name, max(0.0, silent), beat.at - (now - silent), idle=beat.consumes_nothing))
     return tuple(found), beats
+
+
+def started(beats: Iterable[WorkerBeat]) -> float | None:
+    """The time since the first of the live workers started, None without any."""
+    return max((beat.at - beat.since for beat in beats if beat.since), default=None)
 
 
 @contextmanager

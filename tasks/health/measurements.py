@@ -30,12 +30,16 @@ class Queue:
 
 @dataclass(frozen=True)
 class Worker:
-    """One worker. ``silent`` is the time since its last heartbeat, ``clock`` how far its clock is ahead of Redis's."""
+    """One worker. ``silent`` is the time since its last heartbeat, ``clock`` how far its clock is ahead of Redis's.
+
+    ``idle`` says why it runs nothing, though it is alive; "" where it does.
+    """
 
     name: str
     silent: float
     clock: float | None = None
     is_lost: bool = False
+    idle: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,11 @@ class Loop:
 
 @dataclass(frozen=True)
 class Measurements:
-    """Everything that one check reads. ``beat`` is the time since Beat last sent something, None if it never did."""
+    """Everything that one check reads.
+
+    ``beat`` is the time since Beat last sent something, None if it never did; ``started`` the time since the first of
+    the live workers started, None without any.
+    """
 
     queues: tuple[Queue, ...] = ()
     workers: tuple[Worker, ...] = ()
@@ -94,4 +102,5 @@ class Measurements:
     loops: tuple[Loop, ...] = ()
     leaks: tuple[Finding, ...] = ()
     beat: float | None = None
+    started: float | None = None
     overlaps: int = 0

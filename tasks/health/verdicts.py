@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 HealthState = Literal["ok", "degraded", "failing"]
 ORDER: Final[tuple[HealthState, ...]] = ("ok", "degraded", "failing")
+STALE: Final = 3.0  # Periods without a check, after which the last report is too old.
 FAILING: Final = 5.0  # A value above its limit is degraded, above so many times the limit failing.
 
 

@@ -14,6 +14,7 @@ NAMES: Final = keys.WORKERS
 BEAT: Final = keys.WORKER
 BEAT_EVERY: Final = 2.0
 BEAT_TTL: Final = 15
+IO_POOL: Final = "aio_pool"  # ``WorkerBeat.pool`` of the io lane.
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class WorkerBeat:
     ``busy`` counts pool slots running something, ``waiting`` prefetched messages; ``memory`` is resident bytes of the
     worker and its pool processes, pages that they share counted for each. In the io lane ``lag`` is the longest that
     the event loop has kept its tasks waiting within the last minute, in seconds, and ``blocked_by`` the task that last
-    did. ``since`` is when the worker started.
+    did. ``since`` is when the worker started; ``stopped`` counts pool processes that a signal has stopped.
     """
 
     name: str
@@ -38,6 +39,22 @@ class WorkerBeat:
     lag: float = 0.0
     blocked_by: str = ""
     since: float = 0.0
+    stopped: int = 0
+
+    @classmethod
+    def read(cls, text: str | bytes) -> WorkerBeat:
+        """The heartbeat in *text*, which a worker of another version may have written."""
+        record = json.loads(text)
+        return cls(**{name: record[name] for name in cls.__dataclass_fields__ if name in record})
+
+    @property
+    def consumes_nothing(self) -> str:
+        """Why this worker runs no message, though it is alive; "" where it does."""
+        if not self.queues:
+            return "it reads no queue: its queues are paused, or its consumers were cancelled"
+        if self.stopped and self.stopped >= self.processes:
+            return f"its {self.stopped} pool processes are stopped (SIGSTOP)"
+        return ""
 
 
 def beat(worker: WorkerBeat, client: Any) -> None:
@@ -64,7 +81,7 @@ def workers(client: Any = None) -> list[WorkerBeat]:
     now, _ = client.time()
     names = client.zrangebyscore(NAMES, now - 20 * BEAT_TTL, "+inf")
     beats = client.mget([BEAT + name.decode() for name in names]) if names else []
-    return sorted((WorkerBeat(**json.loads(text)) for text in beats if text), key=lambda worker: worker.name)
+    return sorted((WorkerBeat.read(text) for text in beats if text), key=lambda worker: worker.name)
 
 
 def slots(queue: str, client: Any = None) -> int:

@@ -11,10 +11,13 @@ The search runs inside Redis, some hundred messages at a time, and sends no mess
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from graft.config import lua
-from graft.tasks.messages.message_format import UNACKED, lists
+from graft.tasks.messages.message_format import SEPARATOR, UNACKED, lists
 from graft.tasks.queues import existing
 
 CHUNK: Final = 200
@@ -37,8 +40,27 @@ def missing(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> set[
 
 def where(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> dict[str, Place] | None:
     """Which of *ids* wait on a queue and which a worker holds; None when there is too much to search."""
+    found = find(ids, client, queues)
+    return None if found is None else {name: one.place for name, one in found.items()}
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where one message is. ``queue`` and ``step``, its priority on the broker, are known while it waits.
+
+    ``eta`` is when it may run, in seconds since the epoch; None for at once.
+    """
+
+    place: Place
+    queue: str = ""
+    step: int = 0
+    eta: float | None = None
+
+
+def find(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> dict[str, Location] | None:
+    """Where each of *ids* is that waits on a queue or that a worker holds; None when there is too much to search."""
     left = set(ids)
-    places: dict[str, Place] = {}
+    places: dict[str, Location] = {}
     keys = [key for queue in {*existing.names(client), *queues} for key in lists(queue)]
     with client.pipeline(transaction=False) as pipe:
         for key in keys:
@@ -47,17 +69,20 @@ def where(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> dict[s
     if sum(lengths) > LONGEST_SEARCH:
         return None
 
-    def note(found: Iterable[bytes], place: Place) -> None:
-        for one in {raw.decode() for raw in found} & left:
-            places[one] = place
-            left.remove(one)
+    def note(found: Iterable[bytes], place: Place, key: str = "") -> None:
+        parts = iter(found)
+        for raw, eta in zip(parts, parts, strict=True):
+            if (one := raw.decode()) in left:
+                queue, _, step = key.partition(SEPARATOR)
+                places[one] = Location(place, queue, int(step or 0), _moment(eta.decode()))
+                left.remove(one)
 
     for key, length in zip(keys, lengths, strict=True):
         # From the end that new messages come to: they push the others ahead of the search, never past it.
         start, size = 0, CHUNK if length else 0
         while left and size == CHUNK:
             size, found = SEARCH([key], ["in_list", start, CHUNK, *left], client)
-            note(found, "queued")
+            note(found, "queued", key)
             start += CHUNK
     cursor = b"0"
     while left:
@@ -66,3 +91,9 @@ def where(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> dict[s
         if cursor == b"0":
             break
     return places
+
+
+def _moment(eta: str) -> float | None:
+    with suppress(ValueError):
+        return datetime.fromisoformat(eta).timestamp()
+    return None

@@ -22,4 +22,31 @@ function operations.counting()
   return {cursor, found}
 end
 
+-- Of the envelopes on a page: {group, label, time sent, group, …}
+local function envelopes(page, first, step)
+  local found = {}
+  for i = first, #page, step do
+    local raw = page[i]
+    local group = string.find(raw, '"task": ?"graft.batch"') and string.match(raw, '"group": ?"([^"]+)"')
+    if group then
+      found[#found + 1] = group
+      found[#found + 1] = string.match(raw, '"argsrepr": ?"(%(.-, %d+ items from %d+%))"') or ''
+      found[#found + 1] = string.match(raw, '"graft_sent_at": ?([%d.]+)') or '0'
+    end
+  end
+  return found
+end
+
+-- {messages on the page, its envelopes}
+function operations.envelopes_in_list()
+  local page = redis.call('LRANGE', key, at, at + count - 1)
+  return {#page, envelopes(page, 1, 1)}
+end
+
+-- {next cursor, its envelopes}
+function operations.envelopes_in_hash()
+  local cursor, page = unpack(redis.call('HSCAN', key, at, 'COUNT', count))
+  return {cursor, envelopes(page, 2, 2)}
+end
+
 return operations[operation]()

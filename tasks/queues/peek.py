@@ -12,9 +12,11 @@ from graft.config import lua
 from graft.config.redis_client import broker
 from graft.config.transport import task_validation
 from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
+from graft.tasks.queues import existing
 
 PAGE: Final = 100
 CHUNK: Final = 200
+LONGEST: Final = 5000  # Messages of one list that are read for the batches in it.
 
 # What the senders of envelopes call their arguments: "(module:function, 20 items from 40)".
 _LABEL: Final = re.compile(r"\((?P<function>.+), (?P<items>\d+) items from \d+\)")
@@ -93,6 +95,45 @@ def held(text: str, client: Any) -> int:
         total += int(found)
         if cursor == b"0":
             return total
+
+
+@dataclass
+class Sent:
+    """What is in Redis of one batch: messages that wait, those that workers hold, and when the first was sent."""
+
+    function: str = ""
+    waiting: int = 0
+    held: int = 0
+    since: float = float("inf")
+
+
+def batches(client: Any) -> dict[str, Sent]:
+    """What is in Redis of each batch, whether its caller lives or not. Of a long queue the newest messages are read."""
+    found: dict[str, Sent] = {}
+
+    def note(fields: list[bytes], *, is_held: bool) -> None:
+        parts = iter(fields)
+        for group, shown, sent in zip(parts, parts, parts, strict=True):
+            one = found.setdefault(printable(group.decode("utf-8", "replace")), Sent())
+            named = _LABEL.fullmatch(printable(shown.decode("utf-8", "replace")))
+            one.function = named["function"] if named else one.function
+            one.since = min(one.since, float(sent))
+            one.held += is_held
+            one.waiting += not is_held
+
+    for queue in existing.names(client):
+        for key in lists(queue):
+            start, size = 0, CHUNK
+            while size == CHUNK and start < LONGEST:
+                size, page = SEARCH([], ["envelopes_in_list", key, "", start, CHUNK], client)
+                note(page, is_held=False)
+                start += CHUNK
+    cursor = b"0"
+    while True:
+        cursor, page = SEARCH([], ["envelopes_in_hash", UNACKED, "", cursor, CHUNK], client)
+        note(page, is_held=True)
+        if cursor == b"0":
+            return found
 
 
 def every(queue: str) -> Iterator[Waiting]:

@@ -1,9 +1,10 @@
 """The status of a call, by its id: Celery's PENDING stands for five different states, which are told apart here.
 
     from graft.tasks.results import call_status
-    call_status.of(task_id)        # queued, running, succeeded, failed, revoked, dead, expired, lost or unknown
+    call_status.of(task_id)  # scheduled, queued, running, succeeded, failed, revoked, dead, expired, lost or unknown
 
-``running``: a worker holds its message; it runs, or waits there for its time. ``dead``: buried, and can be replayed.
+``scheduled``: its time (``eta``, ``countdown``, the wait before a retry) has not come. ``running``: a worker holds its
+message. ``dead``: buried, and can be replayed.
 ``expired``: it ended, and its result was not fetched in time. ``lost``: it was sent, has not ended, and is nowhere.
 ``unknown``: nobody here sent it, or its result expired more than a day ago; a task that was sent without a record (by
 Celery's own ``delay``) is unknown as soon as its result has expired.
@@ -24,7 +25,9 @@ from graft.tasks.queues import locate
 from graft.tasks.results import call_records
 from graft.tasks.results.call_records import CallRecord
 
-CallStatus = Literal["queued", "running", "succeeded", "failed", "revoked", "dead", "expired", "lost", "unknown"]
+CallStatus = Literal[
+    "scheduled", "queued", "running", "succeeded", "failed", "revoked", "dead", "expired", "lost", "unknown"
+]
 
 RESULT: Final = keys.RESULT
 MOMENT: Final = 0.2  # Seconds between two searches: a message that is given back at the wrong moment is missed by one.
@@ -41,7 +44,7 @@ class Traces:
 
     state: str = ""
     is_buried: bool = False
-    location: locate.Place | None = None
+    location: locate.Location | None = None
     is_searched: bool = True
     record: CallRecord = field(default_factory=CallRecord)
 
@@ -54,7 +57,9 @@ class Traces:
         if self.state in ENDED:
             return ENDED[self.state]
         if self.location is not None:
-            return "queued" if self.location == "queued" else "running"
+            if self.location.eta is not None and self.location.eta > now:
+                return "scheduled"
+            return "queued" if self.location.place == "queued" else "running"
         if not self.is_searched:
             return "running" if self.state else "queued"
         if self.record.completed is not None:
@@ -68,16 +73,21 @@ class Traces:
 
 def of(task_id: str) -> CallStatus:
     """The status of the call or task *task_id*. Raises RedisError when Redis does not answer."""
+    return traces(task_id).status(time.time(), settings().result_ttl)
+
+
+def traces(task_id: str) -> Traces:
+    """The traces of the call or task *task_id*."""
     with broker() as queue_side:
         found = _traces(task_id, queue_side)
         if found.location is None and found.status(time.time(), 0) in ("expired", "lost", "unknown"):
             time.sleep(MOMENT)
             found = _traces(task_id, queue_side)
-    return found.status(time.time(), settings().result_ttl)
+    return found
 
 
 def _traces(task_id: str, broker: Any) -> Traces:
-    locations = locate.where([task_id], broker)
+    locations = locate.find([task_id], broker)
     # After the search: what ends meanwhile has left its result first.
     client = shared()
     raw = client.get(RESULT + task_id)

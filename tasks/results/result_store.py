@@ -22,6 +22,7 @@ from graft.tasks.results.backend import results_backend
 
 OUTCOME: Final = keys.OUTCOME
 STORED: Final = "stored:"
+LABEL: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,37 @@ class StoredReport:
     def parse(cls, text: str) -> StoredReport:
         _, failed, retries, busy, elapsed, envelope_id = text.split(":")
         return cls(envelope_id, int(failed), int(retries), float(busy), float(elapsed))
+
+
+class LabelledText(str):
+    """The result of an envelope, which Celery's events and logs show as its *label*.
+
+    They take the first characters of a long text (Celery 5.7, ``saferepr``), and those of a signed report say nothing.
+    """
+
+    __slots__ = ("label",)
+    label: str
+
+    def __new__(cls, text: str, label: str) -> LabelledText:
+        made = super().__new__(cls, text)
+        made.label = label
+        return made
+
+    def __getitem__(self, key: Any) -> str:
+        if isinstance(key, slice) and key.start is None:
+            return f"{self.label} "[key]  # What is cut ends at its last space.
+        return super().__getitem__(key)
+
+
+def label(report: Report, first: BaseException | None) -> str:
+    """What became of the items of *report*, for people; *first* is the first item's error."""
+    count = f"{len(report.positions)} item{'' if len(report.positions) == 1 else 's'}"
+    failed = sum(not succeeded for succeeded, _ in report.values) if report.packed else 0
+    if not failed:
+        return count
+    error = f": {type(first).__name__}: {str(first).partition(chr(10))[0]}" if first is not None else ""
+    told = f"{failed} of {count} failed{error}"
+    return told if len(told) <= LABEL else f"{told[: LABEL - 1]}…"
 
 
 def result_text(pipe: Any, envelope_id: str, report: Report, *, is_stored: bool = False) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Final
 import redis
 
 from graft.config.deployment import part, settings
-from graft.config.redis_client import broker, connect, shared
+from graft.config.redis_client import broker, connect, shared, why_not
 from graft.tasks import errors, ids
 from graft.tasks.callables import function_store
 from graft.tasks.errors import (
@@ -231,13 +231,12 @@ def _lost(envelope_id: str) -> EnvelopeLostError:
 
 def unavailable(cause: BaseException | None, *, was_connected: bool = False) -> BrokerUnavailable:
     """The error for a broker out of reach: which one, why, and what to do."""
+    what, remedy = why_not(cause)
     if was_connected:
-        what = f"was lost, and did not come back within {settings().outage_grace:g} s"
-    else:
+        what = f"was lost, and did not come back within {settings().outage_grace:g} s; it {what}"
+    elif what == "does not answer":
         what = f"did not answer within {settings().connect_timeout:g} s"
-    error = BrokerUnavailable(
-        f"the broker {settings().broker_name} {what} ({cause or 'no answer'}); start it, or set CELERY_BROKER_URL"
-    )
+    error = BrokerUnavailable(f"the broker {settings().broker_name} {what} ({cause or 'no answer'}); {remedy}")
     error.__cause__ = cause
     return error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import redis
@@ -23,10 +23,11 @@ from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostE
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
 from graft.tasks.pools.slot import Slot
-from graft.tasks.results import early_outcomes
+from graft.tasks.results import attempts, early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
-from graft.tasks.results.result_store import acknowledge, publish, result_text
+from graft.tasks.results.result_store import LabelledText, acknowledge, label, publish, result_text
 from graft.tasks.running import work_stealing
+from graft.tasks.running.failure_causes import by_cause
 from graft.tasks.running.item_runner import run_items
 from graft.tasks.running.run_outcomes import AfterRun, RunOutcomes
 from graft.tasks.worker_runtime import off_loop
@@ -79,6 +80,7 @@ class EnvelopeRun:
     frames: Frames
     children: tuple[Child, ...]
     slot: Slot | None = None
+    recorded_errors: dict[int, BaseException] = field(default_factory=dict)  # Of a recorded run, by index.
 
     @classmethod
     def opened(cls, task: ReliableTask, wire: str) -> EnvelopeRun:
@@ -118,7 +120,8 @@ class EnvelopeRun:
     def report_or_raise_retry(self) -> str:
         """The result, once every item has an outcome; raises Celery's Retry when items have been sent to run again."""
         outcomes = self.run()
-        return str(off_loop(self.finish_or_raise_retry, outcomes))
+        text: str = off_loop(self.finish_or_raise_retry, outcomes)
+        return text
 
     def run(self) -> RunOutcomes:
         """Run what is left to do."""
@@ -169,6 +172,8 @@ class EnvelopeRun:
         position = self.envelope.positions[index]
         frame = error_frame(error, skip_frames=2) if error else value_frame(value, position, settings().item_limit)
         self.frames[position] = frame
+        if error:
+            self.recorded_errors[index] = error
         self.record.finished(position, frame)
 
     # ---- after the run ----------------------------------------------------------------------------------------------
@@ -178,6 +183,7 @@ class EnvelopeRun:
         lease.refuse_if_lost(self.request)
         envelope = self.envelope
         after = AfterRun.decide(outcomes, envelope.policy, envelope.retries + 1)
+        self.keep_failures({**self.recorded_errors, **{index: outcomes.errors[index] for index in after.unkept}})
         if after.again:
             self.raise_retry(outcomes, after)
         if after.exhausted:
@@ -189,6 +195,9 @@ class EnvelopeRun:
                 report = self._give_slot_back(self.slot, pipe, report, outcomes)
             text = result_text(pipe, envelope.id, report, is_stored=envelope.stores_report)
             publish(pipe, self.request, text)
+            first = next(iter({**self.recorded_errors, **outcomes.errors}.values()), None)
+            text = LabelledText(text, label(report, first))
+            self.note_attempt(pipe, outcomes, label(report, None), first)
             acknowledge(pipe, self.request)
             self.record.forget(pipe, payloads.BODY + envelope.id)
             items = len(outcomes.values) + len(outcomes.errors)
@@ -219,6 +228,8 @@ class EnvelopeRun:
             self.record.forget(pipe)
             items = len(outcomes.values) + after.failed
             function_stats.add(pipe, envelope.function.name, items, outcomes.busy, after.failed, after.retried)
+            again = f"{after.failed} of {len(envelope.items)} items failed, {len(rest.items)} run again"
+            self.note_attempt(pipe, outcomes, again, next(iter(outcomes.errors.values()), None))
             pipe.execute()
         self.task.raise_retry(
             args=(payloads.store(rest.id, rest.sealed()),),
@@ -226,6 +237,13 @@ class EnvelopeRun:
             countdown=max(after.waits.values(), default=0.0),
             exc=next(iter(outcomes.errors.values()), None),
         )
+
+    def note_attempt(self, pipe: Any, outcomes: RunOutcomes, told: str, error: BaseException | None) -> None:
+        envelope = self.envelope
+        attempts.add(
+            pipe, self.request, run=envelope.retries + self.delivery.run, seconds=outcomes.elapsed, outcome=told,
+            name=envelope.function.name, error=error,
+        )  # fmt: skip
 
     def bury_poisoned(self, index: int) -> None:
         """The item at *index* has used up its runs: its dead letter first, then its outcome."""
@@ -242,14 +260,25 @@ class EnvelopeRun:
         self.frames[position] = frame
         self.record.finished(position, frame)
 
+    def keep_failures(self, errors: dict[int, BaseException]) -> None:
+        """Keep the items of *errors*, by index, which do not run again: a letter for each cause."""
+        reason: dead_letters.Reason = "retries_exhausted" if self.envelope.policy.runs > 1 else "failed"
+        is_refused = self.slot is not None and self.slot.refusal is not None  # None of them has run.
+        if not errors or is_refused or (reason == "failed" and not settings().failed_kept):
+            return
+        for indexes in by_cause(errors):
+            suffix = f":{self.envelope.positions[indexes[0]]}"
+            self.bury(indexes, errors[indexes[0]], reason, self.envelope.retries + 1, suffix)
+
     def bury(
         self, indexes: Sequence[int], error: BaseException, reason: dead_letters.Reason, runs: int, suffix: str = ""
     ) -> None:
-        """Keep the items at *indexes* as a dead letter."""
+        """Keep the items at *indexes* as a dead letter, under the envelope's id or, for some of its items, *suffix*."""
         envelope = self.envelope
+        own = envelope.id.partition(":")[0] if suffix else envelope.id  # What is replayed may have a suffix already.
         dead_letters.bury(
             dead_letters.DeadLetter.make(
-                id=envelope.id + suffix,
+                id=own + suffix,
                 task=RUN_ENVELOPE,
                 queue=(self.request.delivery_info or {}).get("routing_key", ""),
                 reason=reason,
@@ -258,7 +287,7 @@ class EnvelopeRun:
                 traceback="".join(traceback.format_exception(error)),
                 runs=runs,
                 items=len(indexes),
-                envelope=replace(self.part(indexes), carried={}).seal(),
+                envelope=replace(self.part(indexes), id=own, carried={}).seal(),
             )
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import redis
@@ -10,6 +11,7 @@ from celery.exceptions import Reject, TaskPredicate, TimeLimitExceeded
 
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
+from graft.config.redis_client import shared
 from graft.tasks import guard
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
@@ -25,6 +27,7 @@ from graft.tasks.errors import (
     UnreferenceableError,
 )
 from graft.tasks.messages import payloads
+from graft.tasks.results import attempts
 from graft.tasks.results.backend import ResultsInRedis
 from graft.tasks.results.result_store import result_text, stored_outcomes
 from graft.tasks.running.envelope_run import EnvelopeRun
@@ -43,7 +46,8 @@ class EnvelopeTask(ResultsInRedis, ReliableTask):
         """Run the task. An error of the envelope itself is buried, and raised for the caller."""
         try:
             with guard.isolated_if_poisonous(self.request.id):
-                return str(self.run(*args, **kwargs))
+                text: str = self.run(*args, **kwargs)
+                return text
         except TaskPredicate:
             raise
         except (redis.ConnectionError, redis.TimeoutError, BrokerUnavailable) as error:
@@ -73,6 +77,10 @@ class EnvelopeTask(ResultsInRedis, ReliableTask):
                     envelope=envelope.seal(),
                 )
             )
+            attempts.add(
+                shared(), SimpleNamespace(id=task_id, group=envelope.batch), run=envelope.retries + 1, seconds=0.0,
+                outcome="ended by the hard time limit", name=envelope.function.name, error=exc,
+            )  # fmt: skip
 
 
 def _reason(error: EnvelopeError) -> dead_letters.Reason:

@@ -47,6 +47,7 @@ class AfterRun:
     waits: Mapping[int, float]
     again: tuple[int, ...]
     exhausted: tuple[int, ...]
+    unkept: tuple[int, ...]
     failed: int
     retried: int
 
@@ -60,5 +61,6 @@ class AfterRun:
         again = tuple(sorted([*waits, *outcomes.left]))
         # Whoever waits for its turn under a limit (shared/limited_calls.py) has not run: it is no error and no retry.
         failed = {index for index, error in outcomes.errors.items() if not isinstance(error, NotYet)}
-        is_exhausted = policy.runs > 1 and not again
-        return cls(waits, again, tuple(raised) if is_exhausted else (), len(failed), len(failed.intersection(waits)))
+        ended = tuple(index for index in raised if index not in waits)
+        exhausted, unkept = (ended, ()) if policy.runs > 1 and not again else ((), ended)
+        return cls(waits, again, exhausted, unkept, len(failed), len(failed.intersection(waits)))

@@ -15,7 +15,7 @@ from redis.commands.core import Script
 
 from graft.config.deployment import settings
 from graft.config.keys import SHARED
-from graft.config.redis_client import shared
+from graft.config.redis_client import shared, why_not
 from graft.tasks.errors import BrokerUnavailable, TaskQueueError
 
 KEPT: Final = 86400  # Seconds for which Redis remembers what nobody uses.
@@ -73,4 +73,5 @@ def outage_is_unavailable() -> Iterator[None]:
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise BrokerUnavailable(f"{settings().broker_name} did not answer: {error}") from error
+        what, remedy = why_not(error)
+        raise BrokerUnavailable(f"{settings().broker_name} {what}: {error}; {remedy}") from error

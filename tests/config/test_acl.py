@@ -172,6 +172,7 @@ def test_every_role_does_its_part_and_is_refused_nothing_of_it(deployment, deplo
             for command in (
                 ("health", "--all"), ("top", "--plain", "--count", "1"), ("doctor", "--json"),
                 ("dead-letters", "list"), ("queue", "list"), ("batch", "list"), ("exporter", "--json"), ("leaks",),
+                ("track", "nobody"),
                 ("html-report", "--out", str(deployment.folder / "page.html")),
             )
         ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.stack import wait_until
@@ -77,6 +79,15 @@ def test_failures_leave_letters_by_rule_and_by_option(shop):
         ("retries_exhausted", "fail_with_letter"),
         ("time_limit", "hang"),
     ]
+    # Nobody asked for these: they are kept all the same, and alarm nobody.
+    lines = shop.celery("dead-letters", "list", "--reason", "failed", "--json").splitlines()
+    causes = [json.loads(line) for line in lines if line.startswith("{")]
+    assert sorted(cause["function"].rpartition(".")[2] for cause in causes) == ["fail", "unencodable"]
+    told = shop.run(
+        "from graft.tasks.results import call_status\nsent = fail.delay('again')\n"
+        "try:\n    sent.get(timeout=30)\nexcept LookupError:\n    print(call_status.of(sent.id))"
+    )
+    assert told == "failed"
 
 
 def test_every_failure_leaves_a_letter_where_the_deployment_asks_for_it(shop):

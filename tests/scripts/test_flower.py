@@ -97,7 +97,21 @@ def test_a_batch_is_shown_by_its_callable_and_items(watched):
     row = shown()
     assert row is not None
     assert re.fullmatch(r"10 items from (0|10|20), batch .{8}….{4}", row["args"])
-    wait_until(lambda: any(row["result"] == "a signed report" for row in rows(watched)), 30, "a result")
+    wait_until(lambda: any(row["result"] == "10 items" for row in rows(watched)), 30, "a result")
+
+
+def test_an_envelope_says_how_many_of_its_items_failed_and_the_first_error(watched):
+    code = (
+        "import graft; from tests import samples\n"
+        "list(graft.submit(samples.raise_value_error_if_odd, range(10), batch_size=10).as_completed())"
+    )
+
+    def shown() -> list[str]:
+        done = run_python(watched, code)
+        assert done.returncode == 0, done.stderr
+        return [row["result"] for row in rows(watched) if row["name"] == "tests.samples:raise_value_error_if_odd"]
+
+    wait_until(lambda: any("5 of 10 items failed: ValueError: " in one for one in shown()), 60, "Flower sees a batch")
 
 
 def test_without_a_password_of_yours_it_makes_one(redis_stack, tmp_path):

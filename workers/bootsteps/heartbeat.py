@@ -22,16 +22,18 @@ logger = logging.getLogger(__name__)
 STARTED: Final = time.time()
 
 
-def memory(pool: Any) -> int:
-    """Resident bytes of this process and of *pool*'s."""
+def memory_and_stopped(pool: Any) -> tuple[int, int]:
+    """Resident bytes of this process and of *pool*'s; and how many of these a signal has stopped."""
     listed = (pool.info or {}).get("processes") or []
-    total = 0
+    total = stopped = 0
     for pid in {os.getpid(), *(pid for pid in listed if isinstance(pid, int))}:
         try:
-            total += psutil.Process(pid).memory_info().rss
+            process = psutil.Process(pid)
+            total += process.memory_info().rss
+            stopped += process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
         except psutil.Error:  # It has ended meanwhile.
             continue
-    return total
+    return total, stopped
 
 
 def processes(pool: Any) -> int:
@@ -70,6 +72,7 @@ class Heartbeat(PeriodicStep):
     def _report(self, consumer: Any) -> WorkerBeat:
         active = len(state.active_requests)
         info = consumer.pool.info or {}
+        memory, stopped = memory_and_stopped(consumer.pool)
         return WorkerBeat(
             name=consumer.hostname,
             pid=os.getpid(),
@@ -78,9 +81,10 @@ class Heartbeat(PeriodicStep):
             processes=processes(consumer.pool),
             busy=active,
             waiting=max(0, len(state.reserved_requests) - active),
-            memory=memory(consumer.pool),
+            memory=memory,
             at=time.time(),
             lag=float(info.get("lag", 0.0)),
             blocked_by=str(info.get("blocked-by", "")),
             since=STARTED,
+            stopped=stopped,
         )

@@ -1,4 +1,4 @@
-"""``celery -A graft dead-letters list|show|replay|drop|export``: envelopes that failed for good.
+"""``celery -A graft dead-letters list|show|replay|drop|export``: envelopes and tasks that failed for good.
 
 Results go to stdout, everything else to stderr. Nothing is changed without ``--yes`` or a confirmation.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -32,12 +33,18 @@ from graft.tasks.monitoring import worker_registry
 
 REFUSED: Final = 1  # Some dead letters could not be replayed.
 
+SECRET: Final = re.compile(
+    r"""(["'][^"']*(?:passw|secret|token|api_?key|authorization)[^"']*["']\s*:\s*(["']))(?:\\.|(?!\2).)*\2""",
+    re.IGNORECASE,
+)
+
 EXAMPLES: Final = examples(
     "celery -A graft dead-letters list         causes, the most frequent first",
     "celery -A graft dead-letters list --each  one line for each dead letter",
     "celery -A graft dead-letters show ID      one dead letter with its traceback",
     "celery -A graft dead-letters replay --fingerprint 3fa2 --dry-run",
     "celery -A graft dead-letters replay --fingerprint 3fa2 --rate 5 --yes",
+    "celery -A graft dead-letters replay --reason failed --newer-than 1h --yes",
     "celery -A graft dead-letters export --out dead-letters.jsonl",
     "celery -A graft dead-letters drop --older-than 7d --yes",
 )
@@ -45,7 +52,11 @@ EXAMPLES: Final = examples(
 
 @click.group(cls=RedisCommandGroup, epilog=EXAMPLES)
 def command() -> None:
-    """Envelopes that failed for good. They are kept until somebody replays or drops them."""
+    """Envelopes and tasks that failed for good. They are kept until somebody replays or drops them.
+
+    Items and tasks without retries are kept too, with the reason "failed": the newest GRAFT_FAILED_KEPT. These raise no
+    alarm, and are replayed or dropped only by --reason failed, --fingerprint or ID.
+    """
 
 
 @command.command("list")
@@ -137,21 +148,28 @@ def preview(letter: DeadLetter, width: int = 500) -> str:
     """The beginning of the items, or why they cannot be shown. Items that are pickled one by one are not opened."""
     from graft.tasks.dead_letters import replay as dead_letter_replay
 
+    if not letter.envelope:
+        return "not kept: they took more than 1 MiB"
     if letter.envelope.startswith("{"):
-        return letter.envelope[:width]
+        return masked(letter.envelope)[:width]
     try:
         envelope = dead_letter_replay.open_envelope(letter, letter.envelope)
     except dead_letter_replay.NotReplayable as error:
         return str(error)
     if envelope.packed:
         return "objects of " + ", ".join(f"{len(item)} bytes" for item in envelope.items[:20])
-    text = repr(list(envelope.items))
+    text = masked(repr(list(envelope.items)))
     return text if len(text) <= width else f"{text[:width]} …"
 
 
 @command.command()
 @choosing
-@click.option("--all", "everything", is_flag=True, help="All dead letters; needed when no filter is given.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="All dead letters, the reason `failed` left out; needed when no filter is given.",
+)
 @click.option(
     "--to",
     "target",
@@ -216,7 +234,12 @@ def older_than_the_failures(letters: Sequence[Chosen]) -> list[str]:
 
 @command.command()
 @choosing
-@click.option("--all", "everything", is_flag=True, help="All dead letters; needed when no filter is given.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="All dead letters, the reason `failed` left out; needed when no filter is given.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def drop(choice: Choice, everything: bool, dry_run: bool, yes: bool) -> None:
@@ -253,6 +276,11 @@ def export(choice: Choice, out: Path | None) -> None:
 
 def _private(path: Path) -> IO[str]:
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
+
+
+def masked(text: str) -> str:
+    """*text* with the value of each key that speaks of a secret masked."""
+    return SECRET.sub(r"\1**\2", text)
 
 
 def total(letters: list[Chosen]) -> str:

@@ -45,16 +45,18 @@ def choosing(func: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--fingerprint", help="The cause that `list` shows, or its beginning."),
         click.option("--queue", help="The queue that the envelope came from."),
         click.option("--function", metavar="PATTERN", help="The callable or task; * and ? are wildcards."),
-        click.option("--reason", metavar="REASON", help="poisoned, retries_exhausted, time_limit, bad_signature …"),
+        click.option(
+            "--reason", metavar="REASON", help="failed, poisoned, retries_exhausted, time_limit, bad_signature …"
+        ),
         click.argument("ids", nargs=-1, metavar="[ID]..."),
     ):
         choose = decorate(choose)
     return choose
 
 
-def found(choice: Choice, newest_first: bool = False) -> Iterator[DeadLetter]:
-    """The dead letters that match *choice*, read one after the other."""
-    wanted = sorted(choice.ids) if choice.ids else dead_letters.ids(choice.after or 0.0)
+def found(choice: Choice, newest_first: bool = False, *, failed: bool = True) -> Iterator[DeadLetter]:
+    """The dead letters that match *choice*, read one after the other; *failed*: also those of that reason."""
+    wanted = sorted(choice.ids) if choice.ids else dead_letters.ids(choice.after or 0.0, failed=failed)
     return filter(choice.holds, dead_letters.read(wanted[::-1] if newest_first else wanted))
 
 
@@ -68,10 +70,14 @@ class Chosen(NamedTuple):
 
 
 def chosen(choice: Choice, everything: bool, limit: int | None = None) -> list[Chosen]:
-    """The dead letters to change. Without a filter, *everything* must be given."""
+    """The dead letters to change. Without a filter, *everything* must be given.
+
+    Those of the reason ``failed`` are left alone unless they are named: their callers have had the error long ago.
+    """
     if choice.is_everything and not everything:
         raise click.UsageError("choose dead letters by an ID, a filter (see --help) or --all")
-    letters = [Chosen(each.id, each.items, each.function, each.buried_at) for each in islice(found(choice), limit)]
+    matching = found(choice, failed=choice.names_failed)
+    letters = [Chosen(each.id, each.items, each.function, each.buried_at) for each in islice(matching, limit)]
     if not letters:
         say("No dead letter matches.")
         raise SystemExit(0)

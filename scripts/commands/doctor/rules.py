@@ -51,7 +51,8 @@ class Grace:
 class Setup:
     """The settings of a deployment. ``conf`` holds Celery's options, ``graft`` those of GRAFT_*.
 
-    ``queues`` are the names in the queue table. ``files`` maps files with secrets to their modes, ``grace`` the
+    ``misspelt`` are variables that nothing reads, each with the one that was probably meant. ``queues`` are the names
+    in the queue table. ``files`` maps files with secrets to their modes, ``grace`` the
     supervisors of workers to how long they wait. ``readers`` is None when Redis was not read.
     """
 
@@ -59,6 +60,7 @@ class Setup:
     graft: Mapping[str, Any]
     app: Mapping[str, Any]
     environ: Mapping[str, str] = field(default_factory=dict)
+    misspelt: tuple[tuple[str, str], ...] = ()
     tasks: frozenset[str] = frozenset()
     queues: tuple[str, ...] = ()
     files: Mapping[str, int] = field(default_factory=dict)
@@ -123,6 +125,11 @@ def environment(setup: Setup) -> Iterator[Problem]:
         yield Problem(
             "warning", "environment", "the celery command uses APP as its -A option",
             f"APP={setup.environ['APP']}", f"unset APP, or write celery -A {app_name()} every time",
+        )  # fmt: skip
+    for name, meant in setup.misspelt:
+        yield Problem(
+            "warning", "environment", "nothing reads this variable, so the setting has its default", f"{name} is set",
+            f"write {meant}" if meant else f"unset {name}, or look it up in docs/configuration.md",
         )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def gather(bench: Path | None) -> Found:
             history=recorded,
             processes=samples.all_series(client),
             leaks=findings.read(client),
-            causes=causes(dead_letters.newest(LETTERS)),
+            causes=causes(dead_letters.read(dead_letters.ids(failed=True)[-LETTERS:])),
             letters=dead_letters.count(),
             callables=function_stats.read(),
             bench=json.loads(bench.read_text()) if bench else None,

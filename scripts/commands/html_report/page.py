@@ -128,12 +128,17 @@ def rates(history: Sequence[Snapshot], total: str) -> list[charts.Point]:
 
 
 def _throughput(history: Sequence[Snapshot]) -> list[str]:
-    busy = [(each.at, each.running / each.slots) for each in history if each.slots]
+    busy: dict[str, list[charts.Point]] = {}
+    for each in history:
+        # What was recorded before lanes were told apart has one figure for all.
+        for lane, (running, slots) in (each.lanes or {"all": [each.running, each.slots]}).items():
+            if slots:
+                busy.setdefault(lane, []).append((each.at, running / slots))
     return [
         charts.lines(
             "Items run", "items per second", {"items": rates(history, "items"), "errors": rates(history, "errors")}
         ),
-        charts.lines("Slots in use", "share of all slots", {"running / slots": busy}),
+        charts.lines("Slots in use", "share of the lane's slots", busy),
         charts.lines("Demand", "messages per slot", {"demand": [(each.at, each.per_slot) for each in history]}),
     ]
 
@@ -190,7 +195,7 @@ def _letters(found: Sequence[Cause], total: int) -> list[str]:
     return [
         chart,
         table(("count", "items", "reason", "callable", "error", "fingerprint", "last, UTC"), rows),
-        f"<p class=sub>{total:,} dead letters in all.",
+        f"<p class=sub>{total:,} dead letters in all, those of the reason failed left out.",
     ]
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from graft.config.deployment import app_name
 from graft.scripts.snapshot import Rates, Snapshot, seconds_left
+from graft.tasks.monitoring.worker_registry import IO_POOL
 from graft.tasks.queues.peek import Waiting
 from graft.tasks.sending.progress import BatchNote
 
@@ -140,7 +141,11 @@ def share(note: BatchNote) -> str:
 
 def line(now: Snapshot, speed: Rates) -> str:
     """One snapshot as one line, for logs and pipes."""
-    busy, slots = sum(one.busy for one in now.workers), sum(one.slots for one in now.workers)
+    io = [one for one in now.workers if one.pool == IO_POOL]
+    cpu = [one for one in now.workers if one.pool != IO_POOL]
+    busy = f"busy={sum(one.busy for one in cpu)}/{sum(one.slots for one in cpu)}"
+    if io:  # Its slots are many and cheap: together the two would say that there is always room.
+        busy += f" io={sum(one.busy for one in io)}/{sum(one.slots for one in io)}"
     waiting = " ".join(
         f"{queue.name}={queue.waiting}{'(paused)' if queue.is_paused else ''}"
         for queue in now.queues
@@ -149,7 +154,7 @@ def line(now: Snapshot, speed: Rates) -> str:
     parts = [
         time.strftime("%H:%M:%S", time.localtime(now.at)),
         f"health={(now.health or 'unknown')}",
-        f"workers={len(now.workers)} busy={busy}/{slots}",
+        f"workers={len(now.workers)} {busy}",
         f"items/s={sum(speed.items.values()):.1f} errors/s={speed.errors:.1f} retries/s={speed.retries:.1f}",
         f"waiting: {waiting or 'nothing'}",
         f"dead-letters={now.dead_letters}",

@@ -160,6 +160,10 @@ def test_what_a_caller_that_is_gone_left_behind_can_be_cancelled(paused, stack, 
     batch_id = done.stdout.strip()
     shown = json.loads(run("show", batch_id, "--json").stdout)
     assert (shown["messages_waiting"], shown["messages_held"]) == (3, 0)
+    wait_until(lambda: batch_id in run("list").stdout, WAIT, "it to be listed, though its caller is gone")
+    listed = [json.loads(line) for line in run("list", "--json").stdout.splitlines()]
+    (mine,) = [one for one in listed if one["id"] == batch_id]
+    assert (mine["function"], mine["waiting"], mine["held"], mine["caller"]) == ("tests.samples:note", 3, 0, None)
     cancelled = json.loads(run("cancel", batch_id, "--yes", "--json").stdout)
     assert cancelled["messages_withdrawn"] == 3
     assert not waiting(paused)
@@ -190,6 +194,31 @@ def test_a_redis_that_is_away_is_said_so_with_an_exit_code_of_its_own(redis_stac
     assert done.returncode == 3
     assert "127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+WRONG_PASSWORD = """
+import graft
+from graft.tasks.errors import BrokerUnavailable
+try:
+    graft.submit(len, ["a"]).collect(30)
+except BrokerUnavailable as error:
+    print(error)
+"""
+
+
+def test_a_redis_that_refuses_the_password_need_not_be_started(redis_stack):
+    host = redis_stack.redis_url.rpartition("@")[2]
+    address = f"redis://:wrong-password@{host}"
+    env = {**redis_stack.env, "CELERY_BROKER_URL": address, "CELERY_RESULT_BACKEND": address}
+    for argv in (["-m", "celery", "-A", "graft", "batch", "list"], ["-c", WRONG_PASSWORD]):
+        done = subprocess.run(
+            [sys.executable, *argv], env=env, capture_output=True, text=True, timeout=WAIT, check=False
+        )
+        told = done.stdout + done.stderr
+        assert "refuses the user or password" in told
+        assert "correct them in CELERY_BROKER_URL" in told
+        assert "start it" not in told
+        assert "wrong-password" not in told
 
 
 # Last: it has the workers read the queue again.

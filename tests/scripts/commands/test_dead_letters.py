@@ -36,9 +36,10 @@ WAIT = 60.0
 
 @pytest.fixture
 def letters(redis: Any) -> Iterator[Any]:
-    redis.delete(dead_letters.LETTERS, dead_letters.INDEX)
+    names = (dead_letters.LETTERS, dead_letters.INDEX, dead_letters.FAILED, dead_letters.FAILED_SIZE)
+    redis.delete(*names)
     yield redis
-    redis.delete(dead_letters.LETTERS, dead_letters.INDEX)
+    redis.delete(*names)
 
 
 def buried(items: list[Any], error: str = "no", **changes: Any) -> dead_letters.DeadLetter:
@@ -159,6 +160,49 @@ def test_what_was_given_up_succeeds_once_its_cause_is_mended(letters, stack, tmp
     wait_until(lambda: len(Path(ledger).read_text().splitlines()) == 3, WAIT, "the third run, which succeeds")
     wait_until(lambda: app.AsyncResult(letter.id).state == "SUCCESS", WAIT, "the result under the old id")
     assert dead_letters.count() == 0
+
+
+def listed(*options: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run("list", "--json", *options).stdout.splitlines()]
+
+
+def test_items_that_fail_without_retries_leave_a_trace_that_alarms_nobody(letters, stack):
+    outcomes = list(graft.submit(samples.raise_value_error_if_odd, range(60)).as_completed(WAIT))
+    assert sum(outcome.error is not None for outcome in outcomes) == 30
+    (cause,) = listed()
+    assert (cause["reason"], cause["items"], cause["function"]) == (
+        "failed", 30, "tests.samples:raise_value_error_if_odd",
+    )  # fmt: skip
+    assert dead_letters.count() == 0
+    one = listed("--each")[0]
+    shown = run("show", one["id"]).stdout
+    assert "raise_value_error_if_odd" in shown
+    assert "Traceback" in shown
+
+
+def test_failed_letters_are_replayed_only_by_name_and_each_under_an_id_of_its_own(letters, stack):
+    list(graft.submit(samples.raise_value_error_if_odd, [1, 3], batch_size=1).as_completed(WAIT))
+    before = {letter["id"]: letter["buried_at"] for letter in listed("--each")}
+    assert len(before) == 2
+    assert "No dead letter matches" in run("replay", "--all", "--yes").stderr
+    assert run("replay", "--reason", "failed", "--yes").exit_code == 0
+
+    def have_failed_again() -> bool:
+        after = {letter["id"]: letter["buried_at"] for letter in listed("--each")}
+        return after.keys() == before.keys() and all(after[name] > before[name] for name in before)
+
+    wait_until(have_failed_again, WAIT, "both to fail again, under the same letters")
+
+
+def test_secrets_among_the_arguments_are_masked(letters):
+    text = dead_letters.message_text([{"password": 'hun"ter2', "user": "ann"}], {"api_key": "k-123"})
+    shown = run("show", buried([1], task="shop.pay", envelope=text).id).stdout
+    assert "ann" in shown
+    assert "hun" not in shown
+    assert "k-123" not in shown
+    shown = run("show", buried([{"db_password": "hunter2", "user": "bob"}]).id).stdout
+    assert "bob" in shown
+    assert "hunter2" not in shown
 
 
 def test_a_replayed_letter_that_dies_again_is_buried_again_and_says_so(letters, stack):

@@ -22,12 +22,14 @@ from graft.config.queues import own_names
 from graft.config.transport import quarantine
 from graft.scripts.commands.batch import command as batches_command
 from graft.scripts.commands.dead_letters import command as dead_letters_command
+from graft.scripts.commands.quarantine import command as quarantine_command
 from graft.scripts.commands.queue import command
 from graft.tasks import codec
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.errors import CancelledBatchError
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import lists
+from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import pause, peek, purge
 from tests import samples
 from tests.stack import run_python, wait_until
@@ -101,7 +103,7 @@ def test_every_queue_is_listed_with_what_it_is_for_and_whether_it_is_paused(paus
     assert "long computations" in shown
 
 
-@pytest.mark.parametrize("group", [command, batches_command, dead_letters_command])
+@pytest.mark.parametrize("group", [command, batches_command, dead_letters_command, quarantine_command])
 def test_the_help_shows_examples_line_by_line_and_fits_a_terminal(group):
     shown = CliRunner().invoke(group, ["--help"]).stdout
     assert re.search(r"\n    celery -A graft \S+ list", shown)
@@ -231,6 +233,54 @@ def test_a_filter_leaves_the_rest_in_its_order(paused):
     assert run("purge", QUEUE, "--function", "*:identity", "--yes").exit_code == 0
     assert waiting(paused) == kept
     assert "Nothing matches" in run("purge", QUEUE, "--older-than", "1h", "--yes").stderr
+
+
+def test_the_messages_of_a_queue_are_counted_by_callable(paused):
+    for func, count in ((samples.square, 3), (samples.identity, 1)):
+        sent(count, paused, func)
+    groups = [json.loads(line) for line in run("peek", QUEUE, "--group", "--json").stdout.splitlines()]
+    assert [(one["function"], one["messages"], one["items"]) for one in groups] == [
+        ("tests.samples:square", 3, 3), ("tests.samples:identity", 1, 1),
+    ]  # fmt: skip
+    assert "tests.samples:square" in run("peek", QUEUE, "--group").stdout
+
+
+def test_what_was_quarantined_is_shown_and_sent_again_once_workers_would_take_it(paused):
+    def quarantined(*arguments: str) -> Result:
+        return CliRunner().invoke(quarantine_command, list(arguments))
+
+    paused.delete(quarantine.MESSAGES)
+    sent(1, paused)
+    (raw,) = waiting(paused)
+    paused.delete(*lists(QUEUE))
+    quarantine.keep(paused, "", raw, QUEUE, "unknown_task", "tests.samples was not imported")
+    quarantine.keep(paused, "", forged(raw), QUEUE, "bad_signature", "no \x1b[31msignature")
+    bad, good = [json.loads(line) for line in quarantined("list", "--json").stdout.splitlines()]
+    assert (good["reason"], bad["reason"]) == ("unknown_task", "bad_signature")
+    shown = quarantined("show", bad["id"]).stdout
+    assert "bad_signature" in shown
+    assert "tests.samples:square" in shown
+    assert "\x1b" not in shown
+    assert quarantined("replay", "--yes").exit_code == 2
+    done = quarantined("replay", "--all", "--yes")
+    assert done.exit_code == 1
+    assert "Sent 1 of 2 messages" in done.stderr
+    assert f"{bad['id']} is kept: workers would refuse it again" in done.stderr
+    assert waiting(paused) == [raw]
+    (left,) = [json.loads(line) for line in quarantined("list", "--json").stdout.splitlines()]
+    assert left["id"] == bad["id"]
+    assert "Removed 1 message." in quarantined("drop", bad["id"][:6], "--yes").stderr
+    assert not paused.llen(quarantine.MESSAGES)
+
+
+def test_a_queue_is_said_to_be_paused_when_no_worker_takes_from_it(stack, redis):
+    try:
+        done = run("pause", "low")
+        assert (done.exit_code, "Paused: low" in done.stderr) == (0, True)
+        assert not [worker for worker in worker_registry.workers() if "low" in worker.queues]
+    finally:
+        pause.resume("low")
+    wait_until(lambda: any("low" in worker.queues for worker in worker_registry.workers()), WAIT, "readers again")
 
 
 def test_what_workers_would_refuse_goes_where_they_put_it(paused):

@@ -14,6 +14,7 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,8 @@ from rich.console import Console
 import graft
 from graft.config.queues import own_names
 from graft.scripts.commands.top.view import frame, line
-from graft.scripts.snapshot import QueueLine, Rates, Snapshot, WorkerLine, rates, seconds_left, take
+from graft.scripts.snapshot import QueueLine, Rates, Snapshot, WorkerLine, current, rates, seconds_left, take
+from graft.tasks.health.verdicts import HealthReport, Verdict
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.monitoring.function_stats import FunctionStats
 from graft.tasks.queues import pause, peek
@@ -107,6 +109,27 @@ def test_one_look_is_one_line_for_pipes():
     for part in ("health=ok", "batch=3(paused)", "dead-letters=2", "50/100", "left=10 s"):
         assert part in told
     assert "\n" not in told
+
+
+def test_the_facts_of_the_moment_overrule_an_old_report():
+    fine = HealthReport(1000.0, (Verdict("workers", "", "ok", ""), Verdict("beat", "", "degraded", "")))
+    full = [queue(waiting=71, readers=0)]
+
+    def bad(report: HealthReport | None, now: float, alive: int, queues: Any = full) -> dict[str, str]:
+        found = current(report, queues, alive, now)
+        return {verdict.name: verdict.state for verdict in found if verdict.state != "ok"}
+
+    assert bad(fine, 1030.0, 0) == {"workers": "failing", "depth batch": "failing", "beat": "degraded"}
+    assert bad(fine, 1030.0, 1, [queue()]) == {"beat": "degraded"}
+    assert bad(fine, 2000.0, 1, [queue()]) == {"last check": "failing"}
+    assert bad(None, 1000.0, 1, [queue()]) == {}
+    lost = HealthReport(1000.0, (Verdict("workers", "", "failing", ""),))
+    assert bad(lost, 1030.0, 1, [queue()]) == {}
+
+
+def test_slots_are_counted_by_lane():
+    workers = (WorkerLine("a", "prefork", 2, 2, 0, 0, 0, None), WorkerLine("b", "aio_pool", 0, 1000, 0, 0, 0, 0.0))
+    assert "busy=2/2 io=0/1000" in line(Snapshot(0.0, workers=workers), Rates())
 
 
 def test_without_a_terminal_it_prints_lines(stack):

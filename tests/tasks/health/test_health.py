@@ -51,8 +51,15 @@ def server(**changed: object) -> dict[str, object]:
         ({"workers": (*WELL.workers, Worker("gone@there", 40, is_lost=True))}, "worker gone@there", "degraded", "log"),
         ({"workers": (Worker("cpu@here", 1.0, -9.0),)}, "clock cpu@here", "degraded", "chrony"),
         ({"workers": (Worker("cpu@here", 1.0, 60.0),)}, "clock cpu@here", "failing", "chrony"),
+        (
+            {"workers": (*WELL.workers, Worker("idle@here", 1.0, idle="it reads no queue")), **queue(waiting=1)},
+            "worker idle@here",
+            "degraded",
+            "queue resume",
+        ),
         ({"beat": None}, "beat", "failing", "celery -A graft beat"),
         ({"beat": 61.0}, "beat", "failing", "start it again"),
+        ({"beat": None, "started": 61.0}, "beat", "failing", "celery -A graft beat"),
         (queue(waiting=10_001), "depth batch", "degraded", "add workers"),
         (queue(waiting=50_001), "depth batch", "failing", "add workers"),
         (queue(waiting=1, readers=0), "depth batch", "failing", "-Q batch"),
@@ -68,7 +75,7 @@ def server(**changed: object) -> dict[str, object]:
         ({"held": Held(3, unindexed=1)}, "unacknowledged", "degraded", "of its own"),
         ({"dead_letters": Pile(5, 1, ("1 x f: no",))}, "dead letters", "degraded", "dead-letters list"),
         ({"dead_letters": Pile(500, 101)}, "dead letters", "failing", "dead-letters list"),
-        ({"quarantine": Pile(2, 2)}, "quarantine", "degraded", "graft:quarantine"),
+        ({"quarantine": Pile(2, 2)}, "quarantine", "degraded", "quarantine list"),
         ({"work": Work(300, 100, 6, 0)}, "errors", "degraded", "dead-letters"),
         ({"work": Work(300, 100, 30, 0)}, "errors", "failing", "dead-letters"),
         ({"work": Work(300, 100, 6, 6)}, "retries", "degraded", "depend on"),
@@ -97,6 +104,12 @@ def test_each_fault_is_found_by_its_check_and_named_with_a_remedy(fault, name, s
     assert found[name].state == state
     assert remedy in found[name].remedy
     assert found[name].detail
+
+
+@pytest.mark.parametrize("silent", [None, 5000.0])
+def test_beat_may_still_start_where_the_workers_have_started_only_now(silent):
+    found = verdicts(replace(WELL, beat=silent, started=5.0))["beat"]
+    assert (found.state, found.detail) == ("ok", "has sent nothing yet; the workers started 5 s ago")
 
 
 def test_rates_of_a_handful_of_items_say_nothing():

@@ -9,6 +9,7 @@ import pytest
 from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.queues import locate
+from graft.tasks.queues.locate import Location
 from graft.tasks.results import call_records, call_status
 from graft.tasks.results.call_records import CallRecord
 from graft.tasks.results.call_status import Traces
@@ -25,10 +26,13 @@ NEW, OLD = CallRecord(created=NOW - 1), CallRecord(created=NOW - 200)
     ("traces", "status"),
     [
         (Traces(), "unknown"),
-        (Traces(location="queued", record=NEW), "queued"),
-        (Traces(location="held"), "running"),
-        (Traces(state="STARTED", location="held"), "running"),
-        (Traces(state="SUCCESS", location="held"), "succeeded"),
+        (Traces(location=Location("queued", "batch"), record=NEW), "queued"),
+        (Traces(location=Location("held")), "running"),
+        (Traces(location=Location("held", eta=NOW + 60)), "scheduled"),
+        (Traces(location=Location("queued", "batch", eta=NOW + 60)), "scheduled"),
+        (Traces(location=Location("held", eta=NOW - 60)), "running"),
+        (Traces(state="STARTED", location=Location("held")), "running"),
+        (Traces(state="SUCCESS", location=Location("held")), "succeeded"),
         (Traces(state="FAILURE"), "failed"),
         (Traces(state="REVOKED"), "revoked"),
         (Traces(state="FAILURE", is_buried=True), "dead"),
@@ -86,10 +90,13 @@ def test_an_error_leaves_a_letter_and_a_message_that_is_gone_is_lost(stack):
 
 def test_where_tells_the_queue_from_the_worker(redis):
     with broker() as queue_side:
-        redis.lpush("low", b'{"body": "", "properties": {"correlation_id": "waits"}}')
+        due = b'{"headers": {"eta": "2030-01-01T00:00:00+00:00"}, "properties": {"correlation_id": "waits"}}'
+        redis.lpush("low", due)
         redis.hset("graft:unacked", "tag", b'[{"properties": {"correlation_id": "held"}}, "", "low"]')
         try:
             assert locate.where(["waits", "held", "gone"], queue_side) == {"waits": "queued", "held": "held"}
+            found = locate.find(["waits"], queue_side)
+            assert found == {"waits": Location("queued", "low", 0, 1893456000.0)}
             assert locate.missing(["waits", "held", "gone"], queue_side) == {"gone"}
         finally:
             redis.delete("low")

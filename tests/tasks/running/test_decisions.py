@@ -37,9 +37,10 @@ def test_an_item_that_failed_runs_again_or_is_buried_or_was_cancelled(errors, le
     assert (after.failed, after.retried) == (len(errors), len(after.waits))
     if run >= runs:
         assert not after.waits
-    # Letters are written once: by the run after which nothing is left to run.
+    # One letter for all that the policy gave up, by the run after which nothing is left to run; others by cause.
+    ended = errors.keys() - cancelled - after.waits.keys()
     is_last = runs > 1 and not after.again
-    assert set(after.exhausted) == (errors.keys() - cancelled if is_last else set())
+    assert (set(after.exhausted), set(after.unkept)) == ((ended, set()) if is_last else (set(), ended))
 
 
 def test_waiting_for_a_turn_is_no_failure():

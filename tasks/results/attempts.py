@@ -1,0 +1,168 @@
+"""How each run of an envelope or task ended: one bounded stream in Redis.
+
+    envelope ── add, in the round trip that ends the run ─────────────────┐
+    task ── note ── what ended within a second, in one round trip ────────┴─► graft:attempts ──► celery -A … track ID
+
+A stream takes about 180 bytes for a run, a fraction of what a key for each would. Finding one call's runs means
+searching it inside Redis, a page at a time; that is done when somebody asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis
+from celery import signals
+from celery.exceptions import Ignore, Reject, Retry
+
+from graft.config import keys, lua
+from graft.config.deployment import existing, part, settings
+from graft.config.redis_client import shared
+
+logger = logging.getLogger(__name__)
+
+STREAM: Final = keys.ATTEMPTS
+PAGE: Final = 2000
+LONGEST_ERROR: Final = 200
+SEARCH: Final = lua.load(__file__, "attempts")
+FIELDS: Final = ("id", "run", "worker", "seconds", "outcome", "name", "batch", "error", "age")
+EVERY: Final = 1.0  # Seconds between two writings of what was noted.
+MOST: Final = 10_000  # Noted runs that wait for Redis; the oldest go first.
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of an envelope or task. ``ended`` is Redis's time, in seconds since the epoch; runs count from 1."""
+
+    id: str
+    run: int
+    worker: str
+    seconds: float
+    outcome: str
+    name: str
+    batch: str
+    error: str
+    ended: float
+
+    @property
+    def began(self) -> float:
+        return self.ended - self.seconds
+
+
+def add(
+    pipe: Any, request: Any, *, run: int, seconds: float, outcome: str, name: str, error: BaseException | None = None
+) -> None:
+    """Note the end of a run of *request*, on the caller's pipeline."""
+    _write(pipe, [(_values(request, run, seconds, outcome, name, error), time.monotonic())])
+
+
+def note(request: Any, answer: BaseException | None, *, run: int, seconds: float, name: str) -> None:
+    """Note the end of a run of a task, which raised *answer* or nothing. Returns at once; Redis has it in a second."""
+    if settings().attempts_kept:
+        outcome, error = _told(answer)
+        part(_Noted).add(_values(request, run, seconds, outcome, name, error))
+
+
+def _told(answer: BaseException | None) -> tuple[str, BaseException | None]:
+    """The outcome for people, and the error."""
+    match answer:
+        case None:
+            return "succeeded", None
+        case Retry():
+            return "runs again", answer.exc
+        case Reject():
+            return "given back", None
+        case Ignore():
+            return "ignored", None
+        case error:
+            return "failed", error
+
+
+def _values(
+    request: Any, run: int, seconds: float, outcome: str, name: str, error: BaseException | None
+) -> tuple[Any, ...]:
+    told = "" if error is None else f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+    return (
+        request.id, run, getattr(request, "hostname", None) or "", round(seconds, 6), outcome, name,
+        getattr(request, "group", None) or "", told,
+    )  # fmt: skip
+
+
+def _write(pipe: Any, ended: Iterable[tuple[tuple[Any, ...], float]]) -> None:
+    """Put on *pipe* what ended at these moments of this process's clock."""
+    most, now = settings().attempts_kept, time.monotonic()
+    for values, at in ended if most else ():
+        fields = dict(zip(FIELDS, (*values, round(now - at, 3)), strict=True))
+        pipe.xadd(STREAM, fields, maxlen=most, approximate=True)
+
+
+class _Noted:
+    """The runs of tasks that ended in this process and are not in Redis yet. A task must not wait for them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ended: deque[tuple[tuple[Any, ...], float]] = deque(maxlen=MOST)
+        self._thread: threading.Thread | None = None
+
+    def add(self, values: tuple[Any, ...]) -> None:
+        self._ended.append((values, time.monotonic()))
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._keep_writing, name="graft-attempts", daemon=True)
+                    self._thread.start()
+
+    def _keep_writing(self) -> None:
+        while True:
+            time.sleep(EVERY)
+            self.write()
+
+    def write(self) -> None:
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        if not ended:
+            return
+        try:
+            with shared().pipeline(transaction=False) as pipe:
+                _write(pipe, ended)
+                pipe.execute()
+        except (redis.RedisError, OSError) as error:
+            logger.debug("how %d runs ended is not kept: %r", len(ended), error)
+
+
+@signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect
+def _write_what_is_left(**_: Any) -> None:
+    if (noted := existing(_Noted)) is not None:
+        noted.write()
+
+
+def of(name: str, client: Any = None) -> list[Attempt]:
+    """The runs that are known of the call, or of the envelopes of the batch, *name*; the first one first."""
+    client = client or shared()
+    after, attempts = "-", []
+    while after:
+        last, page = SEARCH([], [STREAM, name, after, PAGE], client)
+        after = f"({last.decode()}" if last else ""
+        attempts += [_read(entry, fields) for entry, fields in page]
+    return attempts
+
+
+def _read(entry: bytes, fields: list[bytes]) -> Attempt:
+    texts = (text.decode("utf-8", "replace") for text in fields)
+    found = dict(zip(texts, texts, strict=True))
+    return Attempt(
+        found["id"], int(found["run"]), found["worker"], float(found["seconds"]), found["outcome"], found["name"],
+        found["batch"], found["error"], int(entry.partition(b"-")[0]) / 1000 - float(found["age"]),
+    )  # fmt: skip
+
+
+def prune(client: Any, now: float) -> int:
+    """Forget the runs that ended longer than ``attempts_ttl`` ago; how many."""
+    oldest = max(0, int((now - settings().attempts_ttl) * 1000))
+    return int(client.xtrim(STREAM, minid=oldest, approximate=False))

@@ -1,0 +1,111 @@
+"""What has become of a call is said: state, each run, place, letters; and that it is not known."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner, Result
+
+import graft
+from graft.config.celery_app import app
+from graft.config.deployment import current
+from graft.config.redis_client import shared
+from graft.scripts.commands.track import command
+from graft.tasks.policy import RetryPolicy
+from graft.tasks.results import attempts, call_status
+from graft.tasks.running import call_task
+from tests import samples
+from tests.stack import wait_until
+
+pytestmark = pytest.mark.acl_role("admin")
+
+WAIT = 60.0
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command, list(arguments))
+
+
+def record(call_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(call_id, "--json").stdout)
+    return found
+
+
+def send(func: Any, *args: Any, retries: int = 0, **options: Any) -> str:
+    task_id = str(uuid4())
+    how = {"owner": "test", "retry_limit": retries, "retry_wait": 0.1}
+    call_task.call.apply_async([call_task.seal(func, args, {})], how, task_id=task_id, queue="default", **options)
+    return task_id
+
+
+def test_each_run_of_an_item_is_told_with_its_worker_and_error(stack, tmp_path):
+    batch = graft.submit(samples.fail_until, [(str(tmp_path / "runs"), 2)], retry=RetryPolicy(runs=3, base=0.0))
+    batch.collect(WAIT)
+    first, second = record(batch.id)["runs"]
+    assert first["id"] == second["id"]
+    assert first["error"].startswith("ConnectionError")
+    assert (first["run"], second["run"], second["outcome"], second["error"]) == (1, 2, "1 item", "")
+    assert "@" in second["worker"]
+    found = record(first["id"])
+    assert (found["state"], found["batch"]) == ("succeeded", batch.id)
+    assert len(found["runs"]) == 2
+    shown = run(first["id"]).stdout
+    for part in ("succeeded", batch.id, "tests.samples:fail_until", "ConnectionError", second["worker"]):
+        assert part in shown
+    assert first["id"] in run(batch.id).stdout
+
+
+def test_a_failed_call_names_its_letter(stack):
+    batch = graft.submit(samples.raise_value_error, [7])
+    with pytest.raises(ValueError, match="no 7"):
+        batch.collect(WAIT)
+    (only,) = attempts.of(batch.id)
+    assert (only.outcome, only.error.partition(":")[0]) == ("1 of 1 item failed", "ValueError")
+    assert record(only.id)["letters"] == [f"{only.id}:0"]
+    assert f"dead-letters show {only.id}:0" in run(only.id).stdout
+
+
+def test_a_call_whose_time_has_not_come_is_scheduled_and_one_under_way_names_its_worker(stack):
+    later = send(samples.square, 3, countdown=300)
+    wait_until(lambda: record(later)["place"]["place"] == "held", WAIT, "a worker to take it")
+    assert call_status.of(later) == record(later)["state"] == "scheduled"
+    assert "due in" in run(later).stdout
+    now = send(samples.sleep, 4)
+    wait_until(lambda: "runs it" in run(now).stdout, WAIT, "the worker to say so")
+    wait_until(lambda: record(now)["runs"], WAIT, "its end")
+    (ended,) = record(now)["runs"]
+    assert (ended["outcome"], ended["name"]) == ("succeeded", "graft.call")
+    app.control.revoke(later)
+
+
+def test_nothing_is_made_up(redis):
+    done = run("nobody-sent-this")
+    assert done.exit_code == 1
+    assert "nothing is known of nobody-sent-this" in done.stderr
+
+
+def test_the_latest_runs_are_kept_for_a_while(redis, monkeypatch):
+    class Request:
+        id, hostname, group = "kept-for-a-while", "here", None
+
+    def add() -> None:
+        attempts.add(shared(), Request, run=1, seconds=0.0, outcome="succeeded", name="a")
+
+    add()
+    assert [one.worker for one in attempts.of("kept-for-a-while")] == ["here"]
+    moment = attempts.of("kept-for-a-while")[0].ended
+    attempts.prune(shared(), moment + 86000)
+    assert attempts.of("kept-for-a-while")
+    attempts.prune(shared(), moment + 86401)
+    assert not attempts.of("kept-for-a-while")
+    monkeypatch.setenv("GRAFT_ATTEMPTS_KEPT", "0")
+    current.reread_settings()
+    try:
+        add()
+        assert not attempts.of("kept-for-a-while")
+    finally:
+        monkeypatch.undo()
+        current.reread_settings()
