@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from graft.tasks.envelope import Outcome
 from graft.tasks.errors import TaskQueueError
@@ -21,6 +22,12 @@ def refuse_to_wait_in_a_task(outcomes: Outcomes) -> None:
         )
 
 
+class Cancel(Protocol):
+    """Cancels what has not begun, and what runs if *running*."""
+
+    def __call__(self, *, running: bool = False) -> None: ...
+
+
 class Batch:
     """The results of one ``submit``: collect them, iterate over them, or await them.
 
@@ -35,6 +42,9 @@ class Batch:
     iterating, and no more input is read. Never start, and everything still runs. If the calling process exits, items
     that were not sent yet are dropped; sent ones still run.
 
+    Where a coroutine that awaits the batch, or iterates over it, is cancelled, the batch is cancelled; so is it when
+    ``asyncio.timeout`` ends. ``await asyncio.shield(batch)`` lets it go on.
+
     A task must not wait for a batch: collecting, awaiting or iterating inside a task is a RuntimeError.
 
     Attributes:
@@ -42,7 +52,7 @@ class Batch:
         reduced: whether the batch has a reducer.
     """
 
-    def __init__(self, outcomes: Outcomes, cancel: Callable[[], None] | None = None) -> None:
+    def __init__(self, outcomes: Outcomes, cancel: Cancel | None = None) -> None:
         self.id = outcomes.id
         self.reduced = outcomes.is_reduced
         self._outcomes = outcomes
@@ -156,10 +166,18 @@ class Batch:
         """Return whether every item has its outcome, or the batch has failed as a whole."""
         return self._outcomes.done()
 
-    def cancel(self) -> None:
-        """Cancel the items that have not begun; they end in CancelledBatchError. Items that run are finished."""
+    def cancel(self, *, running: bool = False) -> None:
+        """Cancel the items that have not begun; they end in CancelledBatchError. Returns at once.
+
+        Half a second later no worker begins another item of the batch. Items that run are finished.
+
+        Args:
+            running: end the items that run, too: they end in CancelledBatchError, and none is run again. A coroutine is
+                cancelled. A plain function is interrupted, as by a soft time limit, when the call into C that it is in
+                returns; on the io lane it runs on a thread, and is finished.
+        """
         if self._cancel is not None and not self.done():
-            self._cancel()
+            self._cancel(running=running)
 
     # ---- waiting, with the lock of the outcomes held where a question is asked --------------------------------------
 
@@ -180,7 +198,11 @@ class Batch:
 
     async def _wait_async(self, ready: Callable[[], bool]) -> None:
         refuse_to_wait_in_a_task(self._outcomes)
-        await self._outcomes.wait_async(ready)
+        try:
+            await self._outcomes.wait_async(ready)
+        except asyncio.CancelledError:  # Whoever wanted it does not want it any more.
+            self.cancel()
+            raise
 
     def _values(self) -> Any:
         found = self._outcomes

@@ -102,6 +102,18 @@ def note_and_sleep(path_and_seconds: tuple[str, float]) -> float:
     return seconds
 
 
+async def async_note_and_sleep(path_and_seconds: tuple[str, float]) -> float:
+    """The same for the event loop; a second line says that the item was ended."""
+    path, seconds = path_and_seconds
+    note((path, "start"))
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        note((path, "ended"))
+        raise
+    return seconds
+
+
 def fail_until(path_and_runs: tuple[str, int]) -> int:
     """Raise a ConnectionError until it has been run so often; the file at *path* counts. Returns the run."""
     path, runs = path_and_runs

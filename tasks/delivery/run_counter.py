@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from graft.config import keys, lua
 from graft.config.redis_client import shared
-from graft.tasks.delivery import poison_isolation
-from graft.tasks.delivery.cancellation import CANCEL_KEY
+from graft.tasks.delivery import cancellation, poison_isolation
+from graft.tasks.delivery.cancellation import NOTHING, Cancelled
 from graft.tasks.envelope import Child
 from graft.tasks.messages.message_format import MESSAGE_TTL
 
@@ -34,7 +34,7 @@ class Delivery:
     """What is known when an envelope arrives. ``run`` counts from 1."""
 
     run: int
-    cancelled: bool
+    cancelled: Cancelled = NOTHING
     starts: dict[int, int] = field(default_factory=dict)
     blamed: int | None = None
     poisoned: bool = False
@@ -71,17 +71,18 @@ class Runs:
         Raises:
             NotAloneError: one more death would be its last, and another of that kind runs in this worker; not counted.
         """
-        keys = [self.key, CANCEL_KEY + batch]
-        run, cancelled = BEGIN(keys, [MESSAGE_TTL, poison_isolation.deaths()], self.client)
+        keys = [self.key, *cancellation.flag_keys(batch, self.name[0])]
+        run, *flags = BEGIN(keys, [MESSAGE_TTL, poison_isolation.deaths()], self.client)
         if not run:
             poison_isolation.enter(self.name[0])
-            run, cancelled = BEGIN(keys, [MESSAGE_TTL, math.inf], self.client)
+            run, *flags = BEGIN(keys, [MESSAGE_TTL, math.inf], self.client)
+        cancelled = cancellation.read(flags, batch, positions, self.client)
         if run == 1:
-            return Delivery(run, bool(cancelled)), {}
-        return self._watched(int(run), bool(cancelled), positions)
+            return Delivery(run, cancelled), {}
+        return self._watched(int(run), cancelled, positions)
 
     def _watched(
-        self, run: int, cancelled: bool, positions: Sequence[int]
+        self, run: int, cancelled: Cancelled, positions: Sequence[int]
     ) -> tuple[Delivery, dict[int, tuple[bool, bytes]]]:
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(self.key)

@@ -15,7 +15,6 @@ from graft.tasks import codec
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
-from graft.tasks.delivery import cancellation
 from graft.tasks.delivery.poison_isolation import NotAloneError
 from graft.tasks.delivery.run_counter import Delivery, Runs
 from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_frame, value_frame
@@ -38,25 +37,30 @@ Frames = dict[int, tuple[bool, bytes]]  # Outcomes as they travel, by position.
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The items of an envelope, by index, that a run begins, and the ``poisoned``, which have used up their runs.
+    """The items of an envelope, by index, that a run begins; the ``cancelled``; those that have used up their runs.
 
     ``is_recorded``: a process has died with this envelope, so each item is recorded before it runs and after it.
     """
 
     begin: tuple[int, ...]
     poisoned: tuple[int, ...]
-    is_cancelled: bool
+    cancelled: tuple[int, ...]
     is_recorded: bool
 
     @classmethod
     def decide(cls, envelope: Envelope, delivery: Delivery, known: Collection[int], run_limit: int) -> RunPlan:
         """Decide what is left to do, where outcomes of the positions *known* are here, or come from other envelopes."""
-        left = [index for index, position in enumerate(envelope.positions) if position not in known]
+        positions = envelope.positions
+        left = [index for index, position in enumerate(positions) if position not in known]
         poisoned: tuple[int, ...] = ()
-        if delivery.is_watched and not delivery.cancelled:
-            poisoned = tuple(index for index in left if delivery.is_dead(envelope.positions[index], run_limit))
+        cancelled: tuple[int, ...] = ()
+        if delivery.cancelled:
+            cancelled = tuple(index for index in left if delivery.cancelled.includes(positions[index]))
+            left = [index for index in left if index not in cancelled]
+        if delivery.is_watched:
+            poisoned = tuple(index for index in left if delivery.is_dead(positions[index], run_limit))
         begin = tuple(index for index in left if index not in poisoned) if poisoned else tuple(left)
-        return cls(begin, poisoned, delivery.cancelled, delivery.is_watched)
+        return cls(begin, poisoned, cancelled, delivery.is_watched)
 
 
 def _refused(*_: Any) -> Any:
@@ -122,26 +126,28 @@ class EnvelopeRun:
         elsewhere = {position for _, positions in self.children for position in positions}
         plan = RunPlan.decide(self.envelope, self.delivery, self.frames.keys() | elsewhere, settings().run_limit)
         refusal = self.slot.refusal if self.slot is not None else None
-        if refusal is None and plan.is_cancelled:
-            refusal = CancelledBatchError("cancelled before it ran")
         if refusal is not None:
-            return RunOutcomes(errors=dict.fromkeys(plan.begin, refusal))
+            return RunOutcomes(errors=dict.fromkeys((*plan.begin, *plan.cancelled), refusal))
+        unwanted: dict[int, BaseException]
+        unwanted = dict.fromkeys(plan.cancelled, CancelledBatchError("cancelled before it ran"))
         envelope = self.envelope
+        if not plan.begin and not plan.poisoned:
+            return RunOutcomes(errors=unwanted)
         if not plan.is_recorded:
             is_silent = envelope.stores_report or envelope.pool or self.request.ignore_result
-            return run_items(
-                envelope, self.func, plan.begin, is_cancelled=self.is_cancelled,
-                share=self.share if envelope.shared else None,
+            outcomes = run_items(
+                envelope, self.func, plan.begin, share=self.share if envelope.shared else None,
                 publish_early=None if is_silent else EarlyPublisher(envelope),
             )  # fmt: skip
+            outcomes.errors.update(unwanted)
+            return outcomes
         for index in plan.poisoned:
             off_loop(self.bury_poisoned, index)
-        outcomes = run_items(envelope, self.func, plan.begin, is_cancelled=self.is_cancelled, recorder=self)
-        # Their outcomes are in self.frames already, encoded when they were recorded.
-        return replace(outcomes, values={}, errors={})
-
-    def is_cancelled(self) -> bool:
-        return cancellation.is_cancelled(self.envelope.batch)
+        outcomes = run_items(envelope, self.func, plan.begin, recorder=self)
+        # Outcomes of items that began are in self.frames already, encoded when they were recorded.
+        positions = envelope.positions
+        unwanted |= {index: error for index, error in outcomes.errors.items() if positions[index] not in self.frames}
+        return replace(outcomes, values={}, errors=unwanted)
 
     def share(self, indexes: list[int]) -> bool:
         """Have others run the items at *indexes*; whether they will. Called on another thread during the run."""

@@ -87,7 +87,7 @@ class BatchSender(Generic[R]):
         self._pace = Pace()
         self._envelopes = 0
         self._item_size = 0.0  # Bytes that an item took in the envelope cut last.
-        self._is_cancelling = False
+        self._is_cancelling = self._ends_running = False
         self._is_warned = False
 
     # ---- on the publisher's thread ----------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class BatchSender(Generic[R]):
         if not self._is_cancelling:
             return
         self._is_cancelling = False
-        cancellation.cancel(self.receiver.id, settings().result_ttl)
+        cancellation.cancel(self.receiver.id, settings().result_ttl, running=self._ends_running)
         if not self.is_finished:
             self.is_finished = True
             unsent = self._packer.close()
@@ -308,7 +308,10 @@ class BatchSender(Generic[R]):
 
     # ---- on the caller's thread -------------------------------------------------------------------------------------
 
-    def cancel(self) -> None:
-        """Stop sending, and flag what has not begun. Returns at once; the publisher's thread carries it out."""
+    def cancel(self, *, running: bool = False) -> None:
+        """Stop sending, and flag what has not begun, or what is *running* too. Returns at once; the publisher's thread
+        carries it out.
+        """
+        self._ends_running |= running
         self._is_cancelling = True
         self._wake(self)

@@ -125,6 +125,15 @@ def test_what_runs_is_finished_and_the_rest_is_cancelled(stack, redis):
     assert [outcome.value for outcome in outcomes if outcome.error is None]
 
 
+def test_what_runs_is_ended_where_that_is_asked_for(stack, redis):
+    batch = graft.submit(samples.sleep, [600.0] * 4, batch_size=1)
+    told(batch)
+    wait_until(lambda: peek.held(batch.id, redis), WAIT, "an item to run")
+    done = run("cancel", batch.id[-8:], "--yes", "--running")
+    assert done.exit_code == 0, done.output
+    assert {type(outcome.error) for outcome in batch.as_completed(WAIT)} == {CancelledBatchError}
+
+
 def test_an_endless_batch_ends_when_it_is_cancelled(stack, redis):
     batch = graft.submit(samples.pause, itertools.count(), batch_size=1)
     arrived = batch.as_completed(WAIT)
