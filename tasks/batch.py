@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import partial
 from typing import Any, Protocol
@@ -20,6 +22,15 @@ def refuse_to_wait_in_a_task(outcomes: Outcomes) -> None:
             "a task must not wait for a batch: with every worker waiting, none is left to run it; let reduce= be "
             "called when the batch is done, or submit from outside"
         )
+
+
+def is_in_loop() -> bool:
+    """Whether this thread runs an event loop now."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Cancel(Protocol):
@@ -45,7 +56,11 @@ class Batch:
     Where a coroutine that awaits the batch, or iterates over it, is cancelled, the batch is cancelled; so is it when
     ``asyncio.timeout`` ends. ``await asyncio.shield(batch)`` lets it go on.
 
-    A task must not wait for a batch: collecting, awaiting or iterating inside a task is a RuntimeError.
+    A task must not wait for a batch: collecting, awaiting or iterating inside a task is a RuntimeError. So is, on the
+    thread of a running event loop, which would stand still, what is not awaited: collecting and plain iteration.
+
+    A batch that a coroutine has submitted and nobody has looked at is a RuntimeWarning when it is dropped: an ``await``
+    was forgotten. :meth:`detach` says that nobody will look.
 
     Attributes:
         id: the batch's id, as ``celery -A graft batch list`` shows it; also the id of its Celery group.
@@ -57,6 +72,15 @@ class Batch:
         self.reduced = outcomes.is_reduced
         self._outcomes = outcomes
         self._cancel = cancel
+        self._is_forgotten = is_in_loop()  # Until somebody looks at it.
+
+    def __del__(self) -> None:
+        if getattr(self, "_is_forgotten", False) and not sys.is_finalizing():
+            warnings.warn(
+                f"batch {self.id} was submitted in a coroutine and never awaited: nobody sees its results and errors. "
+                "Write `await batch`, or batch.detach() where nobody needs them",
+                RuntimeWarning, stacklevel=2, source=self,
+            )  # fmt: skip
 
     def __repr__(self) -> str:
         now = self.progress()
@@ -77,14 +101,17 @@ class Batch:
             EnvelopeLostError: Redis lost a message of the batch more often than it is sent again.
             Exception: the first failing item's own error, as soon as it is known.
         """
+        self._is_forgotten = False
+        self._refuse_to_wait("await batch")
         self._outcomes.collect_everything()
-        self._wait(lambda: self._is_settled, timeout)
+        self._outcomes.wait(lambda: self._is_settled, timeout)
         return self._values()
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._collect_async().__await__()
 
     async def _collect_async(self) -> Any:
+        self._is_forgotten = False
         self._outcomes.collect_everything()
         await self._wait_async(lambda: self._is_settled)
         return self._values()
@@ -99,7 +126,7 @@ class Batch:
         index = 0
         try:
             while True:
-                self._wait(partial(self._has_next, index), None)
+                self._wait(partial(self._has_next, index), None, "async for value in batch")
                 run = self._outcomes.values_from(index)
                 if not run:
                     return
@@ -137,7 +164,7 @@ class Batch:
         self._refuse_second_reader()
         try:
             while True:
-                self._wait(self._has_more, timeout)
+                self._wait(self._has_more, timeout, "async for outcome in batch.as_completed_async()")
                 outcome = self._outcomes.next_arrived()
                 if outcome is None:
                     return
@@ -164,6 +191,7 @@ class Batch:
 
     def done(self) -> bool:
         """Return whether every item has its outcome, or the batch has failed as a whole."""
+        self._is_forgotten = False
         return self._outcomes.done()
 
     def cancel(self, *, running: bool = False) -> None:
@@ -179,6 +207,10 @@ class Batch:
         if self._cancel is not None and not self.done():
             self._cancel(running=running)
 
+    def detach(self) -> None:
+        """Say that nobody will collect the batch: it runs all the same, and no warning is given."""
+        self._is_forgotten = False
+
     # ---- waiting, with the lock of the outcomes held where a question is asked --------------------------------------
 
     @property
@@ -192,9 +224,14 @@ class Batch:
     def _has_more(self) -> bool:
         return self._outcomes.has_arrived or self._outcomes.is_over
 
-    def _wait(self, ready: Callable[[], bool], timeout: float | None) -> None:
-        refuse_to_wait_in_a_task(self._outcomes)
+    def _wait(self, ready: Callable[[], bool], timeout: float | None, instead: str) -> None:
+        self._refuse_to_wait(instead)
         self._outcomes.wait(ready, timeout)
+
+    def _refuse_to_wait(self, instead: str) -> None:
+        refuse_to_wait_in_a_task(self._outcomes)
+        if is_in_loop() and not self._outcomes.done():
+            raise RuntimeError(f"this would hold up the event loop that runs on this thread; write: {instead}")
 
     async def _wait_async(self, ready: Callable[[], bool]) -> None:
         refuse_to_wait_in_a_task(self._outcomes)
@@ -222,6 +259,7 @@ class Batch:
             raise TypeError("a reduced batch has one value: collect it or await it")
 
     def _refuse_second_reader(self) -> None:
+        self._is_forgotten = False
         found = self._outcomes
         if found.is_stream and found.taken:
             raise TaskQueueError(f"{found.taken} results of this stream have been read and dropped; it is read once")

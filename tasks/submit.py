@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from graft.config.queues import broker_priority, table
@@ -54,7 +55,7 @@ def submit(
         queue: the name of a queue; docs/configuration.md lists them. Default: ``batch``, ``io`` if
             *func* is async, or the app's default queue if it does not declare these.
         by_value: send a copy of *func*, whatever it captures. Changes to what it captured stay on the worker.
-        unpack: items are ``(args, kwargs)`` pairs, and ``func(*args, **kwargs)`` is called.
+        unpack: items are ``(args, kwargs)`` pairs, such as ``((2, 3), {})``, and ``func(*args, **kwargs)`` is called.
 
     Returns:
         The batch. A broker that is down is reported there, as BrokerUnavailable.
@@ -77,6 +78,8 @@ def submit(
         policy=as_policy(retry),
         unpack=unpack,
     )
+    if unpack:
+        items = _pairs(items)
     if reduce is not None:
         return _reduced(options, items, refer(reduce, by_value=by_value))
     if isinstance(items, Sequence):
@@ -127,6 +130,23 @@ def _iterable(items: Iterable[Any]) -> Iterable[Any]:
     except TypeError:
         raise TypeError(f"items must be iterable, not {type(items).__name__}") from None
     return items
+
+
+def _pairs(items: Iterable[Any]) -> Iterable[Any]:
+    """*items*, each an ``(args, kwargs)`` pair; those of an iterator are looked at when it gives them."""
+    checked = (_pair(number, item) for number, item in enumerate(_iterable(items)))
+    return list(checked) if isinstance(items, Sequence) else checked
+
+
+def _pair(number: int, item: Any) -> Any:
+    if isinstance(item, Sequence) and len(item) == 2 and not isinstance(item, str | bytes):
+        args, kwargs = item
+        if isinstance(args, Iterable) and not isinstance(args, str | bytes) and isinstance(kwargs, Mapping):
+            return item
+    raise TypeError(
+        f"unpack=True takes (args, kwargs) pairs, and item {number} is {reprlib.repr(item)}: write ((2, 3), {{}}) to "
+        "call func(2, 3)"
+    )
 
 
 def _at_least_one(name: str, value: int | None) -> int | None:

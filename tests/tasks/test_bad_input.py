@@ -74,6 +74,18 @@ def test_items_that_cannot_be_iterated_are_refused(items):
         graft.submit(samples.square, items)
 
 
+@pytest.mark.parametrize("items", [[(2, 3)], [((2,), {}), 5], ["ab"], [((2, 3),)], [(["a"], ["b"])]])
+def test_items_to_be_unpacked_that_are_no_pairs_are_refused(items):
+    with pytest.raises(TypeError, match=r"item [01] is .*: write \(\(2, 3\), {}\) to call func\(2, 3\)"):
+        graft.submit(pow, items, unpack=True)
+
+
+def test_an_iterator_that_gives_no_pair_ends_its_own_batch(stack):
+    batch = graft.submit(pow, iter([((2, 3), {}), (2, 3)]), unpack=True)
+    with pytest.raises(TypeError, match="item 1 is"):
+        batch.collect(WAIT)
+
+
 @pytest.mark.parametrize("func", [3, None, "square"])
 def test_what_cannot_be_called_is_refused(func):
     with pytest.raises(TypeError, match="not callable"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import threading
@@ -85,6 +86,45 @@ def test_waiting_does_not_hold_the_event_loop(stack):
         return ticks
 
     assert asyncio.run(ticks_while_waiting()) > 5
+
+
+@pytest.mark.parametrize(
+    ("read", "advice"),
+    [
+        (lambda batch: batch.collect(WAIT), "await batch"),
+        (list, "async for value in batch"),
+        (lambda batch: list(batch.as_completed()), "as_completed_async"),
+    ],
+    ids=["collect", "iterate", "as_completed"],
+)
+def test_a_batch_does_not_hold_up_the_event_loop_of_its_thread(stack, read, advice):
+    async def hold_up() -> Any:
+        batch = graft.submit(samples.pause, range(3), batch_size=1)
+        with pytest.raises(RuntimeError, match=advice):
+            read(batch)
+        values = await batch
+        assert batch.collect() == values  # Nothing to wait for.
+        return values
+
+    assert asyncio.run(hold_up()) == [0, 1, 2]
+
+
+def test_a_forgotten_await_is_said(stack):
+    async def forget() -> None:
+        graft.submit(samples.square, range(3))
+        gc.collect()
+
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        asyncio.run(forget())
+
+
+def test_nothing_is_said_of_a_batch_that_is_detached_or_is_no_coroutines(stack):
+    async def let_go() -> None:
+        graft.submit(samples.square, range(3)).detach()
+
+    asyncio.run(let_go())
+    graft.submit(samples.square, range(3))
+    gc.collect()
 
 
 def test_iteration_gives_values_in_order_while_the_rest_still_runs(stack):
