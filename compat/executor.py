@@ -13,6 +13,7 @@ from graft.compat.dispatcher import CallDispatcher
 from graft.compat.futures import BrokenClusterError, executor_error
 from graft.compat.map_call import MapCall
 from graft.compat.routes import ExecutorOptions, Route
+from graft.config.validation import at_least_one
 from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, ResultTimeout
 
 __all__ = ["BrokenClusterError", "CeleryExecutor"]
@@ -47,8 +48,8 @@ class CeleryExecutor(Executor):
     """
 
     def __init__(self, max_workers: int | None = None, **options: Unpack[ExecutorOptions]) -> None:
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
+        if max_workers is not None:
+            at_least_one("max_workers", max_workers)
         self._dispatcher = CallDispatcher(max_workers, **options)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -82,10 +83,9 @@ class CeleryExecutor(Executor):
                 make, and where a call raised StopIteration.
         """
         self._refuse_after_shutdown()
-        if chunksize < 1:
-            raise ValueError(f"chunksize={chunksize} must be at least 1")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError(f"buffersize={buffersize} must be at least 1")
+        at_least_one("chunksize", chunksize)
+        if buffersize is not None:
+            at_least_one("buffersize", buffersize)
         deadline = None if timeout is None else time.monotonic() + timeout
         batch_size = chunksize if chunksize > 1 else None
         route = self._dispatcher.route(fn, call="CeleryExecutor.map", batch_size=batch_size, is_map=True)

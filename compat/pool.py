@@ -13,6 +13,7 @@ from graft.compat.pool_initializer import run_initialised
 from graft.compat.pool_iterators import WINDOW, IMapIterator, InputReader
 from graft.compat.pool_results import AsyncResult, Callback, terminated
 from graft.compat.routes import ExecutorOptions, Route
+from graft.config.validation import at_least_one
 from graft.tasks.ids import new_id
 
 __all__ = ["AsyncResult", "IMapIterator", "Pool", "TimeoutError", "register_joblib"]
@@ -53,8 +54,8 @@ class Pool:
         context: Any = None,
         **options: Unpack[ExecutorOptions],
     ) -> None:
-        if processes is not None and processes < 1:
-            raise ValueError(f"processes={processes} must be at least 1")
+        if processes is not None:
+            at_least_one("processes", processes)
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from graft.compat.placement import CallOptions, Placement, check_place, place_calls
 from graft.config.queues import broker_priority, table
+from graft.config.validation import seconds
 from graft.tasks.policy import as_policy
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class Routes:
         queue, timeout = options.get("queue"), options.get("timeout")
         if queue is not None:
             table().checked(queue)
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout={timeout!r} must be more than 0 seconds; None means no limit")
+        if timeout is not None:
+            seconds("timeout", timeout)
         check_place(options.get("place"))
         broker_priority(options.get("priority", 0))
         self.place = options.get("place")

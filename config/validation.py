@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 
 def at_least_one(what: str, value: int) -> int:
     """*value*, a count that must allow something."""
@@ -14,6 +17,15 @@ def at_least_one(what: str, value: int) -> int:
 
 def seconds(what: str, value: float) -> float:
     """*value*, a duration that must be positive."""
-    if not value > 0:
+    if not number(what, value) > 0:
         raise ValueError(f"{what}={value!r} must be more than 0 seconds")
+    return value
+
+
+def number(what: str, value: float) -> float:
+    """*value*, any number but NaN."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{what}={value!r} must be a number")
+    if math.isnan(value):
+        raise ValueError(f"{what}={value!r} must be a number")
     return value

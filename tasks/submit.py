@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from graft.config.queues import broker_priority, table
+from graft.config.validation import at_least_one, seconds
 from graft.tasks.batch import Batch
 from graft.tasks.callables.references import FunctionRef, refer
 from graft.tasks.policy import RetryPolicy, as_policy
@@ -66,7 +67,7 @@ def submit(
         ValueError: an argument is out of range, the queue does not exist, or *reduce* has no items. Nothing has been
             sent.
     """
-    ref = refer(func, by_value=by_value)
+    ref = refer(_callable("func", func), by_value=by_value)
     options = BatchOptions(
         function=ref,
         queue=_queue(queue, ref),
@@ -74,14 +75,14 @@ def submit(
         batch_size=_at_least_one("batch_size", batch_size),
         in_flight=_at_least_one("in_flight", in_flight),
         concurrency=_at_least_one("concurrency", concurrency) or (ASYNC_CONCURRENCY if ref.is_async else 1),
-        timeout=_seconds(timeout),
+        timeout=None if timeout is None else seconds("timeout", timeout),
         policy=as_policy(retry),
         unpack=unpack,
     )
     if unpack:
         items = _pairs(items)
     if reduce is not None:
-        return _reduced(options, items, refer(reduce, by_value=by_value))
+        return _reduced(options, items, refer(_callable("reduce", reduce), by_value=by_value))
     if isinstance(items, Sequence):
         # A list may change under us while it is being sent.
         return send(options, ListSource(list(items) if isinstance(items, list) else items))
@@ -149,20 +150,14 @@ def _pair(number: int, item: Any) -> Any:
     )
 
 
+def _callable(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
+    if not callable(func):
+        raise TypeError(f"{name}={func!r} is not callable")
+    return func
+
+
 def _at_least_one(name: str, value: int | None) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}={value} must be at least 1")
-    return value
-
-
-def _seconds(timeout: float | None) -> float | None:
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout={timeout!r} must be more than 0 seconds; None means no limit")
-    return timeout
+    return None if value is None else at_least_one(name, value)
 
 
 def _queue(queue: str | None, ref: FunctionRef) -> str:
