@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 from graft.compat.placement import CallOptions, Placement, check_place, place_calls
 from graft.config.queues import broker_priority, table
 from graft.config.validation import seconds
+from graft.tasks.callables.references import check_importable
 from graft.tasks.policy import as_policy
 
 if TYPE_CHECKING:
@@ -121,12 +122,14 @@ def batch_options(ref: FunctionRef, options: CallOptions, queue: str | None = No
     """How items of one callable are sent, by the facade's options."""
     from graft.tasks.sending.batch_sender import BatchOptions
 
+    policy = as_policy(options.get("retry"))
+    check_importable("retry", policy.names())
     return BatchOptions(
         function=ref,
         queue=queue or (table().io if ref.is_async else table().batch),
         priority=broker_priority(options.get("priority", 0)),
         timeout=options.get("timeout"),
-        policy=as_policy(options.get("retry")),
+        policy=policy,
     )
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         UnpicklableError,
         UnreferenceableError,
     )
-    from graft.tasks.policy import ExactWaits, RetryPolicy
+    from graft.tasks.policy import ExactWaits, FailedRun, RetryPolicy
     from graft.tasks.results.outcomes import Progress
     from graft.tasks.submit import submit
 
@@ -44,6 +44,7 @@ __all__ = [
     "EnvelopeError",
     "EnvelopeLostError",
     "ExactWaits",
+    "FailedRun",
     "ItemTimeoutError",
     "OutOfMemoryError",
     "Outcome",
@@ -68,6 +69,7 @@ __all__ = [
 
 _MODULES = {"submit": "tasks.submit", "Batch": "tasks.batch", "Progress": "tasks.results.outcomes"}
 _MODULES |= {"Outcome": "tasks.envelope", "RetryPolicy": "tasks.policy", "ExactWaits": "tasks.policy"}
+_MODULES |= {"FailedRun": "tasks.policy"}
 _MODULES |= {"harden": "config.harden", "undo": "config.harden"}
 
 

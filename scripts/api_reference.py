@@ -29,12 +29,16 @@ SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
     "Results": [
         (
             "tasks.batch.Batch",
-            ("collect", "__iter__", "as_completed", "as_completed_async", "progress", "done", "cancel"),
+            ("collect", "__iter__", "as_completed", "as_completed_async", "progress", "done", "cancel", "detach"),
         ),
         ("tasks.envelope.Outcome", ("unwrap",)),
         ("tasks.results.outcomes.Progress", ()),
     ],
-    "Retry policies": [("tasks.policy.RetryPolicy", ("wait_after",)), ("tasks.policy.ExactWaits", ())],
+    "Retry policies": [
+        ("tasks.policy.RetryPolicy", ("retries", "wait_after")),
+        ("tasks.policy.ExactWaits", ()),
+        ("tasks.policy.FailedRun", ()),
+    ],
     "Any Celery app": [("config.harden.harden", ()), ("config.harden.undo", ())],
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 from graft.config.queues import broker_priority, table
 from graft.config.validation import at_least_one, seconds
 from graft.tasks.batch import Batch
-from graft.tasks.callables.references import FunctionRef, refer
+from graft.tasks.callables.references import FunctionRef, check_importable, refer
 from graft.tasks.policy import RetryPolicy, as_policy
 from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
@@ -49,7 +49,9 @@ def submit(
         in_flight: envelopes that are sent and not yet answered, at least 1. Default: enough to keep all workers busy.
         concurrency: items of one envelope that run at the same time if *func* is async, at least 1. Default: 100. A
             plain function runs one item at a time in each pool process.
-        retry: a policy, or a number of retries, for items that raise. Default: no retry.
+        retry: a policy, or a number of retries, for items that raise. A number, and a policy that names no errors,
+            retry connections, timeouts and other errors of the operating system; a TypeError is no outage. Default: no
+            retry.
         timeout: seconds that one item may run; then it fails with ItemTimeoutError. Default: no limit for an item;
             ``GRAFT_SOFT_TIME_LIMIT`` still limits the envelope.
         priority: a larger number runs first; 0 is the middle.
@@ -76,7 +78,7 @@ def submit(
         in_flight=_at_least_one("in_flight", in_flight),
         concurrency=_at_least_one("concurrency", concurrency) or (ASYNC_CONCURRENCY if ref.is_async else 1),
         timeout=None if timeout is None else seconds("timeout", timeout),
-        policy=as_policy(retry),
+        policy=_importable(as_policy(retry)),
         unpack=unpack,
     )
     if unpack:
@@ -148,6 +150,11 @@ def _pair(number: int, item: Any) -> Any:
         f"unpack=True takes (args, kwargs) pairs, and item {number} is {reprlib.repr(item)}: write ((2, 3), {{}}) to "
         "call func(2, 3)"
     )
+
+
+def _importable(policy: RetryPolicy) -> RetryPolicy:
+    check_importable("retry", policy.names())
+    return policy
 
 
 def _callable(name: str, func: Callable[..., Any]) -> Callable[..., Any]:

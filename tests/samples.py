@@ -124,6 +124,15 @@ def fail_until(path_and_runs: tuple[str, int]) -> int:
     return run
 
 
+def fail_and_note(path: str) -> NoReturn:
+    """Raise an error that says where :func:`note_failed_run` notes it."""
+    raise ConnectionError(path)
+
+
+def note_failed_run(failed: Any) -> None:
+    note((str(failed.error), f"{failed.run}/{failed.runs}:{failed.item}"))
+
+
 def raise_value_error(x: Any) -> NoReturn:
     raise ValueError(f"no {x}")
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import redis
 
 from graft.config.deployment import settings
+from graft.config.redis_client import server_time
 from graft.tasks import codec
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
@@ -18,9 +19,10 @@ from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery.poison_isolation import NotAloneError
 from graft.tasks.delivery.run_counter import Delivery, Runs
 from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_frame, value_frame
-from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, PoisonedError
+from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, NotYet, PoisonedError
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
+from graft.tasks.policy import FailedRun
 from graft.tasks.pools.slot import Slot
 from graft.tasks.results import early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
@@ -31,6 +33,8 @@ from graft.tasks.running.run_outcomes import AfterRun, RunOutcomes
 from graft.tasks.worker_runtime import off_loop
 
 logger = logging.getLogger(__name__)
+
+LOGGED = 3  # Items of one envelope whose retry has a line of its own in the log.
 
 Frames = dict[int, tuple[bool, bytes]]  # Outcomes as they travel, by position.
 
@@ -179,9 +183,11 @@ class EnvelopeRun:
     def finish_or_raise_retry(self, outcomes: RunOutcomes) -> str:
         """Publish the report of *outcomes*, or raise Celery's Retry when some of the items are to run again."""
         envelope = self.envelope
-        after = AfterRun.decide(outcomes, envelope.policy, envelope.retries + 1)
+        since = self._since(outcomes) if envelope.policy.max_seconds is not None else 0.0
+        elapsed = since and server_time(self.record.client) - since
+        after = AfterRun.decide(outcomes, envelope.policy, envelope.retries + 1, elapsed)
         if after.again:
-            self.raise_retry(outcomes, after)
+            self.raise_retry(outcomes, after, since)
         if after.exhausted:
             error = outcomes.errors[after.exhausted[0]]
             self.bury(after.exhausted, error, "retries_exhausted", envelope.retries + 1)
@@ -207,15 +213,22 @@ class EnvelopeRun:
         is_cut_short = any(isinstance(error, CancelledBatchError) for error in outcomes.errors.values())
         return slot.finish_on(pipe, report, seconds, is_cut_short=is_cut_short)
 
-    def raise_retry(self, outcomes: RunOutcomes, after: AfterRun) -> NoReturn:
+    def _since(self, outcomes: RunOutcomes) -> float:
+        """When the first run began, by Redis's clock."""
+        return self.envelope.since or server_time(self.record.client) - outcomes.elapsed
+
+    def raise_retry(self, outcomes: RunOutcomes, after: AfterRun, since: float) -> NoReturn:
         """Send what is to run again back to the queue, with the outcomes of the rest."""
         envelope = self.envelope
+        countdown = max(after.waits.values(), default=0.0)
+        self._note_retries(outcomes, after, countdown)
         rest = replace(
             self.part(after.again),
             retries=envelope.retries + 1,
             reruns=envelope.reruns + after.retried,
             carried={**self.frames, **self.encode(outcomes.without(after.waits))},
             children=self.children,
+            since=since,
         )
         with self.record.client.pipeline(transaction=False) as pipe:
             self.record.forget(pipe)
@@ -225,9 +238,25 @@ class EnvelopeRun:
         self.task.raise_retry(
             args=(payloads.store(rest.id, rest.sealed()),),
             argsrepr=f"({envelope.function.name}, {len(rest.items)} items from {rest.positions[0]})",
-            countdown=max(after.waits.values(), default=0.0),
+            countdown=countdown,
             exc=next(iter(outcomes.errors.values()), None),
         )
+
+    def _note_retries(self, outcomes: RunOutcomes, after: AfterRun, wait: float) -> None:
+        """Log a few of the items that failed and run again, count the rest, and call the policy's hook for each."""
+        envelope, policy = self.envelope, self.envelope.policy
+        failed = [index for index in after.waits if not isinstance(outcomes.errors[index], NotYet)]
+        for number, index in enumerate(failed):
+            run = FailedRun(
+                envelope.function.name, envelope.retries + 1, policy.runs, outcomes.errors[index], wait, envelope.id,
+                envelope.positions[index],
+            )  # fmt: skip
+            if number < LOGGED:
+                policy.note(run)
+            else:
+                policy.call_hook(run)
+        if (rest := len(failed) - LOGGED) > 0:
+            logger.warning("%d more items of envelope %s failed likewise and run again", rest, envelope.id)
 
     def bury_poisoned(self, index: int) -> None:
         """The item at *index* has used up its runs: its dead letter first, then its outcome."""

@@ -16,7 +16,7 @@ from celery.result import GroupResult
 
 import graft
 from graft.config.celery_app import app
-from graft.tasks.errors import CancelledBatchError, ItemTimeoutError, ResultTimeout
+from graft.tasks.errors import CancelledBatchError, ItemTimeoutError, ResultTimeout, UnreferenceableError
 from graft.tasks.monitoring.function_stats import read as read_figures
 from graft.tasks.policy import RetryPolicy
 from tests import samples
@@ -333,6 +333,40 @@ def test_an_error_is_not_retried_unless_asked(stack, tmp_path):
     with pytest.raises(ConnectionError, match="run 1 of 3"):
         graft.submit(samples.fail_until, [(str(ledger), 3)]).collect(WAIT)
     assert ledger.read_text().splitlines() == ["run"]
+
+
+def test_a_mistake_is_not_retried_and_is_given_up_at_once(stack):
+    batch = graft.submit(samples.raise_value_error_if_odd, range(4), batch_size=4, retry=RetryPolicy(5, base=30.0))
+    (errors,) = [[outcome.index for outcome in batch.as_completed(WAIT) if outcome.error is not None]]
+    assert sorted(errors) == [1, 3]
+    assert batch.progress().retries == 0
+
+
+def test_each_retry_is_logged_by_the_worker_and_calls_the_hook(stack, tmp_path):
+    ledger = tmp_path / "hooks"
+    policy = RetryPolicy(3, waits=(0.01,), on_retry=samples.note_failed_run)
+    with pytest.raises(ConnectionError):
+        graft.submit(samples.fail_and_note, [str(ledger)], retry=policy).collect(WAIT)
+    assert ledger.read_text().split() == ["1/3:0", "2/3:0"]
+    line = f"run 2 of 3 of item 0 of tests.samples:fail_and_note failed: ConnectionError('{ledger}'). It runs again"
+    assert any(line in worker.log.read_text() for worker in stack.workers)
+
+
+def test_no_run_begins_once_the_seconds_of_the_policy_are_over(stack, tmp_path):
+    ledger = tmp_path / "runs"
+    policy = RetryPolicy(50, waits=(0.4,), max_seconds=1.0)
+    with pytest.raises(ConnectionError):
+        graft.submit(samples.fail_until, [(str(ledger), 99)], retry=policy).collect(WAIT)
+    assert 1 <= len(ledger.read_text().split()) <= 3
+
+
+def test_a_policy_that_a_worker_cannot_import_is_refused():
+    class Strange(Exception):
+        pass
+
+    for policy in (RetryPolicy(on=Strange), RetryPolicy(on_retry=lambda failed: None)):
+        with pytest.raises(UnreferenceableError, match="retry: a worker cannot import"):
+            graft.submit(samples.square, [1], retry=policy)
 
 
 @pytest.mark.parametrize("func", [samples.sleep, samples.async_pause], ids=["plain", "async"])
