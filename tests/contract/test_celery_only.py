@@ -231,6 +231,25 @@ def test_a_map_that_is_left_begins_nothing_more(tmp_path):
     assert len(log.read_text().splitlines()) < 20_000
 
 
+def test_an_imap_reads_as_far_ahead_as_was_asked():
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    with Pool() as pool:
+        values = pool.imap(samples.square, items(), buffersize=5)
+        assert next(values) == 0
+        wait_until(lambda: len(taken) == 6)  # Five ahead, and the one that was handed out.
+        assert pool.apply(samples.square, (3,)) == 9
+        assert len(taken) == 6
+        assert list(values) == [number**2 for number in range(1, 100)]
+        with pytest.raises(ValueError, match="buffersize=0 must be at least 1"):
+            pool.imap(samples.square, [1], buffersize=0)
+
+
 def test_an_imap_that_is_left_reads_no_further():
     read = []
     endless = (read.append(i) or i for i in itertools.count())
