@@ -124,6 +124,15 @@ def fail_until(path_and_runs: tuple[str, int]) -> int:
     return run
 
 
+def fail_slowly_once(path: str) -> str:
+    """Takes its time and fails in its first run; returns at once in the second."""
+    if not Path(path).exists():
+        note((path, "run"))
+        time.sleep(0.1)
+        raise ConnectionError("the first run")
+    return path
+
+
 def fail_and_note(path: str) -> NoReturn:
     """Raise an error that says where :func:`note_failed_run` notes it."""
     raise ConnectionError(path)

@@ -87,7 +87,7 @@ class BatchSender(Generic[R]):
         self._pace = Pace()
         self._envelopes = 0
         self._item_size = 0.0  # Bytes that an item took in the envelope cut last.
-        self._is_cancelling = self._ends_running = False
+        self._is_cancelling = self._is_cancelled = self._ends_running = False
         self._is_warned = False
 
     # ---- on the publisher's thread ----------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class BatchSender(Generic[R]):
         """Do what :meth:`cancel` asked for."""
         if not self._is_cancelling:
             return
-        self._is_cancelling = False
+        self._is_cancelling, self._is_cancelled = False, True
         cancellation.cancel(self.receiver.id, settings().result_ttl, running=self._ends_running)
         if not self.is_finished:
             self.is_finished = True
@@ -286,7 +286,8 @@ class BatchSender(Generic[R]):
         if self.options.plain_in_flight is not None:
             self._rules = self._usual_rules if report.awaited else self._plain_rules()
         share = len(report.positions) / len(sent.positions)
-        self._learn(len(report.positions), report.busy, report.elapsed, max(int(sent.size * share), report.size))
+        if not report.retries and not self._is_cancelled:  # Else items are counted that did not run in this run.
+            self._learn(len(report.positions), report.busy, report.elapsed, max(int(sent.size * share), report.size))
         if report.packed or sent.early:
             self.receiver.note_outcomes(sent.news(report.outcomes()), report.retries)
         else:

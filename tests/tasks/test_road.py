@@ -19,6 +19,7 @@ from graft.config.celery_app import app
 from graft.tasks.errors import CancelledBatchError, ItemTimeoutError, ResultTimeout, UnreferenceableError
 from graft.tasks.monitoring.function_stats import read as read_figures
 from graft.tasks.policy import RetryPolicy
+from graft.tasks.sending import pace_store
 from tests import samples
 from tests.people import held
 from tests.stack import wait_until
@@ -350,6 +351,14 @@ def test_each_retry_is_logged_by_the_worker_and_calls_the_hook(stack, tmp_path):
     assert ledger.read_text().split() == ["1/3:0", "2/3:0"]
     line = f"run 2 of 3 of item 0 of tests.samples:fail_and_note failed: ConnectionError('{ledger}'). It runs again"
     assert any(line in worker.log.read_text() for worker in stack.workers)
+
+
+def test_a_run_of_what_had_failed_teaches_no_pace(stack, redis, tmp_path):
+    items = [str(tmp_path / str(number)) for number in range(6)]
+    policy = RetryPolicy(2, waits=(0.0,))
+    assert graft.submit(samples.fail_slowly_once, items, batch_size=3, retry=policy).collect(WAIT) == items
+    pace = pace_store.load("tests.samples:fail_slowly_once", redis)
+    assert not pace.items or pace.seconds > 0.05  # Not the moment that the second runs took.
 
 
 def test_no_run_begins_once_the_seconds_of_the_policy_are_over(stack, tmp_path):
