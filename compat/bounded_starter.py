@@ -8,7 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-Start = Callable[[], Future[Any]]  # Returns the future of the call.
+from graft.compat.futures import CallFuture
+from graft.tasks.errors import BrokerUnavailable
+
+Start = Callable[[], object]  # Makes the call of a future.
 
 
 class BoundedStarter:
@@ -17,13 +20,13 @@ class BoundedStarter:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._waiting: deque[Start] = deque()
+        self._waiting: deque[tuple[CallFuture, Start]] = deque()
         self._running = 0
         self._is_starting = False
 
-    def add(self, start: Start) -> None:
-        """Call *start* when there is room, on whatever thread makes room."""
-        self._waiting.append(start)
+    def add(self, future: CallFuture, start: Start) -> None:
+        """Call *start*, which makes the call of *future*, when there is room, on whatever thread makes room."""
+        self._waiting.append((future, start))
         self._start_waiting()
 
     def _start_waiting(self) -> None:
@@ -38,14 +41,23 @@ class BoundedStarter:
                     if self._running >= self._limit or not self._waiting:
                         self._is_starting = False
                         return
-                    start = self._waiting.popleft()
+                    future, start = self._waiting.popleft()
                     self._running += 1
-                start().add_done_callback(self._ended)
+                start()
+                future.add_done_callback(self._ended)
         except BaseException:
             self._is_starting = False
             raise
 
-    def _ended(self, _: object) -> None:
+    def _ended(self, future: Future[Any]) -> None:
+        outage = None if future.cancelled() else future.exception()
+        waiting: list[tuple[CallFuture, Start]] = []
         with self._lock:
             self._running -= 1
+            if isinstance(outage, BrokerUnavailable):
+                # What waits would try the same broker, one after the other, and wait for it as long each time.
+                waiting, self._waiting = list(self._waiting), deque()
+        for each, _ in waiting:
+            if outage is not None and not each.cancelled():
+                each.fail(outage)
         self._start_waiting()

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, wait
 from itertools import islice
+from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, Unpack
 
 from graft.compat.dispatcher import CallDispatcher
@@ -31,6 +32,9 @@ class CeleryExecutor(Executor):
     A future is running once its call has left this process, and can be cancelled before. Done-callbacks run on the
     thread that receives results, so they must not wait for other calls. Calls must not wait for each other either:
     calls of one callable may share an envelope, which runs them one after the other.
+
+    The first Ctrl-C inside ``with``, or that ends the program, cancels the calls that have not begun, on workers too,
+    and says how many run on; the standard executors wait for all of them.
 
     Calls that must stay in this process by rule R2 (closures over lists, bound methods, arguments that cannot be
     pickled) run on threads of this executor. After a fork the child may go on using the executor; earlier futures
@@ -108,6 +112,14 @@ class CeleryExecutor(Executor):
             self._dispatcher.cancel()
         if wait:
             self._dispatcher.wait()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Wait for the accepted calls; after Ctrl-C cancel them, and say what runs on."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._dispatcher.interrupt()
+        return super().__exit__(kind, error, trace)
 
     def _refuse_after_shutdown(self) -> None:
         if self._dispatcher.is_closed:

@@ -111,7 +111,10 @@ class Publisher:
                     waited = isinstance(error, BrokerUnavailable) and not self._was_connected
                     deadline = now if waited else now + grace
                 if now >= deadline:
-                    self._give_up(senders, pending, messages, error)
+                    with self._changed:  # What has come meanwhile would only wait as long for the same broker.
+                        late = [sender for sender in self._woken if sender not in senders]
+                        self._woken.clear()
+                    self._give_up([*senders, *late], [*pending, *late], messages, error)
                     return
                 time.sleep(wait)
                 wait = min(2 * wait, 1.0)
