@@ -136,8 +136,9 @@ class CeleryExecutor(Executor):
 
 def _in_order(batch: MapCall, deadline: float | None) -> Iterator[Any]:
     try:
-        for position in range(batch.total):
-            yield _taken(batch, position, deadline)
+        with batch.bar():
+            for position in range(batch.total):
+                yield _taken(batch, position, deadline)
     finally:
         batch.cancel()
 

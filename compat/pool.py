@@ -139,7 +139,7 @@ class Pool:
     ) -> AsyncResult:
         route = self._route(name, func, chunksize)
         batch = self._dispatcher.map(route, list(items), unpack=unpack)
-        return AsyncResult(batch.ended, batch.collect, *callbacks)
+        return AsyncResult(batch.ended, batch.collect, *callbacks, bar=batch.bar)
 
     def imap(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1, buffersize: int | None = None

@@ -86,6 +86,10 @@ class Settings(BaseSettings):
         "tasks run too, in `default`.",
     )
 
+    progress: bool = Field(
+        False, description="Show a bar to callers who wait for a batch, a map or an old call in a terminal."
+    )
+
     connect_timeout: float = Field(3.5, gt=0, le=60, description="A broker that does not answer within this is down.")
     outage_grace: float = Field(
         30.0, ge=0, description="How long calls in flight outlive a broker that was reachable before."

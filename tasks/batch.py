@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from graft.tasks.envelope import Outcome
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.results.outcomes import Outcomes, Progress
+from graft.tasks.results.progress_bar import progress_bar
 from graft.tasks.worker_runtime import in_worker
 
 
@@ -86,11 +87,12 @@ class Batch:
         now = self.progress()
         return f"<Batch {self.id}: {now.done} of {now.total if now.total is not None else '?'} done>"
 
-    def collect(self, timeout: float | None = None) -> Any:
+    def collect(self, timeout: float | None = None, *, progress: bool | None = None) -> Any:
         """Wait for all items and return their values.
 
         Args:
             timeout: seconds to wait. Default: no limit.
+            progress: show a bar meanwhile, if stderr is a terminal. Default: as ``GRAFT_PROGRESS`` says.
 
         Returns:
             The list of values in the order of the items; of a reduced batch, the reducer's result.
@@ -104,7 +106,8 @@ class Batch:
         self._is_forgotten = False
         self._refuse_to_wait("await batch")
         self._outcomes.collect_everything()
-        self._outcomes.wait(lambda: self._is_settled, timeout)
+        with progress_bar(self._outcomes, progress):
+            self._outcomes.wait(lambda: self._is_settled, timeout)
         return self._values()
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -113,7 +116,8 @@ class Batch:
     async def _collect_async(self) -> Any:
         self._is_forgotten = False
         self._outcomes.collect_everything()
-        await self._wait_async(lambda: self._is_settled)
+        with progress_bar(self._outcomes):
+            await self._wait_async(lambda: self._is_settled)
         return self._values()
 
     def __iter__(self) -> Iterator[Any]:
