@@ -21,7 +21,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Unpack
 from weakref import WeakSet
 
-from graft.compat.bounded_starter import BoundedStarter
 from graft.compat.call_report import ReportedCall
 from graft.compat.futures import CallFuture, executor_error
 from graft.compat.local_threads import LocalThreads
@@ -46,8 +45,8 @@ class CallDispatcher:
     """Makes the calls of one executor or pool, on workers or on local threads; any thread may use it.
 
     Args:
-        max_workers: single calls that may run at once, and likewise for each map. Default: unlimited. With a limit
-            each single call is an envelope of its own, which is slower.
+        max_workers: single calls that may run at once on workers, and likewise for each map, and in this process.
+            Default: unlimited.
     """
 
     def __init__(self, max_workers: int | None = None, **options: Unpack[ExecutorOptions]) -> None:
@@ -65,7 +64,6 @@ class CallDispatcher:
         self._changed = threading.Condition()
         self._open: dict[Future[Any], CallFuture | MapCall] = {}
         self._readers: WeakSet[InputReader] = WeakSet()
-        self._starter = None if self.max_workers is None else BoundedStarter(self.max_workers)
         self._threads = LocalThreads(self.max_workers, self._routes.policy, self._routes.timeout)
         self._routes.forget()
 
@@ -90,10 +88,7 @@ class CallDispatcher:
             return self.refused(self._abandoned)
         future = CallFuture()
         report = self._opened(future, future, route, 1)
-        if self._starter is None or route.is_map:
-            self._make(future, route, args, kwargs, report)
-        else:
-            self._starter.add(future, functools.partial(self._make, future, route, args, kwargs, report))
+        self._make(future, route, args, kwargs, report)
         return future
 
     def map(self, route: Route, items: Sequence[Any], *, unpack: bool) -> MapCall:

@@ -46,8 +46,8 @@ class CeleryExecutor(Executor):
     calls try again.
 
     Args:
-        max_workers: single calls that may run at once, and likewise for each map. Default: unlimited. A limit disables
-            batching of single calls and is slower.
+        max_workers: single calls that may run at once on workers, and likewise for each map, and in this process.
+            Default: unlimited.
         options: ``queue``, ``priority``, ``retry``, ``timeout`` and ``place``, see :class:`ExecutorOptions`.
     """
 

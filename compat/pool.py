@@ -33,8 +33,7 @@ class Pool:
     silently.
 
     Args:
-        processes: calls that may run at once. Default: unlimited. A limit disables batching of single calls and is
-            slower.
+        processes: single calls that may run at once, and likewise for each map. Default: unlimited.
         initializer: called as ``initializer(*initargs)`` in each worker process before this pool's first call there.
             The processes are shared and outlive the pool, and so do the initializer's effects. If the function, the
             initializer or an argument cannot travel, both run in this process. An error of the initializer is the

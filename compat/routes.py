@@ -72,8 +72,11 @@ class Routes:
         self._kept: dict[tuple[Any, ...], Route] = {}
 
     def forget(self) -> None:
-        """Decide anew from here on: a forked child may be a worker."""
+        """Decide anew from here on: a forked child may be a worker, and what is under way belongs to its parent."""
+        from graft.tasks.sending.envelope_bound import EnvelopeBound
+
         self._kept.clear()
+        self._bound = None if self._max_workers is None else EnvelopeBound(self._max_workers)
 
     def get(
         self,
@@ -113,9 +116,12 @@ class Routes:
             in_flight = min(self._max_workers, 2) if ref.is_async else self._max_workers
             concurrency = max(1, self._max_workers // in_flight)
         elif self._max_workers is not None:
-            batch_size = concurrency = 1
+            concurrency = 1
         options = batch_options(ref, self._options, self._options.get("queue"))
-        return replace(options, batch_size=batch_size, in_flight=in_flight, concurrency=concurrency, unpack=True)
+        return replace(
+            options, batch_size=batch_size, in_flight=in_flight, concurrency=concurrency, unpack=True,
+            bound=None if is_map else self._bound,
+        )  # fmt: skip
 
 
 def batch_options(ref: FunctionRef, options: CallOptions, queue: str | None = None) -> BatchOptions:

@@ -20,6 +20,7 @@ import pytest
 from graft.compat import call_report
 from graft.compat.executor import BrokenClusterError, CeleryExecutor
 from graft.compat.pool import Pool
+from graft.config.deployment import part
 from graft.tasks.errors import (
     BrokerUnavailable,
     CancelledBatchError,
@@ -29,6 +30,7 @@ from graft.tasks.errors import (
     UnpicklableError,
     UnreferenceableError,
 )
+from graft.tasks.sending.coalescing import _Streams
 from tests import samples
 from tests.contract import functions
 from tests.contract.conftest import Gate
@@ -625,6 +627,20 @@ def test_the_first_ctrl_c_cancels_what_has_not_begun(stack, tmp_path, program, o
     assert ran < 20  # Of forty.
     if "queue" in options:
         assert ran == 0
+
+
+def test_a_bound_costs_no_message_for_each_call():
+    with CeleryExecutor(max_workers=2) as executor:
+        executor.submit(samples.square, 1).result()
+        calls = [executor.submit(func, number) for number in range(400) for func in (samples.square, samples.identity)]
+        assert sum(call.result() for call in calls) == sum(n * n + n for n in range(400))
+        bound = executor._dispatcher._routes._bound
+        senders = [
+            stream.sender for stream in part(_Streams).by_options.values() if stream.sender.options.bound is bound
+        ]
+        assert len(senders) == 2
+        assert sum(sender._envelopes for sender in senders) < 200  # Of 801 calls.
+        assert bound._taken == 0
 
 
 def test_one_outage_fails_every_call_that_waits(stack):
