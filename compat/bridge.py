@@ -91,7 +91,7 @@ class _Request:
                 values = await self._run_here()
             else:
                 batch = self._send(placement.function, frames)
-                values = await _values(batch)
+                values = await batch
             failed = False
             return values
         finally:
@@ -132,12 +132,3 @@ class _Request:
         if self.unpack:
             return [await local.call(self.func, args, policy, timeout) for args, _ in self.items]
         return await local.map_items(self.func, self.items, self.concurrency, self.in_flight, policy, timeout)
-
-
-async def _values(batch: Batch) -> list[Any]:
-    try:
-        values: list[Any] = await batch
-    except asyncio.CancelledError:
-        batch.cancel()  # Items that have not begun do not run; the others run on, unobserved.
-        raise
-    return values

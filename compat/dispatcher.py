@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 from weakref import WeakSet
 
-from graft.compat.bounded_starter import BoundedStarter
 from graft.compat.call_report import ReportedCall
 from graft.compat.futures import CallFuture, executor_error
 from graft.compat.local_threads import LocalThreads
@@ -30,6 +31,11 @@ from graft.config.deployment import part, settings
 from graft.tasks import codec
 from graft.tasks.errors import CancelledBatchError, PayloadTooLargeError, UnpicklableError
 
+logger = logging.getLogger(__name__)
+
+INTERRUPTED: Final = "interrupted by Ctrl-C"
+SETTLES: Final = 1.5  # Seconds for which an interrupted program waits for what has not begun to be cancelled.
+
 if TYPE_CHECKING:
     from graft.tasks.results.outcomes import Outcomes
     from graft.tasks.sending.batch_sender import BatchOptions
@@ -39,8 +45,8 @@ class CallDispatcher:
     """Makes the calls of one executor or pool, on workers or on local threads; any thread may use it.
 
     Args:
-        max_workers: single calls that may run at once, and likewise for each map. Default: unlimited. With a limit
-            each single call is an envelope of its own, which is slower.
+        max_workers: single calls that may run at once on workers, and likewise for each map, and in this process.
+            Default: unlimited.
     """
 
     def __init__(self, max_workers: int | None = None, **options: Unpack[ExecutorOptions]) -> None:
@@ -58,7 +64,6 @@ class CallDispatcher:
         self._changed = threading.Condition()
         self._open: dict[Future[Any], CallFuture | MapCall] = {}
         self._readers: WeakSet[InputReader] = WeakSet()
-        self._starter = None if self.max_workers is None else BoundedStarter(self.max_workers)
         self._threads = LocalThreads(self.max_workers, self._routes.policy, self._routes.timeout)
         self._routes.forget()
 
@@ -83,10 +88,7 @@ class CallDispatcher:
             return self.refused(self._abandoned)
         future = CallFuture()
         report = self._opened(future, future, route, 1)
-        if self._starter is None or route.is_map:
-            self._make(future, route, args, kwargs, report)
-        else:
-            self._starter.add(functools.partial(self._make, future, route, args, kwargs, report))
+        self._make(future, route, args, kwargs, report)
         return future
 
     def map(self, route: Route, items: Sequence[Any], *, unpack: bool) -> MapCall:
@@ -138,6 +140,22 @@ class CallDispatcher:
         self.cancel()
         for each in list(self._open.values()):
             each.fail(error)
+
+    def interrupt(self) -> None:
+        """End after Ctrl-C: cancel what has not begun, say what has, and wait for no more of it."""
+        self.close()
+        self._end_readers(CancelledBatchError(INTERRUPTED))
+        count = len(self._open)
+        self.cancel()
+        with self._changed:  # Workers say within half a second what they have skipped.
+            self._changed.wait_for(lambda: not self._open, SETTLES)
+            left = len(self._open)
+        if count:
+            fate = "Those run on, or wait for a worker, which will skip them." if left else "None runs on."
+            logger.warning(
+                "interrupted: of %d open calls, %d have ended and %d have not. %s", count, count - left, left, fate
+            )
+        self.abandon(CancelledBatchError(INTERRUPTED))
 
     def wait(self) -> None:
         """Wait until every call has ended, those of local threads and of readers included."""
@@ -229,8 +247,12 @@ class _Dispatchers:
 
 def _finish_all() -> None:
     """The standard executors finish accepted calls before the interpreter ends; so do ours."""
+    is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt  # What ends the program, unhandled.
     for dispatcher in list(part(_Dispatchers).alive):
-        dispatcher.finish()
+        if is_interrupted:
+            dispatcher.interrupt()
+        else:
+            dispatcher.finish()
 
 
 with suppress(RuntimeError):  # The interpreter is ending already.

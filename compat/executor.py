@@ -7,12 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, wait
 from itertools import islice
+from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, Unpack
 
 from graft.compat.dispatcher import CallDispatcher
 from graft.compat.futures import BrokenClusterError, executor_error
 from graft.compat.map_call import MapCall
 from graft.compat.routes import ExecutorOptions, Route
+from graft.config.validation import at_least_one
 from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, ResultTimeout
 
 __all__ = ["BrokenClusterError", "CeleryExecutor"]
@@ -31,6 +33,9 @@ class CeleryExecutor(Executor):
     thread that receives results, so they must not wait for other calls. Calls must not wait for each other either:
     calls of one callable may share an envelope, which runs them one after the other.
 
+    The first Ctrl-C inside ``with``, or that ends the program, cancels the calls that have not begun, on workers too,
+    and says how many run on; the standard executors wait for all of them.
+
     Calls that must stay in this process by rule R2 (closures over lists, bound methods, arguments that cannot be
     pickled) run on threads of this executor. After a fork the child may go on using the executor; earlier futures
     belong to the parent. ``loop.run_in_executor`` takes this executor; ``loop.set_default_executor`` does not, because
@@ -41,14 +46,14 @@ class CeleryExecutor(Executor):
     calls try again.
 
     Args:
-        max_workers: single calls that may run at once, and likewise for each map. Default: unlimited. A limit disables
-            batching of single calls and is slower.
+        max_workers: single calls that may run at once on workers, and likewise for each map, and in this process.
+            Default: unlimited.
         options: ``queue``, ``priority``, ``retry``, ``timeout`` and ``place``, see :class:`ExecutorOptions`.
     """
 
     def __init__(self, max_workers: int | None = None, **options: Unpack[ExecutorOptions]) -> None:
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
+        if max_workers is not None:
+            at_least_one("max_workers", max_workers)
         self._dispatcher = CallDispatcher(max_workers, **options)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -82,10 +87,9 @@ class CeleryExecutor(Executor):
                 make, and where a call raised StopIteration.
         """
         self._refuse_after_shutdown()
-        if chunksize < 1:
-            raise ValueError(f"chunksize={chunksize} must be at least 1")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError(f"buffersize={buffersize} must be at least 1")
+        at_least_one("chunksize", chunksize)
+        if buffersize is not None:
+            at_least_one("buffersize", buffersize)
         deadline = None if timeout is None else time.monotonic() + timeout
         batch_size = chunksize if chunksize > 1 else None
         route = self._dispatcher.route(fn, call="CeleryExecutor.map", batch_size=batch_size, is_map=True)
@@ -109,6 +113,14 @@ class CeleryExecutor(Executor):
         if wait:
             self._dispatcher.wait()
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Wait for the accepted calls; after Ctrl-C cancel them, and say what runs on."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._dispatcher.interrupt()
+        return super().__exit__(kind, error, trace)
+
     def _refuse_after_shutdown(self) -> None:
         if self._dispatcher.is_closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -124,8 +136,9 @@ class CeleryExecutor(Executor):
 
 def _in_order(batch: MapCall, deadline: float | None) -> Iterator[Any]:
     try:
-        for position in range(batch.total):
-            yield _taken(batch, position, deadline)
+        with batch.bar():
+            for position in range(batch.total):
+                yield _taken(batch, position, deadline)
     finally:
         batch.cancel()
 

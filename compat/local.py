@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from graft.tasks.callables.importable import name_of
 from graft.tasks.errors import ItemTimeoutError
-from graft.tasks.policy import RetryPolicy
+from graft.tasks.policy import FailedRun, RetryPolicy
 
 
 async def awaited(value: Any) -> Any:
@@ -54,13 +56,14 @@ async def map_items(
 
 async def call(func: Callable[..., Any], args: Sequence[Any], policy: RetryPolicy, timeout: float | None) -> Any:
     """``func(*args)``, called again after an error as *policy* says."""
-    run = 0
+    run, began = 0, time.monotonic()
     while True:
         run += 1
         try:
             return await awaited_within(timeout, awaited(func(*args)))
         except Exception as error:
-            wait = policy.wait_after(run, error)
+            wait = policy.next_wait(run, error, time.monotonic() - began)
             if wait is None:
                 raise
+            policy.note(FailedRun(name_of(func), run, policy.runs, error, wait))
         await asyncio.sleep(wait)

@@ -13,9 +13,10 @@ from typing import Any
 from graft.compat.futures import CallFuture
 from graft.compat.local import awaited_within
 from graft.compat.map_call import MapCall
+from graft.tasks.callables.importable import name_of
 from graft.tasks.envelope import Outcome
 from graft.tasks.errors import CancelledBatchError
-from graft.tasks.policy import RetryPolicy
+from graft.tasks.policy import FailedRun, RetryPolicy
 
 
 class LocalThreads:
@@ -91,14 +92,15 @@ class LocalThreads:
 
     def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call *func* in this thread as a worker would: awaitables are awaited, the policy says when to call again."""
-        run = 0
+        run, began = 0, time.monotonic()
         while True:
             run += 1
             try:
                 value = func(*args, **kwargs)
                 return asyncio.run(awaited_within(self._timeout, value)) if inspect.isawaitable(value) else value
             except Exception as error:
-                wait = self._policy.wait_after(run, error)
+                wait = self._policy.next_wait(run, error, time.monotonic() - began)
                 if wait is None:
                     raise
+                self._policy.note(FailedRun(name_of(func), run, self._policy.runs, error, wait))
             time.sleep(wait)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any
 
 from graft.tasks.batch import refuse_to_wait_in_a_task
 from graft.tasks.envelope import Outcome
 from graft.tasks.results.outcomes import Outcomes
+from graft.tasks.results.progress_bar import progress_bar
 
 
 class MapCall(Outcomes):
@@ -48,6 +50,10 @@ class MapCall(Outcomes):
         if error is not None:
             raise error
         return self.values(keep=False)
+
+    def bar(self) -> AbstractContextManager[None]:
+        """Show how far it is, where the environment asks for that."""
+        return progress_bar(self)
 
     def cancel(self) -> None:
         """Keep what has not begun from running."""

@@ -28,7 +28,8 @@ class RunOptions(TypedDict, total=False):
     place: Where | None
     """Force a placement: "cluster" or "local". Default: rule R2 decides."""
     retry: RetryPolicy | int | None
-    """A RetryPolicy, or a number of retries, for calls that raise. Default: no retry."""
+    """A RetryPolicy, or a number of retries, for calls that raise. A number retries transient errors: connections,
+    timeouts, OSError. Default: no retry."""
 
 
 class CallOptions(RunOptions, total=False):

@@ -13,6 +13,7 @@ from graft.compat.pool_initializer import run_initialised
 from graft.compat.pool_iterators import WINDOW, IMapIterator, InputReader
 from graft.compat.pool_results import AsyncResult, Callback, terminated
 from graft.compat.routes import ExecutorOptions, Route
+from graft.config.validation import at_least_one
 from graft.tasks.ids import new_id
 
 __all__ = ["AsyncResult", "IMapIterator", "Pool", "TimeoutError", "register_joblib"]
@@ -32,8 +33,7 @@ class Pool:
     silently.
 
     Args:
-        processes: calls that may run at once. Default: unlimited. A limit disables batching of single calls and is
-            slower.
+        processes: single calls that may run at once, and likewise for each map. Default: unlimited.
         initializer: called as ``initializer(*initargs)`` in each worker process before this pool's first call there.
             The processes are shared and outlive the pool, and so do the initializer's effects. If the function, the
             initializer or an argument cannot travel, both run in this process. An error of the initializer is the
@@ -53,8 +53,8 @@ class Pool:
         context: Any = None,
         **options: Unpack[ExecutorOptions],
     ) -> None:
-        if processes is not None and processes < 1:
-            raise ValueError(f"processes={processes} must be at least 1")
+        if processes is not None:
+            at_least_one("processes", processes)
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):
@@ -138,21 +138,41 @@ class Pool:
     ) -> AsyncResult:
         route = self._route(name, func, chunksize)
         batch = self._dispatcher.map(route, list(items), unpack=unpack)
-        return AsyncResult(batch.ended, batch.collect, *callbacks)
+        return AsyncResult(batch.ended, batch.collect, *callbacks, bar=batch.bar)
 
-    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
-        """Values in order. A thread reads the input a bounded way ahead of the reader; it may be slow or endless."""
-        return self._imap("Pool.imap", func, iterable, chunksize, ordered=True)
+    def imap(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1, buffersize: int | None = None
+    ) -> IMapIterator:
+        """Return an iterator over the values, in order. A thread reads the input a bounded way ahead of its reader.
 
-    def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
+        Args:
+            func: called with each item.
+            iterable: may be slow or endless.
+            chunksize: items in one envelope. Default: learnt from the pace of *func*.
+            buffersize: items that are read ahead of the reader, and so calls that are made and not yet handed out.
+                Default: 1,000, or four times *chunksize*. (Of Python's own pool since 3.15.)
+        """
+        return self._imap("Pool.imap", func, iterable, chunksize, buffersize, ordered=True)
+
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1, buffersize: int | None = None
+    ) -> IMapIterator:
         """Like :meth:`imap`, in the order in which values arrive."""
-        return self._imap("Pool.imap_unordered", func, iterable, chunksize, ordered=False)
+        return self._imap("Pool.imap_unordered", func, iterable, chunksize, buffersize, ordered=False)
 
     def _imap(
-        self, name: str, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int, *, ordered: bool
+        self,
+        name: str,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+        buffersize: int | None,
+        *,
+        ordered: bool,
     ) -> IMapIterator:
         route = self._route(name, func, None if chunksize == 1 else chunksize)
-        reader = InputReader(ordered=ordered, window=max(WINDOW, 4 * chunksize))
+        window = max(WINDOW, 4 * chunksize) if buffersize is None else at_least_one("buffersize", buffersize)
+        reader = InputReader(ordered=ordered, window=window)
         reader.start(lambda item: self._dispatcher.follow(route, (item,), {}), iter(iterable))
         self._dispatcher.add_reader(reader)
         return IMapIterator(reader)

@@ -8,6 +8,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from graft.tasks.errors import CancelledBatchError
@@ -31,7 +32,10 @@ class AsyncResult:
         read: Callable[[], Any],
         callback: Callback | None = None,
         error_callback: Callback | None = None,
+        *,
+        bar: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        self._bar = bar
         self._is_ready = threading.Event()
         self._value: Any = None
         self._error: BaseException | None = None
@@ -62,7 +66,8 @@ class AsyncResult:
             multiprocessing.TimeoutError: the result is not ready after *timeout* seconds; try again later.
             CancelledBatchError: the pool was terminated before the call had ended.
         """
-        self.wait(timeout)
+        with self._bar():
+            self.wait(timeout)
         if not self.ready():
             raise multiprocessing.TimeoutError(f"no result after {timeout:g} s")
         if self._error is not None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from graft.compat.placement import CallOptions, Placement, check_place, place_calls
 from graft.config.queues import broker_priority, table
+from graft.config.validation import seconds
+from graft.tasks.callables.references import check_importable
 from graft.tasks.policy import as_policy
 
 if TYPE_CHECKING:
@@ -58,8 +60,8 @@ class Routes:
         queue, timeout = options.get("queue"), options.get("timeout")
         if queue is not None:
             table().checked(queue)
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout={timeout!r} must be more than 0 seconds; None means no limit")
+        if timeout is not None:
+            seconds("timeout", timeout)
         check_place(options.get("place"))
         broker_priority(options.get("priority", 0))
         self.place = options.get("place")
@@ -70,8 +72,11 @@ class Routes:
         self._kept: dict[tuple[Any, ...], Route] = {}
 
     def forget(self) -> None:
-        """Decide anew from here on: a forked child may be a worker."""
+        """Decide anew from here on: a forked child may be a worker, and what is under way belongs to its parent."""
+        from graft.tasks.sending.envelope_bound import EnvelopeBound
+
         self._kept.clear()
+        self._bound = None if self._max_workers is None else EnvelopeBound(self._max_workers)
 
     def get(
         self,
@@ -111,21 +116,26 @@ class Routes:
             in_flight = min(self._max_workers, 2) if ref.is_async else self._max_workers
             concurrency = max(1, self._max_workers // in_flight)
         elif self._max_workers is not None:
-            batch_size = concurrency = 1
+            concurrency = 1
         options = batch_options(ref, self._options, self._options.get("queue"))
-        return replace(options, batch_size=batch_size, in_flight=in_flight, concurrency=concurrency, unpack=True)
+        return replace(
+            options, batch_size=batch_size, in_flight=in_flight, concurrency=concurrency, unpack=True,
+            bound=None if is_map else self._bound,
+        )  # fmt: skip
 
 
 def batch_options(ref: FunctionRef, options: CallOptions, queue: str | None = None) -> BatchOptions:
     """How items of one callable are sent, by the facade's options."""
     from graft.tasks.sending.batch_sender import BatchOptions
 
+    policy = as_policy(options.get("retry"))
+    check_importable("retry", policy.names())
     return BatchOptions(
         function=ref,
         queue=queue or (table().io if ref.is_async else table().batch),
         priority=broker_priority(options.get("priority", 0)),
         timeout=options.get("timeout"),
-        policy=as_policy(options.get("retry")),
+        policy=policy,
     )
 
 

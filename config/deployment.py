@@ -16,7 +16,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TypeVar
 
-from graft.config.settings import Settings
+from graft.config.settings import Settings, warn_of_unknown
 
 T = TypeVar("T")
 
@@ -27,6 +27,7 @@ class Deployment:
     def __init__(self) -> None:
         self._app: Any = None
         self._settings: Settings | None = None
+        self._has_checked_names = False
         self._read_settings: Callable[[], Settings] = Settings
         self._lock = threading.RLock()
         self._parts: dict[Callable[[], Any], Any] = {}
@@ -45,6 +46,9 @@ class Deployment:
         """The settings, read once: from the environment, and from the configuration of an app that was adopted."""
         if self._settings is None:
             self._settings = self._read_settings()
+            if not self._has_checked_names:
+                self._has_checked_names = True
+                warn_of_unknown()
         return self._settings
 
     def adopt(self, app: Any, read_settings: Callable[[], Settings] = Settings) -> None:

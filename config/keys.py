@@ -12,6 +12,7 @@ BATCHES: Final = "graft:batches"
 BODY: Final = "graft:body:"
 CALL: Final = "graft:call:"
 CALLS: Final = "graft:calls:"
+CANCEL: Final = "graft:cancel:"
 CANCELLED: Final = "graft:cancelled"
 CHORD: Final = "graft:chord:"
 CHORDS: Final = "graft:chords"
@@ -28,8 +29,8 @@ QUEUES: Final = "graft:queues"  # The queues that were ever declared here, each 
 SHARED: Final = "graft:shared:"
 RESOURCE_POOL: Final = "resource_pool:"  # Known to the callers of compat/celery_migration_poc by this name.
 BETWEEN_CALLERS_AND_WORKERS: Final = (
-    BATCH, BATCHES, BODY, CALL, CALLS, CANCELLED, CHORD, CHORDS, COMPAT, FUNCTION_STATS, FUNCTIONS, FUNCTION, OUTCOME,
-    OVERLAP, PACE, POC, POOL, QUEUES, SHARED, RESOURCE_POOL,
+    BATCH, BATCHES, BODY, CALL, CALLS, CANCEL, CANCELLED, CHORD, CHORDS, COMPAT, FUNCTION_STATS, FUNCTIONS, FUNCTION,
+    OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SHARED, RESOURCE_POOL,
 )  # fmt: skip
 
 ATTEMPTS: Final = "graft:attempts"  # A stream: how each run of an envelope or task ended.

@@ -6,11 +6,11 @@ declares. :func:`table` is that of the process's app, whichever that is.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from graft.config.deployment import app, part
+from graft.config.validation import number
 
 Lane = Literal["cpu", "io"]
 
@@ -122,6 +122,4 @@ def broker_priority(priority: float) -> int:
 
     Old priorities have no bounds; 5 and above share the most urgent step, -4 and below the least urgent.
     """
-    if math.isnan(priority):
-        raise ValueError(f"priority must be a number, not {priority!r}")
-    return int(min(max(MIDDLE_PRIORITY - priority, PRIORITY_STEPS[0]), PRIORITY_STEPS[-1]))
+    return int(min(max(MIDDLE_PRIORITY - number("priority", priority), PRIORITY_STEPS[0]), PRIORITY_STEPS[-1]))

@@ -5,11 +5,20 @@ The conventional variables keep their names (``CELERY_BROKER_URL``, ``CELERY_RES
 
 from __future__ import annotations
 
+import difflib
+import logging
+import os
 import re
-from typing import Final, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+logger = logging.getLogger(__name__)
+
+# Variables of ours that are no settings of a deployment: the command line's, the benchmark's, the tests' and so on.
+OTHER_VARIABLES: Final = re.compile(r"GRAFT_(APP$|IMAGE$|RAY|BENCH_|ECOSYSTEM_|EXPORTER_|TEST_)")
 
 _PASSWORD = re.compile(r"(://[^:@/;]*:)[^@;]*(?=@)")
 
@@ -27,12 +36,22 @@ def is_redis(address: object) -> bool:
     return isinstance(address, str) and address.startswith(REDIS)
 
 
+class SettingsError(ValueError):
+    """Settings that cannot work: each by its variable, with the reason."""
+
+
 class Settings(BaseSettings):
     """One deployment. Durations are float seconds, sizes are bytes."""
 
     model_config = SettingsConfigDict(
         env_prefix="GRAFT_", frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
     )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError("; ".join(_reason(each) for each in error.errors(include_url=False))) from None
 
     broker_url: str = Field(
         "redis://127.0.0.1:6379/0",
@@ -65,6 +84,10 @@ class Settings(BaseSettings):
         description="For the tasks of the old proof of concept: callers route them to `default`, `batch` and `heavy`, "
         "and Beat sends cleanup_old_results (daily at 02:00 UTC) and collect_metrics (each minute). Without this the "
         "tasks run too, in `default`.",
+    )
+
+    progress: bool = Field(
+        False, description="Show a bar to callers who wait for a batch, a map or an old call in a terminal."
     )
 
     connect_timeout: float = Field(3.5, gt=0, le=60, description="A broker that does not answer within this is down.")
@@ -253,3 +276,39 @@ class Settings(BaseSettings):
     def broker_name(self) -> str:
         """The broker's address without its password, for messages."""
         return without_password(self.broker_url)
+
+
+def variable(name: str) -> str:
+    """The environment variable that the field *name* is read from."""
+    alias = Settings.model_fields[name].validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"GRAFT_{name.upper()}"
+
+
+def warn_of_unknown(environ: Mapping[str, str] | None = None) -> None:
+    """Log a warning for each ``GRAFT_…`` variable that changes nothing, with the one that was probably meant."""
+    for name, meant in unknown(os.environ if environ is None else environ):
+        advice = f"; did you mean {meant}?" if meant else "; docs/configuration.md lists those that there are"
+        logger.warning("the environment variable %s is not known and changes nothing%s", name, advice)
+
+
+def unknown(environ: Iterable[str]) -> list[tuple[str, str | None]]:
+    """The names in *environ* that begin like ours and are none, each with the nearest that there is."""
+    known = [variable(name) for name in Settings.model_fields]
+    ours = sorted(name for name in environ if name.upper().startswith("GRAFT_"))
+    strange = [name for name in ours if name.upper() not in known and not OTHER_VARIABLES.match(name)]
+    return [(name, next(iter(difflib.get_close_matches(name.upper(), known, 1, 0.8)), None)) for name in strange]
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    """One error of pydantic's for people; the value is shown where it cannot be a secret."""
+    text = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return text
+    name = str(error["loc"][0])
+    name = next((field for field in Settings.model_fields if name in (field, variable(field))), name)
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return f"{name}: {text}"
+    is_shown = field.repr and field.annotation is not SecretStr
+    value = f"={error['input']}" if is_shown else ""
+    return f"{variable(name)}{value}: {text[:1].lower()}{text[1:]}"

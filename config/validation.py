@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Real
 
 
 def at_least_one(what: str, value: int) -> int:
@@ -17,7 +19,7 @@ def at_least_one(what: str, value: int) -> int:
 
 def seconds(what: str, value: float) -> float:
     """*value*, a duration that must be positive."""
-    if not value > 0:
+    if not number(what, value) > 0:
         raise ValueError(f"{what}={value!r} must be more than 0 seconds")
     return value
 
@@ -39,3 +41,12 @@ def misspelt(environ: Iterable[str], known: Iterable[str]) -> list[tuple[str, st
         if nearest or prefix == "GRAFT":  # A project may read names of its own that begin with CELERY_.
             found.append((name, nearest and f"{prefix}_{nearest}"))
     return found
+
+
+def number(what: str, value: float) -> float:
+    """*value*, any number but NaN."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{what}={value!r} must be a number")
+    if math.isnan(value):
+        raise ValueError(f"{what}={value!r} must be a number")
+    return value

@@ -10,7 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graft.config.harden import harden, undo
+    from graft.compat.executor import BrokenClusterError, CeleryExecutor
+    from graft.compat.pool import Pool, register_joblib
+    from graft.config.harden import HardenError, harden, undo
+    from graft.config.settings import SettingsError
+    from graft.tasks.base import ReliableTask
     from graft.tasks.batch import Batch
     from graft.tasks.envelope import Outcome
     from graft.tasks.errors import (
@@ -32,50 +36,71 @@ if TYPE_CHECKING:
         UnpicklableError,
         UnreferenceableError,
     )
-    from graft.tasks.policy import ExactWaits, RetryPolicy
+    from graft.tasks.policy import ExactWaits, FailedRun, RetryPolicy
+    from graft.tasks.results.call_status import status_of
     from graft.tasks.results.outcomes import Progress
     from graft.tasks.submit import submit
 
 __version__ = "0.1.0"
 __all__ = [
     "Batch",
+    "BrokenClusterError",
     "BrokerUnavailable",
     "CancelledBatchError",
+    "CeleryExecutor",
     "EnvelopeError",
     "EnvelopeLostError",
     "ExactWaits",
+    "FailedRun",
+    "HardenError",
     "ItemTimeoutError",
     "OutOfMemoryError",
     "Outcome",
     "PayloadTooLargeError",
     "PermanentError",
     "PoisonedError",
+    "Pool",
     "ProcessExitError",
     "Progress",
+    "ReliableTask",
     "RemoteTraceback",
     "ResultTimeout",
     "RetryPolicy",
     "SelfCancelledError",
+    "SettingsError",
     "SignatureError",
     "TaskQueueError",
     "UnpicklableError",
     "UnreferenceableError",
     "__version__",
     "harden",
+    "register_joblib",
+    "status_of",
     "submit",
     "undo",
 ]
 
-_MODULES = {"submit": "tasks.submit", "Batch": "tasks.batch", "Progress": "tasks.results.outcomes"}
-_MODULES |= {"Outcome": "tasks.envelope", "RetryPolicy": "tasks.policy", "ExactWaits": "tasks.policy"}
-_MODULES |= {"harden": "config.harden", "undo": "config.harden"}
+_MODULES = {
+    "compat.executor": ("BrokenClusterError", "CeleryExecutor"),
+    "compat.pool": ("Pool", "register_joblib"),
+    "config.harden": ("HardenError", "harden", "undo"),
+    "config.settings": ("SettingsError",),
+    "tasks.base": ("ReliableTask",),
+    "tasks.batch": ("Batch",),
+    "tasks.envelope": ("Outcome",),
+    "tasks.policy": ("ExactWaits", "FailedRun", "RetryPolicy"),
+    "tasks.results.call_status": ("status_of",),
+    "tasks.results.outcomes": ("Progress",),
+    "tasks.submit": ("submit",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded at the first use, so that `import graft.compat…` does not pay for Celery before anything is sent.
     if name not in __all__:
         raise AttributeError(f"module 'graft' has no attribute {name!r}")
-    return getattr(import_module(f"graft.{_MODULES.get(name, 'tasks.errors')}"), name)
+    return getattr(import_module(f"graft.{_HOMES.get(name, 'tasks.errors')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,8 +9,15 @@ from __future__ import annotations
 import sys
 
 from graft.compat import redirect
-from graft.config.celery_app import app
 from graft.config.deployment import settings
+from graft.config.settings import SettingsError
+
+try:
+    from graft.config.celery_app import app
+except SettingsError as error:
+    if "celery.bin.celery" not in sys.modules:
+        raise
+    raise SystemExit(f"these settings cannot work: {error}") from None  # Celery's command line would show a traceback.
 
 app.set_default()  # shared_task of the modules that a worker loads belongs to this app.
 

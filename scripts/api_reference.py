@@ -19,8 +19,8 @@ LINE: Final = 110
 HEAD: Final = """# API reference
 
 Generated from docstrings by `python -m graft.scripts.api_reference`. Every name here is imported from `graft`:
-`graft.submit`, `graft.Batch` and so on. The facades for old code are in [migration.md](migration.md), `ReliableTask` in
-[your-own-project.md](your-own-project.md). Durations are seconds, sizes bytes.
+`graft.submit`, `graft.Batch` and so on. The facades for old code are in [migration.md](migration.md). Durations are
+seconds, sizes bytes.
 """
 
 # Where each name is defined, and the methods that are for callers.
@@ -29,13 +29,30 @@ SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
     "Results": [
         (
             "tasks.batch.Batch",
-            ("collect", "__iter__", "as_completed", "as_completed_async", "progress", "done", "cancel"),
+            ("collect", "__iter__", "as_completed", "as_completed_async", "progress", "done", "cancel", "detach"),
         ),
         ("tasks.envelope.Outcome", ("unwrap",)),
         ("tasks.results.outcomes.Progress", ()),
+        ("tasks.results.call_status.status_of", ()),
     ],
-    "Retry policies": [("tasks.policy.RetryPolicy", ("wait_after",)), ("tasks.policy.ExactWaits", ())],
-    "Any Celery app": [("config.harden.harden", ()), ("config.harden.undo", ())],
+    "Retry policies": [
+        ("tasks.policy.RetryPolicy", ("retries", "wait_after")),
+        ("tasks.policy.ExactWaits", ()),
+        ("tasks.policy.FailedRun", ()),
+    ],
+    "Any Celery app": [
+        ("config.harden.harden", ()),
+        ("config.harden.undo", ()),
+        ("config.harden.HardenError", ()),
+        ("config.settings.SettingsError", ()),
+        ("tasks.base.ReliableTask", ()),
+    ],
+    "Executors and pools": [
+        ("compat.executor.CeleryExecutor", ("submit", "map", "shutdown")),
+        ("compat.futures.BrokenClusterError", ()),
+        ("compat.pool.Pool", ("imap", "imap_unordered")),
+        ("compat.pool.register_joblib", ()),
+    ],
 }
 
 

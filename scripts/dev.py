@@ -13,7 +13,7 @@ from typing import Any
 
 from graft.scripts.console import complain
 from graft.scripts.stack import background
-from graft.scripts.stack.arguments import add_stack_arguments, stack_options
+from graft.scripts.stack.arguments import add_stack_arguments, as_written, given, stack_options
 from graft.scripts.stack.local_stack import LocalStack
 from graft.scripts.stack.redis_server import StackError
 
@@ -156,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "run":
                 return run(stack_options(arguments), arguments.pythonpath, command)
             case "up":
-                return background.up(stack_options(arguments), arguments.pythonpath)
+                options = stack_options(arguments)
+                return background.up(options, arguments.pythonpath, as_written(arguments), given(arguments))
             case "status":
                 return background.status()
             case _:

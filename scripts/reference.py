@@ -5,27 +5,22 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
 from graft.config.queues import QUEUES
-from graft.config.settings import Settings
+from graft.config.settings import Settings, variable
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 HEAD = """# Configuration
 
 Generated from `config/settings.py` by `python -m graft.scripts.reference`. Everything is read from the environment,
-once per process; values that cannot work together are refused at start. Durations are seconds, sizes bytes.
+once per process; values that cannot work together are refused at start, each by its variable's name. A variable that
+begins with `GRAFT_` and is not known is logged, with the one that was probably meant. Durations are seconds, sizes
+bytes.
 
 | variable | default | meaning |
 |---|---|---|
 """
-
-
-def variable(name: str, field: FieldInfo) -> str:
-    """The environment variable that *field* is read from."""
-    alias = field.validation_alias
-    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"GRAFT_{name.upper()}"
 
 
 def default(field: FieldInfo) -> str:
@@ -40,7 +35,7 @@ def default(field: FieldInfo) -> str:
 def reference() -> str:
     """The whole page."""
     rows = [
-        f"| `{variable(name, field)}` | {default(field)} | {field.description} |\n"
+        f"| `{variable(name)}` | {default(field)} | {field.description} |\n"
         for name, field in Settings.model_fields.items()
     ]
     queues = [f"| `{queue.name}` | {queue.lane} | {queue.purpose} |\n" for queue in QUEUES]

@@ -23,9 +23,13 @@ class ReliableTask(Task):
     policy: RetryPolicy = ONCE
 
     def raise_retry(self, **options: Any) -> NoReturn:
-        """Send this message back to run once more, and raise Retry; when the broker refuses, Reject it to its queue."""
-        try:
-            raise self.retry(**options)
-        except Reject as refused:
-            # Celery would drop the message here (5.7, Task.retry); unacknowledged, it comes back by itself.
-            raise Reject(refused.reason, requeue=True) from refused
+        raise_retry(self, **options)
+
+
+def raise_retry(task: Any, **options: Any) -> NoReturn:
+    """Send the message of *task*, which runs, back to run once more, and raise Retry; Reject if the broker refuses."""
+    try:
+        raise task.retry(**options)
+    except Reject as refused:
+        # Celery would drop the message here (5.7, Task.retry); unacknowledged, it comes back by itself.
+        raise Reject(refused.reason, requeue=True) from refused

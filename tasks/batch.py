@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from graft.tasks.envelope import Outcome
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.results.outcomes import Outcomes, Progress
+from graft.tasks.results.progress_bar import progress_bar
 from graft.tasks.worker_runtime import in_worker
 
 
@@ -19,6 +23,21 @@ def refuse_to_wait_in_a_task(outcomes: Outcomes) -> None:
             "a task must not wait for a batch: with every worker waiting, none is left to run it; let reduce= be "
             "called when the batch is done, or submit from outside"
         )
+
+
+def is_in_loop() -> bool:
+    """Whether this thread runs an event loop now."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class Cancel(Protocol):
+    """Cancels what has not begun, and what runs if *running*."""
+
+    def __call__(self, *, running: bool = False) -> None: ...
 
 
 class Batch:
@@ -35,28 +54,45 @@ class Batch:
     iterating, and no more input is read. Never start, and everything still runs. If the calling process exits, items
     that were not sent yet are dropped; sent ones still run.
 
-    A task must not wait for a batch: collecting, awaiting or iterating inside a task is a RuntimeError.
+    Where a coroutine that awaits the batch, or iterates over it, is cancelled, the batch is cancelled; so is it when
+    ``asyncio.timeout`` ends. ``await asyncio.shield(batch)`` lets it go on.
+
+    A task must not wait for a batch: collecting, awaiting or iterating inside a task is a RuntimeError. So is, on the
+    thread of a running event loop, which would stand still, what is not awaited: collecting and plain iteration.
+
+    A batch that a coroutine has submitted and nobody has looked at is a RuntimeWarning when it is dropped: an ``await``
+    was forgotten. :meth:`detach` says that nobody will look.
 
     Attributes:
         id: the batch's id, as ``celery -A graft batch list`` shows it; also the id of its Celery group.
         reduced: whether the batch has a reducer.
     """
 
-    def __init__(self, outcomes: Outcomes, cancel: Callable[[], None] | None = None) -> None:
+    def __init__(self, outcomes: Outcomes, cancel: Cancel | None = None) -> None:
         self.id = outcomes.id
         self.reduced = outcomes.is_reduced
         self._outcomes = outcomes
         self._cancel = cancel
+        self._is_forgotten = is_in_loop()  # Until somebody looks at it.
+
+    def __del__(self) -> None:
+        if getattr(self, "_is_forgotten", False) and not sys.is_finalizing():
+            warnings.warn(
+                f"batch {self.id} was submitted in a coroutine and never awaited: nobody sees its results and errors. "
+                "Write `await batch`, or batch.detach() where nobody needs them",
+                RuntimeWarning, stacklevel=2, source=self,
+            )  # fmt: skip
 
     def __repr__(self) -> str:
         now = self.progress()
         return f"<Batch {self.id}: {now.done} of {now.total if now.total is not None else '?'} done>"
 
-    def collect(self, timeout: float | None = None) -> Any:
+    def collect(self, timeout: float | None = None, *, progress: bool | None = None) -> Any:
         """Wait for all items and return their values.
 
         Args:
             timeout: seconds to wait. Default: no limit.
+            progress: show a bar meanwhile, if stderr is a terminal. Default: as ``GRAFT_PROGRESS`` says.
 
         Returns:
             The list of values in the order of the items; of a reduced batch, the reducer's result.
@@ -67,16 +103,21 @@ class Batch:
             EnvelopeLostError: Redis lost a message of the batch more often than it is sent again.
             Exception: the first failing item's own error, as soon as it is known.
         """
+        self._is_forgotten = False
+        self._refuse_to_wait("await batch")
         self._outcomes.collect_everything()
-        self._wait(lambda: self._is_settled, timeout)
+        with progress_bar(self._outcomes, progress):
+            self._outcomes.wait(lambda: self._is_settled, timeout)
         return self._values()
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._collect_async().__await__()
 
     async def _collect_async(self) -> Any:
+        self._is_forgotten = False
         self._outcomes.collect_everything()
-        await self._wait_async(lambda: self._is_settled)
+        with progress_bar(self._outcomes):
+            await self._wait_async(lambda: self._is_settled)
         return self._values()
 
     def __iter__(self) -> Iterator[Any]:
@@ -89,7 +130,7 @@ class Batch:
         index = 0
         try:
             while True:
-                self._wait(partial(self._has_next, index), None)
+                self._wait(partial(self._has_next, index), None, "async for value in batch")
                 run = self._outcomes.values_from(index)
                 if not run:
                     return
@@ -127,7 +168,7 @@ class Batch:
         self._refuse_second_reader()
         try:
             while True:
-                self._wait(self._has_more, timeout)
+                self._wait(self._has_more, timeout, "async for outcome in batch.as_completed_async()")
                 outcome = self._outcomes.next_arrived()
                 if outcome is None:
                     return
@@ -154,12 +195,25 @@ class Batch:
 
     def done(self) -> bool:
         """Return whether every item has its outcome, or the batch has failed as a whole."""
+        self._is_forgotten = False
         return self._outcomes.done()
 
-    def cancel(self) -> None:
-        """Cancel the items that have not begun; they end in CancelledBatchError. Items that run are finished."""
+    def cancel(self, *, running: bool = False) -> None:
+        """Cancel the items that have not begun; they end in CancelledBatchError. Returns at once.
+
+        Half a second later no worker begins another item of the batch. Items that run are finished.
+
+        Args:
+            running: end the items that run, too: they end in CancelledBatchError, and none is run again. A coroutine is
+                cancelled. A plain function is interrupted, as by a soft time limit, when the call into C that it is in
+                returns; on the io lane it runs on a thread, and is finished.
+        """
         if self._cancel is not None and not self.done():
-            self._cancel()
+            self._cancel(running=running)
+
+    def detach(self) -> None:
+        """Say that nobody will collect the batch: it runs all the same, and no warning is given."""
+        self._is_forgotten = False
 
     # ---- waiting, with the lock of the outcomes held where a question is asked --------------------------------------
 
@@ -174,13 +228,22 @@ class Batch:
     def _has_more(self) -> bool:
         return self._outcomes.has_arrived or self._outcomes.is_over
 
-    def _wait(self, ready: Callable[[], bool], timeout: float | None) -> None:
-        refuse_to_wait_in_a_task(self._outcomes)
+    def _wait(self, ready: Callable[[], bool], timeout: float | None, instead: str) -> None:
+        self._refuse_to_wait(instead)
         self._outcomes.wait(ready, timeout)
+
+    def _refuse_to_wait(self, instead: str) -> None:
+        refuse_to_wait_in_a_task(self._outcomes)
+        if is_in_loop() and not self._outcomes.done():
+            raise RuntimeError(f"this would hold up the event loop that runs on this thread; write: {instead}")
 
     async def _wait_async(self, ready: Callable[[], bool]) -> None:
         refuse_to_wait_in_a_task(self._outcomes)
-        await self._outcomes.wait_async(ready)
+        try:
+            await self._outcomes.wait_async(ready)
+        except asyncio.CancelledError:  # Whoever wanted it does not want it any more.
+            self.cancel()
+            raise
 
     def _values(self) -> Any:
         found = self._outcomes
@@ -200,6 +263,7 @@ class Batch:
             raise TypeError("a reduced batch has one value: collect it or await it")
 
     def _refuse_second_reader(self) -> None:
+        self._is_forgotten = False
         found = self._outcomes
         if found.is_stream and found.taken:
             raise TaskQueueError(f"{found.taken} results of this stream have been read and dropped; it is read once")

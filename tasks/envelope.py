@@ -80,7 +80,8 @@ class Envelope:
     ``reruns`` the items that were. ``carried`` holds outcomes of earlier runs that travel with what is left to do, by
     position, as encoded by :func:`value_frame` and :func:`error_frame`. ``stores_report`` has the report kept under a
     key of its own. ``shared`` lets idle processes take items over when the run takes long; ``children`` are the
-    envelopes that these went into. ``pool`` is the worker pool that it runs in, if any.
+    envelopes that these went into. ``pool`` is the worker pool that it runs in, if any. ``since`` is when its first run
+    began, by Redis's clock, where its policy asks.
     """
 
     id: str
@@ -100,6 +101,7 @@ class Envelope:
     shared: bool = False
     children: tuple[Child, ...] = ()
     pool: PoolRef | None = None
+    since: float = 0.0
 
     def sealed(self) -> bytes:
         """The envelope as signed bytes, bound to its own id."""
@@ -134,7 +136,8 @@ class Envelope:
 
 
 def _fields(envelope: Envelope) -> tuple[Any, ...]:
-    return tuple(getattr(envelope, name) for name in Envelope.__slots__)
+    values = tuple(getattr(envelope, name) for name in Envelope.__slots__)
+    return values if envelope.since else values[:-1]  # Workers of an earlier version know no field more.
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class PayloadTooLargeError(EnvelopeError, ValueError):
 
 
 class CancelledBatchError(TaskQueueError):
-    """The item was cancelled before it ran: by ``Batch.cancel``, ``batch cancel`` or ``queue purge``."""
+    """The item was cancelled: by ``Batch.cancel``, a cancelled ``await``, ``batch cancel`` or ``queue purge``."""
 
 
 class PermanentError(TaskQueueError):

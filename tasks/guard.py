@@ -24,18 +24,21 @@ from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, TaskPredicate
 
 from graft.config.deployment import settings
+from graft.config.redis_client import server_time, shared
 from graft.tasks import worker_runtime
+from graft.tasks.base import raise_retry
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import lease, poison_isolation
 from graft.tasks.delivery.run_counter import Delivery, Runs, asks_redis, is_redelivered
 from graft.tasks.errors import OutOfMemoryError, PoisonedError, ProcessExitError
-from graft.tasks.policy import RetryPolicy
+from graft.tasks.policy import FailedRun, RetryPolicy
 from graft.tasks.queues import overlap
 from graft.tasks.results import attempts
 
 logger = logging.getLogger(__name__)
 
 UPKEEP: Final = ("graft.health.", "graft.history.", "graft.leaks.", "graft.maintenance.")  # Nobody asks how these went.
+SINCE: Final = "graft_since"  # The header that says when the first run began, by Redis's clock.
 RUNS_CODE: Final = frozenset({"celery.map", "celery.starmap", "celery.chunks"})  # Of Celery's own tasks.
 
 
@@ -55,6 +58,7 @@ def guarded(task: Task, run: Callable[..., Any]) -> Callable[..., Any]:
         if request is None or request.called_directly or request.is_eager or getattr(request, "graft_guarded", False):
             return run(*args, **kwargs)
         request.graft_guarded = True
+        request.graft_began = time.monotonic()
         with isolated_if_poisonous(request.id):
             return _run_counted(task, request, run, args, kwargs)
 
@@ -128,10 +132,9 @@ def _failed(task: Any, request: Any, error: Exception) -> Exception:
     """The error to raise for *error*, its letter kept. Raises Retry where the task's policy has another run."""
     request.graft_failed = True  # Others need not keep a letter.
     run = (request.retries or 0) + 1
-    policy: RetryPolicy | None = getattr(task, "policy", None)
-    wait = policy.wait_after(run, error) if isinstance(policy, RetryPolicy) else None
-    if wait is not None:
-        task.raise_retry(countdown=wait, exc=error)
+    policy = getattr(task, "policy", None)
+    if isinstance(policy, RetryPolicy):
+        _raise_if_retried(task, request, policy, run, error)
     if isinstance(error, MemoryError):  # Celery's worker would end (5.7, Request.on_failure).
         error = OutOfMemoryError(f"{task.name} ran out of memory. {error}".rstrip())
     reason = letter_reason(task, request, error)
@@ -139,6 +142,20 @@ def _failed(task: Any, request: Any, error: Exception) -> Exception:
         # First: whoever reads FAILURE must find the letter.
         worker_runtime.off_loop(bury, task, request, error, reason, run)
     return error
+
+
+def _raise_if_retried(task: Any, request: Any, policy: RetryPolicy, run: int, error: Exception) -> None:
+    """Raise Retry where *policy* has another run."""
+    headers, elapsed = {}, 0.0
+    if policy.max_seconds is not None:
+        now = worker_runtime.off_loop(server_time, shared())
+        since = float((request.headers or {}).get(SINCE) or now - (time.monotonic() - request.graft_began))
+        headers, elapsed = {SINCE: since}, now - since
+    wait = policy.next_wait(run, error, elapsed)
+    if wait is not None:
+        policy.note(FailedRun(task.name, run, policy.runs, error, wait, request.id))
+        options = {"headers": {**(request.headers or {}), **headers}} if headers else {}
+        raise_retry(task, countdown=wait, exc=error, max_retries=policy.runs, **options)
 
 
 def letter_reason(task: Any, request: Any, error: BaseException) -> dead_letters.Reason | None:

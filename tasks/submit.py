@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from graft.config.queues import broker_priority, table
+from graft.config.validation import at_least_one, seconds
 from graft.tasks.batch import Batch
-from graft.tasks.callables.references import FunctionRef, refer
+from graft.tasks.callables.references import FunctionRef, check_importable, refer
 from graft.tasks.policy import RetryPolicy, as_policy
 from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
@@ -47,14 +49,16 @@ def submit(
         in_flight: envelopes that are sent and not yet answered, at least 1. Default: enough to keep all workers busy.
         concurrency: items of one envelope that run at the same time if *func* is async, at least 1. Default: 100. A
             plain function runs one item at a time in each pool process.
-        retry: a policy, or a number of retries, for items that raise. Default: no retry.
+        retry: a policy, or a number of retries, for items that raise. A number, and a policy that names no errors,
+            retry connections, timeouts and other errors of the operating system; a TypeError is no outage. Default: no
+            retry.
         timeout: seconds that one item may run; then it fails with ItemTimeoutError. Default: no limit for an item;
             ``GRAFT_SOFT_TIME_LIMIT`` still limits the envelope.
         priority: a larger number runs first; 0 is the middle.
         queue: the name of a queue; docs/configuration.md lists them. Default: ``batch``, ``io`` if
             *func* is async, or the app's default queue if it does not declare these.
         by_value: send a copy of *func*, whatever it captures. Changes to what it captured stay on the worker.
-        unpack: items are ``(args, kwargs)`` pairs, and ``func(*args, **kwargs)`` is called.
+        unpack: items are ``(args, kwargs)`` pairs, such as ``((2, 3), {})``, and ``func(*args, **kwargs)`` is called.
 
     Returns:
         The batch. A broker that is down is reported there, as BrokerUnavailable.
@@ -65,7 +69,7 @@ def submit(
         ValueError: an argument is out of range, the queue does not exist, or *reduce* has no items. Nothing has been
             sent.
     """
-    ref = refer(func, by_value=by_value)
+    ref = refer(_callable("func", func), by_value=by_value)
     options = BatchOptions(
         function=ref,
         queue=_queue(queue, ref),
@@ -73,12 +77,14 @@ def submit(
         batch_size=_at_least_one("batch_size", batch_size),
         in_flight=_at_least_one("in_flight", in_flight),
         concurrency=_at_least_one("concurrency", concurrency) or (ASYNC_CONCURRENCY if ref.is_async else 1),
-        timeout=_seconds(timeout),
-        policy=as_policy(retry),
+        timeout=None if timeout is None else seconds("timeout", timeout),
+        policy=_importable(as_policy(retry)),
         unpack=unpack,
     )
+    if unpack:
+        items = _pairs(items)
     if reduce is not None:
-        return _reduced(options, items, refer(reduce, by_value=by_value))
+        return _reduced(options, items, refer(_callable("reduce", reduce), by_value=by_value))
     if isinstance(items, Sequence):
         # A list may change under us while it is being sent.
         return send(options, ListSource(list(items) if isinstance(items, list) else items))
@@ -129,20 +135,36 @@ def _iterable(items: Iterable[Any]) -> Iterable[Any]:
     return items
 
 
+def _pairs(items: Iterable[Any]) -> Iterable[Any]:
+    """*items*, each an ``(args, kwargs)`` pair; those of an iterator are looked at when it gives them."""
+    checked = (_pair(number, item) for number, item in enumerate(_iterable(items)))
+    return list(checked) if isinstance(items, Sequence) else checked
+
+
+def _pair(number: int, item: Any) -> Any:
+    if isinstance(item, Sequence) and len(item) == 2 and not isinstance(item, str | bytes):
+        args, kwargs = item
+        if isinstance(args, Iterable) and not isinstance(args, str | bytes) and isinstance(kwargs, Mapping):
+            return item
+    raise TypeError(
+        f"unpack=True takes (args, kwargs) pairs, and item {number} is {reprlib.repr(item)}: write ((2, 3), {{}}) to "
+        "call func(2, 3)"
+    )
+
+
+def _importable(policy: RetryPolicy) -> RetryPolicy:
+    check_importable("retry", policy.names())
+    return policy
+
+
+def _callable(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
+    if not callable(func):
+        raise TypeError(f"{name}={func!r} is not callable")
+    return func
+
+
 def _at_least_one(name: str, value: int | None) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}={value} must be at least 1")
-    return value
-
-
-def _seconds(timeout: float | None) -> float | None:
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout={timeout!r} must be more than 0 seconds; None means no limit")
-    return timeout
+    return None if value is None else at_least_one(name, value)
 
 
 def _queue(queue: str | None, ref: FunctionRef) -> str:

@@ -102,6 +102,18 @@ def note_and_sleep(path_and_seconds: tuple[str, float]) -> float:
     return seconds
 
 
+async def async_note_and_sleep(path_and_seconds: tuple[str, float]) -> float:
+    """The same for the event loop; a second line says that the item was ended."""
+    path, seconds = path_and_seconds
+    note((path, "start"))
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        note((path, "ended"))
+        raise
+    return seconds
+
+
 def fail_until(path_and_runs: tuple[str, int]) -> int:
     """Raise a ConnectionError until it has been run so often; the file at *path* counts. Returns the run."""
     path, runs = path_and_runs
@@ -110,6 +122,24 @@ def fail_until(path_and_runs: tuple[str, int]) -> int:
     if run < runs:
         raise ConnectionError(f"run {run} of {runs}")
     return run
+
+
+def fail_slowly_once(path: str) -> str:
+    """Takes its time and fails in its first run; returns at once in the second."""
+    if not Path(path).exists():
+        note((path, "run"))
+        time.sleep(0.1)
+        raise ConnectionError("the first run")
+    return path
+
+
+def fail_and_note(path: str) -> NoReturn:
+    """Raise an error that says where :func:`note_failed_run` notes it."""
+    raise ConnectionError(path)
+
+
+def note_failed_run(failed: Any) -> None:
+    note((str(failed.error), f"{failed.run}/{failed.runs}:{failed.item}"))
 
 
 def raise_value_error(x: Any) -> NoReturn:

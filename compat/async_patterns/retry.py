@@ -11,7 +11,8 @@ from enum import Enum
 from typing import Any, Final
 
 from graft.compat.local import awaited
-from graft.tasks.policy import RetryPolicy
+from graft.tasks.callables.importable import name_of
+from graft.tasks.policy import FailedRun, RetryPolicy
 
 CEILING: Final = 30.0
 SMART_DELAY: Final = 0.1
@@ -83,7 +84,7 @@ class RetryConfig:
         return self.jitter_strategy.pause(self.base_delay(failures), self.initial_delay, self.max_delay)
 
     def policy(self) -> JitterPolicy:
-        return JitterPolicy(runs=self.max_retries + 1, config=self)
+        return JitterPolicy(runs=self.max_retries + 1, on=Exception, config=self)
 
 
 @dataclass(frozen=True)
@@ -105,20 +106,28 @@ def is_retryable(error: object) -> bool:
     return any(part in text for part in RETRYABLE) or not any(part in text for part in NOT_RETRYABLE)
 
 
-async def retry_with_backoff(operation: Callable[[], Any], max_retries: int, initial_delay: float) -> Any:
+OnRetry = Callable[[FailedRun], Any] | None
+
+
+async def retry_with_backoff(
+    operation: Callable[[], Any], max_retries: int, initial_delay: float, *, on_retry: OnRetry = None
+) -> Any:
     """The value of ``operation()``, async or plain, called up to *max_retries* + 1 times.
 
-    Any error is retried, after pauses of *initial_delay*, then doubled up to 30 s. The last error is raised.
+    Any error is retried, after pauses of *initial_delay*, then doubled up to 30 s. The last error is raised. Each retry
+    is logged, and *on_retry* is called with it: ``on_retry=print`` shows the line that the old chapter prints.
     """
     _check(max_retries, initial_delay)
-    return await _retry(operation, max_retries, delays(initial_delay), lambda error: True)
+    return await _retry(operation, max_retries, delays(initial_delay), lambda error: True, on_retry)
 
 
-async def retry_with_jitter(operation: Callable[[], Any], config: RetryConfig | None = None) -> Any:
+async def retry_with_jitter(
+    operation: Callable[[], Any], config: RetryConfig | None = None, *, on_retry: OnRetry = None
+) -> Any:
     """Like :func:`retry_with_backoff`, with each pause drawn as *config* says; the base delay grows regardless."""
     config = config or RetryConfig()
     pauses = (config.pause(failures) for failures in itertools.count(1))
-    return await _retry(operation, config.max_retries, pauses, lambda error: True)
+    return await _retry(operation, config.max_retries, pauses, lambda error: True, on_retry)
 
 
 async def smart_retry(
@@ -126,22 +135,30 @@ async def smart_retry(
     max_retries: int,
     *,
     is_retryable: Callable[[Exception], bool] = is_retryable,
+    on_retry: OnRetry = None,
 ) -> Any:
     """Like :func:`retry_with_backoff` from 0.1 s on; an error that *is_retryable* refuses is raised at once."""
     _check(max_retries, SMART_DELAY)
-    return await _retry(operation, max_retries, delays(SMART_DELAY), is_retryable)
+    return await _retry(operation, max_retries, delays(SMART_DELAY), is_retryable, on_retry)
 
 
 async def _retry(
-    operation: Callable[[], Any], max_retries: int, pauses: Iterator[float], may_retry: Callable[[Exception], bool]
+    operation: Callable[[], Any],
+    max_retries: int,
+    pauses: Iterator[float],
+    may_retry: Callable[[Exception], bool],
+    on_retry: OnRetry,
 ) -> Any:
-    for retries_left in range(max_retries, -1, -1):
+    policy = RetryPolicy(max_retries + 1, on=Exception, on_retry=on_retry)
+    for run in range(1, policy.runs + 1):
         try:
             return await awaited(operation())
         except Exception as error:
-            if not retries_left or not may_retry(error):
+            if run == policy.runs or not may_retry(error):
                 raise
-        await asyncio.sleep(next(pauses))
+            pause = next(pauses)
+            policy.note(FailedRun(name_of(operation), run, policy.runs, error, pause))
+        await asyncio.sleep(pause)
     raise AssertionError  # The last round has returned or raised.
 
 

@@ -54,6 +54,7 @@ EXAMPLES: Final = examples(
     "celery -A graft batch list",
     "celery -A graft batch show ID     the last characters of the id are enough",
     "celery -A graft batch cancel ID",
+    "celery -A graft batch cancel ID --running     end what runs, too",
 )
 
 
@@ -169,13 +170,15 @@ def show_batch(batch_id: str, as_json: bool) -> None:
 
 @command.command()
 @click.argument("batch_id", metavar="ID")
+@click.option("--running", is_flag=True, help="End the items that run too, instead of letting them finish.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def cancel(batch_id: str, yes: bool, as_json: bool) -> None:
+def cancel(batch_id: str, running: bool, yes: bool, as_json: bool) -> None:
     """Cancel a batch: running items are finished, and no other item starts, also after workers restart.
 
-    The caller stops sending within two seconds. Each item that did not run raises CancelledBatchError there, whether
-    a worker is alive or not. This cannot be undone.
+    Workers begin no item of it half a second later, and the caller stops sending within two seconds. Each item that did
+    not run raises CancelledBatchError there, whether a worker is alive or not. With --running a coroutine is cancelled,
+    and a plain function is interrupted as by a soft time limit. This cannot be undone.
     """
     known = find(batch_id)
     if known is None or known.is_unknown:
@@ -184,7 +187,7 @@ def cancel(batch_id: str, yes: bool, as_json: bool) -> None:
     note = known.note
     what = f"{note.function}, {done_of(note)} items done" if note else f"{several(known.waiting, 'message')} waiting"
     confirm(f"Cancel batch {known.id} ({what})?", yes)
-    withdrawn = stop(known.id)
+    withdrawn = stop(known.id, running=running)
     with broker() as client:
         held = peek.held(known.id, client)
     if as_json:
@@ -192,16 +195,17 @@ def cancel(batch_id: str, yes: bool, as_json: bool) -> None:
     took = f"; {several(withdrawn, 'waiting message')} taken out of the queue" if withdrawn else ""
     say(f"Cancelled batch {known.id}{took}.")
     if held:
-        say(f"{several(held, 'message')} with workers: running items are finished, the others do not start.")
+        fate = "ended" if running else "finished"
+        say(f"{several(held, 'message')} with workers: running items are {fate}, the others do not start.")
     if not can_verify():
         complain(
             "waiting messages stay in their queue until workers skip them, because GRAFT_SIGNING_KEY is not set here"
         )
 
 
-def stop(batch_id: str) -> int:
+def stop(batch_id: str, *, running: bool = False) -> int:
     """Cancel, and repeat until the caller has noticed. Returns how many waiting messages were taken out."""
-    withdrawn = purge.cancel(batch_id)
+    withdrawn = purge.cancel(batch_id, running=running)
     deadline = time.monotonic() + SETTLES
     before = None
     while time.monotonic() < deadline:
@@ -245,7 +249,9 @@ def not_found(batch_id: str) -> None:
 
 def cancelled(ids: Iterable[str]) -> set[str]:
     """The cancelled ones among *ids*."""
-    return cancellation.cancelled(list(ids), shared())
+    wanted = list(ids)
+    flags = shared().mget([cancellation.CANCEL_KEY + each for each in wanted]) if wanted else []
+    return {each for each, flag in zip(wanted, flags, strict=True) if cancellation.is_whole(flag)}
 
 
 def as_record(note: BatchNote, is_cancelled: bool) -> dict[str, Any]:

@@ -66,6 +66,25 @@ def stack_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"lanes": lanes_of(arguments), "app": arguments.app, "reads": arguments.queue}
 
 
+def as_written(arguments: argparse.Namespace) -> dict[str, str]:
+    """The options as people write them, the default ones too."""
+    return {
+        "--lane": ", ".join(sorted(f"{name}={number}" for name, number in lanes_of(arguments).items())),
+        "--app": arguments.app,
+        "--queue": ", ".join(sorted(arguments.queue)),
+        "--pythonpath": ", ".join(str(folder.resolve()) for folder in arguments.pythonpath),
+    }
+
+
+def given(arguments: argparse.Namespace) -> list[str]:
+    """The options that somebody has written."""
+    found = {
+        "--lane": arguments.lane, "--app": arguments.app != OWN_APP, "--queue": arguments.queue,
+        "--pythonpath": arguments.pythonpath,
+    }  # fmt: skip
+    return [name for name, value in found.items() if value]
+
+
 def lanes_of(arguments: argparse.Namespace) -> dict[Lane, int]:
     """The lanes of the options, or the default ones."""
     return dict(arguments.lane) or default_lanes()

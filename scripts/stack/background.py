@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,9 +59,10 @@ class State:
     flower_url: str
     guard: Process
     processes: list[Process] = field(default_factory=list)
+    made_with: dict[str, str] = field(default_factory=dict)  # Options, as people write them.
 
     @classmethod
-    def of(cls, stack: LocalStack) -> State:
+    def of(cls, stack: LocalStack, made_with: Mapping[str, str] | None = None) -> State:
         pids = {service.name: service.pid for service in stack.services}
         if stack.redis and stack.redis.pid:
             pids["redis"] = stack.redis.pid
@@ -71,6 +72,7 @@ class State:
             stack.flower_url,
             Process.of("guard", stack.guard.pid),
             [Process.of(name, pid) for name, pid in pids.items()],
+            dict(made_with or {}),
         )
 
     @classmethod
@@ -125,17 +127,38 @@ def locked_state() -> Iterator[Path]:
             os.close(descriptor)
 
 
-def up(options: Mapping[str, Any], pythonpath: Sequence[Path]) -> int:
-    """Start the stack, made with *options*, unless it is up, and print its environment."""
+def up(
+    options: Mapping[str, Any], pythonpath: Sequence[Path], made_with: Mapping[str, str], given: Collection[str]
+) -> int:
+    """Start the stack, made with *options*, unless it is up, and print its environment.
+
+    *made_with* are the same options as people write them; they were *given*, or are the defaults.
+
+    Raises:
+        StackError: it is up, and was started with other options.
+    """
     with locked_state() as path:
         state = State.read(path)
         if state and state.guard.find():
+            _refuse_others(state.made_with, made_with, given)
             say("The stack is already up" + (f", but {', '.join(state.ended)} ended" if state.ended else "") + ".")
         else:
             _clear(state, path)
-            state = _start(LocalStack(**options, pythonpath=[*pythonpath, Path.cwd()], beat=True, flower=True), path)
+            stack = LocalStack(**options, pythonpath=[*pythonpath, Path.cwd()], beat=True, flower=True)
+            state = _start(stack, path, made_with)
         _print_environment(state)
         return 1 if state.ended else 0
+
+
+def _refuse_others(has: Mapping[str, str], wanted: Mapping[str, str], given: Collection[str]) -> None:
+    """Refuse options that the running stack was not started with, instead of dropping them."""
+    others = [f"{name} {wanted[name]}" for name in given if has.get(name, wanted[name]) != wanted[name]]
+    if others:
+        present = ", ".join(f"{name} {value}" for name, value in has.items() if value)
+        raise StackError(
+            f"the stack is up already, with {present}: {', '.join(others)} would change nothing. Stop it first: "
+            "python -m graft.scripts.dev down"
+        )
 
 
 def status() -> int:
@@ -181,11 +204,11 @@ def down() -> int:
     return 0
 
 
-def _start(stack: LocalStack, path: Path) -> State:
+def _start(stack: LocalStack, path: Path, made_with: Mapping[str, str]) -> State:
     try:
         stack.start()
         stack.wait_ready()
-        state = State.of(stack)
+        state = State.of(stack, made_with)
         state.write(path)
         stack.detach(path)
     except (StackError, ChildProcessError) as error:

@@ -83,6 +83,19 @@ def refer(func: Callable[..., Any], *, by_value: bool = False) -> FunctionRef:
     return FunctionRef("value", name, _copy(func, name, copied.values()), is_async)
 
 
+def check_importable(what: str, values: Iterable[Any]) -> None:
+    """Check that a worker can import *values*, classes and functions of the option *what*.
+
+    Raises:
+        UnreferenceableError: it cannot.
+    """
+    for value in values:
+        if not import_name(value):
+            raise UnreferenceableError(
+                f"{what}: a worker cannot import {name_of(value)}; define it at the top level of an installed module"
+            )
+
+
 def resolve(ref: FunctionRef) -> Callable[..., Any]:
     """The callable that *ref* names or holds; *ref* must come from a verified source.
 

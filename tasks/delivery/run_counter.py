@@ -21,6 +21,7 @@ from typing import Any, Final
 from graft.config import keys, lua
 from graft.config.redis_client import shared
 from graft.tasks.delivery import cancellation, poison_isolation
+from graft.tasks.delivery.cancellation import NOTHING, Cancelled
 from graft.tasks.envelope import Child
 from graft.tasks.messages.message_format import MESSAGE_TTL
 
@@ -34,7 +35,7 @@ class Delivery:
     """What is known when an envelope arrives. ``run`` counts from 1."""
 
     run: int
-    cancelled: bool
+    cancelled: Cancelled = NOTHING
     starts: dict[int, int] = field(default_factory=dict)
     blamed: int | None = None
     poisoned: bool = False
@@ -87,7 +88,7 @@ class Runs:
         Raises:
             NotAloneError: one more death would be its last, and another of that kind runs in this worker; not counted.
         """
-        cancelled = cancellation.is_cancelled(batch)
+        cancelled = cancellation.of_envelope(batch, self.name[0], positions, self.client)
         if not is_redelivered and run_limit > 1:
             return Delivery(1, cancelled), {}
         self.is_on_record = True
@@ -101,7 +102,7 @@ class Runs:
         return self._watched(run, cancelled, positions)
 
     def _watched(
-        self, run: int, cancelled: bool, positions: Sequence[int]
+        self, run: int, cancelled: Cancelled, positions: Sequence[int]
     ) -> tuple[Delivery, dict[int, tuple[bool, bytes]]]:
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(self.key)

@@ -66,7 +66,7 @@ def process(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # Celery's own two attributes say the same as the policy, for readers of them.
-@both_names(OLD_MODULE, policy=ExactWaits(runs=4, base=60.0), max_retries=3, default_retry_delay=60)
+@both_names(OLD_MODULE, policy=ExactWaits(runs=4, base=60.0, on=Exception), max_retries=3, default_retry_delay=60)
 def process_item(item: Mapping[str, Any]) -> dict[str, Any]:
     """``id``, ``processed``, ``timestamp`` (ISO, UTC) and ``worker_id``; retried 3 times, 60 s apart."""
     return process(item)

@@ -138,13 +138,13 @@ def publish_revoked(raw: bytes, reason: str) -> None:
     app().backend.mark_as_revoked(headers["id"], reason, request, store_result=not headers.get("ignore_result"))
 
 
-def cancel(batch: str) -> int:
+def cancel(batch: str, *, running: bool = False) -> int:
     """Keep what has not begun of *batch* from running: on every worker, across restarts; how many messages waited.
 
     Its caller stops sending (progress.py), and gets the results of the messages taken out at once. What runs is
-    finished. Where signatures cannot be verified, waiting messages are left to the workers.
+    finished, or ended if *running*. Where signatures cannot be verified, waiting messages are left to the workers.
     """
-    cancellation.cancel(batch, settings().result_ttl)
+    cancellation.cancel(batch, settings().result_ttl, running=running)
     withdrawn = 0
     if not task_validation.can_verify():
         return withdrawn

@@ -1,7 +1,6 @@
 """The status of a call, by its id: Celery's PENDING stands for five different states, which are told apart here.
 
-    from graft.tasks.results import call_status
-    call_status.of(task_id)  # scheduled, queued, running, succeeded, failed, revoked, dead, expired, lost or unknown
+    graft.status_of(task_id)  # scheduled, queued, running, succeeded, failed, revoked, dead, expired, lost or unknown
 
 ``scheduled``: its time (``eta``, ``countdown``, the wait before a retry) has not come. ``running``: a worker holds its
 message. ``dead``: buried, and can be replayed.
@@ -71,8 +70,17 @@ class Traces:
         return "expired" if is_old and not self.record.notes_end else "lost"
 
 
-def of(task_id: str) -> CallStatus:
-    """The status of the call or task *task_id*. Raises RedisError when Redis does not answer."""
+def status_of(task_id: str) -> CallStatus:
+    """Return the status of the call, envelope or task *task_id*, where Celery says PENDING for five different things.
+
+    ``scheduled``: its time has not come; ``queued``; ``running``: a worker holds its message; ``succeeded``;
+    ``failed``; ``revoked``; ``dead``: it is a dead letter; ``expired``: it ended, and its result was not fetched in
+    time; ``lost``: it was sent, has not ended, and is nowhere; ``unknown``: nobody here sent it, or its result expired
+    more than a day ago.
+
+    Raises:
+        redis.RedisError: Redis does not answer.
+    """
     return traces(task_id).status(time.time(), settings().result_ttl)
 
 

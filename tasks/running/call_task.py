@@ -65,7 +65,8 @@ class _AsAsked(RetryPolicy):
         if isinstance(error, EnvelopeError):
             return None
         asked = current_task.request.kwargs
-        return ExactWaits(asked["retry_limit"] + 1, asked["retry_wait"], factor=2.0).wait_after(run, error)
+        runs = asked["retry_limit"] + 1
+        return ExactWaits(runs, asked["retry_wait"], factor=2.0, on=Exception).wait_after(run, error)
 
 
 class CallTask(ResultsInRedis, ReliableTask):

@@ -11,17 +11,19 @@ from typing import Any, NoReturn
 import redis
 
 from graft.config.deployment import settings
+from graft.config.redis_client import server_time
 from graft.tasks import codec
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
-from graft.tasks.delivery import cancellation, lease
+from graft.tasks.delivery import lease
 from graft.tasks.delivery.poison_isolation import NotAloneError
 from graft.tasks.delivery.run_counter import Delivery, Runs, is_redelivered
 from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_frame, value_frame
-from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, PoisonedError
+from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, NotYet, PoisonedError
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
+from graft.tasks.policy import FailedRun
 from graft.tasks.pools.slot import Slot
 from graft.tasks.results import attempts, early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
@@ -34,30 +36,37 @@ from graft.tasks.worker_runtime import off_loop
 
 logger = logging.getLogger(__name__)
 
+LOGGED = 3  # Items of one envelope whose retry has a line of its own in the log.
+
 Frames = dict[int, tuple[bool, bytes]]  # Outcomes as they travel, by position.
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The items of an envelope, by index, that a run begins, and the ``poisoned``, which have used up their runs.
+    """The items of an envelope, by index, that a run begins; the ``cancelled``; those that have used up their runs.
 
     ``is_recorded``: a process has died with this envelope, so each item is recorded before it runs and after it.
     """
 
     begin: tuple[int, ...]
     poisoned: tuple[int, ...]
-    is_cancelled: bool
+    cancelled: tuple[int, ...]
     is_recorded: bool
 
     @classmethod
     def decide(cls, envelope: Envelope, delivery: Delivery, known: Collection[int], run_limit: int) -> RunPlan:
         """Decide what is left to do, where outcomes of the positions *known* are here, or come from other envelopes."""
-        left = [index for index, position in enumerate(envelope.positions) if position not in known]
+        positions = envelope.positions
+        left = [index for index, position in enumerate(positions) if position not in known]
         poisoned: tuple[int, ...] = ()
-        if delivery.is_watched and not delivery.cancelled:
-            poisoned = tuple(index for index in left if delivery.is_dead(envelope.positions[index], run_limit))
+        cancelled: tuple[int, ...] = ()
+        if delivery.cancelled:
+            cancelled = tuple(index for index in left if delivery.cancelled.includes(positions[index]))
+            left = [index for index in left if index not in cancelled]
+        if delivery.is_watched:
+            poisoned = tuple(index for index in left if delivery.is_dead(positions[index], run_limit))
         begin = tuple(index for index in left if index not in poisoned) if poisoned else tuple(left)
-        return cls(begin, poisoned, delivery.cancelled, delivery.is_watched)
+        return cls(begin, poisoned, cancelled, delivery.is_watched)
 
 
 def _refused(*_: Any) -> Any:
@@ -128,26 +137,28 @@ class EnvelopeRun:
         elsewhere = {position for _, positions in self.children for position in positions}
         plan = RunPlan.decide(self.envelope, self.delivery, self.frames.keys() | elsewhere, settings().run_limit)
         refusal = self.slot.refusal if self.slot is not None else None
-        if refusal is None and plan.is_cancelled:
-            refusal = CancelledBatchError("cancelled before it ran")
         if refusal is not None:
-            return RunOutcomes(errors=dict.fromkeys(plan.begin, refusal))
+            return RunOutcomes(errors=dict.fromkeys((*plan.begin, *plan.cancelled), refusal))
+        unwanted: dict[int, BaseException]
+        unwanted = dict.fromkeys(plan.cancelled, CancelledBatchError("cancelled before it ran"))
         envelope = self.envelope
+        if not plan.begin and not plan.poisoned:
+            return RunOutcomes(errors=unwanted)
         if not plan.is_recorded:
             is_silent = envelope.stores_report or envelope.pool or self.request.ignore_result
-            return run_items(
-                envelope, self.func, plan.begin, is_cancelled=self.is_cancelled,
-                share=self.share if envelope.shared else None,
+            outcomes = run_items(
+                envelope, self.func, plan.begin, share=self.share if envelope.shared else None,
                 publish_early=None if is_silent else EarlyPublisher(envelope),
             )  # fmt: skip
+            outcomes.errors.update(unwanted)
+            return outcomes
         for index in plan.poisoned:
             off_loop(self.bury_poisoned, index)
-        outcomes = run_items(envelope, self.func, plan.begin, is_cancelled=self.is_cancelled, recorder=self)
-        # Their outcomes are in self.frames already, encoded when they were recorded.
-        return replace(outcomes, values={}, errors={})
-
-    def is_cancelled(self) -> bool:
-        return cancellation.is_cancelled(self.envelope.batch)
+        outcomes = run_items(envelope, self.func, plan.begin, recorder=self)
+        # Outcomes of items that began are in self.frames already, encoded when they were recorded.
+        positions = envelope.positions
+        unwanted |= {index: error for index, error in outcomes.errors.items() if positions[index] not in self.frames}
+        return replace(outcomes, values={}, errors=unwanted)
 
     def share(self, indexes: list[int]) -> bool:
         """Have others run the items at *indexes*; whether they will. Called on another thread during the run."""
@@ -182,10 +193,12 @@ class EnvelopeRun:
         """Publish the report of *outcomes*, or raise Celery's Retry when some of the items are to run again."""
         lease.refuse_if_lost(self.request)
         envelope = self.envelope
-        after = AfterRun.decide(outcomes, envelope.policy, envelope.retries + 1)
+        since = self._since(outcomes) if envelope.policy.max_seconds is not None else 0.0
+        elapsed = since and server_time(self.record.client) - since
+        after = AfterRun.decide(outcomes, envelope.policy, envelope.retries + 1, elapsed)
         self.keep_failures({**self.recorded_errors, **{index: outcomes.errors[index] for index in after.unkept}})
         if after.again:
-            self.raise_retry(outcomes, after)
+            self.raise_retry(outcomes, after, since)
         if after.exhausted:
             error = outcomes.errors[after.exhausted[0]]
             self.bury(after.exhausted, error, "retries_exhausted", envelope.retries + 1)
@@ -214,15 +227,22 @@ class EnvelopeRun:
         is_cut_short = any(isinstance(error, CancelledBatchError) for error in outcomes.errors.values())
         return slot.finish_on(pipe, report, seconds, is_cut_short=is_cut_short)
 
-    def raise_retry(self, outcomes: RunOutcomes, after: AfterRun) -> NoReturn:
+    def _since(self, outcomes: RunOutcomes) -> float:
+        """When the first run began, by Redis's clock."""
+        return self.envelope.since or server_time(self.record.client) - outcomes.elapsed
+
+    def raise_retry(self, outcomes: RunOutcomes, after: AfterRun, since: float) -> NoReturn:
         """Send what is to run again back to the queue, with the outcomes of the rest."""
         envelope = self.envelope
+        countdown = max(after.waits.values(), default=0.0)
+        self._note_retries(outcomes, after, countdown)
         rest = replace(
             self.part(after.again),
             retries=envelope.retries + 1,
             reruns=envelope.reruns + after.retried,
             carried={**self.frames, **self.encode(outcomes.without(after.waits))},
             children=self.children,
+            since=since,
         )
         with self.record.client.pipeline(transaction=False) as pipe:
             self.record.forget(pipe)
@@ -234,7 +254,7 @@ class EnvelopeRun:
         self.task.raise_retry(
             args=(payloads.store(rest.id, rest.sealed()),),
             argsrepr=f"({envelope.function.name}, {len(rest.items)} items from {rest.positions[0]})",
-            countdown=max(after.waits.values(), default=0.0),
+            countdown=countdown,
             exc=next(iter(outcomes.errors.values()), None),
         )
 
@@ -244,6 +264,22 @@ class EnvelopeRun:
             pipe, self.request, run=envelope.retries + self.delivery.run, seconds=outcomes.elapsed, outcome=told,
             name=envelope.function.name, error=error,
         )  # fmt: skip
+
+    def _note_retries(self, outcomes: RunOutcomes, after: AfterRun, wait: float) -> None:
+        """Log a few of the items that failed and run again, count the rest, and call the policy's hook for each."""
+        envelope, policy = self.envelope, self.envelope.policy
+        failed = [index for index in after.waits if not isinstance(outcomes.errors[index], NotYet)]
+        for number, index in enumerate(failed):
+            run = FailedRun(
+                envelope.function.name, envelope.retries + 1, policy.runs, outcomes.errors[index], wait, envelope.id,
+                envelope.positions[index],
+            )  # fmt: skip
+            if number < LOGGED:
+                policy.note(run)
+            else:
+                policy.call_hook(run)
+        if (rest := len(failed) - LOGGED) > 0:
+            logger.warning("%d more items of envelope %s failed likewise and run again", rest, envelope.id)
 
     def bury_poisoned(self, index: int) -> None:
         """The item at *index* has used up its runs: its dead letter first, then its outcome."""

@@ -125,7 +125,7 @@ def reduce_batch(self: EnvelopeTask, parts: list[str], wire: str) -> str:
 def _reduced(envelope: Envelope, values: list[Any]) -> tuple[bool, bytes]:
     """The outcome of the reducer, as it travels."""
     single = replace(envelope, positions=[0], items=[values], packed=False)
-    ran = run_items(single, function_store.load(envelope.function), [0], is_cancelled=lambda: False)
+    ran = run_items(single, function_store.load(envelope.function), [0])
     error = ran.errors.get(0)
     # A reduced value may be as large as all that went into it.
     return error_frame(error, skip_frames=1) if error else value_frame(ran.values[0], 0, settings().item_limit * 64)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -19,15 +19,16 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from graft.config.deployment import settings
 from graft.tasks import blocking_threads
+from graft.tasks.delivery.cancellation import NOTHING, Cancelled
 from graft.tasks.envelope import Envelope
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, ProcessExitError
 from graft.tasks.monitoring import otel
+from graft.tasks.running.cancel_watch import Interruption, cancel_watch
 from graft.tasks.running.run_outcomes import RunOutcomes
 from graft.tasks.running.work_stealing import Share, drained, sharer
 from graft.tasks.worker_runtime import off_loop, resolved, run_coroutine
 
 LAST_WORDS = 5.0  # Seconds that an item has to end once its envelope has been stopped.
-CHECK_EVERY = 0.5  # Seconds between checks of the batch's cancel flag.
 PUBLISH_EVERY = 0.25  # Seconds between early outcomes of one envelope.
 
 
@@ -90,32 +91,33 @@ def run_items(
     func: Callable[..., Any],
     indexes: Sequence[int],
     *,
-    is_cancelled: Callable[[], bool],
     recorder: ItemRecorder | None = None,
     share: Share | None = None,
     publish_early: PublishEarly | None = None,
 ) -> RunOutcomes:
     """Run the items at *indexes*, each by itself: an error is that item's outcome and nobody else's.
 
+    What is cancelled meanwhile does not begin (cancel_watch.py).
+
     Args:
-        is_cancelled: asked now and then; once it is true, no more items begin.
         recorder: has items run one after the other, and records each.
         share: offered the plain items that have not begun when the run takes long; they may end up elsewhere.
         publish_early: called while a run on the event loop goes on.
     """
     func = otel.traced(func, envelope.id, envelope.function.name, envelope.function.is_async)
-    run = _ItemRun(envelope, func, is_cancelled, recorder, publish_early)
+    run = _ItemRun(envelope, func, recorder, publish_early)
     began = time.perf_counter()
-    if envelope.function.is_async:
-        run.on_loop(indexes)
-    elif share is None or len(indexes) < 2:
-        run.plain(deque(indexes))
-    else:
-        todo = deque(indexes)
-        with sharer().offered(todo, share, 2 * settings().envelope_seconds) as offer:
-            run.plain(todo)
-            while not offer.is_exhausted():  # Nobody took it.
+    with cancel_watch().watching(envelope, run.cancel):
+        if envelope.function.is_async:
+            run.on_loop(indexes)
+        elif share is None or len(indexes) < 2:
+            run.plain(deque(indexes))
+        else:
+            todo = deque(indexes)
+            with sharer().offered(todo, share, 2 * settings().envelope_seconds) as offer:
                 run.plain(todo)
+                while not offer.is_exhausted():  # Nobody took it.
+                    run.plain(todo)
     run.outcomes.elapsed = time.perf_counter() - began
     return run.outcomes
 
@@ -126,13 +128,29 @@ class _ItemRun:
 
     envelope: Envelope
     func: Callable[..., Any]
-    is_cancelled: Callable[[], bool]
     recorder: ItemRecorder | None
     publish_early: PublishEarly | None
     outcomes: RunOutcomes = field(default_factory=RunOutcomes)
+    cancelled: Cancelled = NOTHING
+    interruption: Interruption = field(default_factory=Interruption)
+    together: _Together | None = None
 
-    def cancelled(self, index: int) -> CancelledBatchError:
-        return CancelledBatchError(f"item {self.envelope.positions[index]} was cancelled before it ran")
+    def cancel(self, cancelled: Cancelled) -> None:
+        """Begin nothing of *cancelled*, and end what runs if it says so. On the watching thread."""
+        self.cancelled = cancelled
+        if not cancelled.running:
+            return
+        if self.together is not None:
+            self.together.cancel()
+        self.interruption.send(CancelledBatchError("the item was cancelled while it ran"))
+
+    def is_unwanted(self, index: int) -> bool:
+        """Whether the item at *index* is cancelled, which is then its outcome."""
+        position = self.envelope.positions[index]
+        if not self.cancelled.includes(position):
+            return False
+        self.outcomes.errors[index] = CancelledBatchError(f"item {position} was cancelled before it ran")
+        return True
 
     def plain(self, todo: deque[int]) -> None:
         """Call the function for each item of *todo*; once it returns an awaitable, the others run like async ones."""
@@ -142,27 +160,30 @@ class _ItemRun:
             self.on_loop([first.item_index, *drained(todo)], is_begun=True)
 
     def _call_each(self, todo: deque[int]) -> _FirstAwaitable | None:
+        with self.interruption.possible():
+            return self._call_interruptibly(todo)
+
+    def _call_interruptibly(self, todo: deque[int]) -> _FirstAwaitable | None:
         envelope, func, recorder = self.envelope, self.func, self.recorder
         items, packed, unpack = envelope.items, envelope.packed, envelope.unpack
         values, errors, limited = self.outcomes.values, self.outcomes.errors, _limit(envelope.timeout)
-        bare, is_timed = envelope.timeout is None, envelope.pool is not None
+        bare, is_timed, interruption = envelope.timeout is None, envelope.pool is not None, self.interruption
         clock = time.perf_counter
-        began = clock()
-        check = began + CHECK_EVERY
+        now = began = clock()
         first = None
         while todo:
             try:
                 index = todo.popleft()
             except IndexError:  # Shared in this instant.
                 break
-            if (now := clock()) > check:
-                check = now + CHECK_EVERY
-                if self.is_cancelled():
-                    errors.update((each, self.cancelled(each)) for each in (index, *drained(todo)))
-                    break
+            if self.cancelled and self.is_unwanted(index):
+                continue
+            if is_timed:
+                now = clock()
             if recorder:
                 recorder.starting(index)
             try:
+                interruption.is_inside = True
                 item = pickle.loads(items[index]) if packed else items[index]
                 if bare:
                     value = func(*item[0], **item[1]) if unpack else func(item)
@@ -172,12 +193,14 @@ class _ItemRun:
                 if inspect.isawaitable(value):
                     first = _FirstAwaitable(index, value)
                     break
+                interruption.is_inside = False
                 values[index] = value
             except SoftTimeLimitExceeded as error:
                 errors[index] = error
                 self.outcomes.left.extend(drained(todo))
                 break
             except BaseException as error:
+                interruption.is_inside = False
                 errors[index] = _refused_exit(error)
             if is_timed:
                 self.outcomes.seconds[index] = clock() - now
@@ -189,19 +212,24 @@ class _ItemRun:
     def on_loop(self, indexes: Sequence[int], *, is_begun: bool = False) -> None:
         """Run the items at *indexes* on the event loop; *is_begun*: the first of them was recorded as starting."""
         self.outcomes.awaited = True
-        together = _Together(self)
         if self.recorder is None:
-            try:
-                run_coroutine(together.all(indexes))
-            except SoftTimeLimitExceeded as error:
-                begun = self.outcomes.values.keys() | self.outcomes.errors.keys()
-                self.outcomes.errors.update((index, error) for index in indexes if index not in begun)
+            self._await_all(indexes)
             return
         for number, index in enumerate(indexes):
+            if self.is_unwanted(index):
+                continue
             if number or not is_begun:
                 off_loop(self.recorder.starting, index)
-            run_coroutine(together.one(index))
+            self._await_all([index])
             off_loop(self.recorder.finished, index, self.outcomes.values.get(index), self.outcomes.errors.get(index))
+
+    def _await_all(self, indexes: Sequence[int]) -> None:
+        self.together = _Together(self)
+        try:
+            run_coroutine(self.together.all(indexes))
+        except SoftTimeLimitExceeded as error:
+            begun = self.outcomes.values.keys() | self.outcomes.errors.keys()
+            self.outcomes.errors.update((index, error) for index in indexes if index not in begun)
 
 
 def _continued(func: Callable[..., Any], first: Awaitable[Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -223,15 +251,17 @@ class _Together:
     def __init__(self, run: _ItemRun) -> None:
         self._run = run
         self._waiting: Iterator[int] = iter(())
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], int] = {}
         self._unpublished: list[int] = []  # Indexes of outcomes that were not published early.
-        self._cancelled = self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = self._stopping = False
 
     async def all(self, indexes: Sequence[int]) -> None:
         """Run the items at *indexes*."""
         self._waiting = iter(indexes)
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        checking = asyncio.ensure_future(self._check())
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        publishing = None if self._run.publish_early is None else asyncio.ensure_future(self._publish())
         try:
             for _ in range(min(self._run.envelope.concurrency, len(indexes))):
                 self._begin_next()
@@ -245,20 +275,34 @@ class _Together:
                 await asyncio.wait(self._running, timeout=LAST_WORDS)
             raise
         finally:
-            checking.cancel()
+            if publishing is not None:
+                publishing.cancel()
+
+    def cancel(self) -> None:
+        """Cancel the items that run. From any thread."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # The loop was closed: nothing runs.
+                self._loop.call_soon_threadsafe(self._cancel_running)
+
+    def _cancel_running(self) -> None:
+        self._ending = True
+        for item in self._running:
+            if not item.cancelling():
+                item.cancel()
 
     def _begin_next(self) -> None:
         for index in self._waiting:
-            if self._cancelled:
-                self._run.outcomes.errors[index] = self._run.cancelled(index)
+            if self._run.is_unwanted(index):
                 continue
             item = asyncio.ensure_future(self.one(index))
-            self._running.add(item)
+            self._running[item] = index
             item.add_done_callback(self._ended)
             return
 
     def _ended(self, item: asyncio.Task[None]) -> None:
-        self._running.discard(item)
+        index, outcomes = self._running.pop(item), self._run.outcomes
+        if self._ending and index not in outcomes.values and index not in outcomes.errors:  # Before its first step.
+            outcomes.errors[index] = CancelledBatchError(f"item {self._run.envelope.positions[index]} was cancelled")
         if not self._stopping:
             self._begin_next()
         if self._over.done():
@@ -279,6 +323,8 @@ class _Together:
         except BaseException as error:
             if self._stopping and isinstance(error, asyncio.CancelledError):
                 raise  # It did not end by itself, and has no outcome.
+            if self._ending and isinstance(error, asyncio.CancelledError):
+                error = CancelledBatchError(f"item {envelope.positions[index]} was cancelled while it ran")
             outcomes.errors[index] = _refused_exit(error)
         elapsed = time.perf_counter() - began
         outcomes.busy += elapsed
@@ -286,18 +332,15 @@ class _Together:
             outcomes.seconds[index] = elapsed
         self._unpublished.append(index)
 
-    async def _check(self) -> None:
-        """Now and then publish early outcomes, and check whether the other items are still wanted."""
+    async def _publish(self) -> None:
+        """Now and then publish early outcomes."""
         run = self._run
-        due = time.monotonic() + CHECK_EVERY
+        assert run.publish_early is not None
         while True:
             await asyncio.sleep(PUBLISH_EVERY)
             ended, self._unpublished = self._unpublished, []
-            if run.publish_early is not None and ended:
+            if ended:
                 await blocking_threads.ask(run.publish_early, run.outcomes.values, run.outcomes.errors, ended)
-            if not self._cancelled and time.monotonic() >= due:
-                due = time.monotonic() + CHECK_EVERY
-                self._cancelled = await blocking_threads.ask(run.is_cancelled)
 
 
 async def _limited(call: Awaitable[Any], seconds: float) -> Any:

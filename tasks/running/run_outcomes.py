@@ -52,12 +52,16 @@ class AfterRun:
     retried: int
 
     @classmethod
-    def decide(cls, outcomes: RunOutcomes, policy: RetryPolicy, run: int) -> AfterRun:
-        """Decide what follows from *outcomes* of the run with the number *run*, which counts from 1."""
+    def decide(cls, outcomes: RunOutcomes, policy: RetryPolicy, run: int, elapsed: float = 0.0) -> AfterRun:
+        """Decide what follows from *outcomes* of the run with the number *run*, which counts from 1.
+
+        *elapsed*: seconds since the first run began.
+        """
         raised = {
             index: error for index, error in outcomes.errors.items() if not isinstance(error, CancelledBatchError)
         }
-        waits = {index: wait for index, error in raised.items() if (wait := policy.wait_after(run, error)) is not None}
+        found = {index: policy.next_wait(run, error, elapsed) for index, error in raised.items()}
+        waits = {index: wait for index, wait in found.items() if wait is not None}
         again = tuple(sorted([*waits, *outcomes.left]))
         # Whoever waits for its turn under a limit (shared/limited_calls.py) has not run: it is no error and no retry.
         failed = {index for index, error in outcomes.errors.items() if not isinstance(error, NotYet)}

@@ -29,9 +29,10 @@ from graft.tasks.results.outcomes import OutcomeReceiver
 from graft.tasks.results.result_store import open_report
 from graft.tasks.results.subscriber import Result, failure_of, inbox
 from graft.tasks.sending import pace_store
+from graft.tasks.sending.envelope_bound import EnvelopeBound
 from graft.tasks.sending.in_flight import InFlight, OutgoingMessage, SentEnvelope
 from graft.tasks.sending.packing import ItemPacker, PackedItems
-from graft.tasks.sending.sizing import AHEAD, Pace, Run, SendingRules, SendingState, Sizing
+from graft.tasks.sending.sizing import AHEAD, Pace, Run, SendingRules, SendingState, Sizing, share_of
 from graft.tasks.sending.sources import Source
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class BatchOptions:
 
     ``in_flight`` counts envelopes, None leaves it to the number of workers. ``plain_in_flight`` replaces it once a
     plain callable has shown that it returns no awaitables: its envelopes run one item at a time then, so as many of
-    them may be in flight as there may be items.
+    them may be in flight as there may be items. ``bound`` counts the envelopes of several batches.
     """
 
     function: FunctionRef
@@ -58,6 +59,7 @@ class BatchOptions:
     timeout: float | None = None
     policy: RetryPolicy = ONCE
     unpack: bool = False
+    bound: EnvelopeBound | None = None
 
     @property
     def pace_name(self) -> str:
@@ -87,7 +89,7 @@ class BatchSender(Generic[R]):
         self._pace = Pace()
         self._envelopes = 0
         self._item_size = 0.0  # Bytes that an item took in the envelope cut last.
-        self._is_cancelling = False
+        self._is_cancelling = self._is_cancelled = self._ends_running = False
         self._is_warned = False
 
     # ---- on the publisher's thread ----------------------------------------------------------------------------------
@@ -103,12 +105,18 @@ class BatchSender(Generic[R]):
             state = self._state()
             if not self._rules.may_send(state, found):
                 break
-            size = self._rules.next_size(state, found)
+            size, bound = self._rules.next_size(state, found), self.options.bound
+            if bound is not None:
+                size = min(size, share_of(self._packer.ready, bound.limit, state.pace))
             if self.source.ready < size and not self.source.eager and self._in_flight:
                 break  # A stream that trickles: what is in flight will wake us, and more will have come.
+            if bound is not None and not bound.take(self):
+                break
             envelope = self._next_envelope(size)
             if envelope is not None:
                 messages.append(self._message(envelope))
+            elif bound is not None:
+                bound.give_back()
         self._note_end()
         return messages
 
@@ -130,8 +138,8 @@ class BatchSender(Generic[R]):
         """Do what :meth:`cancel` asked for."""
         if not self._is_cancelling:
             return
-        self._is_cancelling = False
-        cancellation.cancel(self.receiver.id, settings().result_ttl)
+        self._is_cancelling, self._is_cancelled = False, True
+        cancellation.cancel(self.receiver.id, settings().result_ttl, running=self._ends_running)
         if not self.is_finished:
             self.is_finished = True
             unsent = self._packer.close()
@@ -203,7 +211,7 @@ class BatchSender(Generic[R]):
         return Envelope(
             new_id(), self.receiver.id, self._function, packed.positions, packed.items, packed.is_pickled,
             options.unpack, self._rules.sizing.concurrency, options.timeout, options.policy, stores_report=is_part,
-            shared=options.in_flight is None and options.batch_size is None and not is_part,
+            shared=not is_part and not (options.in_flight or options.batch_size or options.bound),
         )  # fmt: skip
 
     def _message(self, envelope: Envelope) -> OutgoingMessage:
@@ -251,6 +259,8 @@ class BatchSender(Generic[R]):
         sent = self._in_flight.answered(envelope_id)
         if sent is None:
             return
+        if self.options.bound is not None:
+            self.options.bound.give_back()
         children: Sequence[Child] = ()
         if isinstance(result, Mapping) and error is None:
             children = self._take_result(envelope_id, str(result["result"]), sent)
@@ -286,7 +296,8 @@ class BatchSender(Generic[R]):
         if self.options.plain_in_flight is not None:
             self._rules = self._usual_rules if report.awaited else self._plain_rules()
         share = len(report.positions) / len(sent.positions)
-        self._learn(len(report.positions), report.busy, report.elapsed, max(int(sent.size * share), report.size))
+        if not report.retries and not self._is_cancelled:  # Else items are counted that did not run in this run.
+            self._learn(len(report.positions), report.busy, report.elapsed, max(int(sent.size * share), report.size))
         if report.packed or sent.early:
             self.receiver.note_outcomes(sent.news(report.outcomes()), report.retries)
         else:
@@ -306,9 +317,27 @@ class BatchSender(Generic[R]):
         """Every item at *positions* has this error."""
         self.receiver.note_outcomes([Outcome(position, error=error) for position in positions])
 
+    # ---- on any thread ----------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        self._wake(self)
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing more is sent, and nobody waits any more for what was."""
+        self.source.close()
+        self.receiver.fail(error)
+        bound = self.options.bound
+        for envelope_id, _ in self._in_flight.all() if bound is not None else ():
+            if self._in_flight.answered(envelope_id) is not None and bound is not None:
+                bound.give_back()
+
     # ---- on the caller's thread -------------------------------------------------------------------------------------
 
-    def cancel(self) -> None:
-        """Stop sending, and flag what has not begun. Returns at once; the publisher's thread carries it out."""
+    def cancel(self, *, running: bool = False) -> None:
+        """Stop sending, and flag what has not begun, or what is *running* too. Returns at once; the publisher's thread
+        carries it out.
+        """
+        self._ends_running |= running
         self._is_cancelling = True
         self._wake(self)

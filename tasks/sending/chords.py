@@ -110,7 +110,8 @@ class ReducingSender(BatchSender[Outcomes]):
 
     def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         stored = StoredReport.parse(text)
-        self._learn(len(sent.positions), stored.busy, stored.elapsed, sent.size)
+        if not stored.retries:
+            self._learn(len(sent.positions), stored.busy, stored.elapsed, sent.size)
         self.receiver.note_counted(len(sent.positions), stored.failed, stored.retries)
         if self.is_finished and not self._in_flight:
             inbox().is_sent(self._body_id)  # The last part has sent it, or died before it could.

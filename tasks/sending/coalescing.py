@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from graft.config.deployment import part, settings
-from graft.tasks import codec
+from graft.tasks import blocking_threads, codec
+from graft.tasks.delivery import cancellation
 from graft.tasks.envelope import Outcome
 from graft.tasks.ids import new_id
 from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
@@ -86,10 +87,14 @@ class CallStream:
         """The call at *position* leaves now, unless it was cancelled."""
         with self._lock:
             future = self._futures.get(position)
-            if future is not None and not future.begin():
+            if future is not None and not future.begin(self, position):
                 del self._futures[position]
                 return False
             return future is not None
+
+    def withdraw(self, position: int) -> None:
+        """Have workers not begin the call at *position*, which has been sent. Returns at once."""
+        blocking_threads.soon(cancellation.cancel_items, self.id, [position], settings().result_ttl)
 
     def note_sent(self, items: int, envelopes: int = 1) -> None:
         """Nobody asks how far a stream of calls has come."""

@@ -269,7 +269,7 @@ class PoolSender(BatchSender[Outcomes]):
         if not self._is_cancelling:
             return
         self._is_cancelling = False
-        cancellation.cancel(self.burst.id, settings().result_ttl)
+        cancellation.cancel(self.burst.id, settings().result_ttl, running=self._ends_running)
         with self._adding:
             self.is_finished = True
             unsent = list(self._waiting)

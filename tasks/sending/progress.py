@@ -105,7 +105,7 @@ def _write(current: list[BatchSender[Outcomes]], published: set[str], client: An
     now = time.time()
     with client.pipeline(transaction=False) as pipe:
         for sender in current:
-            pipe.zscore(cancellation.CANCELLED, sender.receiver.id)
+            pipe.get(cancellation.CANCEL_KEY + sender.receiver.id)
         for sender in current:
             far = sender.receiver.progress()
             if far.seconds < EVERY:
@@ -123,7 +123,7 @@ def _write(current: list[BatchSender[Outcomes]], published: set[str], client: An
             published.discard(gone)
         pipe.zremrangebyscore(BATCHES, 0, now - 10 * EXPIRES)
         flags = pipe.execute()[: len(current)]
-    cancelled = [sender for sender, flag in zip(current, flags, strict=True) if flag is not None]
+    cancelled = [sender for sender, flag in zip(current, flags, strict=True) if cancellation.is_whole(flag)]
     return [sender for sender in cancelled if not sender.is_finished]
 
 

@@ -88,7 +88,7 @@ class Publisher:
             except Exception as error:  # A fault of ours must end the calls it concerns, and no others.
                 logger.exception("the publisher failed")
                 for sender in senders:
-                    sender.receiver.fail(error)
+                    sender.fail(error)
 
     def _serve(self, senders: list[BatchSender[Any]]) -> None:
         deadline: float | None = None
@@ -111,7 +111,10 @@ class Publisher:
                     waited = isinstance(error, BrokerUnavailable) and not self._was_connected
                     deadline = now if waited else now + grace
                 if now >= deadline:
-                    self._give_up(senders, pending, messages, error)
+                    with self._changed:  # What has come meanwhile would only wait as long for the same broker.
+                        late = [sender for sender in self._woken if sender not in senders]
+                        self._woken.clear()
+                    self._give_up([*senders, *late], [*pending, *late], messages, error)
                     return
                 time.sleep(wait)
                 wait = min(2 * wait, 1.0)
@@ -130,7 +133,7 @@ class Publisher:
             except CONNECTION_ERRORS:
                 raise
             except Exception as error:  # What one batch holds must not keep the others from being sent.
-                sender.receiver.fail(error)
+                sender.fail(error)
                 continue
             for message in cut:
                 inbox().expect(message.id, sender.answered)
@@ -192,8 +195,7 @@ class Publisher:
         unsent = {message.group for message in messages}
         for sender in senders:
             if sender in pending or sender.receiver.id in unsent:
-                sender.source.close()
-                sender.receiver.fail(error)
+                sender.fail(error)
         for message in messages:
             inbox().forget(message.id)
 

@@ -122,6 +122,16 @@ class Sizing:
         return max(1, min(size, self.max_items))
 
 
+def share_of(ready: int, slots: int, pace: Pace) -> int:
+    """Items of one envelope, at least 1, where *ready* ones are to be spread over *slots* and more may come.
+
+    The first envelopes hold one item each: the caller has bounded what runs at once, and shall see it run.
+    """
+    if not pace.items:
+        return 1
+    return max(1, int(SHORTEST / (pace.seconds + ITEM_COST)), math.ceil(ready / (TAIL * slots)))
+
+
 def _even(share: float, most: float) -> int:
     """Items of one envelope, when its slot has *share* items to come and *most* of them may go together."""
     return math.ceil(share / max(math.ceil(share / most), 1))

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from graft.config.keys import SHARED
-from graft.config.redis_client import shared
+from graft.config.redis_client import server_time, shared
 from graft.tasks import blocking_threads
 from graft.tasks.errors import BrokerUnavailable, NotYet
-from graft.tasks.policy import RetryPolicy
+from graft.tasks.policy import FailedRun, RetryPolicy
 from graft.tasks.shared.lease_renewer import lease_renewer
 from graft.tasks.shared.primitive import KEPT, outage_is_unavailable
 from graft.tasks.shared.rate_limiter import SharedRateLimiter
@@ -46,7 +46,7 @@ class AdmissionPolicy(RetryPolicy):
     @classmethod
     def around(cls, policy: RetryPolicy) -> AdmissionPolicy:
         """Counts as *policy* does where a dead letter is concerned."""
-        return cls(policy.runs, policy.base, policy.ceiling)
+        return cls(policy.runs)
 
 
 def run(func: Callable[..., Any], limit: SharedLimit, ticket: str, policy: RetryPolicy, *args: Any) -> Any:
@@ -62,10 +62,10 @@ def run(func: Callable[..., Any], limit: SharedLimit, ticket: str, policy: Retry
         value = func(*args)
     except BaseException as error:
         release(limit, ticket)
-        _raise_if_not_yet(policy, ticket, error)
+        _raise_if_not_yet(policy, ticket, error, func)
         raise
     if inspect.isawaitable(value):
-        return _finish(value, limit, ticket, policy)
+        return _finish(value, limit, ticket, policy, func)
     release(limit, ticket)
     return value
 
@@ -79,18 +79,20 @@ async def run_async(func: Callable[..., Any], limit: SharedLimit, ticket: str, p
             value = await value
     except BaseException as error:
         await blocking_threads.ask(release, limit, ticket)
-        await blocking_threads.ask(_raise_if_not_yet, policy, ticket, error)
+        await blocking_threads.ask(_raise_if_not_yet, policy, ticket, error, func)
         raise
     await blocking_threads.ask(release, limit, ticket)
     return value
 
 
-async def _finish(value: Awaitable[Any], limit: SharedLimit, ticket: str, policy: RetryPolicy) -> Any:
+async def _finish(
+    value: Awaitable[Any], limit: SharedLimit, ticket: str, policy: RetryPolicy, func: Callable[..., Any]
+) -> Any:
     try:
         result = await value
     except BaseException as error:
         await blocking_threads.ask(release, limit, ticket)
-        await blocking_threads.ask(_raise_if_not_yet, policy, ticket, error)
+        await blocking_threads.ask(_raise_if_not_yet, policy, ticket, error, func)
         raise
     await blocking_threads.ask(release, limit, ticket)
     return result
@@ -136,13 +138,22 @@ def withdraw(limit: SharedLimit, ticket: str) -> None:
         limit.cancel(ticket)
 
 
-def _raise_if_not_yet(policy: RetryPolicy, ticket: str, error: BaseException) -> None:
-    """Raise NotYet when *policy* lets a function that failed run again; waits for a turn do not count as runs."""
+def _raise_if_not_yet(policy: RetryPolicy, ticket: str, error: BaseException, func: Callable[..., Any]) -> None:
+    """Raise NotYet when *policy* lets *func*, which failed, run again; waits for a turn do not count as runs."""
     if policy.runs <= 1:
         return
-    key = f"{SHARED}runs:{ticket}:failed"
-    with outage_is_unavailable(), shared().pipeline() as pipe:
-        failed, _ = pipe.incr(key).expire(key, KEPT).execute()
-    wait = policy.wait_after(failed, error)
+    key, since_key = f"{SHARED}runs:{ticket}:failed", f"{SHARED}runs:{ticket}:since"
+    elapsed = 0.0
+    with outage_is_unavailable():
+        with shared().pipeline() as pipe:
+            failed, _ = pipe.incr(key).expire(key, KEPT).execute()
+        if policy.max_seconds is not None:
+            now = server_time(shared())
+            with shared().pipeline() as pipe:
+                _, since = pipe.set(since_key, now, ex=KEPT, nx=True).get(since_key).execute()
+            elapsed = now - float(since)
+    wait = policy.next_wait(failed, error, elapsed)
     if wait is not None:
+        name = f"{func.__module__}:{getattr(func, '__qualname__', func)}"
+        policy.note(FailedRun(name, failed, policy.runs, error, wait, ticket))
         raise NotYet(wait) from error

@@ -49,7 +49,7 @@ with broker() as queue_side:  # As for an answer that is overdue.
 """
 DONE = "True 20\n14\n25 [36, 49]\n3 [1, 2, 3]\n6\n{'nowhere'}\n"
 LOOK = "from graft.tasks.health import periodic; print(periodic.examine().state)"
-FATE = "from graft.tasks.results import call_status; print(call_status.of('nobody'))"
+FATE = "from graft.tasks.results import call_status; print(call_status.status_of('nobody'))"
 FORCED = """
 import time
 from functools import partial

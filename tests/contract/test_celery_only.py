@@ -8,6 +8,9 @@ import functools
 import gc
 import itertools
 import os
+import signal
+import subprocess
+import sys
 import threading
 import weakref
 from concurrent.futures import BrokenExecutor
@@ -17,6 +20,7 @@ import pytest
 from graft.compat import call_report
 from graft.compat.executor import BrokenClusterError, CeleryExecutor
 from graft.compat.pool import Pool
+from graft.config.deployment import part
 from graft.tasks.errors import (
     BrokerUnavailable,
     CancelledBatchError,
@@ -26,6 +30,7 @@ from graft.tasks.errors import (
     UnpicklableError,
     UnreferenceableError,
 )
+from graft.tasks.sending.coalescing import _Streams
 from tests import samples
 from tests.contract import functions
 from tests.contract.conftest import Gate
@@ -229,6 +234,25 @@ def test_a_map_that_is_left_begins_nothing_more(tmp_path):
         next(values)
         values.close()
     assert len(log.read_text().splitlines()) < 20_000
+
+
+def test_an_imap_reads_as_far_ahead_as_was_asked():
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    with Pool() as pool:
+        values = pool.imap(samples.square, items(), buffersize=5)
+        assert next(values) == 0
+        wait_until(lambda: len(taken) == 6)  # Five ahead, and the one that was handed out.
+        assert pool.apply(samples.square, (3,)) == 9
+        assert len(taken) == 6
+        assert list(values) == [number**2 for number in range(1, 100)]
+        with pytest.raises(ValueError, match="buffersize=0 must be at least 1"):
+            pool.imap(samples.square, [1], buffersize=0)
 
 
 def test_an_imap_that_is_left_reads_no_further():
@@ -568,6 +592,72 @@ print(errors)
         env={"CELERY_BROKER_URL": address, "CELERY_RESULT_BACKEND": address, "GRAFT_CONNECT_TIMEOUT": "0.3"},
     )
     assert ran.stdout.strip() == str([(True, True)] * 3 + [(False, True)]), ran.stderr
+
+
+WITHIN = """
+import sys, time
+from graft.compat.executor import CeleryExecutor
+from tests import samples
+with CeleryExecutor(**eval(sys.argv[2])) as executor:
+    futures = [executor.submit(samples.note_and_sleep, (sys.argv[1], 0.5), ) for _ in range(40)]
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+WITHOUT = WITHIN.replace(
+    "with CeleryExecutor(**eval(sys.argv[2])) as executor:", "executor = CeleryExecutor(**eval(sys.argv[2]))\nif 1:"
+)
+
+
+@pytest.mark.parametrize("program", [WITHIN, WITHOUT], ids=["with", "without"])
+@pytest.mark.parametrize("options", [{"queue": "nobody-reads"}, {}, {"max_workers": 2}], ids=repr)
+def test_the_first_ctrl_c_cancels_what_has_not_begun(stack, tmp_path, program, options):
+    ledger = tmp_path / "ran"
+    argv = [sys.executable, "-c", program, str(ledger), repr(options)]
+    env = {**stack.env, "GRAFT_QUEUES": "nobody-reads"}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        if "queue" not in options:
+            wait_until(lambda: ledger.exists(), 60, "a call to begin")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert told.count("interrupted: of ") == 1
+    assert process.returncode == -signal.SIGINT
+    ran = len(ledger.read_text().splitlines()) if ledger.exists() else 0
+    assert ran < 20  # Of forty.
+    if "queue" in options:
+        assert ran == 0
+
+
+def test_a_bound_costs_no_message_for_each_call():
+    with CeleryExecutor(max_workers=2) as executor:
+        executor.submit(samples.square, 1).result()
+        calls = [executor.submit(func, number) for number in range(400) for func in (samples.square, samples.identity)]
+        assert sum(call.result() for call in calls) == sum(n * n + n for n in range(400))
+        bound = executor._dispatcher._routes._bound
+        senders = [
+            stream.sender for stream in part(_Streams).by_options.values() if stream.sender.options.bound is bound
+        ]
+        assert len(senders) == 2
+        assert sum(sender._envelopes for sender in senders) < 200  # Of 801 calls.
+        assert bound._taken == 0
+
+
+def test_one_outage_fails_every_call_that_waits(stack):
+    program = """
+import concurrent.futures, time
+from graft.compat.executor import CeleryExecutor
+from tests import samples
+began = time.monotonic()
+with CeleryExecutor(max_workers=2) as executor:
+    futures = [executor.submit(samples.square, n) for n in range(50)]
+    concurrent.futures.wait(futures)
+    print({type(future.exception()).__name__ for future in futures}, time.monotonic() - began < 12.5)
+"""
+    address = "redis://127.0.0.1:1/0"
+    env = {"CELERY_BROKER_URL": address, "CELERY_RESULT_BACKEND": address, "GRAFT_CONNECT_TIMEOUT": "1.5"}
+    ran = run_python(stack, program, env=env)  # One after the other they took 25 times two seconds.
+    assert ran.stdout.strip() == "{'BrokenClusterError'} True", ran.stderr
 
 
 def test_a_broken_executor_is_caught_by_all_its_names():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -21,7 +22,17 @@ def test_every_public_name_is_on_the_page():
 
 def test_every_public_name_exists_and_says_where_it_is_defined():
     for name in graft.__all__:
-        assert name == "__version__" or getattr(graft, name).__module__.startswith(("graft.tasks.", "graft.config."))
+        assert name == "__version__" or getattr(graft, name).__module__.startswith(
+            ("graft.tasks.", "graft.config.", "graft.compat.")
+        )
+
+
+def test_the_docs_import_public_names_only():
+    imports = re.compile(
+        r"^\s*(?:from graft\.(?:tasks|config|workers)|import graft\.(?:tasks|config|workers))", re.MULTILINE
+    )
+    pages = [*PATH.parent.glob("*.md"), *PATH.parent.rglob("examples/*.py"), PATH.parent.parent / "README.md"]
+    assert [page.name for page in pages if imports.search(page.read_text(encoding="utf-8"))] == []
 
 
 def test_the_package_and_its_errors_are_imported_without_celery():

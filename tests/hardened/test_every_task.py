@@ -85,7 +85,7 @@ def test_failures_leave_letters_by_rule_and_by_option(shop):
     assert sorted(cause["function"].rpartition(".")[2] for cause in causes) == ["fail", "unencodable"]
     told = shop.run(
         "from graft.tasks.results import call_status\nsent = fail.delay('again')\n"
-        "try:\n    sent.get(timeout=30)\nexcept LookupError:\n    print(call_status.of(sent.id))"
+        "try:\n    sent.get(timeout=30)\nexcept LookupError:\n    print(call_status.status_of(sent.id))"
     )
     assert told == "failed"
 
@@ -101,6 +101,20 @@ def test_a_task_that_gives_its_message_back_is_not_taken_for_a_killer(shop):
     assert outcome(shop, "reject_twice") == "done"
     assert shop.lines()["reject_twice"] == 6
     assert not shop.letters()
+
+
+def test_a_plain_task_obeys_a_policy_of_ours(shop):
+    worker = shop.worker()
+    assert outcome(shop, "by_policy, 'ConnectionError', 5") == "at last"  # Celery's own three retries do not count.
+    assert shop.lines()["by_policy:4/6"] == 1
+    assert outcome(shop, "by_policy, 'TypeError', 2") == "TypeError"  # A mistake is no outage.
+    assert outcome(shop, "by_policy, 'TimeoutError', 2") == "TimeoutError"  # The policy says so.
+    assert (shop.lines()["by_policy:TypeError"], shop.lines()["by_policy:TimeoutError"]) == (1, 1)
+    assert outcome(shop, "for_a_while") == "ConnectionError"
+    assert 1 <= shop.lines()["for_a_while"] <= 3
+    shop.stop(worker)
+    log = (shop.folder / "worker.log").read_text()
+    assert "run 1 of 6 of tests.projects.shop.tasks.by_policy failed: ConnectionError('not yet'). It runs again" in log
 
 
 def test_a_base_class_that_overrides_call_still_surrounds_its_tasks(shop):

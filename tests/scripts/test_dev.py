@@ -239,6 +239,11 @@ def test_up_status_and_down(sandbox: Sandbox) -> None:
     again = sandbox.dev("up")
     assert (again.returncode, again.stdout) == (0, up.stdout)
     assert "already up" in again.stderr
+    assert sandbox.dev("up", "--lane", "cpu=1").returncode == 0
+    larger = sandbox.dev("up", "--lane", "cpu=4")
+    assert larger.returncode == 1
+    for part in ("--lane cpu=1", "--lane cpu=4 would change nothing", "down"):
+        assert part in larger.stderr
 
     status = sandbox.dev("status")
     assert status.returncode == 0

@@ -52,7 +52,11 @@ def outcomes_of(batch: graft.Batch) -> dict[int, object]:
     [
         ({"batch_size": 0}, ValueError, "batch_size=0 must be at least 1"),
         ({"batch_size": -3}, ValueError, "batch_size=-3"),
-        ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number"),
+        ({"batch_size": 2.5}, TypeError, "batch_size=2.5 must be a whole number"),
+        ({"concurrency": "3"}, TypeError, "concurrency='3' must be a whole number"),
+        ({"timeout": "3"}, TypeError, "timeout='3' must be a number"),
+        ({"priority": "high"}, TypeError, "priority='high' must be a number"),
+        ({"retry": "3"}, TypeError, "retry must be a RetryPolicy or a number of retries, not '3'"),
         ({"in_flight": 0}, ValueError, "in_flight=0"),
         ({"concurrency": -1}, ValueError, "concurrency=-1"),
         ({"timeout": 0}, ValueError, "timeout=0"),
@@ -60,7 +64,7 @@ def outcomes_of(batch: graft.Batch) -> dict[int, object]:
         ({"retry": -1}, ValueError, "retry=-1"),
         ({"queue": "nowhere"}, ValueError, "there is no queue 'nowhere'; there are maintenance, high"),
         ({"priority": float("nan")}, ValueError, "priority"),
-        ({"reduce": 3}, TypeError, "not callable"),
+        ({"reduce": 3}, TypeError, "reduce=3 is not callable"),
     ],
 )
 def test_values_that_cannot_work_are_refused(options, error, told):
@@ -74,9 +78,21 @@ def test_items_that_cannot_be_iterated_are_refused(items):
         graft.submit(samples.square, items)
 
 
+@pytest.mark.parametrize("items", [[(2, 3)], [((2,), {}), 5], ["ab"], [((2, 3),)], [(["a"], ["b"])]])
+def test_items_to_be_unpacked_that_are_no_pairs_are_refused(items):
+    with pytest.raises(TypeError, match=r"item [01] is .*: write \(\(2, 3\), {}\) to call func\(2, 3\)"):
+        graft.submit(pow, items, unpack=True)
+
+
+def test_an_iterator_that_gives_no_pair_ends_its_own_batch(stack):
+    batch = graft.submit(pow, iter([((2, 3), {}), (2, 3)]), unpack=True)
+    with pytest.raises(TypeError, match="item 1 is"):
+        batch.collect(WAIT)
+
+
 @pytest.mark.parametrize("func", [3, None, "square"])
 def test_what_cannot_be_called_is_refused(func):
-    with pytest.raises(TypeError, match="not callable"):
+    with pytest.raises(TypeError, match=r"func=.* is not callable"):
         graft.submit(func, [1])
 
 

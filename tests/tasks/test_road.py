@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import threading
@@ -15,9 +16,10 @@ from celery.result import GroupResult
 
 import graft
 from graft.config.celery_app import app
-from graft.tasks.errors import CancelledBatchError, ItemTimeoutError, ResultTimeout
+from graft.tasks.errors import CancelledBatchError, ItemTimeoutError, ResultTimeout, UnreferenceableError
 from graft.tasks.monitoring.function_stats import read as read_figures
 from graft.tasks.policy import RetryPolicy
+from graft.tasks.sending import pace_store
 from tests import samples
 from tests.people import held
 from tests.stack import wait_until
@@ -85,6 +87,45 @@ def test_waiting_does_not_hold_the_event_loop(stack):
         return ticks
 
     assert asyncio.run(ticks_while_waiting()) > 5
+
+
+@pytest.mark.parametrize(
+    ("read", "advice"),
+    [
+        (lambda batch: batch.collect(WAIT), "await batch"),
+        (list, "async for value in batch"),
+        (lambda batch: list(batch.as_completed()), "as_completed_async"),
+    ],
+    ids=["collect", "iterate", "as_completed"],
+)
+def test_a_batch_does_not_hold_up_the_event_loop_of_its_thread(stack, read, advice):
+    async def hold_up() -> Any:
+        batch = graft.submit(samples.pause, range(3), batch_size=1)
+        with pytest.raises(RuntimeError, match=advice):
+            read(batch)
+        values = await batch
+        assert batch.collect() == values  # Nothing to wait for.
+        return values
+
+    assert asyncio.run(hold_up()) == [0, 1, 2]
+
+
+def test_a_forgotten_await_is_said(stack):
+    async def forget() -> None:
+        graft.submit(samples.square, range(3))
+        gc.collect()
+
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        asyncio.run(forget())
+
+
+def test_nothing_is_said_of_a_batch_that_is_detached_or_is_no_coroutines(stack):
+    async def let_go() -> None:
+        graft.submit(samples.square, range(3)).detach()
+
+    asyncio.run(let_go())
+    graft.submit(samples.square, range(3))
+    gc.collect()
 
 
 def test_iteration_gives_values_in_order_while_the_rest_still_runs(stack):
@@ -293,6 +334,48 @@ def test_an_error_is_not_retried_unless_asked(stack, tmp_path):
     with pytest.raises(ConnectionError, match="run 1 of 3"):
         graft.submit(samples.fail_until, [(str(ledger), 3)]).collect(WAIT)
     assert ledger.read_text().splitlines() == ["run"]
+
+
+def test_a_mistake_is_not_retried_and_is_given_up_at_once(stack):
+    batch = graft.submit(samples.raise_value_error_if_odd, range(4), batch_size=4, retry=RetryPolicy(5, base=30.0))
+    (errors,) = [[outcome.index for outcome in batch.as_completed(WAIT) if outcome.error is not None]]
+    assert sorted(errors) == [1, 3]
+    assert batch.progress().retries == 0
+
+
+def test_each_retry_is_logged_by_the_worker_and_calls_the_hook(stack, tmp_path):
+    ledger = tmp_path / "hooks"
+    policy = RetryPolicy(3, waits=(0.01,), on_retry=samples.note_failed_run)
+    with pytest.raises(ConnectionError):
+        graft.submit(samples.fail_and_note, [str(ledger)], retry=policy).collect(WAIT)
+    assert ledger.read_text().split() == ["1/3:0", "2/3:0"]
+    line = f"run 2 of 3 of item 0 of tests.samples:fail_and_note failed: ConnectionError('{ledger}'). It runs again"
+    assert any(line in worker.log.read_text() for worker in stack.workers)
+
+
+def test_a_run_of_what_had_failed_teaches_no_pace(stack, redis, tmp_path):
+    items = [str(tmp_path / str(number)) for number in range(6)]
+    policy = RetryPolicy(2, waits=(0.0,))
+    assert graft.submit(samples.fail_slowly_once, items, batch_size=3, retry=policy).collect(WAIT) == items
+    pace = pace_store.load("tests.samples:fail_slowly_once", redis)
+    assert not pace.items or pace.seconds > 0.05  # Not the moment that the second runs took.
+
+
+def test_no_run_begins_once_the_seconds_of_the_policy_are_over(stack, tmp_path):
+    ledger = tmp_path / "runs"
+    policy = RetryPolicy(50, waits=(0.4,), max_seconds=1.0)
+    with pytest.raises(ConnectionError):
+        graft.submit(samples.fail_until, [(str(ledger), 99)], retry=policy).collect(WAIT)
+    assert 1 <= len(ledger.read_text().split()) <= 3
+
+
+def test_a_policy_that_a_worker_cannot_import_is_refused():
+    class Strange(Exception):
+        pass
+
+    for policy in (RetryPolicy(on=Strange), RetryPolicy(on_retry=lambda failed: None)):
+        with pytest.raises(UnreferenceableError, match="retry: a worker cannot import"):
+            graft.submit(samples.square, [1], retry=policy)
 
 
 @pytest.mark.parametrize("func", [samples.sleep, samples.async_pause], ids=["plain", "async"])

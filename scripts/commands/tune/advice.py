@@ -160,11 +160,9 @@ def _where(sample: Sample, cluster: Cluster, items: int) -> Recommendation:
                 )
             return Recommendation("where", "in the caller's process", why)
         case "send":
-            need = break_even_items(sample, cluster)
-            return Recommendation(
-                "where", "on the workers",
-                f"{ratio:.2g} times the speed of one process, if there are {math.ceil(need):,} items or more",
-            )  # fmt: skip
+            need = math.ceil(break_even_items(sample, cluster))
+            condition = f"if there are {need:,} items or more" if need > 1 else "with any number of items"
+            return Recommendation("where", "on the workers", f"{ratio:.2g} times the speed of one process, {condition}")
         case _:
             need = break_even_items(sample, cluster)
             return Recommendation(

@@ -77,6 +77,15 @@ def test_backoff_pauses_between_calls_and_not_after_the_last(pauses):
     assert [pause for pause in pauses if pause] == [0.5, 1, 2]
 
 
+def test_the_chapters_line_can_be_had(pauses, capsys):
+    run(retry_with_backoff(Failing(1), 3, 0.5, on_retry=print))
+    assert "run 1 of 4 of" in capsys.readouterr().out
+    seen = []
+    run(retry_with_jitter(Failing(2), on_retry=seen.append))
+    run(smart_retry(Failing(1), 1, on_retry=seen.append))
+    assert [(failed.run, failed.runs) for failed in seen] == [(1, 4), (2, 4), (1, 2)]
+
+
 def test_an_operation_may_be_plain_or_async(pauses):
     assert run(retry_with_backoff(Failing(2), 3, 0.5)) == "value"
     assert run(retry_with_backoff(Failing(2).later, 3, 0.5)) == "value"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import time
 from typing import Any
 
 from celery import Task, shared_task
 from celery.exceptions import Reject
+
+import graft
 
 
 def note(text: str) -> None:
@@ -78,6 +81,25 @@ def fail(text: str) -> None:
 def fail_on_and_on() -> None:
     note("fail_on_and_on")
     raise LookupError("not today")
+
+
+def note_failed_run(failed: Any) -> None:
+    note(f"{failed.name.rpartition('.')[2]}:{failed.run}/{failed.runs}")
+
+
+@shared_task(policy=graft.RetryPolicy(6, waits=(0.1,), give_up_on=TimeoutError, on_retry=note_failed_run))
+def by_policy(error: str, succeeds_at: int) -> str:
+    note(f"by_policy:{error}")
+    with open(os.environ["SHOP_LEDGER"]) as ledger:
+        if ledger.read().count(f"by_policy:{error}") < succeeds_at:
+            raise getattr(builtins, error)("not yet")
+    return "at last"
+
+
+@shared_task(policy=graft.RetryPolicy(99, waits=(0.5,), max_seconds=1.2))
+def for_a_while() -> None:
+    note("for_a_while")
+    raise ConnectionError("for ever")
 
 
 @shared_task(graft_letters=True)

@@ -87,7 +87,7 @@ def test_an_id_that_nobody_has_is_said_to_be_unknown(redis):
             done = run(verb, unknown)
             assert done.exit_code == 1
             assert "batch list" in done.stderr
-    assert redis.zscore(cancellation.CANCELLED, "nobody") is None
+    assert redis.zscore(cancellation.LIST, "nobody") is None
 
 
 def test_nothing_is_cancelled_without_a_yes(paused):
@@ -123,6 +123,15 @@ def test_what_runs_is_finished_and_the_rest_is_cancelled(stack, redis):
     errors = {type(outcome.error) for outcome in outcomes if outcome.error is not None}
     assert errors == {CancelledBatchError}
     assert [outcome.value for outcome in outcomes if outcome.error is None]
+
+
+def test_what_runs_is_ended_where_that_is_asked_for(stack, redis):
+    batch = graft.submit(samples.sleep, [600.0] * 4, batch_size=1)
+    told(batch)
+    wait_until(lambda: peek.held(batch.id, redis), WAIT, "an item to run")
+    done = run("cancel", batch.id[-8:], "--yes", "--running")
+    assert done.exit_code == 0, done.output
+    assert {type(outcome.error) for outcome in batch.as_completed(WAIT)} == {CancelledBatchError}
 
 
 def test_an_endless_batch_ends_when_it_is_cancelled(stack, redis):

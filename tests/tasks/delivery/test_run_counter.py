@@ -140,7 +140,7 @@ def test_a_cancelled_batch_is_seen_on_arrival(runs, redis):
     cancellation.cancel(batch, ttl=60)
     delivery, _ = runs.begin(batch, [0])
     assert delivery.cancelled
-    assert 0 < redis.ttl(cancellation.CANCELLED) <= 60
+    assert 0 < redis.ttl(cancellation.LIST) <= 60
 
 
 def test_every_record_expires(runs, redis):
@@ -153,5 +153,5 @@ def test_every_record_expires(runs, redis):
 
 @given(starts=st.dictionaries(st.integers(0, 20), st.integers(1, 5)), limit=st.integers(1, 5))
 def test_an_item_that_never_started_is_never_dead(starts, limit):
-    delivery = Delivery(3, False, starts, min(starts, default=None))
+    delivery = Delivery(3, starts=starts, blamed=min(starts, default=None))
     assert not any(delivery.is_dead(position, limit) for position in range(21) if position not in starts)

@@ -61,19 +61,21 @@ def send(func, *args, priority=5):
 
 
 def comes_to(task_id, wanted):
-    wait_until(lambda: call_status.of(task_id) == wanted, 60, f"{wanted}, not {call_status.of(task_id)}")
+    wait_until(lambda: call_status.status_of(task_id) == wanted, 60, f"{wanted}, not {call_status.status_of(task_id)}")
 
 
 def test_a_call_is_followed_from_its_queue_to_the_end_of_its_answer(stack):
-    assert call_status.of(str(uuid4())) == "unknown"
+    assert call_status.status_of(str(uuid4())) == "unknown"
     running = [send(samples.sleep, 3) for _ in range(3)]
     wait_until(
-        lambda: sorted(map(call_status.of, running)) == ["queued", "running", "running"], 60, "two of three to run"
+        lambda: sorted(map(call_status.status_of, running)) == ["queued", "running", "running"],
+        60,
+        "two of three to run",
     )
     for task_id in running:
         comes_to(task_id, "succeeded")
     shared().delete(f"{call_status.RESULT}{running[0]}")
-    assert call_status.of(running[0]) == "expired"
+    assert call_status.status_of(running[0]) == "expired"
     assert call_records.read(shared(), running[0]).completed is not None
 
 
@@ -85,7 +87,7 @@ def test_an_error_leaves_a_letter_and_a_message_that_is_gone_is_lost(stack):
     comes_to(dead, "failed")  # Its letter was written before its result.
     lost = str(uuid4())
     call_records.submitted(shared(), lost, 0.0, notes_end=True)
-    assert call_status.of(lost) == "lost"
+    assert call_status.status_of(lost) == "lost"
 
 
 def test_where_tells_the_queue_from_the_worker(redis):

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graft.tasks.delivery.cancellation import Cancelled
 from graft.tasks.delivery.run_counter import Delivery
 from graft.tasks.envelope import Envelope, WireFunction
 from graft.tasks.errors import CancelledBatchError, NotYet, PermanentError
@@ -54,11 +55,21 @@ def test_waiting_for_a_turn_is_no_failure():
 
 @given(known=st.sets(st.sampled_from(POSITIONS)), starts=st.dictionaries(st.sampled_from(POSITIONS), st.integers(1, 4)))
 def test_a_run_begins_what_has_no_outcome_and_has_not_used_up_its_runs(known: Any, starts: Any):
-    first = RunPlan.decide(envelope(), Delivery(1, cancelled=False), known, run_limit=3)
+    first = RunPlan.decide(envelope(), Delivery(1), known, run_limit=3)
     assert [POSITIONS[index] for index in first.begin] == [position for position in POSITIONS if position not in known]
     assert not first.poisoned
     assert not first.is_recorded
-    later = RunPlan.decide(envelope(), Delivery(3, cancelled=False, starts=starts), known, run_limit=3)
+    later = RunPlan.decide(envelope(), Delivery(3, starts=starts), known, run_limit=3)
     assert sorted([*later.begin, *later.poisoned]) == sorted(first.begin)
     assert {POSITIONS[index] for index in later.poisoned} == {at for at in starts if starts[at] >= 3} - known
     assert later.is_recorded
+
+
+@given(known=st.sets(st.sampled_from(POSITIONS)), unwanted=st.sets(st.sampled_from(POSITIONS)), whole=st.booleans())
+def test_a_cancelled_item_neither_begins_nor_counts_as_a_killer(known: Any, unwanted: Any, whole: bool):
+    starts = dict.fromkeys(POSITIONS, 9)
+    delivery = Delivery(3, Cancelled(whole, positions=frozenset(unwanted)), starts)
+    plan = RunPlan.decide(envelope(), delivery, known, run_limit=3)
+    left = set(POSITIONS) - known
+    assert {POSITIONS[index] for index in plan.cancelled} == (left if whole else left & unwanted)
+    assert {POSITIONS[index] for index in plan.poisoned} == (set() if whole else left - unwanted)

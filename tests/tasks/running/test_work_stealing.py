@@ -51,7 +51,7 @@ def test_errors_and_retries_reach_the_caller_wherever_an_item_ran(stack):
         return x
 
     graft.submit(work, range(100, 4100, 2)).collect(WAIT)
-    batch = graft.submit(work, range(40), retry=1)
+    batch = graft.submit(work, range(40), retry=graft.RetryPolicy(2, on=Exception))
     outcomes = {outcome.index: outcome for outcome in batch.as_completed(WAIT)}
     assert sorted(outcomes) == list(range(40))
     assert all((outcome.error is not None) == index % 2 for index, outcome in outcomes.items())

@@ -8,7 +8,7 @@ from graft.tasks.delivery.cancellation import keep_filter
 from graft.workers.bootsteps.periodic import PeriodicStep
 
 
-class CancelWatch(PeriodicStep):
+class CancelFilter(PeriodicStep):
     """Keeps the worker's filter of cancelled batches and tasks up to date."""
 
     client_name = "graft-cancel"
