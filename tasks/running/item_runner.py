@@ -11,20 +11,30 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from graft.config.deployment import settings
+from graft.config.deployment import part, settings
 from graft.tasks import blocking_threads
 from graft.tasks.envelope import Envelope
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, ProcessExitError
 from graft.tasks.monitoring import otel
 from graft.tasks.running.run_outcomes import RunOutcomes
 from graft.tasks.running.work_stealing import Share, drained, sharer
-from graft.tasks.worker_runtime import off_loop, resolved, run_coroutine
+from graft.tasks.worker_runtime import (
+    Item,
+    WorkerEndsError,
+    WorkerRuntime,
+    current_item,
+    off_loop,
+    resolved,
+    run_coroutine,
+)
 
 LAST_WORDS = 5.0  # Seconds that an item has to end once its envelope has been stopped.
 CHECK_EVERY = 0.5  # Seconds between checks of the batch's cancel flag.
@@ -146,7 +156,7 @@ class _ItemRun:
         items, packed, unpack = envelope.items, envelope.packed, envelope.unpack
         values, errors, limited = self.outcomes.values, self.outcomes.errors, _limit(envelope.timeout)
         bare, is_timed = envelope.timeout is None, envelope.pool is not None
-        clock = time.perf_counter
+        clock, runtime = time.perf_counter, part(WorkerRuntime)
         began = clock()
         check = began + CHECK_EVERY
         first = None
@@ -155,6 +165,8 @@ class _ItemRun:
                 index = todo.popleft()
             except IndexError:  # Shared in this instant.
                 break
+            if runtime.is_over:
+                raise WorkerEndsError
             if (now := clock()) > check:
                 check = now + CHECK_EVERY
                 if self.is_cancelled():
@@ -239,8 +251,8 @@ class _Together:
                 await self._over
         except BaseException:  # A limit, or the end of the worker.
             self._stopping = True
-            for item in self._running:
-                item.cancel()
+            for task in self._running:
+                task.cancel()
             if self._running:
                 await asyncio.wait(self._running, timeout=LAST_WORDS)
             raise
@@ -252,18 +264,21 @@ class _Together:
             if self._cancelled:
                 self._run.outcomes.errors[index] = self._run.cancelled(index)
                 continue
-            item = asyncio.ensure_future(self.one(index))
-            self._running.add(item)
-            item.add_done_callback(self._ended)
+            mark, context = Item(), copy_context()
+            context.run(current_item.set, mark)
+            task = asyncio.get_running_loop().create_task(self.one(index), context=context)
+            self._running.add(task)
+            task.add_done_callback(partial(self._ended, mark))
             return
 
-    def _ended(self, item: asyncio.Task[None]) -> None:
-        self._running.discard(item)
+    def _ended(self, mark: Item, task: asyncio.Task[None]) -> None:
+        mark.is_over = True
+        self._running.discard(task)
         if not self._stopping:
             self._begin_next()
         if self._over.done():
             return
-        if not item.cancelled() and (error := item.exception()) is not None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._over.set_exception(error)  # Only what ends this process: anything else is an item's outcome.
         elif not self._running:
             self._over.set_result(None)
@@ -273,8 +288,8 @@ class _Together:
         envelope, func, outcomes = self._run.envelope, self._run.func, self._run.outcomes
         began = time.perf_counter()
         try:
-            item = pickle.loads(envelope.items[index]) if envelope.packed else envelope.items[index]
-            call = func(*item[0], **item[1]) if envelope.unpack else func(item)
+            value = pickle.loads(envelope.items[index]) if envelope.packed else envelope.items[index]
+            call = func(*value[0], **value[1]) if envelope.unpack else func(value)
             outcomes.values[index] = await (call if envelope.timeout is None else _limited(call, envelope.timeout))
         except BaseException as error:
             if self._stopping and isinstance(error, asyncio.CancelledError):

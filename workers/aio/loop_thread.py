@@ -23,7 +23,8 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Final, Protocol
 
-from graft.workers import task_context
+from graft.tasks import worker_runtime
+from graft.workers import own_tasks, task_context
 from graft.workers.aio import greenlet_bridge
 from graft.workers.async_runner import AsyncRunner, new_loop, run_for_ever
 from graft.workers.task_context import Owner
@@ -34,12 +35,6 @@ _threads_queues: Any = concurrent.futures.thread._threads_queues
 
 BLOCKING_THREADS: Final = 8  # For calls that wait for Redis: publishing, chords, counting runs.
 STOP_PATIENCE: Final = 2.0  # Seconds that what tasks have left behind has to end with the worker.
-
-
-class MarkedTask(asyncio.Task[Any]):
-    """A task of asyncio that knows by which run's code it was made."""
-
-    mark: Owner | None = None
 
 
 class Run(Protocol):
@@ -94,7 +89,7 @@ class LoopThread:
         is_first = not self._calls
         self._calls.append((func, args))
         if is_first:
-            self.loop.call_soon_threadsafe(self._take_calls)
+            self.loop.call_soon_threadsafe(self._take_calls, context=self._base)  # The worker's own, whoever calls.
 
     def post(self, func: Callable[..., Any], *args: Any) -> None:
         """Have *func* called on the worker's main thread."""
@@ -198,9 +193,9 @@ class LoopThread:
 
     def _make_task(self, loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         """Asyncio's own task, noted with the run whose code makes it."""
-        task = MarkedTask(coroutine, loop=loop, **options)
-        mark = task_context.owner()
-        if isinstance(mark, Owner):
+        task = own_tasks.make(loop, coroutine, **options)
+        mark = task.mark
+        if mark is not None:
             if mark.strays is None:
                 mark.strays = weakref.WeakSet()
             mark.strays.add(task)
@@ -243,4 +238,5 @@ def _unwind_if_cancelled() -> None:
     """Unwind a cancelled run, even if its coroutine has caught the cancellation."""
     run = getattr(task_context.owner(), "run", None)
     if run is not None and run.is_cancelled:
+        own_tasks.hide_strangers()
         raise task_context.Ended
