@@ -298,8 +298,8 @@ class Channel(stock.Channel):
                 self.flush_acks()
             except LOST:
                 raise
-            except RedisError as error:
-                logger.warning("Redis refuses acknowledgements, trying again in %g s: %r", FLUSH_PAUSE, error)
+            except Exception as error:
+                logger.warning("acknowledgements are refused, trying again in %g s: %r", FLUSH_PAUSE, error)
                 self._next_flush_at = time.monotonic() + FLUSH_PAUSE
         return not any(self.pending_acks.values())
 

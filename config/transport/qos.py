@@ -15,7 +15,7 @@ from typing import Any, Final
 import redis
 from kombu.asynchronous import get_event_loop
 from kombu.utils.encoding import bytes_to_str
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from graft.config.transport.private_api import stock, virtual
 
@@ -102,7 +102,7 @@ class QoS(_Records):
             with self.channel.conn_or_acquire() as client:
                 pipe = client.pipeline(transaction=False)
                 pipe.hdel(self.unacked_key, *tags).zrem(self.unacked_index_key, *tags).execute()
-        except (*LOST, RedisError, AttributeError) as error:
+        except Exception as error:
             logger.warning("%d acknowledgements could not be sent, trying again later: %r", len(tags), error)
             self.channel.pending_acks.update(dict.fromkeys(tags, False))
 
@@ -112,7 +112,7 @@ class QoS(_Records):
     def _settle_or_keep(self, delivery_tag: str, requeue: bool) -> None:
         try:
             self.settle(delivery_tag, requeue)
-        except (*LOST, RedisError, AttributeError) as error:  # AttributeError: closed, without a pool left.
+        except Exception as error:  # Whatever it is: a message that is neither settled nor pending is held for ever.
             logger.warning("the acknowledgement of %s could not be sent, trying again later: %r", delivery_tag, error)
             self.channel.pending_acks[delivery_tag] = requeue
         self.forget(delivery_tag)
