@@ -314,6 +314,12 @@ class Channel(stock.Channel):
         for queue in queues:
             self._wake(pipe, queue)
 
+    def finish_fetching(self) -> None:
+        """Read the reply to the last fetch, a second at most, once nobody consumes: what it has taken goes back."""
+        if self._in_poll:
+            with suppress(Empty, *LOST):
+                self._brpop_read()
+
     def keep_messages(self) -> None:
         """Prepare for a close that gives nothing back; acknowledgements go through a pool of their own afterwards."""
         self.do_restore = False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import redis
+from celery.exceptions import Reject
 
 from graft.config.deployment import settings
 from graft.tasks import codec
@@ -17,7 +18,7 @@ from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import cancellation
 from graft.tasks.delivery.poison_isolation import NotAloneError
-from graft.tasks.delivery.run_counter import Delivery, Runs
+from graft.tasks.delivery.run_counter import Delivery, Runs, pardon
 from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_frame, value_frame
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, PoisonedError
 from graft.tasks.messages import payloads
@@ -29,7 +30,7 @@ from graft.tasks.results.result_store import acknowledge, publish, result_text
 from graft.tasks.running import work_stealing
 from graft.tasks.running.item_runner import run_items
 from graft.tasks.running.run_outcomes import AfterRun, RunOutcomes
-from graft.tasks.worker_runtime import off_loop
+from graft.tasks.worker_runtime import WorkerEndsError, off_loop
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,11 @@ class EnvelopeRun:
 
     def report_or_raise_retry(self) -> str:
         """The result, once every item has an outcome; raises Celery's Retry when items have been sent to run again."""
-        outcomes = self.run()
+        try:
+            outcomes = self.run()
+        except WorkerEndsError as error:
+            off_loop(self.step_back)
+            raise Reject(error, requeue=True) from error
         return str(off_loop(self.finish_or_raise_retry, outcomes))
 
     def run(self) -> RunOutcomes:
@@ -139,6 +144,12 @@ class EnvelopeRun:
         outcomes = run_items(envelope, self.func, plan.begin, is_cancelled=self.is_cancelled, recorder=self)
         # Their outcomes are in self.frames already, encoded when they were recorded.
         return replace(outcomes, values={}, errors={})
+
+    def step_back(self) -> None:
+        """This run ends with its worker: it is no death, and the message goes back."""
+        pardon([self.record.name], self.record.client)
+        if self.slot is not None:
+            self.slot.step_back()
 
     def is_cancelled(self) -> bool:
         return cancellation.is_cancelled(self.envelope.batch)

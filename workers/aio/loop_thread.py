@@ -44,6 +44,8 @@ class Run(Protocol):
 
     def start(self) -> None: ...
 
+    def withdraw(self) -> None: ...
+
     def cancel(self, reason: str) -> None: ...
 
 
@@ -61,8 +63,10 @@ class LoopThread:
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._posts: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._wake_main = wake_main
-        self._is_over = False
+        self._is_over = self._is_stopping = False
         self._running = 0
+        self._on_threads: set[Run] = set()  # Plain functions that wait for a thread.
+        self._beginning = threading.Lock()
         self._base = contextvars.copy_context()
         self._threads = ThreadPoolExecutor(threads, "graft-plain")
         self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "graft-blocking")
@@ -116,9 +120,17 @@ class LoopThread:
         """A context for one run: what the process had when it started, and nothing of other runs."""
         return self._base.copy()
 
-    def in_thread(self, func: Callable[[], None]) -> None:
-        """Have *func* called on a thread for plain functions."""
-        self._threads.submit(func)
+    def in_thread(self, run: Run, func: Callable[[], None]) -> None:
+        """Have *func* called for *run* on a thread for plain functions."""
+        self._on_threads.add(run)
+        self._threads.submit(self._begin, run, func)
+
+    def _begin(self, run: Run, func: Callable[[], None]) -> None:
+        with self._beginning:
+            if run not in self._on_threads:
+                return  # It was withdrawn.
+            self._on_threads.remove(run)
+        func()
 
     # ---- for tasks.running -------------------------------------------------------------------------------------------
 
@@ -139,8 +151,15 @@ class LoopThread:
         if not greenlet_bridge.can_wait():
             return func(*args)
         context = contextvars.copy_context()
-        threads = self._threads if computes else self._blocking
-        return greenlet_bridge.wait(self.loop.run_in_executor(threads, partial(context.run, func, *args)))
+        call = partial(context.run, func, *args)
+        if not computes:
+            return greenlet_bridge.wait(self.loop.run_in_executor(self._blocking, call))
+        return greenlet_bridge.wait(self.loop.run_in_executor(self._threads, self._unless_stopping, call))
+
+    def _unless_stopping(self, call: Callable[[], Any]) -> Any:
+        if self._is_stopping:
+            raise worker_runtime.WorkerEndsError("the worker stops before this has begun")
+        return call()
 
     # ---- on the loop's thread ----------------------------------------------------------------------------------------
 
@@ -157,6 +176,8 @@ class LoopThread:
 
     def admit(self, run: Run) -> None:
         """Start *run* as soon as fewer than *limit* run."""
+        if self._is_stopping:
+            return
         self.runs.add(run)
         self._waiting.append(run)
         self._fill()
@@ -165,6 +186,19 @@ class LoopThread:
         """Run *limit* runs at once from now on; what runs goes on."""
         self.limit = limit
         self._fill()
+
+    def stop_beginning(self) -> set[str]:
+        """Begin nothing more: what waits for its turn or for a thread is withdrawn; the ids of the runs that go on."""
+        with self._beginning:
+            self._is_stopping = True
+            withdrawn = [*self._waiting, *self._on_threads]
+            self._running -= len(self._on_threads)
+            self._on_threads.clear()
+        self._waiting.clear()
+        for run in withdrawn:
+            self.runs.discard(run)
+            run.withdraw()
+        return {run.owner.id for run in self.runs}
 
     def drop(self, run: Run) -> None:
         """Have *run*, which has not begun, never begin."""
@@ -199,12 +233,12 @@ class LoopThread:
             if mark.strays is None:
                 mark.strays = weakref.WeakSet()
             mark.strays.add(task)
-            task.mark = mark
         return task
 
     # ---- start and stop ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        own_tasks.hide_strangers()
         self.thread.start()
 
     def stop(self, patience: float = STOP_PATIENCE) -> None:
@@ -238,5 +272,4 @@ def _unwind_if_cancelled() -> None:
     """Unwind a cancelled run, even if its coroutine has caught the cancellation."""
     run = getattr(task_context.owner(), "run", None)
     if run is not None and run.is_cancelled:
-        own_tasks.hide_strangers()
         raise task_context.Ended

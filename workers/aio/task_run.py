@@ -102,7 +102,7 @@ class TaskRun:
                 self.loop_thread.loop, self._run(), name=str(self.owner), context=self.context
             )
         else:
-            self.loop_thread.in_thread(self._run_in_thread)
+            self.loop_thread.in_thread(self, self._run_in_thread)
         if self.soft is not None or self.hard is not None:
             seconds = self.hard if self.soft is None else self.soft
             assert seconds is not None
@@ -221,6 +221,12 @@ class TaskRun:
                 self.owner, reason,
             )  # fmt: skip
             self._end()
+
+    def withdraw(self) -> None:
+        """The run never begins; its message goes back."""
+        self._state = "ended"
+        self.owner.run = None
+        self.disarm()
 
     def end_from_outside(self) -> bool:
         """On another thread: whether the run is over its hard limit, and so to be ended while it blocks the loop."""
