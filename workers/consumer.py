@@ -58,6 +58,7 @@ class HardenedConsumer(Consumer):
         self._kept: dict[str, Any] = {}
         self._extra_prefetch = 0
         self._is_reconnecting = False
+        self.paused_queues: set[str] = set()  # By bootsteps/queue_pause.py, which reads them again after the pause.
         super().__init__(*args, **kwargs)
         if self.hub:
             self.loop = between_turns(self.loop, self.hub, lambda: settle(self.pool, self.hub))
@@ -173,6 +174,11 @@ class HardenedConsumer(Consumer):
                 signals.task_rejected.send(sender=self, message=message, exc=None)
 
         return on_task_received
+
+    def cancel_task_queue(self, queue: str) -> None:
+        """Read *queue* no more, also after a pause: this is what the command ``cancel_consumer`` calls."""
+        self.paused_queues.discard(queue)
+        super().cancel_task_queue(queue)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         _keep(message, "unknown_task", f"no task is registered as {message.headers['task']!r:.200}")
