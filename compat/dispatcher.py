@@ -114,6 +114,9 @@ class CallDispatcher:
                 _send(replace(route.options, unpack=unpack), batch, items, frames)
         except Exception as error:  # Or it would be open for ever.
             batch.fail(executor_error(error))
+        except BaseException as error:
+            batch.fail(error)
+            raise
         return batch
 
     def add_reader(self, reader: InputReader) -> None:
@@ -199,6 +202,9 @@ class CallDispatcher:
             self._threads.call(future, route.func, args, kwargs)
         except Exception as error:
             future.fail(error)
+        except BaseException as error:
+            future.fail(error)
+            raise
         return future
 
     def _opened(self, future: Future[Any], held: CallFuture | MapCall, route: Route, items: int) -> ReportedCall:

@@ -36,6 +36,7 @@ def defaults(config: Settings) -> dict[str, Any]:
             "retry_policy": {"max_retries": 5, "interval_start": 0, "interval_step": 0.2, "interval_max": 1},
         },
         "redis_socket_connect_timeout": config.connect_timeout,
+        "redis_socket_timeout": 10.0,  # Celery: 120 s, in which a caller hears nothing.
     }
 
 

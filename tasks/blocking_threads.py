@@ -73,7 +73,7 @@ class HelperThreads:
         while (call := self._calls.get()) is not None:
             try:
                 call()
-            except Exception:
+            except BaseException:
                 logger.exception("a call on a helper thread failed")
             del call  # Nothing shall live on because this thread waits.
 

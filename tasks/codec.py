@@ -25,6 +25,7 @@ from graft.tasks.errors import (
     TaskQueueError,
     UnpicklableError,
 )
+from graft.tasks.worker_runtime import ends_process
 
 PROTOCOL: Final = 5
 MAC_BYTES: Final = 32
@@ -95,9 +96,11 @@ def dump_item(value: Any, limit: int, what: str, position: int | None = None) ->
     """
     try:
         frame = pickle.dumps(value, PROTOCOL)
-    except Exception as error:
-        name = _named(what, position)
-        raise UnpicklableError(f"{name} ({type(value).__name__}) cannot be pickled: {error}") from None
+    except BaseException as error:
+        if ends_process(error):
+            raise
+        name, shown = _named(what, position), error if isinstance(error, Exception) else repr(error)
+        raise UnpicklableError(f"{name} ({type(value).__name__}) cannot be pickled: {shown}") from None
     if len(frame) > limit:
         raise PayloadTooLargeError(
             f"{_named(what, position)} takes {len(frame)} bytes, the limit is {limit}; pass a reference to it (a path, "
@@ -159,7 +162,9 @@ def load_error(blob: bytes) -> BaseException:
     error: BaseException
     try:
         error = pickle.loads(portable)
-    except Exception:
+    except BaseException as refusal:
+        if ends_process(refusal):
+            raise
         error = base(message)  # This process cannot import the class; the worker could.
     if text:
         error.__cause__ = RemoteTraceback(text)
@@ -169,7 +174,9 @@ def load_error(blob: bytes) -> BaseException:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException as refusal:
+        if ends_process(refusal):
+            raise
         return f"<{type(error).__name__} without text>"
 
 
@@ -181,16 +188,18 @@ def _portable(error: BaseException) -> bytes:
                 continue
             if type(pickle.loads(blob)) is type(error):
                 return blob
-        except Exception:  # noqa: S112 - whatever pickling an exception raises, the next form is tried
-            continue
+        except BaseException as refusal:  # Whatever pickling an exception raises, the next form is tried.
+            if ends_process(refusal):
+                raise
     for base in type(error).__mro__[1:-1]:
         try:
             stand_in = base(_text(error))
             blob = pickle.dumps(stand_in, PROTOCOL)
             if not (b"__main__" in blob and _main_reference(blob)) and type(pickle.loads(blob)) is base:
                 return blob
-        except Exception:  # noqa: S112 - likewise
-            continue
+        except BaseException as refusal:
+            if ends_process(refusal):
+                raise
     return pickle.dumps(TaskQueueError(_text(error)), PROTOCOL)
 
 

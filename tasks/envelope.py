@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from graft.tasks import codec
 from graft.tasks.errors import EnvelopeError, TaskQueueError
 from graft.tasks.policy import ONCE, RetryPolicy
+from graft.tasks.worker_runtime import ends_process
 
 VERSION: Final = 1
 RUN_ENVELOPE: Final = "graft.batch"  # The task that runs an envelope,
@@ -192,8 +193,10 @@ class Report:
                 continue
             try:
                 yield Outcome(position, pickle.loads(frame))
-            except Exception as error:
-                unreadable = EnvelopeError(f"the result of item {position} cannot be opened here: {error}")
+            except BaseException as error:
+                if ends_process(error):
+                    raise
+                unreadable = EnvelopeError(f"the result of item {position} cannot be opened here: {error!r}")
                 unreadable.__cause__ = error
                 yield Outcome(position, error=unreadable)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pickle import PicklingError
+
 
 class TaskQueueError(Exception):
     """Base of every error of this project."""
@@ -19,11 +21,11 @@ class SignatureError(EnvelopeError):
     """The signature of a byte string does not verify with the keys of this process. Nothing was unpickled."""
 
 
-class UnreferenceableError(EnvelopeError, TypeError):
+class UnreferenceableError(EnvelopeError, PicklingError, TypeError):
     """A worker can neither import a callable nor receive a copy of it. Define it at the top level of a module."""
 
 
-class UnpicklableError(EnvelopeError, TypeError):
+class UnpicklableError(EnvelopeError, PicklingError, TypeError):
     """An item, an argument or a result cannot be pickled, so it cannot be sent."""
 
 

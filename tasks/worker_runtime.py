@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any, Protocol
+
+from billiard.common import terminate_handler_fired
 
 from graft.config.deployment import part
 from graft.tasks.errors import EnvelopeError
@@ -21,11 +25,29 @@ class Runner(Protocol):
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any: ...
 
 
+class Item:
+    """Marks the context of one item that runs beside others on an event loop."""
+
+    is_over = False
+
+
+current_item: ContextVar[Item | None] = ContextVar("graft_item", default=None)
+
+
+class Ended(BaseException):
+    """Unwinds a run whose result no longer counts: terminated, timed out, or given back."""
+
+
+class WorkerEndsError(Exception):
+    """This worker ends, or stops before a run has begun: the message goes back."""
+
+
 class WorkerRuntime:
     """What a worker has told this process about itself."""
 
     def __init__(self) -> None:
         self.is_worker = False
+        self.is_over = False  # What still runs is given up: its messages go back.
         self.make_runner: Callable[[], Runner] | None = None
         self.off_loop: Callable[..., Any] | None = None
 
@@ -36,6 +58,24 @@ class WorkerRuntime:
 def enter_worker() -> None:
     """This process runs tasks from now on."""
     part(WorkerRuntime).is_worker = True
+
+
+def ends_process(error: BaseException) -> bool:
+    """Whether *error*, raised while a value was pickled or opened, is meant for this process and not for the value.
+
+    What a value itself raises, a SystemExit too, is the error of its call: a thread that serves many calls lives on.
+    """
+    if isinstance(error, Exception):
+        return False
+    if isinstance(error, Ended) or terminate_handler_fired():
+        return True
+    is_main = threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and is_main and not in_worker()
+
+
+def end() -> None:
+    """What runs here is given up: no further item begins."""
+    part(WorkerRuntime).is_over = True
 
 
 def in_worker() -> bool:

@@ -171,6 +171,27 @@ def raise_base_exception(x: Any) -> NoReturn:
     raise KeyboardInterrupt(x)
 
 
+class RaisesWhenPickled:
+    """Pickling it raises *kind*."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> NoReturn:
+        raise self.kind("while it was pickled")
+
+
+class RaisesWhenOpened(RaisesWhenPickled):
+    """Opening its pickle raises *kind*."""
+
+    def __reduce__(self) -> Any:
+        return raise_, (self.kind,)
+
+
+def raise_(kind: type[BaseException]) -> NoReturn:
+    raise kind("while it was opened")
+
+
 def return_none(_: Any) -> None:
     return None
 

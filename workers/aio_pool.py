@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Final
 
 from celery import signals
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 FETCH: Final = 50  # Messages taken, and acknowledged, in one round trip.
 OUTAGE_PATIENCE: Final = 120.0
+LOOP_PATIENCE: Final = 1.0  # Seconds for the loop to say what runs there, when the worker stops.
 # Thousands of tasks that wait are no garbage, and Python would search all of them again and again: with its own
 # thresholds each of 10,000 tasks cost 0.57 ms of processor time, with these 0.41 ms.
 GC_THRESHOLD: Final = (10_000, 20, 50)
@@ -153,6 +155,18 @@ class TaskPool(BasePool):
         return info
 
     # ---- stop --------------------------------------------------------------------------------------------------------
+
+    def stop_beginning(self) -> set[str]:
+        """Begin nothing more from now on; the ids of what runs."""
+        loop_thread = self.loop_thread
+        if loop_thread is None:
+            return set()
+        answer: Future[set[str]] = Future()
+        loop_thread.call(lambda: answer.set_result(loop_thread.stop_beginning()))
+        try:
+            return answer.result(LOOP_PATIENCE)
+        except TimeoutError:  # A task keeps the loop for itself. What has not begun goes back in the end.
+            return {run.owner.id for run in tuple(loop_thread.runs)}
 
     def on_stop(self) -> None:
         """Finish what runs. A cold shutdown may come meanwhile: it cancels what runs, and calls this once more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from celery.signals import task_prerun, worker_process_init
@@ -21,6 +21,7 @@ from graft.workers import (
     async_tasks,
     control,
     late_failures,
+    pool_choice,
     recycling,
     refused_tasks,
     result_patch,
@@ -52,6 +53,8 @@ def prepare(worker: Any) -> None:
     result_patch.install()
     recycling.prepare(worker)
     metrics.prepare()
+    pool_choice.prepare(worker)
+    worker.wait_for_soft_shutdown = partial(shutdown.wait_softly, worker)
     if table().default in app.amqp.queues.consume_from:
         # Our own messages, and what the deployment adds, beside the queues of the project.
         ours = [GUEST] if table().batch == GUEST else []

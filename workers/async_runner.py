@@ -15,7 +15,7 @@ from typing import Any, Final
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from graft.config.deployment import existing, part
-from graft.workers import task_context
+from graft.workers import own_tasks, task_context
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ class AsyncRunner:
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop or new_loop()
         if loop is None:
+            own_tasks.hide_strangers()
+            self._loop.set_task_factory(own_tasks.make)
             self._thread = threading.Thread(target=run_for_ever, args=(self._loop,), name="graft-loop", daemon=True)
             self._thread.start()
 

@@ -10,6 +10,7 @@ rest. Here everything stays where it is, running or waiting, and the next connec
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -17,12 +18,16 @@ from typing import Any, Final
 
 from celery import signals
 from celery.exceptions import CPendingDeprecationWarning
+from celery.worker import state
 from celery.worker.consumer import Consumer
+from kombu.common import ignore_errors
 from kombu.utils.json import dumps
 
 from graft.config.transport.channel import Channel
 from graft.config.transport.task_validation import forgery, refusal
-from graft.workers.prefork_patch import finish_writing, hand_over, settle, skip_leaving_processes
+from graft.tasks import worker_runtime
+from graft.workers import shutdown
+from graft.workers.prefork_patch import finish_writing, hand_over, read_replies, settle, skip_leaving_processes
 from graft.workers.refused_tasks import publish_refusal
 from graft.workers.shutdown import between_turns, pardon_active
 
@@ -43,6 +48,7 @@ class HardenedConsumer(Consumer):
         self.kept: dict[str, Any] = {}
         self._extra_prefetch = 0
         self._is_reconnecting = False
+        self.paused_queues: set[str] = set()  # By bootsteps/queue_pause.py, which reads them again after the pause.
         super().__init__(*args, **kwargs)
         if self.hub:
             self.loop = between_turns(self.loop, self.hub, lambda: settle(self.pool, self.hub))
@@ -69,11 +75,45 @@ class HardenedConsumer(Consumer):
     def on_close(self) -> None:
         """Drop what waits here, as Celery does, unless it is only the connection that closed."""
         if not self._is_reconnecting:
-            settle(self.pool, self.hub)
-            super().on_close()
+            self.give_back_waiting()
             return
         self._is_reconnecting = False
         finish_writing(self.pool)
+
+    def give_back_waiting(self) -> None:
+        """Take nothing more, and give back what has not begun; what runs goes on.
+
+        Celery gives it back when the last task has ended: others would wait for a drain of minutes.
+        """
+        channel = self.task_consumer.channel if self.task_consumer else None
+        if not isinstance(channel, Channel):
+            settle(self.pool, self.hub)
+            super().on_close()
+            return
+        ignore_errors(self, self.task_consumer.cancel)
+        channel.finish_fetching()
+        settle(self.pool, self.hub)
+        super().on_close()
+        stop_beginning = getattr(self.pool, "stop_beginning", None)
+        runs = {request.id for request in state.active_requests} if stop_beginning is None else stop_beginning()
+        if self.hub:
+            self._call_ready()  # What has ended meanwhile is acknowledged.
+        for tag, message in channel.qos.outstanding().items():
+            if message.properties.get("correlation_id") not in runs:
+                channel.qos.reject(tag, requeue=True)
+
+    def take_turn(self, seconds: float) -> None:
+        """Process what has ended, and whatever else is due, for up to *seconds*; nothing begins."""
+        if not self.hub or not read_replies(self.pool, self.hub, seconds):
+            time.sleep(seconds)
+        if self.hub:
+            self._call_ready()
+            self.hub.fire_timers()
+
+    def _call_ready(self) -> None:
+        for _ in range(3):  # The end of a task asks for its acknowledgement.
+            for call in self.hub._pop_ready():
+                call()
 
     def connect(self) -> Any:
         connection = self.connection_for_read(heartbeat=self.amqheartbeat)
@@ -102,6 +142,7 @@ class HardenedConsumer(Consumer):
         super().on_ready()
 
     def cancel_active_requests(self) -> None:
+        worker_runtime.end()
         pardon_active()
         super().cancel_active_requests()
 
@@ -109,6 +150,8 @@ class HardenedConsumer(Consumer):
         handle = super().create_task_handler(*args, **kwargs)
 
         def on_task_received(message: Any) -> None:
+            if shutdown.has_begun():
+                return  # It goes back with what waits here.
             refused = forgery(message) or refusal(message)
             if refused is None:
                 handle(message)
@@ -121,6 +164,11 @@ class HardenedConsumer(Consumer):
                 signals.task_rejected.send(sender=self, message=message, exc=None)
 
         return on_task_received
+
+    def cancel_task_queue(self, queue: str) -> None:
+        """Read *queue* no more, also after a pause: this is what the command ``cancel_consumer`` calls."""
+        self.paused_queues.discard(queue)
+        super().cancel_task_queue(queue)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         _keep(message, "unknown_task", f"no task is registered as {message.headers['task']!r:.200}")

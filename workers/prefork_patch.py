@@ -1,5 +1,6 @@
 """Mends how Celery's prefork pool writes tasks to its processes and reads their replies.
 
+read_replies              what processes have said, where the event loop does not run
 settle, finish_writing    when the event loop stops: no task is forgotten that was written to a process.
                           Celery 5.7 forgets it. The process runs it all the same, its message goes back and runs
                           again, and a stop waits 30 s for a process that waits for its result to be read.
@@ -28,16 +29,31 @@ def settle(pool: Any, hub: Any) -> None:
         return
     deadline = time.monotonic() + PATIENCE
     while (pipes := _unacknowledged(inner) & hub.readers.keys()) and time.monotonic() < deadline:
-        readable, _, _ = asynpool._select(pipes, timeout=0.1)
-        for pipe in readable & hub.readers.keys():
-            read, arguments = hub.readers[pipe]
-            if not isgenerator(read):
-                read(*arguments)
-                continue
-            try:
-                next(read, None)  # The rest of a message.
-            except (OSError, EOFError):
-                hub.remove_reader(pipe)
+        _read(pipes, hub, 0.1)
+
+
+def read_replies(pool: Any, hub: Any, timeout: float) -> bool:
+    """Read what the processes of *pool* have said, or say within *timeout* seconds; False where it has none."""
+    inner = getattr(pool, "_pool", None)
+    if not isinstance(inner, asynpool.AsynPool):
+        return False
+    pipes = inner._fileno_to_outq.keys() & hub.readers.keys()
+    if pipes:
+        _read(pipes, hub, timeout)
+    return bool(pipes)
+
+
+def _read(pipes: set[int], hub: Any, timeout: float) -> None:
+    readable, _, _ = asynpool._select(pipes, timeout=timeout)
+    for pipe in readable & hub.readers.keys():
+        read, arguments = hub.readers[pipe]
+        if not isgenerator(read):
+            read(*arguments)
+            continue
+        try:
+            next(read, None)  # The rest of a message.
+        except (OSError, EOFError):
+            hub.remove_reader(pipe)
 
 
 def finish_writing(pool: Any) -> None:

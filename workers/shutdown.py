@@ -1,7 +1,9 @@
 """How a worker stops, so that no run is lost, and none is counted as a death of its process.
 
-    SIGTERM (warm)   fetches nothing more and finishes what runs; after ``drain_timeout`` seconds it becomes a cold one
-    SIGQUIT (cold)   waits ``worker_soft_shutdown_timeout``, then ends what runs; its messages return at once
+    SIGTERM (warm)   begins nothing more, gives back what has not begun, and finishes what runs; after
+                     ``drain_timeout`` seconds it becomes a cold one
+    SIGQUIT (cold)   the same for ``worker_soft_shutdown_timeout`` seconds (default 0), then ends what runs; its
+                     messages return at once
 
 A run that the worker ends itself is pardoned: without that, three restarts while an item runs would look like an item
 that killed three processes.
@@ -9,6 +11,10 @@ that killed three processes.
 Celery's warm shutdown waits for ever: whoever stops the process kills it in the middle, and what it ran is delivered
 again only when its lease has run out. A cold shutdown cancels what runs and returns its messages. Threads cannot be
 cancelled: a worker that still runs some ends with them, and their messages return when their leases run out.
+
+Celery's own soft shutdown is one ``sleep`` on the worker's loop: no lease is renewed and no result read meanwhile, so a
+wait longer than the lease gives what runs to a second worker (3 of 3), and what ends during it is ended once more.
+:func:`wait_softly` waits in short turns, until nothing runs.
 
 Celery 5.7 calls the handler of a signal that ends a worker at once ``worker_Cold`` (apps/worker.py,
 ``_shutdown_handler``). It takes the pool down inside that handler, wherever the event loop happens to be. The loop may
@@ -29,6 +35,7 @@ from typing import Any, Final
 
 import redis
 from celery import signals
+from celery.bootsteps import RUN
 from celery.worker import state
 
 from graft.config.deployment import settings
@@ -39,8 +46,14 @@ logger = logging.getLogger(__name__)
 
 COLD: Final = "worker_Cold"
 COLD_SECONDS: Final = 8.0  # That a cold shutdown may take; killing pool processes takes two.
+TURN: Final = 0.1  # Seconds between two checks during a soft shutdown.
 
 _pardoned: set[tuple[str, int]] = set()
+
+
+def has_begun() -> bool:
+    """Whether this worker was told to stop: nothing may begin any more."""
+    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
 
 
 # The handler of a signal sends this one, before anything is ended.
@@ -82,6 +95,22 @@ def _become_cold(seconds: float) -> None:
         "leases run out", COLD_SECONDS,
     )  # fmt: skip
     os._exit(1)
+
+
+def wait_softly(worker: Any) -> None:
+    """Celery's ``wait_for_soft_shutdown`` for *worker*, a cold one's first step: until nothing runs, or time is up."""
+    consumer = getattr(worker, "consumer", None)
+    if worker.blueprint.state != RUN or consumer is None:
+        return  # A worker that drains has done so already.
+    consumer.give_back_waiting()
+    seconds = worker.app.conf.worker_soft_shutdown_timeout
+    waits_idle = worker.app.conf.worker_enable_soft_shutdown_on_idle
+    if seconds <= 0 or not (state.active_requests or waits_idle):
+        return
+    logger.warning("soft shutdown: what runs has %g s to end (worker_soft_shutdown_timeout)", seconds)
+    deadline = time.monotonic() + seconds
+    while (state.active_requests or waits_idle) and not has_begun() and time.monotonic() < deadline:
+        consumer.take_turn(TURN)
 
 
 def between_turns(loop: Callable[..., None], hub: Any, prepare: Callable[[], None]) -> Callable[..., None]:

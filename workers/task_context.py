@@ -14,9 +14,9 @@ from typing import Any
 from celery import _state
 from celery.utils.threads import LocalStack, get_ident
 
+from graft.tasks.worker_runtime import Ended
 
-class Ended(BaseException):
-    """Unwinds a run whose result no longer counts: terminated, timed out, or given back."""
+__all__ = ["Ended", "Owner", "for_coroutine", "forget", "own", "owner", "share_stack", "share_task_stack"]
 
 
 class Owner:

@@ -19,10 +19,18 @@ WORKER: Final[Names] = {
     # Celery 5.6 empties the worker's timer when the connection is lost: tasks that run on would lose their time limits.
     "celery.worker.loops": ("_cancel_timer_entries",),
     "celery.apps.worker": ("_shutdown_handler",),  # workers/shutdown.py
+    "celery.worker:WorkController": ("wait_for_soft_shutdown",),
     # workers/prefork_patch.py: no task is forgotten between the loop and a pipe.
     "celery.concurrency.asynpool:AsynPool": (
         *("_flush_writer", "_active_writers", "_cache", "outbound_buffer", "_all_inqueues", "_busy_workers"),
-        *("_active_writes", "_maxtasksperchild", "_fileno_to_inq", "_on_ready_counters", "_mark_worker_as_available"),
+        *(
+            "_active_writes",
+            "_maxtasksperchild",
+            "_fileno_to_inq",
+            "_fileno_to_outq",
+            "_on_ready_counters",
+            "_mark_worker_as_available",
+        ),
     ),
     "celery.concurrency.asynpool": ("_get_job_writer", "_select"),
     # workers/result_patch.py and workers/aio/backend_patch.py: one round trip for a result.

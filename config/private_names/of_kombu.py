@@ -30,9 +30,12 @@ TRANSPORT: Final[Names] = {
     ),
     "kombu.transport.redis": ("Mutex", "MutexHeld"),
     "kombu.transport.virtual:Transport": ("_deliver", "close_channel", "connection_errors"),
+    # tasks/sending/producers.py: a wait for a producer has a bound.
+    "kombu.pools:ProducerPool": ("_acquire_connection", "prepare", "limit", "connections"),
     "kombu.transport.virtual:Message": ("_raw",),  # What the quarantine keeps.
 }
 WORKER: Final[Names] = {
     # An idle process gets its task at once (workers/prefork_patch.py); the io lane's loop (workers/aio_pool.py).
-    "kombu.asynchronous.hub:Hub": ("consolidate_callback", "call_soon", "on_tick", "_pop_ready"),
+    "kombu.asynchronous.hub:Hub": ("consolidate_callback", "call_soon", "on_tick", "_pop_ready", "fire_timers"),
+    "kombu.asynchronous.timer:Timer": ("_queue",),  # Cancelled timers are taken out (workers/bootsteps/pool_upkeep.py).
 }

@@ -321,8 +321,8 @@ class Channel(stock.Channel):
                 self.flush_acks()
             except LOST:
                 raise
-            except RedisError as error:
-                logger.warning("Redis refuses acknowledgements, trying again in %g s: %r", FLUSH_PAUSE, error)
+            except Exception as error:
+                logger.warning("acknowledgements are refused, trying again in %g s: %r", FLUSH_PAUSE, error)
                 self._next_flush_at = time.monotonic() + FLUSH_PAUSE
         return not any(self.pending_acks.values())
 
@@ -338,6 +338,12 @@ class Channel(stock.Channel):
             push = pipe.lpush if leftmost else pipe.rpush
             push(self._q_for_pri(queue, priority), dumps(payload))
             self._wake(pipe, queue)
+
+    def finish_fetching(self) -> None:
+        """Read the reply to the last fetch, a second at most, once nobody consumes: what it has taken goes back."""
+        if self._in_poll:
+            with suppress(Empty, *LOST):
+                self._brpop_read()
 
     def keep_messages(self) -> None:
         """Prepare for a close that gives nothing back; acknowledgements go through a pool of their own afterwards."""

@@ -17,7 +17,7 @@ import redis
 from kombu.asynchronous import get_event_loop
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from graft.config.private_names.of_kombu import stock, virtual
 
@@ -142,7 +142,7 @@ class QoS(_Records):
             return
         try:
             self.channel.forget_records(tags)
-        except (*LOST, RedisError, AttributeError) as error:
+        except Exception as error:
             logger.warning("%d acknowledgements could not be sent, trying again later: %r", len(tags), error)
             self.channel.pending_acks.update(dict.fromkeys(tags, False))
 
@@ -154,7 +154,7 @@ class QoS(_Records):
     def _settle_or_keep(self, delivery_tag: str, requeue: bool, *, is_lost: bool = False) -> None:
         try:
             self.settle(delivery_tag, requeue, is_lost=is_lost)
-        except (*LOST, RedisError, AttributeError) as error:  # AttributeError: closed, without a pool left.
+        except Exception as error:  # Whatever it is: a message that is neither settled nor pending is held for ever.
             logger.warning("the acknowledgement of %s could not be sent, trying again later: %r", delivery_tag, error)
             self.channel.pending_acks[delivery_tag] = requeue
         self.forget(delivery_tag)

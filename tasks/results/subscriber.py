@@ -213,7 +213,7 @@ class Inbox:
     def _call(self, handler: Handler, envelope_id: str, result: Result) -> None:
         try:
             handler(envelope_id, result)
-        except Exception:  # One batch's trouble must not silence the others.
+        except BaseException:  # One batch's trouble must not silence the others, a callback that calls exit() neither.
             logger.exception("the result of %s could not be delivered", envelope_id)
 
 

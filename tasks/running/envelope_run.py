@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import redis
+from celery.exceptions import Reject
 
 from graft.config.deployment import settings
 from graft.config.redis_client import server_time
@@ -32,7 +33,7 @@ from graft.tasks.running import work_stealing
 from graft.tasks.running.failure_causes import by_cause
 from graft.tasks.running.item_runner import run_items
 from graft.tasks.running.run_outcomes import AfterRun, RunOutcomes
-from graft.tasks.worker_runtime import off_loop
+from graft.tasks.worker_runtime import WorkerEndsError, off_loop
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,11 @@ class EnvelopeRun:
 
     def report_or_raise_retry(self) -> str:
         """The result, once every item has an outcome; raises Celery's Retry when items have been sent to run again."""
-        outcomes = self.run()
+        try:
+            outcomes = self.run()
+        except WorkerEndsError as error:
+            off_loop(self.step_back)
+            raise Reject(error, requeue=True) from error
         text: str = off_loop(self.finish_or_raise_retry, outcomes)
         return text
 
@@ -159,6 +164,12 @@ class EnvelopeRun:
         positions = envelope.positions
         unwanted |= {index: error for index, error in outcomes.errors.items() if positions[index] not in self.frames}
         return replace(outcomes, values={}, errors=unwanted)
+
+    def step_back(self) -> None:
+        """This run ends with its worker: it is no death, and the message goes back."""
+        self.record.survived()
+        if self.slot is not None:
+            self.slot.step_back()
 
     def share(self, indexes: list[int]) -> bool:
         """Have others run the items at *indexes*; whether they will. Called on another thread during the run."""

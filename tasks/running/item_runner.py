@@ -11,13 +11,15 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from graft.config.deployment import settings
+from graft.config.deployment import part, settings
 from graft.tasks import blocking_threads
 from graft.tasks.delivery.cancellation import NOTHING, Cancelled
 from graft.tasks.envelope import Envelope
@@ -26,7 +28,15 @@ from graft.tasks.monitoring import otel
 from graft.tasks.running.cancel_watch import Interruption, cancel_watch
 from graft.tasks.running.run_outcomes import RunOutcomes
 from graft.tasks.running.work_stealing import Share, drained, sharer
-from graft.tasks.worker_runtime import off_loop, resolved, run_coroutine
+from graft.tasks.worker_runtime import (
+    Item,
+    WorkerEndsError,
+    WorkerRuntime,
+    current_item,
+    off_loop,
+    resolved,
+    run_coroutine,
+)
 
 LAST_WORDS = 5.0  # Seconds that an item has to end once its envelope has been stopped.
 PUBLISH_EVERY = 0.25  # Seconds between early outcomes of one envelope.
@@ -168,7 +178,7 @@ class _ItemRun:
         items, packed, unpack = envelope.items, envelope.packed, envelope.unpack
         values, errors, limited = self.outcomes.values, self.outcomes.errors, _limit(envelope.timeout)
         bare, is_timed, interruption = envelope.timeout is None, envelope.pool is not None, self.interruption
-        clock = time.perf_counter
+        clock, runtime = time.perf_counter, part(WorkerRuntime)
         now = began = clock()
         first = None
         while todo:
@@ -176,6 +186,8 @@ class _ItemRun:
                 index = todo.popleft()
             except IndexError:  # Shared in this instant.
                 break
+            if runtime.is_over:
+                raise WorkerEndsError
             if self.cancelled and self.is_unwanted(index):
                 continue
             if is_timed:
@@ -269,8 +281,8 @@ class _Together:
                 await self._over
         except BaseException:  # A limit, or the end of the worker.
             self._stopping = True
-            for item in self._running:
-                item.cancel()
+            for task in self._running:
+                task.cancel()
             if self._running:
                 await asyncio.wait(self._running, timeout=LAST_WORDS)
             raise
@@ -294,12 +306,15 @@ class _Together:
         for index in self._waiting:
             if self._run.is_unwanted(index):
                 continue
-            item = asyncio.ensure_future(self.one(index))
+            mark, context = Item(), copy_context()
+            context.run(current_item.set, mark)
+            item = asyncio.get_running_loop().create_task(self.one(index), context=context)
             self._running[item] = index
-            item.add_done_callback(self._ended)
+            item.add_done_callback(partial(self._ended, mark))
             return
 
-    def _ended(self, item: asyncio.Task[None]) -> None:
+    def _ended(self, mark: Item, item: asyncio.Task[None]) -> None:
+        mark.is_over = True
         index, outcomes = self._running.pop(item), self._run.outcomes
         if self._ending and index not in outcomes.values and index not in outcomes.errors:  # Before its first step.
             outcomes.errors[index] = CancelledBatchError(f"item {self._run.envelope.positions[index]} was cancelled")
@@ -317,8 +332,8 @@ class _Together:
         envelope, func, outcomes = self._run.envelope, self._run.func, self._run.outcomes
         began = time.perf_counter()
         try:
-            item = pickle.loads(envelope.items[index]) if envelope.packed else envelope.items[index]
-            call = func(*item[0], **item[1]) if envelope.unpack else func(item)
+            value = pickle.loads(envelope.items[index]) if envelope.packed else envelope.items[index]
+            call = func(*value[0], **value[1]) if envelope.unpack else func(value)
             outcomes.values[index] = await (call if envelope.timeout is None else _limited(call, envelope.timeout))
         except BaseException as error:
             if self._stopping and isinstance(error, asyncio.CancelledError):

@@ -5,14 +5,18 @@ A receiver of Celery's signals could do the last three, but every message would 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from celery.app.amqp import AMQP
+from kombu import pools
 
-from graft.config.transport import hardened
+from graft.config.deployment import settings
+from graft.config.transport import Transport, hardened
 from graft.tasks.delivery import chord_records
 from graft.tasks.queues import overlap
+from graft.tasks.sending.producers import Producers, attempts, policy_until
 
 
 class Amqp(AMQP):
@@ -22,6 +26,21 @@ class Amqp(AMQP):
         """A connection to the broker that the app is configured for; to a broker other than Redis, Celery's own."""
         url, options = hardened(url, options)
         return super().Connection(url, *args, **options)
+
+    _producer_pool: Any
+
+    @property
+    def producer_pool(self) -> Any:
+        """The producers of this process; for a broker other than Redis Celery's own."""
+        if self._producer_pool is None:
+            connection = self.app.connection_for_write()
+            if issubclass(connection.get_transport_cls(), Transport):
+                patience = attempts(settings().connect_timeout)
+                connection.transport_options = {**connection.transport_options, **patience}
+                self._producer_pool = Producers(pools.connections[connection], limit=self.app.pool.limit)
+        return super().producer_pool
+
+    publisher_pool = producer_pool
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()
@@ -36,6 +55,17 @@ class Amqp(AMQP):
                 return None
             if headers.get("group") and (body[2] or {}).get("chord"):
                 chord_records.note_part(headers, body)
-            return send(producer, name, message, *args, **options)
+            producers = self.producer_pool
+            if not isinstance(producers, Producers):
+                return send(producer, name, message, *args, **options)
+            until = time.monotonic() + settings().connect_timeout
+            options["retry_policy"] = policy_until(until, options.get("retry_policy"))
+            try:
+                sent = send(producer, name, message, *args, **options)
+            except Exception as error:
+                producers.note_failure(error)
+                raise
+            producers.note_sent()
+            return sent
 
         return send_task_message

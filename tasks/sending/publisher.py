@@ -85,7 +85,7 @@ class Publisher:
                 self._woken.clear()
             try:
                 self._serve(senders)
-            except Exception as error:  # A fault of ours must end the calls it concerns, and no others.
+            except BaseException as error:  # A fault of ours must end the calls it concerns, and no others.
                 logger.exception("the publisher failed")
                 for sender in senders:
                     sender.fail(error)
@@ -132,7 +132,7 @@ class Publisher:
                     cut += sender.cut(client)
             except CONNECTION_ERRORS:
                 raise
-            except Exception as error:  # What one batch holds must not keep the others from being sent.
+            except BaseException as error:  # What one batch holds must not keep the others from being sent.
                 sender.fail(error)
                 continue
             for message in cut:

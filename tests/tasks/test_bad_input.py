@@ -9,12 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pickle import PicklingError
 
 import pytest
 
 import graft
+from graft.compat.executor import CeleryExecutor
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.errors import (
+    EnvelopeError,
     PayloadTooLargeError,
     PoisonedError,
     ProcessExitError,
@@ -192,6 +196,39 @@ def test_an_error_costs_only_its_own_item(workers_survive):
 def test_a_function_that_asks_the_process_to_end_is_refused(workers_survive, func):
     with pytest.raises(ProcessExitError, match="tried to end the worker's process"):
         graft.submit(func, [3]).collect(WAIT)
+
+
+ENDS = pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+
+
+@ENDS
+def test_a_pickle_that_raises_what_is_no_exception_costs_only_its_own_item(workers_survive, kind):
+    """Raised on the threads that send and receive for the whole process, each ended its thread: callers hung."""
+    items = [1, samples.RaisesWhenPickled(kind), 2, samples.RaisesWhenOpened(kind)]
+    found = outcomes_of(graft.submit(samples.identity, items, batch_size=4))
+    assert found == {0: 1, 1: UnpicklableError, 2: 2, 3: ProcessExitError}
+    values = outcomes_of(graft.submit(samples.RaisesWhenOpened, [kind]))
+    assert values == {0: EnvelopeError}
+    values = outcomes_of(graft.submit(samples.RaisesWhenPickled, [kind]))
+    assert values == {0: UnpicklableError}
+    assert graft.submit(samples.identity, [3]).collect(WAIT) == [3]
+
+
+@ENDS
+def test_a_call_whose_pickle_raises_what_is_no_exception_ends_and_so_does_its_executor(workers_survive, kind):
+    def use(executor: CeleryExecutor) -> None:
+        sent = executor.submit(samples.identity, samples.RaisesWhenPickled(kind))
+        received = executor.submit(samples.RaisesWhenOpened, kind)
+        good = executor.submit(samples.identity, 3)
+        with pytest.raises(PicklingError, match="cannot be pickled"):
+            sent.result(WAIT)
+        with pytest.raises(EnvelopeError, match="cannot be opened here"):
+            received.result(WAIT)
+        assert good.result(WAIT) == 3
+
+    # On another thread, since Ctrl+C comes to the main thread, where it is let through.
+    with CeleryExecutor(place="cluster") as executor, ThreadPoolExecutor(1) as threads:
+        threads.submit(use, executor).result(3 * WAIT)
 
 
 def test_endless_recursion_is_an_ordinary_error(workers_survive):

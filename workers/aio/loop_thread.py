@@ -23,7 +23,8 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Final, Protocol
 
-from graft.workers import task_context
+from graft.tasks import worker_runtime
+from graft.workers import own_tasks, task_context
 from graft.workers.aio import greenlet_bridge
 from graft.workers.async_runner import AsyncRunner, new_loop, run_for_ever
 from graft.workers.task_context import Owner
@@ -36,18 +37,14 @@ BLOCKING_THREADS: Final = 8  # For calls that wait for Redis: publishing, chords
 STOP_PATIENCE: Final = 2.0  # Seconds that what tasks have left behind has to end with the worker.
 
 
-class MarkedTask(asyncio.Task[Any]):
-    """A task of asyncio that knows by which run's code it was made."""
-
-    mark: Owner | None = None
-
-
 class Run(Protocol):
     """What the loop thread needs of a run (task_run.py)."""
 
     owner: Owner
 
     def start(self) -> None: ...
+
+    def withdraw(self) -> None: ...
 
     def cancel(self, reason: str) -> None: ...
 
@@ -66,8 +63,10 @@ class LoopThread:
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._posts: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._wake_main = wake_main
-        self._is_over = False
+        self._is_over = self._is_stopping = False
         self._running = 0
+        self._on_threads: set[Run] = set()  # Plain functions that wait for a thread.
+        self._beginning = threading.Lock()
         self._base = contextvars.copy_context()
         self._threads = ThreadPoolExecutor(threads, "graft-plain")
         self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "graft-blocking")
@@ -94,7 +93,7 @@ class LoopThread:
         is_first = not self._calls
         self._calls.append((func, args))
         if is_first:
-            self.loop.call_soon_threadsafe(self._take_calls)
+            self.loop.call_soon_threadsafe(self._take_calls, context=self._base)  # The worker's own, whoever calls.
 
     def post(self, func: Callable[..., Any], *args: Any) -> None:
         """Have *func* called on the worker's main thread."""
@@ -121,9 +120,17 @@ class LoopThread:
         """A context for one run: what the process had when it started, and nothing of other runs."""
         return self._base.copy()
 
-    def in_thread(self, func: Callable[[], None]) -> None:
-        """Have *func* called on a thread for plain functions."""
-        self._threads.submit(func)
+    def in_thread(self, run: Run, func: Callable[[], None]) -> None:
+        """Have *func* called for *run* on a thread for plain functions."""
+        self._on_threads.add(run)
+        self._threads.submit(self._begin, run, func)
+
+    def _begin(self, run: Run, func: Callable[[], None]) -> None:
+        with self._beginning:
+            if run not in self._on_threads:
+                return  # It was withdrawn.
+            self._on_threads.remove(run)
+        func()
 
     # ---- for tasks.running -------------------------------------------------------------------------------------------
 
@@ -144,8 +151,15 @@ class LoopThread:
         if not greenlet_bridge.can_wait():
             return func(*args)
         context = contextvars.copy_context()
-        threads = self._threads if computes else self._blocking
-        return greenlet_bridge.wait(self.loop.run_in_executor(threads, partial(context.run, func, *args)))
+        call = partial(context.run, func, *args)
+        if not computes:
+            return greenlet_bridge.wait(self.loop.run_in_executor(self._blocking, call))
+        return greenlet_bridge.wait(self.loop.run_in_executor(self._threads, self._unless_stopping, call))
+
+    def _unless_stopping(self, call: Callable[[], Any]) -> Any:
+        if self._is_stopping:
+            raise worker_runtime.WorkerEndsError("the worker stops before this has begun")
+        return call()
 
     # ---- on the loop's thread ----------------------------------------------------------------------------------------
 
@@ -162,6 +176,8 @@ class LoopThread:
 
     def admit(self, run: Run) -> None:
         """Start *run* as soon as fewer than *limit* run."""
+        if self._is_stopping:
+            return
         self.runs.add(run)
         self._waiting.append(run)
         self._fill()
@@ -170,6 +186,19 @@ class LoopThread:
         """Run *limit* runs at once from now on; what runs goes on."""
         self.limit = limit
         self._fill()
+
+    def stop_beginning(self) -> set[str]:
+        """Begin nothing more: what waits for its turn or for a thread is withdrawn; the ids of the runs that go on."""
+        with self._beginning:
+            self._is_stopping = True
+            withdrawn = [*self._waiting, *self._on_threads]
+            self._running -= len(self._on_threads)
+            self._on_threads.clear()
+        self._waiting.clear()
+        for run in withdrawn:
+            self.runs.discard(run)
+            run.withdraw()
+        return {run.owner.id for run in self.runs}
 
     def drop(self, run: Run) -> None:
         """Have *run*, which has not begun, never begin."""
@@ -198,18 +227,18 @@ class LoopThread:
 
     def _make_task(self, loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         """Asyncio's own task, noted with the run whose code makes it."""
-        task = MarkedTask(coroutine, loop=loop, **options)
-        mark = task_context.owner()
-        if isinstance(mark, Owner):
+        task = own_tasks.make(loop, coroutine, **options)
+        mark = task.mark
+        if mark is not None:
             if mark.strays is None:
                 mark.strays = weakref.WeakSet()
             mark.strays.add(task)
-            task.mark = mark
         return task
 
     # ---- start and stop ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        own_tasks.hide_strangers()
         self.thread.start()
 
     def stop(self, patience: float = STOP_PATIENCE) -> None:

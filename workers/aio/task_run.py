@@ -22,7 +22,7 @@ from typing import Any, Final
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from graft.workers import task_context
+from graft.workers import own_tasks, task_context
 from graft.workers.aio.greenlet_bridge import Steps
 from graft.workers.aio.loop_thread import LoopThread
 from graft.workers.task_context import Ended, Owner
@@ -98,17 +98,15 @@ class TaskRun:
         task_context.own(self.context, self.owner)
         if self.is_async:
             self.accepted()
-            self.asyncio_task = asyncio.Task(
-                self._run(), loop=self.loop_thread.loop, name=str(self.owner), context=self.context
+            self.asyncio_task = own_tasks.make(
+                self.loop_thread.loop, self._run(), name=str(self.owner), context=self.context
             )
         else:
-            self.loop_thread.in_thread(self._run_in_thread)
+            self.loop_thread.in_thread(self, self._run_in_thread)
         if self.soft is not None or self.hard is not None:
             seconds = self.hard if self.soft is None else self.soft
             assert seconds is not None
-            self._limit_handle = self.loop_thread.loop.call_later(
-                seconds, self._hard_limit if self.soft is None else self._soft_limit
-            )
+            self._call_later(seconds, self._hard_limit if self.soft is None else self._soft_limit)
 
     def accepted(self) -> None:
         self.loop_thread.post(self.on_accept, os.getpid(), time.monotonic())
@@ -189,12 +187,16 @@ class TaskRun:
         assert self.soft is not None
         self._limit_handle = None
         if self.hard is not None:
-            self._limit_handle = self.loop_thread.loop.call_later(max(0.0, self.hard - self.soft), self._hard_limit)
+            self._call_later(max(0.0, self.hard - self.soft), self._hard_limit)
         if self.asyncio_task is None:
             return  # A thread cannot be interrupted.
         self.loop_thread.post(self.on_timeout, True, self.soft)
         self._soft = True
         self.asyncio_task.cancel()
+
+    def _call_later(self, seconds: float, func: Callable[[], None]) -> None:
+        # In its own context: this may run in that of another run, which must not cancel this one.
+        self._limit_handle = self.loop_thread.loop.call_later(seconds, func, context=self.context)
 
     def _hard_limit(self) -> None:
         self._limit_handle = None
@@ -212,13 +214,19 @@ class TaskRun:
         self.disarm()
         if self.asyncio_task is not None:
             self.asyncio_task.cancel()
-            self._limit_handle = self.loop_thread.loop.call_later(GRACE, self._abandon)
+            self._call_later(GRACE, self._abandon)
         else:
             logger.error(
                 "%s: %s, but its thread cannot be stopped and stays busy; send plain functions to the cpu lane",
                 self.owner, reason,
             )  # fmt: skip
             self._end()
+
+    def withdraw(self) -> None:
+        """The run never begins; its message goes back."""
+        self._state = "ended"
+        self.owner.run = None
+        self.disarm()
 
     def end_from_outside(self) -> bool:
         """On another thread: whether the run is over its hard limit, and so to be ended while it blocks the loop."""

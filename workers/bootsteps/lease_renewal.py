@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as Prefork
-from redis.exceptions import RedisError
 
 from graft.config.transport.channel import Channel
 from graft.tasks.delivery import lease
@@ -76,7 +75,9 @@ class LeaseRenewal(bootsteps.StartStopStep):
         try:
             self._renew(channel)
             channel.flush_acks()
-        except (RedisError, OSError, AttributeError) as error:  # AttributeError: closed between two of these lines.
+        except (
+            Exception
+        ) as error:  # Whatever it is, such as a channel that was closed meanwhile: the next turn may work.
             if not self._is_failing:
                 logger.warning(
                     "the leases of this worker cannot be renewed; its messages run again elsewhere after the "

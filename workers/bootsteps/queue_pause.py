@@ -19,18 +19,14 @@ class QueuePause(PeriodicStep):
     every = patience = 1.0
     ticks_at_once = True
 
-    def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        super().__init__(consumer, **kwargs)
-        self._ours: set[str] = set()
-
     def tick(self, consumer: Any) -> None:
         paused = pause.paused(self._client)
         reads = set(consumer.app.amqp.queues.consume_from)
         for queue in (queue for queue in paused & reads if not pause.is_spared(queue)):
             logger.warning("queue %s is paused; to go on: celery -A %s queue resume %s", queue, app_name(), queue)
-            self._ours.add(queue)
             consumer.cancel_task_queue(queue)
-        for queue in self._ours - paused:
+            consumer.paused_queues.add(queue)
+        for queue in consumer.paused_queues - paused:
             logger.warning("queue %s is resumed", queue)
-            self._ours.discard(queue)
+            consumer.paused_queues.discard(queue)
             consumer.add_task_queue(queue)

@@ -283,6 +283,27 @@ def test_an_acknowledgement_without_redis_is_owed_and_paid_through_the_next_chan
 
 
 @pytest.mark.redis
+@pytest.mark.parametrize("requeue", [False, True])
+def test_a_message_that_could_not_be_settled_for_any_reason_is_settled_later(connection, server, monkeypatch, requeue):
+    """gevent raises its own error where two greenlets read one connection: the message was held for ever."""
+    connection.Producer().publish({}, routing_key="q")
+    messages = received_by(connection, "q")
+    wait_until(lambda: drain(connection) or messages, "the message is delivered")
+    channel = connection.default_channel
+    with monkeypatch.context() as broken:
+
+        def fail(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("second simultaneous read on this socket")
+
+        broken.setattr(channel, "conn_or_acquire", fail)
+        messages[0].reject(requeue=requeue)
+    assert not channel.qos.outstanding()
+    channel.flush_acks()
+    assert server.client.llen("q") == int(requeue)
+    assert not server.client.exists("graft:unacked", "graft:unacked_index")
+
+
+@pytest.mark.redis
 def test_what_is_sent_together_goes_on_after_a_refusal_and_after_a_cut(connection, server):
     sender = connection.default_channel
 

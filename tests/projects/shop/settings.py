@@ -9,6 +9,7 @@ from kombu import Exchange, Queue
 
 broker_url = os.environ["SHOP_REDIS"]
 result_backend = os.environ.get("SHOP_RESULTS", broker_url)
+worker_soft_shutdown_timeout = float(os.environ.get("SHOP_SOFT", 0))
 task_routes = {"tests.projects.shop.tasks.report": {"queue": "reports"}}
 if os.environ.get("SHOP_LATE"):  # What stock Celery advises for work that must not be lost.
     task_acks_late = task_reject_on_worker_lost = True

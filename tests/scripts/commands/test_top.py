@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import graft
+from graft.config.deployment import app
 from graft.config.queues import own_names
 from graft.scripts.commands.top.view import frame, line
 from graft.scripts.snapshot import QueueLine, Rates, Snapshot, WorkerLine, current, rates, seconds_left, take
@@ -226,6 +227,26 @@ def test_workers_take_nothing_from_a_paused_queue_until_it_is_resumed(stack, red
         pause.resume("low")
     assert batch.collect(WAIT) == [1, 4, 9]
     wait_until(lambda: readers() >= 1, WAIT, "the readers to be back")
+
+
+@pytest.mark.acl_role("admin")
+def test_a_consumer_that_is_cancelled_during_a_pause_stays_cancelled(stack):
+    with stack.another_worker("cpu", 1) as worker:
+
+        def reads(queue: str) -> bool:
+            return any(beat.name == worker.name and queue in beat.queues for beat in worker_registry.workers())
+
+        try:
+            for queue in ("low", "heavy"):
+                pause.pause(queue)
+                wait_until(lambda queue=queue: not reads(queue), WAIT, "the worker to obey")
+            answer = app().control.cancel_consumer("low", destination=[worker.name], reply=True, timeout=WAIT)
+            assert answer
+        finally:
+            pause.resume("low")
+            pause.resume("heavy")
+        wait_until(lambda: reads("heavy"), WAIT, "the worker to go on")
+        assert not reads("low")
 
 
 def test_the_queue_of_the_checks_is_not_paused(redis):

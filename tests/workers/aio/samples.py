@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from asyncio import all_tasks as early_all_tasks
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -410,3 +411,23 @@ def plain(seconds: float) -> list[Any]:
 @app.task(name="aio.plain_over_its_limit", soft_time_limit=0.3, time_limit=0.3)
 def plain_over_its_limit(seconds: float) -> None:
     time.sleep(seconds)
+
+
+@app.task(name="aio.cancels_the_others")
+async def cancels_the_others(number: int, all_tasks: str = "now") -> int:
+    """As a home-made pool ends: "every task but me". The number of those that were cancelled."""
+    mine = asyncio.create_task(asyncio.sleep(300))
+    await asyncio.sleep(0.3)  # For the others to begin.
+    known = asyncio.all_tasks() if all_tasks == "now" else early_all_tasks()
+    cancelled = [task for task in known if task is not asyncio.current_task() and task.cancel()]
+    await asyncio.gather(*cancelled, return_exceptions=True)
+    assert mine.cancelled()
+    return len(cancelled)
+
+
+async def cancel_the_others_if_first(number: int) -> int:
+    """The same, for an item among others."""
+    if number == 0:
+        return int(await cancels_the_others.run(0))
+    await asyncio.sleep(1.0)
+    return number

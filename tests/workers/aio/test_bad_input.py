@@ -113,6 +113,20 @@ def test_a_thousand_tasks_that_fail_at_once_fail_each_for_itself(io):
             result.get(timeout=WAIT)
 
 
+@pytest.mark.parametrize("known", ["now", "early"])
+def test_a_coroutine_that_cancels_every_task_but_itself_reaches_only_its_own(io, known):
+    strangers = [send(tasks.pause, number, 1.0) for number in range(20)]
+    harmful = send(tasks.cancels_the_others, 0, known)
+    assert harmful.get(timeout=WAIT) == 1
+    assert [stranger.get(timeout=WAIT) for stranger in strangers] == list(range(20))
+
+
+@pytest.mark.parametrize("queue", ["io", "default"], ids=["io lane", "pool process"])
+def test_an_item_that_cancels_every_task_but_itself_reaches_only_its_own(io, queue):
+    batch = submit(tasks.cancel_the_others_if_first, range(8), batch_size=8, concurrency=8, queue=queue)
+    assert batch.collect(timeout=WAIT) == [1, *range(1, 8)]
+
+
 def test_a_coroutine_that_never_ends_ends_at_its_limit(io):
     with pytest.raises(SoftTimeLimitExceeded):
         send(tasks.never_ends).get(timeout=WAIT)

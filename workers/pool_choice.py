@@ -1,0 +1,38 @@
+"""Which of Celery's pools a hardened worker runs with: threads are ours, green ones are refused.
+
+gevent and eventlet switch greenlets inside the code that settles messages and speaks to Redis, which is written for
+processes, threads and asyncio. With them messages ran and were never acknowledged, at 6 tasks a second.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import celery.concurrency
+import celery.concurrency.thread
+
+from graft.workers.thread_pool import ThreadPool
+
+GREEN: Final = ("gevent", "eventlet")
+REMEDY: Final = (
+    "for thousands of tasks that wait, use the io lane (celery -A APP worker -P custom, with "
+    "CELERY_CUSTOM_WORKER_POOL=graft.workers.aio_pool:TaskPool); for other code -P prefork or -P threads"
+)
+
+
+def prepare(worker: Any) -> None:
+    """Have *worker* use our threads where it asks for threads.
+
+    Raises:
+        SystemExit: it asks for gevent or eventlet.
+    """
+    asked = worker.pool_cls
+    name = asked if isinstance(asked, str) else getattr(asked, "__module__", "")
+    if name == "custom":
+        name = os.environ.get("CELERY_CUSTOM_WORKER_POOL", "")
+    green = next((each for each in GREEN if each in name), None)
+    if green:
+        raise SystemExit(f"a hardened worker does not run on {green} (pool {name}): {REMEDY}")
+    if celery.concurrency.get_implementation(asked) is celery.concurrency.thread.TaskPool:
+        worker.pool_cls = ThreadPool
