@@ -292,11 +292,23 @@ def warn_of_unknown(environ: Mapping[str, str] | None = None) -> None:
 
 
 def unknown(environ: Iterable[str]) -> list[tuple[str, str | None]]:
-    """The names in *environ* that begin like ours and are none, each with the nearest that there is."""
-    known = [variable(name) for name in Settings.model_fields]
-    ours = sorted(name for name in environ if name.upper().startswith("GRAFT_"))
-    strange = [name for name in ours if name.upper() not in known and not OTHER_VARIABLES.match(name)]
-    return [(name, next(iter(difflib.get_close_matches(name.upper(), known, 1, 0.8)), None)) for name in strange]
+    """The names in *environ* that look like ours and are none, each with the nearest that there is.
+
+    A project may read names of its own that begin with ``CELERY_``: of those only what is nearly one of ours.
+    """
+    known = {variable(name) for name in Settings.model_fields}
+    found = []
+    for name in sorted(environ):
+        upper = name.upper()
+        is_ours = upper.startswith("GRAFT_")
+        if upper in known or OTHER_VARIABLES.match(upper) or not (is_ours or upper.startswith("CELERY_")):
+            continue
+        prefix = upper.partition("_")[0]
+        alike = [one for one in known if one.startswith(prefix)]
+        nearest = next(iter(difflib.get_close_matches(upper, alike, 1, 0.85)), None)
+        if nearest or is_ours:
+            found.append((name, nearest))
+    return found
 
 
 def _reason(error: Mapping[str, Any]) -> str:

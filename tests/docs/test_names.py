@@ -126,7 +126,7 @@ def test_commands_and_their_options_exist(page: Path):
 
 @page
 def test_settings_exist(page: Path):
-    known = {variable(name, field) for name, field in Settings.model_fields.items()}
+    known = {variable(name) for name in Settings.model_fields}
     for name in SETTING.findall(prose_and_code(page)):
         assert name in known or name in elsewhere(), f"{page.name} names {name}, which nothing reads"
 

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-from pydantic import AliasChoices
 
 from graft.config import redis_checks
 from graft.config.deployment import settings
 from graft.config.queues import table
 from graft.config.redis_client import broker, connect, shared
 from graft.config.redis_server import ask
-from graft.config.settings import Settings
-from graft.config.validation import misspelt
+from graft.config.settings import Settings, unknown
 from graft.scripts.commands.doctor.rules import Grace, Reader, Setup
 from graft.tasks.guard import is_guarded
 from graft.tasks.monitoring import unsigned_senders, worker_registry
@@ -59,21 +57,13 @@ def static(app: Any, environ: Mapping[str, str], folder: Path) -> Setup:
             ),
         },
         environ=environ,
-        misspelt=tuple(misspelt(environ, variables())),
+        misspelt=tuple(unknown(environ)),
         tasks=frozenset(app.tasks),
         queues=table().names,
         files=secret_files(environ, folder),
         grace=stop_graces(folder),
         flowers=flowers(),
     )
-
-
-def variables() -> list[str]:
-    """The environment variables that the settings are read from."""
-    named = ((name, field.validation_alias) for name, field in Settings.model_fields.items())
-    return [
-        str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"GRAFT_{name.upper()}" for name, alias in named
-    ]
 
 
 def live(setup: Setup) -> Setup:

@@ -60,7 +60,7 @@ class Setup:
     graft: Mapping[str, Any]
     app: Mapping[str, Any]
     environ: Mapping[str, str] = field(default_factory=dict)
-    misspelt: tuple[tuple[str, str], ...] = ()
+    misspelt: tuple[tuple[str, str | None], ...] = ()
     tasks: frozenset[str] = frozenset()
     queues: tuple[str, ...] = ()
     files: Mapping[str, int] = field(default_factory=dict)

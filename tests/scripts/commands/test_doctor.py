@@ -45,7 +45,7 @@ def test_variables_that_nothing_reads_are_found_with_the_ones_that_were_meant(re
     }  # fmt: skip
     assert facts.static(app, environ, tmp_path).misspelt == (
         ("CELERY_BROKER_ULR", "CELERY_BROKER_URL"), ("GRAFT_RUN_LIMITS", "GRAFT_RUN_LIMIT"),
-        ("GRAFT_SIGNIN_KEY", "GRAFT_SIGNING_KEY"), ("GRAFT_WHATEVER", ""),
+        ("GRAFT_SIGNIN_KEY", "GRAFT_SIGNING_KEY"), ("GRAFT_WHATEVER", None),
     )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ NOWHERE = {"x": {"task": "graft.maintenance.prune_dead_letters", "schedule": 1.0
         (have(files={"/srv/.env": 0o100640}), "warning", "secret file", "chmod 600 /srv/.env"),
         (have(environ={"APP": "x"}), "warning", "environment", "unset APP"),
         (have(misspelt=(("GRAFT_RUN_LIMITS", "GRAFT_RUN_LIMIT"),)), "warning", "environment", "write GRAFT_RUN_LIMIT"),
-        (have(misspelt=(("GRAFT_WHATEVER", ""),)), "warning", "environment", "unset GRAFT_WHATEVER"),
+        (have(misspelt=(("GRAFT_WHATEVER", None),)), "warning", "environment", "unset GRAFT_WHATEVER"),
         (conf(task_acks_late=False), "error", "late acks", "task_acks_late=True"),
         (conf(task_reject_on_worker_lost=False), "error", "late acks", "task_reject_on_worker_lost=True"),
         (conf(task_time_limit=None), "warning", "time limits", "GRAFT_HARD_TIME_LIMIT"),
