@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import redis
 from kombu.utils.json import dumps
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from graft.config import keys, lua
 from graft.config.deployment import part, settings
@@ -128,6 +128,8 @@ class Channel(stock.Channel):
     def _reply(self, command: str, options: dict[str, Any]) -> Any:
         try:
             return self.client.parse_response(self.client.connection, command, **options)
+        except NoScriptError:
+            raise
         except (*self.connection_errors, RedisError) as error:
             self.client.connection.disconnect()
             if isinstance(error, self.connection_errors):

@@ -1,13 +1,13 @@
 -- Takes the oldest messages of the most urgent lists, and records them in the same instant: no crash comes in between.
 -- A script that has begun to write is not stopped by maxmemory, so it is never half done (Redis 6.2 and 7).
 -- KEYS: the record, its index, a list of signs for each queue, then the lists: for each priority one of each queue.
--- ARGV: number of queues, their names as JSON, whether a sign was taken already, and a delivery tag for each
--- message that may be taken.
--- {0 or 1: more messages, {{queue's number, message}, ...}}: who has taken the last one can wait for a sign.
+-- ARGV: number of queues, their names as JSON, whether a sign was taken already, the number of the list that probably
+-- has the next message or 0, and a delivery tag for each message that may be taken.
+-- {0 or 1: more messages, {{list's number, message}, ...}}: who has taken the last one can wait for a sign.
 local record, index = KEYS[1], KEYS[2]
 local queues = tonumber(ARGV[1])
-local is_sign_taken = tonumber(ARGV[queues + 2]) == 1
-local tags, most = queues + 2, #ARGV - queues - 2
+local is_sign_taken, guess = tonumber(ARGV[queues + 2]) == 1, tonumber(ARGV[queues + 3])
+local tags, most = queues + 3, #ARGV - queues - 3
 local lists = queues + 2
 local taken = {}
 local time = redis.call('TIME')  -- The clocks of workers may differ; leases have this one.
@@ -24,7 +24,8 @@ local function first(low)
   return low
 end
 
-local list = first(lists + 1)
+local list = lists + guess  -- A guess saves the search where no list before it has a message.
+if guess == 0 or guess > 1 and redis.call('EXISTS', unpack(KEYS, lists + 1, list - 1)) > 0 then list = first(lists + 1) end
 while list <= #KEYS do
   while #taken < most do
     local raw = redis.call('RPOP', KEYS[list])
@@ -34,7 +35,7 @@ while list <= #KEYS do
     redis.call('ZADD', index, now, tag)
     if not is_sign_taken then redis.call('RPOP', KEYS[2 + queue]) end
     is_sign_taken = false
-    taken[#taken + 1] = {queue, raw}
+    taken[#taken + 1] = {list - lists, raw}
   end
   if #taken == most then return {redis.call('EXISTS', unpack(KEYS, list)), taken} end
   if list == #KEYS then return {0, taken} end

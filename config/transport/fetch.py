@@ -4,11 +4,13 @@
 
 Whoever delivers or waits adds a wakeup to a list of each queue: BRPOP waits for one, and Redis runs the fetch in the
 instant in which that ends. Commands are packed here: a fetch has about a hundred arguments, of which all but the last
-stay the same, and packing them took redis-py 25 us, this takes 2.4 us.
+stay the same, and packing them took redis-py 25 us, this takes 2.4 us. Redis is sent the digest of the script once it
+knows the text, and a guess where the next message is: 49 us of its time for a lone message, 101 without the two.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -16,10 +18,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from kombu.utils.uuid import uuid
+from redis.exceptions import NoScriptError
 
 from graft.config import lua
 
-FETCH: Final = lua.text(__file__, "fetch")  # As text: it shares a round trip with other commands.
+FETCH: Final = lua.text(__file__, "fetch")
+DIGEST: Final = hashlib.sha1(FETCH.encode(), usedforsecurity=False).hexdigest()  # Redis's name for it.
 
 
 class Keys(NamedTuple):
@@ -39,13 +43,30 @@ class FetchCommand:
         self.keys = keys
         names = [json.dumps(queue) for queue in queues]
         all_keys = (keys.unacked, keys.unacked_index, *keys.wakeups, *keys.lists)
-        first = ("EVAL", FETCH, len(all_keys), *all_keys, len(queues), *names)
-        self._count = len(first)
-        self._first = b"".join(map(_packed, first))
+        rest = (len(all_keys), *all_keys, len(queues), *names)
+        self._count = 2 + len(rest)
+        self._by_digest, self._by_text = (
+            b"".join(map(_packed, (*how, *rest))) for how in (("EVALSHA", DIGEST), ("EVAL", FETCH))
+        )
 
-    def packed(self, *last: object) -> bytes:
-        """The command as it travels; *last* are the arguments that differ: wakeup taken, delivery tags."""
-        return b"*%d\r\n%b%b" % (self._count + len(last), self._first, b"".join(map(_packed, last)))
+    def packed(self, *last: object, is_known: bool) -> bytes:
+        """The command as it travels; *last* are the arguments that differ: wakeup taken, guess, delivery tags.
+
+        *is_known*: Redis has been sent the script before.
+        """
+        first = self._by_digest if is_known else self._by_text
+        return b"*%d\r\n%b%b" % (self._count + len(last), first, b"".join(map(_packed, last)))
+
+    def place(self, number: int) -> tuple[int, str]:
+        """The priority, by its rank, and the queue of the list with this *number*, which counts from 1."""
+        rank, queue = divmod(number - 1, len(self.queues))
+        return rank, self.queues[queue]
+
+    def number(self, place: tuple[int, str] | None) -> int:
+        """The number of the list at *place*; 0 where there is none."""
+        if place is None or place[1] not in self.queues:
+            return 0
+        return place[0] * len(self.queues) + self.queues.index(place[1]) + 1
 
 
 def _packed(argument: object) -> bytes:
@@ -54,13 +75,13 @@ def _packed(argument: object) -> bytes:
 
 
 class Pending(NamedTuple):
-    """A fetch that has not been answered: the tags that its messages would have, and the queues that it asks.
+    """A fetch that has not been answered: the tags that its messages would have, and what it asks.
 
     ``acks`` are messages of earlier fetches that are acknowledged on the way.
     """
 
     tags: tuple[str, ...]
-    queues: tuple[str, ...]
+    command: FetchCommand
     waits: bool
     acks: tuple[str, ...]
 
@@ -86,6 +107,8 @@ class Fetcher:
         self.waits_next = False  # The last fetch left no message.
         self.unannounced_at = -math.inf  # When a message was found last that its sender had not announced.
         self._next_limit = 1
+        self._is_script_known = False
+        self._last_place: tuple[int, str] | None = None  # Where the last message came from.
 
     def send(self, connection: Any, command: FetchCommand, limit: int, wait: float, acks: Sequence[str]) -> None:
         """Ask for up to *limit* messages; where the last fetch left none, once there are some, or after *wait* seconds.
@@ -94,14 +117,15 @@ class Fetcher:
         """
         tags = tuple(uuid() for _ in range(max(1, min(self._next_limit, limit))))
         acks = () if self.waits_next else (*self.unanswered_acks, *acks)
-        self.pending = Pending(tags, command.queues, self.waits_next, acks)
+        self.pending = Pending(tags, command, self.waits_next, acks)
         commands: list[tuple[Any, ...]] = []
         if self.waits_next:
             commands.append(("BRPOP", *command.keys.wakeups, wait))
         elif acks:
             commands += [("HDEL", command.keys.unacked, *acks), ("ZREM", command.keys.unacked_index, *acks)]
         before = connection.pack_commands(commands) if commands else []
-        fetch = command.packed(int(self.waits_next), *tags)
+        guess = command.number(self._last_place)
+        fetch = command.packed(int(self.waits_next), guess, *tags, is_known=self._is_script_known)
         connection.send_packed_command([b"".join([*before, fetch])])
 
     @property
@@ -120,16 +144,19 @@ class Fetcher:
                 reply = read_reply(command)
                 announced = reply if command == "BRPOP" else announced
             has_more, found = read_reply("EVAL")
+        except NoScriptError:  # Another server, or one that was told to forget scripts.
+            self.pending, self.waits_next, self._is_script_known = None, False, False
+            return []
         except Exception:
             self.waits_next = False
             raise
         pending, self.pending = self.pending, None
-        self.waits_next = not has_more
+        self.waits_next, self._is_script_known = not has_more, True
         if pending is None or not found:
             return []
         if announced is None:
             self.unannounced_at = time.monotonic()
         self._next_limit = min(most, 2 * len(found) + 2)
-        return [
-            Taken(raw, tag, pending.queues[number - 1]) for (number, raw), tag in zip(found, pending.tags, strict=False)
-        ]
+        places = [pending.command.place(number) for number, _ in found]
+        self._last_place = places[-1]
+        return [Taken(raw, tag, queue) for (_, raw), tag, (_, queue) in zip(found, pending.tags, places, strict=False)]

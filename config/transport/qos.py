@@ -45,7 +45,7 @@ class _Records(stock.QoS):
     worker gives back by itself does not.
     """
 
-    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
+    def restore_visible(self, start: int = 0, num: int | None = 10, interval: int = 10) -> None:
         self._vrestore_count += 1
         if (self._vrestore_count - 1) % max(1, interval):
             return
@@ -54,9 +54,9 @@ class _Records(stock.QoS):
             self.channel.conn_or_acquire() as client,
             stock.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire),
         ):
-            self._sweep(client, self._now(client) - self.visibility_timeout, start, num)
+            self._sweep(client, self._now(client) - self.visibility_timeout, start if num else None, num)
 
-    def _sweep(self, client: Any, latest: float, start: int, most: int) -> None:
+    def _sweep(self, client: Any, latest: float, start: int | None, most: int | None) -> None:
         # The newest first: each goes to the head of its queue.
         for tag in client.zrange(self.unacked_index_key, latest, 0, desc=True, byscore=True, offset=start, num=most):
             renewed = client.zscore(self.unacked_index_key, tag)

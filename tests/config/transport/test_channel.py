@@ -247,6 +247,36 @@ def test_priorities_and_queues_are_taken_in_order(server):
         assert [message.payload["from"] for message in messages] == ["b0", "a5", "a5", "b5", "a9"]
 
 
+def labels_of(connected: Connection, messages: list[Any], sent: list[str]) -> list[str]:
+    """The labels of the next messages, in the order in which they come, for as many as were *sent*."""
+    messages.clear()
+    wait_until(lambda: drain(connected) or len(messages) == len(sent), "all are delivered")
+    return [message.payload[0][0] for message in messages]
+
+
+@pytest.mark.redis
+def test_a_more_urgent_message_goes_first_wherever_the_last_one_came_from(server):
+    transport.register()
+    options = {"priority_steps": list(range(10))}
+    with Connection(transport.transport_url(server.url), transport_options=options) as connected:
+        messages = received_by(connected, "q", "other")
+        for labels in (["q5"], ["q5", "q0", "other6", "q9", "other1"], ["other9", "q5"]):
+            for label in labels:
+                key = connected.default_channel._q_for_pri(label[:-1], int(label[-1]))
+                server.client.lpush(key, json.dumps(task(payload=[[label], {}, {}])))
+            assert labels_of(connected, messages, labels) == sorted(labels, key=lambda label: label[-1])
+
+
+@pytest.mark.redis
+def test_a_server_that_forgot_the_script_is_told_it_again(connection, server):
+    messages = received_by(connection, "q")
+    for _ in range(3):
+        server.client.script_flush()
+        server.client.lpush("q", json.dumps(task()))
+        labels_of(connection, messages, ["bad"])
+    assert server.client.info("commandstats")["cmdstat_evalsha"]["failed_calls"] >= 2
+
+
 @pytest.mark.redis
 def test_a_waiting_reader_hears_of_a_message_that_another_program_pushed(connection, server):
     messages = received_by(connection, "q")
