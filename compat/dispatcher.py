@@ -136,6 +136,14 @@ class CallDispatcher:
         for each in list(self._open.values()):
             each.cancel()
 
+    def end_running(self) -> None:
+        """Cancel every call, and end those that run on workers."""
+        self.cancel()
+        if self._routes.bound is not None:
+            from graft.tasks.sending.coalescing import cancel_bound
+
+            cancel_bound(self._routes.bound)
+
     def abandon(self, error: Exception) -> None:
         """Cancel, and end every call that has begun, and every reader, in *error*; the calls run on, unobserved."""
         self._abandoned = error

@@ -40,8 +40,9 @@ class CeleryBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
 
     Functions and arguments travel by rule R2, without joblib's memory mapping: a batch above ``GRAFT_ITEM_LIMIT`` is
     refused. A batch that cannot travel as a whole runs on a thread of this process. ``n_jobs=1``, and a Parallel call
-    inside a task, run sequentially in this process. ``parallel_config`` takes *queue*, *priority*, *retry*, *timeout*
-    and *place* as the executor does; so does ``Parallel``, except that its *timeout* is joblib's own.
+    inside a task, run sequentially in this process. What is given up, after ``timeout`` or an error, is ended.
+    ``parallel_config`` takes *queue*, *priority*, *retry*, *timeout* and *place* as the executor does; so does
+    ``Parallel``, except that its *timeout* is joblib's own.
     """
 
     supports_retrieve_callback = True
@@ -75,7 +76,7 @@ class CeleryBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         if self._dispatcher is not None:
-            self._dispatcher.cancel()
+            self._dispatcher.end_running()
 
     def terminate(self) -> None:
         if self._dispatcher is not None:

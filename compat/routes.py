@@ -76,7 +76,7 @@ class Routes:
         from graft.tasks.sending.envelope_bound import EnvelopeBound
 
         self._kept.clear()
-        self._bound = None if self._max_workers is None else EnvelopeBound(self._max_workers)
+        self.bound = None if self._max_workers is None else EnvelopeBound(self._max_workers)
 
     def get(
         self,
@@ -120,7 +120,7 @@ class Routes:
         options = batch_options(ref, self._options, self._options.get("queue"))
         return replace(
             options, batch_size=batch_size, in_flight=in_flight, concurrency=concurrency, unpack=True,
-            bound=None if is_map else self._bound,
+            bound=None if is_map else self.bound,
         )  # fmt: skip
 
 

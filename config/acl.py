@@ -131,9 +131,9 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
             _commands("+@read", "+expire", "+srem", "+zadd", "+zrem", "+hset", "+hdel", "+decrby", "+xtrim"),
             (
                 BINDINGS, PIDBOX, keys.UNACKED_INDEX, "celery-task*-meta-*", pattern(keys.JANITOR),
-                f"{keys.DEAD_LETTERS}*", keys.ATTEMPTS,
+                f"{keys.DEAD_LETTERS}*", keys.ATTEMPTS, keys.FUNCTIONS,
             ),
-            (keys.UNACKED, keys.WORKERS, pattern(keys.WORKER)),
+            (keys.UNACKED, keys.WORKERS, pattern(keys.WORKER), pattern(keys.FUNCTION_STATS)),
         ),
     }  # fmt: skip
 

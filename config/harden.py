@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Final
 
 from celery import Celery, signals
@@ -220,6 +221,8 @@ def _import_our_tasks(sender: Any = None, **_: Any) -> None:
     """A worker, Beat or Flower of a hardened app knows our tasks too."""
     if is_active(sender):
         _hardenings[id(sender)].schedule()
+        if "celery.apps.beat" in sys.modules and find_spec("redbeat"):
+            import_module("graft.config.redbeat_scheduler").install()
         for module in task_modules(sender):
             sender.loader.import_task_module(module)
 

@@ -2,8 +2,8 @@
 
 A worker is healthy while its main process writes its heartbeat: that takes an event loop that turns and a Redis that
 answers. It is ready (``worker NAME --ready``) while it also runs messages: it reads a queue that is not paused, and its
-pool processes are not stopped. Beat (with RedBeat) is healthy while one of those that share the lock ticks. A busy
-worker is a healthy one, so nothing here waits for a task.
+pool processes are not stopped. Beat is healthy while one of those that share RedBeat's lock ticks, or, a plain one, has
+sent something within ``GRAFT_HEALTH_SILENCE``. A busy worker is a healthy one, so nothing here waits for a task.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def beat() -> str:
     """The fault of Beat, or "". The lock may belong to another Beat, for which this one stands by."""
     from graft.config.deployment import settings
     from graft.config.redbeat import LOCK, LOCK_TIMEOUT
-    from graft.config.redis_client import connect
+    from graft.config.redis_client import connect, server_time
+    from graft.tasks.health import beat_ticks
 
     config = settings()
     try:
@@ -51,7 +52,16 @@ def beat() -> str:
         with connect(
             config.model_copy(update={"result_backend": config.broker_url}), socket_timeout=PATIENCE
         ) as client:
-            return "" if client.exists(LOCK) else f"no Beat holds {LOCK}: none has ticked for {LOCK_TIMEOUT} s"
+            if client.exists(LOCK):
+                return ""
+        with connect(config, socket_timeout=PATIENCE) as client:
+            silent = beat_ticks.silence(client, server_time(client))
+        if silent is not None and silent <= config.health_silence:
+            return ""
+        sent = (
+            "none has sent anything for a day" if silent is None else f"the last one sent something {silent:.0f} s ago"
+        )
+        return f"no Beat holds {LOCK} (none with RedBeat has ticked for {LOCK_TIMEOUT} s), and {sent}"
     except redis.RedisError as error:
         return f"Redis does not answer: {error}"
 

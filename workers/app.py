@@ -22,6 +22,7 @@ from graft.workers import (
     control,
     late_failures,
     pool_choice,
+    prefork_patch,
     recycling,
     refused_tasks,
     result_patch,
@@ -54,6 +55,7 @@ def prepare(worker: Any) -> None:
     recycling.prepare(worker)
     metrics.prepare()
     pool_choice.prepare(worker)
+    prefork_patch.replace_at_once()
     worker.wait_for_soft_shutdown = partial(shutdown.wait_softly, worker)
     if table().default in app.amqp.queues.consume_from:
         # Our own messages, and what the deployment adds, beside the queues of the project.

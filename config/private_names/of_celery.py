@@ -30,6 +30,8 @@ WORKER: Final[Names] = {
             "_fileno_to_outq",
             "_on_ready_counters",
             "_mark_worker_as_available",
+            "_event_process_exit",
+            "_untrack_child_process",
         ),
     ),
     "celery.concurrency.asynpool": ("_get_job_writer", "_select"),

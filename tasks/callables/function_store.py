@@ -19,8 +19,9 @@ KEY: Final = keys.FUNCTION
 TTL: Final = 7 * 86400  # Longer than any envelope waits; renewed by every process that sends the callable again.
 RENEWAL: Final = 3600.0
 CACHED: Final = 256
+MOST_STORED: Final = 4096  # Digests that a process remembers to have stored.
 
-_stored: dict[str, float] = {}
+_stored: OrderedDict[str, float] = OrderedDict()  # By digest, the newest last.
 _resolved: OrderedDict[tuple[str, str, bytes], Callable[..., Any]] = OrderedDict()
 
 
@@ -32,6 +33,9 @@ def store(ref: FunctionRef) -> WireFunction:
     if time.monotonic() - _stored.get(digest, float("-inf")) > RENEWAL:
         shared().set(KEY + digest, codec.seal("function", ref.payload), ex=TTL)
         _stored[digest] = time.monotonic()
+        _stored.move_to_end(digest)
+        while len(_stored) > MOST_STORED:  # It is only stored again.
+            _stored.popitem(last=False)
     return WireFunction(ref.how, ref.name, digest.encode(), ref.is_async)
 
 

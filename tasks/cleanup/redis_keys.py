@@ -4,6 +4,7 @@
     result without an expiry                                    ─► expires as results do
     binding of a worker or client that is gone                  ─► removed once unused for an hour
     delivered message that is missing from the index of leases  ─► put into it: the message returns to its queue
+    name of a callable whose figures have expired               ─► removed
 
 Queues are never touched. A run reads a bounded number of keys; the next one goes on where it stopped.
 """
@@ -25,7 +26,7 @@ from graft.config.own_task import own_task
 from graft.config.redis_client import broker, server_time, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.messages.message_format import UNACKED
-from graft.tasks.monitoring import worker_registry
+from graft.tasks.monitoring import function_stats, worker_registry
 from graft.tasks.results import attempts
 
 CURSOR: Final = f"{keys.JANITOR}cursor"
@@ -50,6 +51,7 @@ class Tidied:
     results: int = 0
     bindings: int = 0
     records: int = 0
+    names: int = 0
 
 
 @own_task("graft.maintenance.tidy", ignore_result=True)
@@ -61,6 +63,7 @@ def tidy() -> dict[str, int]:
         _bindings(queue_side, done)
         _records(queue_side, done)
     _results(done)
+    _names(done)
     return asdict(done)
 
 
@@ -115,6 +118,24 @@ def _results(done: Tidied) -> None:
                 pipe.expire(key, ttl)
             pipe.execute()
         done.results += len(unbounded)
+
+
+def _names(done: Tidied) -> None:
+    """A deployment may see a hundred thousand callables; their figures are kept for a month."""
+    client = shared()
+    cursor = int(client.hget(CURSOR, "names") or 0)
+    for _ in range(KEYS_AT_ONCE // 1000):
+        cursor, names = client.sscan(function_stats.NAMES, cursor, count=1000)
+        with client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.exists(function_stats.STATS + name.decode())
+            gone = [name for name, exists in zip(names, pipe.execute(), strict=True) if not exists]
+        if gone:
+            done.names += int(client.srem(function_stats.NAMES, *gone))
+        if not cursor:
+            break
+    client.hset(CURSOR, "names", cursor)
+    client.expire(CURSOR, 86400)
 
 
 def _scan(client: Any, name: str, pattern: str) -> Iterable[bytes]:

@@ -16,6 +16,7 @@ from graft.tasks.health.verdicts import FAILING, HealthState, Verdict, grade, wo
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.monitoring.worker_registry import BEAT_TTL
 
+SWEPT_WITHIN: Final = 10.0  # Seconds after which an expired lease has been noticed.
 FEW_ITEMS: Final = 20  # Rates of fewer items than this say nothing.
 
 
@@ -42,11 +43,18 @@ def workers(found: Measurements, limits: Settings) -> Iterator[Verdict]:
     ready = sum(not worker.is_lost and not worker.idle for worker in found.workers)
     yield alive(count)
     for worker in found.workers:
+        if worker.is_lost and count and worker.silent > limits.visibility_timeout + SWEPT_WITHIN:
+            yield Verdict(
+                "worker", worker.name, "ok",
+                f"vanished without a stop {worker.silent:.0f} s ago; what it held has gone to others since",
+                worker.silent, BEAT_TTL, "s",
+            )  # fmt: skip
+            continue
         if worker.is_lost:
             yield Verdict(
                 "worker", worker.name, "degraded" if count else "failing",
                 f"vanished without a stop; its last heartbeat came {worker.silent:.0f} s ago", worker.silent, BEAT_TTL,
-                "s", "read its log and the kernel's (out of memory?); this message goes away after five minutes",
+                "s", "read its log and the kernel's (out of memory?); this is history once others have its messages",
             )  # fmt: skip
             continue
         detail = f"its last heartbeat came {worker.silent:.0f} s ago"

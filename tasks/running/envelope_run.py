@@ -150,10 +150,9 @@ class EnvelopeRun:
         if not plan.begin and not plan.poisoned:
             return RunOutcomes(errors=unwanted)
         if not plan.is_recorded:
-            is_silent = envelope.stores_report or envelope.pool or self.request.ignore_result
             outcomes = run_items(
                 envelope, self.func, plan.begin, share=self.share if envelope.shared else None,
-                publish_early=None if is_silent else EarlyPublisher(envelope),
+                publish_early=None if envelope.pool or not self.is_awaited else EarlyPublisher(envelope),
             )  # fmt: skip
             outcomes.errors.update(unwanted)
             return outcomes
@@ -164,6 +163,11 @@ class EnvelopeRun:
         positions = envelope.positions
         unwanted |= {index: error for index, error in outcomes.errors.items() if positions[index] not in self.frames}
         return replace(outcomes, values={}, errors=unwanted)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a caller hears of this envelope while it runs."""
+        return not (self.envelope.stores_report or self.request.ignore_result)
 
     def step_back(self) -> None:
         """This run ends with its worker: it is no death, and the message goes back."""
@@ -181,7 +185,7 @@ class EnvelopeRun:
             self.record.note_children(self.children)
         except redis.RedisError as error:  # Should this run end with its process, they run here once more.
             logger.warning("the children of envelope %s could not be recorded: %r", self.envelope.id, error)
-        if self.envelope.pool is not None:  # Whoever waits for their results in a stream need not wait for ours.
+        if self.is_awaited:  # Whoever waits for their results need not wait for ours.
             early_outcomes.publish(self.envelope.id, Report([], [], False, 0.0, 0.0, 0, children=children))
         return True
 

@@ -27,7 +27,7 @@ from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutEr
 from graft.tasks.monitoring import otel
 from graft.tasks.running.cancel_watch import Interruption, cancel_watch
 from graft.tasks.running.run_outcomes import RunOutcomes
-from graft.tasks.running.work_stealing import Share, drained, sharer
+from graft.tasks.running.work_stealing import TELL_EVERY, Share, drained, sharer
 from graft.tasks.worker_runtime import (
     Item,
     WorkerEndsError,
@@ -39,7 +39,6 @@ from graft.tasks.worker_runtime import (
 )
 
 LAST_WORDS = 5.0  # Seconds that an item has to end once its envelope has been stopped.
-PUBLISH_EVERY = 0.25  # Seconds between early outcomes of one envelope.
 
 
 class ItemRecorder(Protocol):
@@ -112,7 +111,7 @@ def run_items(
     Args:
         recorder: has items run one after the other, and records each.
         share: offered the plain items that have not begun when the run takes long; they may end up elsewhere.
-        publish_early: called while a run on the event loop goes on.
+        publish_early: called while a long run goes on, with what has ended.
     """
     func = otel.traced(func, envelope.id, envelope.function.name, envelope.function.is_async)
     run = _ItemRun(envelope, func, recorder, publish_early)
@@ -120,11 +119,11 @@ def run_items(
     with cancel_watch().watching(envelope, run.cancel):
         if envelope.function.is_async:
             run.on_loop(indexes)
-        elif share is None or len(indexes) < 2:
+        elif len(indexes) < 2 or (share is None and publish_early is None):
             run.plain(deque(indexes))
         else:
             todo = deque(indexes)
-            with sharer().offered(todo, share, 2 * settings().envelope_seconds) as offer:
+            with sharer().offered(todo, share, settings().envelope_seconds, run.tell) as offer:
                 run.plain(todo)
                 while not offer.is_exhausted():  # Nobody took it.
                     run.plain(todo)
@@ -144,6 +143,12 @@ class _ItemRun:
     cancelled: Cancelled = NOTHING
     interruption: Interruption = field(default_factory=Interruption)
     together: _Together | None = None
+    unpublished: deque[int] = field(default_factory=deque)  # Indexes of outcomes that were not published early.
+
+    def tell(self) -> None:
+        """Publish what has ended since the last time. Called on a helper thread."""
+        if self.publish_early is not None and (ended := drained(self.unpublished)):
+            self.publish_early(self.outcomes.values, self.outcomes.errors, ended)
 
     def cancel(self, cancelled: Cancelled) -> None:
         """Begin nothing of *cancelled*, and end what runs if it says so. On the watching thread."""
@@ -178,7 +183,7 @@ class _ItemRun:
         items, packed, unpack = envelope.items, envelope.packed, envelope.unpack
         values, errors, limited = self.outcomes.values, self.outcomes.errors, _limit(envelope.timeout)
         bare, is_timed, interruption = envelope.timeout is None, envelope.pool is not None, self.interruption
-        clock, runtime = time.perf_counter, part(WorkerRuntime)
+        clock, runtime, ended = time.perf_counter, part(WorkerRuntime), self.unpublished.append
         now = began = clock()
         first = None
         while todo:
@@ -214,6 +219,7 @@ class _ItemRun:
             except BaseException as error:
                 interruption.is_inside = False
                 errors[index] = _refused_exit(error)
+            ended(index)
             if is_timed:
                 self.outcomes.seconds[index] = clock() - now
             if recorder:
@@ -264,7 +270,6 @@ class _Together:
         self._run = run
         self._waiting: Iterator[int] = iter(())
         self._running: dict[asyncio.Task[None], int] = {}
-        self._unpublished: list[int] = []  # Indexes of outcomes that were not published early.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending = self._stopping = False
 
@@ -345,17 +350,16 @@ class _Together:
         outcomes.busy += elapsed
         if envelope.pool is not None:
             outcomes.seconds[index] = elapsed
-        self._unpublished.append(index)
+        self._run.unpublished.append(index)
 
     async def _publish(self) -> None:
         """Now and then publish early outcomes."""
         run = self._run
         assert run.publish_early is not None
         while True:
-            await asyncio.sleep(PUBLISH_EVERY)
-            ended, self._unpublished = self._unpublished, []
-            if ended:
-                await blocking_threads.ask(run.publish_early, run.outcomes.values, run.outcomes.errors, ended)
+            await asyncio.sleep(TELL_EVERY)
+            if run.unpublished:
+                await blocking_threads.ask(run.tell)
 
 
 async def _limited(call: Awaitable[Any], seconds: float) -> Any:

@@ -2,7 +2,8 @@
 
 Sizes are learnt, so an envelope may turn out to hold far more work than it was meant to. One thread of this process
 checks the envelopes that run here. When one takes long, has items left, and nothing else waits in its queue, these
-items are sent on as new envelopes, its children; the item that runs goes on undisturbed.
+items are sent on as new envelopes, its children; the item that runs goes on undisturbed. Of an envelope that takes long
+the thread also tells what has ended, so that nobody waits for a long neighbour.
 """
 
 from __future__ import annotations
@@ -26,22 +27,27 @@ from graft.tasks.monitoring.worker_registry import slots
 logger = logging.getLogger(__name__)
 
 MOST: Final = 16  # Envelopes made of one; each can be divided again.
-IDLE_AFTER: Final = 20  # Checks without any envelope, after which the thread sleeps until the next one.
+TELL_EVERY: Final = 0.25  # Seconds between early outcomes of one envelope.
+IDLE_AFTER: Final = 40  # Checks without any envelope, after which the thread sleeps until the next one.
 
 Share = Callable[[list[int]], bool]  # Sends the items at these indexes on; whether others will run them.
+Tell = Callable[[], None]  # Publishes what has ended.
 
 
 class Offer:
     """The items of one envelope that have not begun: the runner takes them from the left, others from the right."""
 
-    def __init__(self, todo: deque[int], share: Share) -> None:
+    def __init__(self, todo: deque[int], share: Share | None, tell: Tell | None = None) -> None:
         self._todo = todo
         self._share = share
+        self._tell = tell
         self._sharing = threading.Lock()
         self.began = time.monotonic()
 
     def share(self) -> None:
         """Send what has not begun to others; what nobody takes comes back."""
+        if self._share is None:
+            return
         with self._sharing:
             indexes = drained(self._todo)
             if not indexes:
@@ -53,6 +59,15 @@ class Offer:
                 taken = False
             if not taken:
                 self._todo.extend(indexes)
+
+    def tell(self) -> None:
+        """Publish what has ended."""
+        if self._tell is None:
+            return
+        try:
+            self._tell()
+        except Exception as error:  # The report has it again.
+            logger.warning("outcomes of an envelope that still runs could not be published: %r", error)
 
     def is_exhausted(self) -> bool:
         """Whether nothing is left to run, now that nothing is on its way out either."""
@@ -80,9 +95,9 @@ class Sharer:
         self._after = 1.0
 
     @contextmanager
-    def offered(self, todo: deque[int], share: Share, after: float) -> Iterator[Offer]:
-        """Offer *todo* to others once its runner has been at it for *after* seconds."""
-        offer = Offer(todo, share)
+    def offered(self, todo: deque[int], share: Share | None, after: float, tell: Tell | None = None) -> Iterator[Offer]:
+        """*tell* what has ended once the runner has been at *todo* for *after* seconds; after twice that, share it."""
+        offer = Offer(todo, share, tell)
         key = id(offer)
         self._after = after
         self._offers[key] = offer
@@ -98,11 +113,13 @@ class Sharer:
     def _watch(self) -> None:
         idle = 0
         while True:
-            time.sleep(self._after / 2)
-            due = time.monotonic() - self._after
+            time.sleep(min(self._after / 2, TELL_EVERY))
+            now = time.monotonic()
             offers: Sequence[Offer] = list(self._offers.values())
             for offer in offers:
-                if offer.began < due:
+                if offer.began < now - self._after:
+                    offer.tell()
+                if offer.began < now - 2 * self._after:
                     offer.share()
             idle = 0 if offers else idle + 1
             if idle > IDLE_AFTER:

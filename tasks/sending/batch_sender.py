@@ -268,23 +268,35 @@ class BatchSender(Generic[R]):
             self.receiver.fail(result)
         elif error is not None:
             self._note_failed(sent.pending, error)
-        self._in_flight.add_children(children)
+        self._expect_children(envelope_id, sent, children)
         if not self.is_finished:
             self._wake(self)
-        if children:
-            inbox().expect_children([child_id for child_id, _ in children], self.answered)
 
     def _take_early(self, envelope_id: str, record: Mapping[str, Any]) -> None:
         sent = self._in_flight.get(envelope_id)
         if sent is None:
             return
         try:
-            outcomes = sent.news(early_outcomes.read(record, envelope_id).outcomes())
+            report = early_outcomes.read(record, envelope_id)
+            outcomes = sent.news(report.outcomes())
         except Exception as error:  # The report will have them.
             logger.warning("dropped early outcomes of envelope %s: %r", envelope_id, error)
             return
         sent.early.update(outcome.index for outcome in outcomes)
-        self.receiver.note_outcomes(outcomes)
+        if outcomes:
+            self.receiver.note_outcomes(outcomes)
+        self._expect_children(envelope_id, sent, report.children)
+
+    def _expect_children(self, envelope_id: str, sent: SentEnvelope, children: Sequence[Child]) -> None:
+        """Wait for the results of *children*, which have items of an envelope, as far as this is news."""
+        if news := [child for child in children if child[1][0] not in sent.early]:
+            sent.early.update(position for _, positions in news for position in positions)
+            self._note_children(envelope_id, news)
+            self._in_flight.add_children(news)
+            inbox().expect_children([child_id for child_id, _ in news], self.answered)
+
+    def _note_children(self, envelope_id: str, news: Sequence[Child]) -> None:
+        """Workers have made *news* of items of an envelope."""
 
     def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         """Take a report in; the envelopes that answer for its other items."""

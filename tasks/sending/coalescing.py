@@ -18,6 +18,7 @@ from graft.tasks.envelope import Outcome
 from graft.tasks.ids import new_id
 from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
 from graft.tasks.sending.call_future import Call
+from graft.tasks.sending.envelope_bound import EnvelopeBound
 from graft.tasks.sending.publisher import publisher
 
 IDLE_STREAMS: Final = 256  # Callables that keep a stream of their own while they make no calls.
@@ -79,6 +80,12 @@ class CallStream:
         publisher().wake(self.sender)
         return True
 
+    def cancel(self) -> None:
+        """End all calls, those that run too, and make no more."""
+        with self._lock:
+            self._is_broken = True
+        self.sender.cancel(running=True)
+
     def done(self) -> bool:
         """Whether no call is open."""
         return not self._futures
@@ -138,6 +145,12 @@ class _Streams:
                     del self.by_options[key]
             return stream
 
+    def take(self, bound: EnvelopeBound) -> list[CallStream]:
+        """Take out the streams of calls that *bound* bounds."""
+        with self.lock:
+            found = [options for options in self.by_options if options.bound is bound]
+            return [self.by_options.pop(options) for options in found]
+
     def drop(self, options: BatchOptions, stream: CallStream) -> None:
         """*stream* has failed."""
         with self.lock:
@@ -160,3 +173,9 @@ def call(options: BatchOptions, args: Sequence[Any], kwargs: Mapping[str, Any], 
         if stream.call(frame, future):
             return future
         streams.drop(options, stream)
+
+
+def cancel_bound(bound: EnvelopeBound) -> None:
+    """End the calls that *bound* bounds, those that run too. Later ones are made as ever."""
+    for stream in part(_Streams).take(bound):
+        stream.cancel()

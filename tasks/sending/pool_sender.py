@@ -312,14 +312,9 @@ class PoolSender(BatchSender[Outcomes]):
         # Whoever waits for room had better come back for a good part of it.
         self.membership.answered(8 * len(sent.positions) >= self.membership.capacity or not len(self._in_flight))
 
-    def _expect_children(self, envelope_id: str, sent: SentEnvelope, children: Sequence[Child]) -> None:
-        """Wait for the results of *children*, which have items of an envelope, as far as this is news."""
+    def _note_children(self, envelope_id: str, news: Sequence[Child]) -> None:
         since = self._members.get(envelope_id, "")[: -len(envelope_id)]
-        if news := [child for child in children if child[1][0] not in sent.early]:
-            sent.early.update(position for _, positions in news for position in positions)
-            self._members.update((child_id, since + child_id) for child_id, _ in news)
-            self._in_flight.add_children(news)
-            inbox().expect_children([child_id for child_id, _ in news], self.answered)
+        self._members.update((child_id, since + child_id) for child_id, _ in news)
 
     def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         task = self.burst.task_at(sent.positions[0])

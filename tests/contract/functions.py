@@ -107,3 +107,10 @@ def nested_joblib(x: int) -> list[int]:
     from joblib import Parallel, delayed
 
     return list(Parallel(n_jobs=2)(delayed(int)(i) for i in (x, x + 1)))
+
+
+def sleep_and_note(seconds: float, path: str) -> None:
+    """Take that long, then append a line to a file."""
+    time.sleep(seconds)
+    with open(path, "a") as file:
+        file.write("ended\n")

@@ -68,6 +68,17 @@ def test_a_timeout(backend):
         Parallel(n_jobs=2, backend=backend, timeout=0.05)(delayed(samples.pause)(i, 1) for i in range(2))
 
 
+def test_what_was_given_up_after_a_timeout_keeps_nobody_waiting(backend, tmp_path):
+    """On workers the next Parallel waited until it had ended."""
+    ledger = str(tmp_path / "ledger")
+    with pytest.raises((TimeoutError, multiprocessing.TimeoutError)):
+        Parallel(n_jobs=2, backend=backend, timeout=1)(
+            delayed(functions.sleep_and_note)(20.0, ledger) for _ in range(2)
+        )
+    assert Parallel(n_jobs=2, backend=backend)(delayed(pow)(n, 2) for n in range(4)) == [0, 1, 4, 9]
+    assert not os.path.exists(ledger)
+
+
 def test_one_instance_for_several_calls(backend):
     with Parallel(n_jobs=2, backend=backend) as parallel:
         for _ in range(3):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.hardened.project import Project
+from tests.stack import ROOT
 from tests.workers.redis_server import RedisServer
 
 pytestmark = [pytest.mark.redis]
@@ -48,3 +51,21 @@ def test_every_caller_is_told_soon_that_the_broker_does_not_answer(tmp_path: Pat
         finally:
             os.kill(pid, signal.SIGCONT)
     assert Counter(told) == {"OperationalErrorTrue": 40}
+
+
+LEAVE = """
+import os, signal
+from tests.projects.shop.celery import app, at_once
+kept = [at_once.delay("x") for _ in range(20)]
+os.kill({pid}, signal.SIGKILL)
+"""
+
+
+def test_a_program_ends_quietly_with_results_outstanding_and_redis_gone(tmp_path: Path) -> None:
+    """Celery says 300 lines about exceptions that it ignores."""
+    with RedisServer(tmp_path) as server, Project(server.url, tmp_path) as shop:
+        assert server._process is not None
+        argv = [sys.executable, "-c", LEAVE.format(pid=server._process.pid)]
+        env = shop.environ(stock=False)
+        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -6,6 +6,9 @@ import json
 import sys
 from collections import Counter
 
+import pytest
+
+import graft
 from tests.stack import run_python
 
 LIMIT = 60
@@ -44,3 +47,17 @@ def test_no_task_is_written_to_a_process_that_has_done_its_last(fresh_stack, tmp
     done = run_python(stack, ONE_BY_ONE, 120)
     assert int(done.stdout) >= 5, done.stderr
     assert not ledger.exists()
+
+
+def test_a_process_that_has_done_its_last_does_not_wait_to_be_replaced(stack):
+    """Celery's looks ten times a second whether its result was read: with one task each it costs every call."""
+
+    def looks(_: int) -> tuple[float, float]:
+        import billiard.pool
+
+        pause = billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL
+        return pause, pause * billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT
+
+    ((pause, patience),) = graft.submit(looks, [0]).collect(60)
+    assert pause <= 0.01
+    assert patience == pytest.approx(30.0)  # As in billiard.

@@ -20,5 +20,9 @@ if os.environ.get("SHOP_EXCHANGES"):
         Queue("topic-queue", Exchange("shop-topic", type="topic"), routing_key="news.#"),
     ]
 beat_schedule: dict[str, dict[str, Any]] = {
-    "every-second": {"task": "tests.projects.shop.tasks.write", "schedule": 1.0, "args": ["beat"]},
+    os.environ.get("SHOP_ENTRY", "every-second"): {
+        "task": "tests.projects.shop.tasks.write",
+        "schedule": 1.0,
+        "args": ["beat"],
+    },
 }

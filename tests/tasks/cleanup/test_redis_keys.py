@@ -82,3 +82,13 @@ def test_time_is_wall_clock_because_runs_are_in_different_processes(redis):
     redis_keys._old(redis, "test", ["x"], 3600)
     assert abs(redis.zscore(f"{redis_keys.SEEN}:test", "x") - time.time()) < 60
     redis.delete(f"{redis_keys.SEEN}:test")
+
+
+def test_the_name_of_a_callable_goes_once_its_figures_have_expired(redis):
+    gone, known = f"gone:{new_id()}", f"known:{new_id()}"
+    redis.sadd("graft:figures", gone, known)
+    redis.hset(f"graft:figures:{known}", "items", 1)
+    redis_keys.tidy()
+    assert not redis.sismember("graft:figures", gone)
+    assert redis.sismember("graft:figures", known)
+    redis.delete(f"graft:figures:{known}")

@@ -44,6 +44,14 @@ def server(**changed: object) -> dict[str, object]:
     return {"servers": (replace(WELL.servers[0], **changed),)}  # type: ignore[arg-type]
 
 
+def test_a_worker_that_vanished_is_history_once_others_have_its_messages():
+    gone = Worker("gone@there", LIMITS.visibility_timeout + 20, is_lost=True)
+    verdicts = {verdict.name: verdict for verdict in judge(replace(WELL, workers=(*WELL.workers, gone)), LIMITS)}
+    assert verdicts["worker gone@there"].state == "ok"
+    alone = {verdict.name: verdict for verdict in judge(replace(WELL, workers=(gone,)), LIMITS)}
+    assert alone["worker gone@there"].state == "failing"  # Nobody is there to sweep.
+
+
 @pytest.mark.parametrize(
     ("fault", "name", "state", "remedy"),
     [

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,26 @@ def test_what_one_process_has_not_begun_runs_on_the_other(stack, tmp_path):
     assert [value for value, _ in values] == [0, 1, 2, 3, 4, 5, *range(100, 400)]
     assert len({process for value, process in values if value < 6}) == 2
     assert sorted(map(int, runs.read_text().split())) == [0, 1, 2, 3, 4, 5, *range(100, 400)]
+
+
+@pytest.mark.parametrize("batch_size", [None, 21], ids=["given away", "ended before"])
+def test_quick_calls_are_answered_while_a_long_neighbour_still_runs(stack, tmp_path, batch_size):
+    """They waited for it, an hour where it took an hour: only the report at its end told of them."""
+    gate = tmp_path / "gate"
+
+    def work(x: int, gate: str = str(gate)) -> int:
+        while x == 0 and not os.path.exists(gate):
+            time.sleep(0.05)
+        return x
+
+    items = [*range(21)] if batch_size is None else [*range(20, -1, -1)]
+    outcomes = graft.submit(work, items, batch_size=batch_size).as_completed(timeout=WAIT)
+    try:
+        early = [next(outcomes).value for _ in range(20)]
+    finally:
+        gate.touch()
+    assert sorted(early) == list(range(1, 21))
+    assert [outcome.value for outcome in outcomes] == [0]
 
 
 def test_a_batch_of_a_size_that_was_asked_for_stays_as_it_is(stack):
