@@ -120,6 +120,7 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
             _commands(*data, refused=(*moves, "-scan")),
             (
                 *waiting, BINDINGS, keys.QUEUES, pattern(keys.OVERLAP), pattern(keys.REDBEAT), keys.BEATS,
+                keys.BEAT_SCHEDULES, keys.BEAT_SENT,
             ), (), ("*",),
         ),
         "viewer": Role(

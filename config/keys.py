@@ -35,6 +35,8 @@ BETWEEN_CALLERS_AND_WORKERS: Final = (
 
 ATTEMPTS: Final = "graft:attempts"  # A stream: how each run of an envelope or task ended.
 BEATS: Final = "graft:beats"
+BEAT_SCHEDULES: Final = "graft:beats:schedules"
+BEAT_SENT: Final = "graft:beats:sent"
 DEAD_LETTERS: Final = "graft:dead-letters"  # Also begins the names of its index, locks and replays.
 HEALTH: Final = "graft:health"
 JANITOR: Final = "graft:janitor:"

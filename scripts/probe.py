@@ -76,7 +76,10 @@ def page(url: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m graft.scripts.probe", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m graft.scripts.probe", description=__doc__,
+        epilog="example: python -m graft.scripts.probe worker cpu --ready",
+    )  # fmt: skip
     parser.add_argument("kind", choices=("worker", "beat", "flower", "exporter"))
     parser.add_argument("name", nargs="?", default="", help="the node: cpu, of this host, or cpu@host")
     parser.add_argument("--ready", action="store_true", help="a worker that runs nothing fails too")

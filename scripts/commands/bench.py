@@ -14,7 +14,7 @@ from graft.scripts.bench.machine import Machine
 from graft.scripts.bench.report import as_json, as_markdown, show
 from graft.scripts.bench.run import Outcome, Plan, run
 from graft.scripts.bench.workloads import catalogue, choose
-from graft.scripts.commands.options import RedisCommand
+from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.console import complain, say
 from graft.scripts.stack.redis_server import StackError
 
@@ -24,7 +24,10 @@ def names(_: click.Context, parameter: click.Parameter, text: str | None) -> lis
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-@click.command(cls=RedisCommand)
+@click.command(cls=RedisCommand, epilog=examples(
+    "celery -A graft bench --list",
+    "celery -A graft bench --only noop --quick",
+))  # fmt: skip
 @click.option("--list", "only_list", is_flag=True, help="List workloads and contenders.")
 @click.option("--only", callback=names, metavar="NAME,…", help="Run these workloads, named by workload or group.")
 @click.option(

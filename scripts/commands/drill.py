@@ -18,6 +18,11 @@ from graft.scripts.drill.stage import Kind
 from graft.scripts.stack.redis_server import StackError
 
 EPILOG = """
+\b
+Examples:
+  celery -A graft drill --only worker-kill
+  celery -A graft drill --scale 1
+
 Each fault gets a Redis and workers of its own, which are removed afterwards; your deployment is not touched. The exit
 code is 0 when our workers passed every fault. Tasks are counted in a file, not in the Redis that is broken.
 """

@@ -15,7 +15,7 @@ from rich.text import Text
 from graft.config.deployment import app_name, settings
 from graft.config.queues import table
 from graft.config.redis_client import server_time, shared, why_not
-from graft.scripts.commands.options import RedisCommand
+from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.console import output, say, show
 from graft.tasks.health import measure, periodic, report_store
 from graft.tasks.health.checks import is_starting
@@ -25,7 +25,10 @@ from graft.tasks.monitoring import worker_registry
 STYLES: Final = {"ok": "green", "degraded": "yellow", "failing": "bold red"}
 
 
-@click.command(cls=RedisCommand)
+@click.command(cls=RedisCommand, epilog=examples(
+    "celery -A graft health              what is wrong, and what to do",
+    "celery -A graft health --all --json",
+))  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--live", is_flag=True, help="Check now instead of reading the last report.")
 @click.option("--all", "everything", is_flag=True, help="Also show the checks that are ok.")

@@ -13,7 +13,7 @@ from rich.text import Text
 from graft.config.deployment import app_name, settings
 from graft.config.queues import table as queue_table
 from graft.config.redis_client import server_time, shared
-from graft.scripts.commands.options import RedisCommand
+from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.console import complain, output, say, show
 from graft.tasks.leaks import findings, keyspace, samples, tracemalloc_session
 from graft.tasks.leaks.findings import Finding
@@ -23,7 +23,10 @@ from graft.tasks.leaks.samples import Sample
 STYLES = {"clean": "green", "suspect": "yellow", "leaking": "bold red"}
 
 
-@click.command(cls=RedisCommand)
+@click.command(cls=RedisCommand, epilog=examples(
+    "celery -A graft leaks",
+    "celery -A graft leaks --trace 4711 --seconds 30",
+))  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print findings and the last samples as JSON.")
 @click.option("--trace", "pid", type=int, metavar="PID", help="Trace the allocations of this worker process.")
 @click.option(

@@ -45,9 +45,16 @@ class RedisCommand(click.Command):
 
 
 class RedisCommandGroup(RedisCommand, click.Group):
-    """The same with sub-commands."""
+    """The same with sub-commands, each of which shows those of the group's examples that are its own."""
 
     command_class = RedisCommand
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None and not found.epilog and self.epilog:
+            own = [line.strip() for line in self.epilog.splitlines() if f" {ctx.info_name} {cmd_name}" in line]
+            found.epilog = examples(*own) if own else None
+        return found
 
 
 class Age(click.ParamType):  # type: ignore[type-arg]  # Generic in newer releases of click alone.

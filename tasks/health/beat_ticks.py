@@ -12,6 +12,7 @@ from celery import signals
 
 from graft.config import keys, lua
 from graft.config.redis_client import shared
+from graft.tasks.health import beat_schedules
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,9 @@ NOTE: Final = lua.load(__file__, "beat_ticks")
 
 
 @signals.beat_init.connect
-def _note_what_is_sent(**_: Any) -> None:
+def _note_what_is_sent(sender: Any = None, **_: Any) -> None:
     signals.after_task_publish.connect(_note, weak=False)
+    beat_schedules.stand_beside(sender)
 
 
 def _note(**_: Any) -> None:
@@ -31,6 +33,11 @@ def _note(**_: Any) -> None:
         NOTE([TICKS], [f"{platform.node()}/{os.getpid()}", KEPT], shared())
     except (redis.RedisError, OSError) as error:
         logger.warning("Redis did not take the note that Beat runs; health may call Beat silent: %s", error)
+
+
+def alive(client: Any, now: float, within: float) -> set[str]:
+    """The Beats that have sent something within so many seconds, each as host/pid."""
+    return {name.decode() for name in client.zrangebyscore(TICKS, now - within, "+inf")}
 
 
 def silence(client: Any, now: float) -> float | None:

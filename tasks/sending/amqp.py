@@ -65,7 +65,8 @@ class Amqp(AMQP):
             if options.get("priority") is None:
                 options["priority"] = middle
             headers, _, body, _ = message
-            if options.pop("overlap", "") == "skip" and not overlap.may_send(headers, body):
+            mode = options.pop("overlap", "allow")
+            if mode != "allow" and not overlap.may_send(headers, body, mode, options):
                 return None
             if headers.get("group") and (body[2] or {}).get("chord"):
                 chord_records.note_part(headers, body)

@@ -74,7 +74,7 @@ def test_every_command_of_ours_works_on_the_project(shop):
     assert "Traceback" not in told
     assert "celery -A graft" not in told
     assert "Nothing waits" in shop.celery("queue", "peek", "celery")
-    assert "celery -A tests.projects.shop" in shop.celery("health", code=None)
+    assert "celery -A tests.projects.shop" in shop.celery("batch", "show", "0" * 32, code=1)
     for command in (("batch", "list"), ("dead-letters", "list"), ("leaks",), ("exporter", "--json")):
         assert "Traceback" not in shop.celery(*command, code=None)
 
@@ -127,6 +127,13 @@ def test_beat_sends_the_projects_entries_and_ours(shop):
     beat = shop.start("beat", "-s", str(shop.folder / "schedule"), "--pidfile=", name="beat", GRAFT_HEALTH_EVERY="2")
     wait_until(lambda: shop.lines()["beat"] >= 2, WAIT, "the project's own entry")
     wait_until(lambda: shop.redis().exists("graft:health"), WAIT, "our check")
+    listed = [json.loads(line) for line in shop.celery("schedule", "list", "--json").splitlines() if line[:1] == "{"]
+    every = next(line for line in listed if line["name"] == "every-second")
+    assert (every["schedule"], every["task"].rpartition(".")[2]) == ("every 1 s", "write")
+    assert every["next"] == pytest.approx(every["last"] + 1)
+    assert "graft.health.check" in shop.celery("schedule", "list")
+    # The doctor's own process has another GRAFT_HEALTH_EVERY.
+    assert "differs in graft.health.check, graft.history.note" in shop.celery("doctor", code=None)
     beat.send_signal(signal.SIGTERM)
     beat.wait(30)
     quiet = shop.run("app.loader.import_default_modules()\nprint(list(app.conf.beat_schedule))", GRAFT_BEAT="false")
@@ -191,6 +198,18 @@ def test_a_periodic_task_with_overlap_skip_does_not_pile_up(shop):
     shop.redis().delete("celery")  # Lost: they hold up nothing.
     shop.run(send)
     assert shop.redis().llen("celery") == 2
+
+
+def test_periodic_tasks_with_overlap_queue_run_one_after_the_other(shop):
+    shop.run("for _ in range(3): slow.apply_async([0.5], overlap='queue')")
+    assert shop.redis().llen("celery") == 1
+    worker = shop.worker()
+    wait_until(lambda: shop.lines()["slow ends"] == 3, WAIT)
+    lines = [line for line in shop.ledger.read_text().split() if line in ("begins", "ends")]
+    assert lines == ["begins", "ends"] * 3
+    shop.stop(worker)
+    told = shop.run("try:\n    slow.apply_async([1], overlap='maybe')\nexcept ValueError as error:\n    print(error)")
+    assert told == "overlap='maybe' must be one of allow, skip, queue"
 
 
 def test_a_task_that_is_called_like_one_of_ours_is_named_at_the_start(shop):

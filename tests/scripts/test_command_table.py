@@ -37,6 +37,16 @@ def test_an_entry_point_leads_to_a_command_with_help(name: str) -> None:
     assert " ".join(loaded.command.help.split())[:40] in " ".join(shown.output.split())
 
 
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_the_help_of_every_command_and_sub_command_has_an_example(name: str) -> None:
+    module, _, attribute = ENTRY_POINTS[name].partition(":")
+    entry = getattr(import_module(module), attribute)
+    command = import_module(entry.module).command
+    for verb in [(), *((verb,) for verb in getattr(command, "commands", ()))]:
+        shown = CliRunner().invoke(command, [*verb, "--help"], prog_name=name).output
+        assert " ".join(("celery -A graft", name, *verb)) in shown
+
+
 def test_every_module_of_the_folder_is_a_command() -> None:
     (folder,) = map(Path, commands.__path__)
     modules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}

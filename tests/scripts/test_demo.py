@@ -82,7 +82,10 @@ class TestDemo:
         assert sent[0] == 0
         assert min(sent[1:]) > 0
         assert all(float(figure) > 0 for label in ("seconds of work", "seconds in all") for figure in table[label])
-        assert done.stdout.splitlines()[-1].startswith("Flower: http://graft:")
+        assert done.stdout.splitlines()[-1] == "To look around afterwards: ./scripts/demo --keep"
+        assert "three times: in one process, on " in done.stderr.splitlines()[0]
+        assert "It takes less than a minute" in done.stderr.splitlines()[0]
+        assert "://graft:" not in done.stdout + done.stderr  # No password in an address that is dead when it is read.
         assert done.stderr.count(": 60 of 60 files after ") == 3  # Each way told its end.
 
     def test_kept_it_stays_until_it_is_taken_down(self, environ):

@@ -16,13 +16,16 @@ from graft.config.deployment import app as our_app
 from graft.config.deployment import settings
 from graft.scripts.commands.doctor import facts
 from graft.scripts.commands.doctor.rules import ORDER, Problem, examine
-from graft.scripts.commands.options import RedisCommand
+from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.console import output, say
 
 STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-@click.command(cls=RedisCommand)
+@click.command(cls=RedisCommand, epilog=examples(
+    "celery -A graft doctor",
+    "celery -A graft doctor --offline --json",
+))  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 @click.option("--offline", is_flag=True, help="Do not read Redis.")
 @click.pass_context

@@ -15,11 +15,13 @@ import psutil
 from graft.config import redis_checks
 from graft.config.deployment import settings
 from graft.config.queues import table
-from graft.config.redis_client import broker, connect, shared
+from graft.config.redis_client import broker, connect, server_time, shared
 from graft.config.redis_server import ask
 from graft.config.settings import Settings, unknown
 from graft.scripts.commands.doctor.rules import Grace, Reader, Setup
 from graft.tasks.guard import is_guarded
+from graft.tasks.health import beat_schedules, beat_ticks
+from graft.tasks.health.beat_schedules import BeatSchedule
 from graft.tasks.monitoring import unsigned_senders, worker_registry
 from graft.tasks.queues import depth, existing, pause
 
@@ -78,8 +80,16 @@ def live(setup: Setup) -> Setup:
         unsigned=unsigned_senders.of_the_last_day(client),
         waiting=depth.waiting(),
         paused=pause.paused(client),
+        beats=live_beats(client),
+        sent={name: (one.task, one.at) for name, one in beat_schedules.sent(client).items()},
         servers=servers(config),
     )
+
+
+def live_beats(client: Any) -> tuple[BeatSchedule, ...]:
+    """The schedules of the Beats that have sent something within ``health_silence``."""
+    alive = beat_ticks.alive(client, server_time(client), settings().health_silence)
+    return tuple(one for one in beat_schedules.schedules(client) if one.beat in alive)
 
 
 def servers(config: Settings) -> tuple[tuple[str, redis_checks.Finding], ...]:

@@ -6,6 +6,7 @@ An ``error`` loses work or secrets, or nothing runs; a ``warning`` does so in so
 from __future__ import annotations
 
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -14,9 +15,12 @@ from typing import Any, Final, Literal
 from graft.config import redis_checks
 from graft.config.deployment import app_name
 from graft.config.queues import PRIORITY_STEPS
+from graft.tasks.health import beat_schedules
+from graft.tasks.health.beat_schedules import BeatSchedule
 
 Severity = Literal["error", "warning", "note"]
 ORDER: Final[tuple[Severity, ...]] = ("note", "warning", "error")
+CONFIGURED: Final = ("PersistentScheduler", "Scheduler")  # Celery's: their entries are those of beat_schedule.
 STALL: Final = 10.0  # A worker's loop may be busy for so long; a visibility timeout must be longer.
 
 
@@ -52,8 +56,9 @@ class Setup:
     """The settings of a deployment. ``conf`` holds Celery's options, ``graft`` those of GRAFT_*.
 
     ``misspelt`` are variables that nothing reads, each with the one that was probably meant. ``queues`` are the names
-    in the queue table. ``files`` maps files with secrets to their modes, ``grace`` the
-    supervisors of workers to how long they wait. ``readers`` is None when Redis was not read.
+    in the queue table. ``files`` maps files with secrets to their modes, ``grace`` the supervisors of workers to how
+    long they wait. ``beats`` are the schedules of live Beats, ``sent`` the task and time of each entry's last run.
+    ``readers`` is None when Redis was not read.
     """
 
     conf: Mapping[str, Any]
@@ -71,6 +76,8 @@ class Setup:
     paused: frozenset[str] = frozenset()
     servers: tuple[tuple[str, redis_checks.Finding], ...] = ()
     unsigned: tuple[str, ...] = ()
+    beats: tuple[BeatSchedule, ...] = ()
+    sent: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
 
 def examine(setup: Setup) -> list[Problem]:
@@ -257,6 +264,38 @@ def routes(setup: Setup) -> Iterator[Problem]:
             )  # fmt: skip
 
 
+def beats(setup: Setup) -> Iterator[Problem]:
+    """Live Beats that differ from each other or from the app, and entries that nobody sends any more."""
+    mine = beat_schedules.entries_of(setup.conf.get("beat_schedule") or {})
+    if len(setup.beats) > 1:
+        names = ", ".join(beat.beat for beat in setup.beats)
+        differing = sorted({name for one in setup.beats for name in mine.keys() ^ one.entries.keys()})
+        differing += sorted(name for name in mine if len({one.entries.get(name, "") for one in setup.beats} - {""}) > 1)
+        yield Problem(
+            "error", "beat", "each periodic task is sent by every one of them"
+            + (", and their schedules differ" if differing else ""),
+            f"{names} send" + (f"; they differ in {', '.join(differing[:5])}" if differing else ""),
+            "stop all but one; for one that stands by: the extra `ha` and beat -S redbeat.RedBeatScheduler",
+        )  # fmt: skip
+    elif setup.beats and setup.beats[0].entries != mine:
+        (beat,) = setup.beats
+        changed = sorted(name for name in mine.keys() | beat.entries.keys() if mine.get(name) != beat.entries.get(name))
+        yield Problem(
+            "warning", "beat", "Beat sends another schedule than that of this app: it began before a change, or has "
+            "other settings", f"{beat.beat} differs in {', '.join(changed[:5])}", "restart Beat with this code",
+        )  # fmt: skip
+    if not setup.beats or any(one.scheduler not in CONFIGURED for one in setup.beats):
+        return  # Others have entries that stand in no configuration.
+    known = {*mine, *(name for one in setup.beats for name in one.entries)}
+    for name, (task, at) in setup.sent.items():
+        if name not in known:
+            yield Problem(
+                "note", "beat", "an entry of the schedule has vanished; nobody sends it any more",
+                f"{name} ({task}) was last sent {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(at))}",
+                "add it to beat_schedule again; if it was removed on purpose, this goes away after a week",
+            )  # fmt: skip
+
+
 def shutdown(setup: Setup) -> Iterator[Problem]:
     soft = float(setup.graft["soft_time_limit"])
     for where, stop in setup.grace.items():
@@ -346,6 +385,6 @@ def servers(setup: Setup) -> Iterator[Problem]:
 
 
 RULES: Final = (
-    signing, secrets, environment, delivery, visibility, priorities, publishing, routes, shutdown, flower, readers,
-    servers,
+    signing, secrets, environment, delivery, visibility, priorities, publishing, routes, beats, shutdown, flower,
+    readers, servers,
 )  # fmt: skip

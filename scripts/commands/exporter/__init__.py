@@ -17,14 +17,17 @@ from prometheus_client import CollectorRegistry, start_http_server
 from graft.config.deployment import settings
 from graft.config.redis_client import connect
 from graft.scripts.commands.exporter.metrics import DeploymentCollector
-from graft.scripts.commands.options import RedisCommand
+from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.console import complain, say
 from graft.tasks.monitoring import worker_load
 
 PORT: Final = 9808
 
 
-@click.command(cls=RedisCommand)
+@click.command(cls=RedisCommand, epilog=examples(
+    "celery -A graft exporter --port 9808",
+    "celery -A graft exporter --json --lane cpu",
+))  # fmt: skip
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

@@ -14,7 +14,7 @@ import click
 from graft.config.deployment import settings
 from graft.config.redis_client import connect
 from graft.scripts.commands.html_report.page import Found, page
-from graft.scripts.commands.options import RedisCommand
+from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.console import say
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import causes
@@ -44,7 +44,9 @@ def gather(bench: Path | None) -> Found:
         )
 
 
-@click.command(cls=RedisCommand)
+@click.command(cls=RedisCommand, epilog=examples(
+    "celery -A graft html-report --out report.html",
+))  # fmt: skip
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),

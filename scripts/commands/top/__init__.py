@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from graft.scripts import snapshot
-from graft.scripts.commands.options import RedisCommand
+from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.commands.top import view
 from graft.scripts.snapshot import Rates, Snapshot
 from graft.tasks.queues import pause as queue_pause
@@ -29,7 +29,10 @@ from graft.tasks.queues.peek import Waiting
 KEY: Final = re.compile(r"\x1b[\[O][A-D]|.", re.DOTALL)  # Several may arrive at once.
 
 
-@click.command(cls=RedisCommand)
+@click.command(cls=RedisCommand, epilog=examples(
+    "celery -A graft top",
+    "celery -A graft top --plain --count 1    one line, for scripts",
+))  # fmt: skip
 @click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between updates.")
 @click.option("--count", type=click.IntRange(1), help="End after this many updates.")
 @click.option("--plain", is_flag=True, help="Print one line for each update, as without a terminal.")

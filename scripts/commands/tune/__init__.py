@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graft.config.queues import Lane
-from graft.scripts.commands.options import RedisCommand
+from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.commands.tune.advice import (
     Cluster,
     Sample,
@@ -31,7 +31,9 @@ from graft.scripts.stack.local_stack import LocalStack, own_environ
 from graft.scripts.stack.redis_server import StackError
 
 
-@click.command(cls=RedisCommand)
+@click.command(cls=RedisCommand, epilog=examples(
+    "celery -A graft tune shop:count_words --items 200",
+))  # fmt: skip
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.option(
     "--items",

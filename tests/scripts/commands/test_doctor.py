@@ -16,6 +16,8 @@ from graft.config.celery_app import app
 from graft.config.redis_checks import Finding
 from graft.scripts.commands.doctor import facts
 from graft.scripts.commands.doctor.rules import Grace, Reader, Setup, examine
+from graft.tasks.health import beat_schedules
+from graft.tasks.health.beat_schedules import BeatSchedule
 from tests.stack import ROOT, Stack
 
 
@@ -49,6 +51,18 @@ def test_variables_that_nothing_reads_are_found_with_the_ones_that_were_meant(re
     )  # fmt: skip
 
 
+def test_beats_that_differ_are_named_with_the_entries_in_which_they_do(well):
+    def found(*beats: BeatSchedule) -> str:
+        return "".join(one.evidence for one in examine(replace(well, beats=beats)) if one.check == "beat")
+
+    assert found(beat("a/1")) == ""
+    assert "a/1, b/2 send; they differ in more" in found(beat("a/1"), beat("b/2", more="x every 5 s"))
+    name = next(iter(app.conf.beat_schedule))
+    assert f"they differ in {name}" in found(beat("a/1"), beat("b/2", **{name: "x every 5 s"}))
+    dynamic = replace(beat("a/1"), scheduler="RedBeatScheduler")
+    assert not examine(replace(well, beats=(dynamic,), sent={"other": ("x", 0.0)}))
+
+
 def conf(**changed: Any) -> Any:
     return lambda setup: replace(setup, conf={**setup.conf, **changed})
 
@@ -79,6 +93,12 @@ def unsigned(*senders: str) -> Any:
 
 def acks_early(*tasks: str) -> Any:
     return lambda setup: replace(setup, app={**setup.app, "acks_early": tasks})
+
+
+def beat(name: str, **more: str) -> BeatSchedule:
+    """A live Beat with the entries of the app, and *more*."""
+    entries = beat_schedules.entries_of(app.conf.beat_schedule)
+    return BeatSchedule(name, "PersistentScheduler", 0.0, {**entries, **more})
 
 
 NOWHERE = {"x": {"task": "graft.maintenance.prune_dead_letters", "schedule": 1.0, "options": {"queue": "nowhere"}}}
@@ -121,6 +141,9 @@ NOWHERE = {"x": {"task": "graft.maintenance.prune_dead_letters", "schedule": 1.0
         (have(flowers=(("celery", "flower", "--address=0.0.0.0"),)), "error", "flower", "FLOWER_ADDRESS=127.0.0.1"),
         (have(readers=()), "warning", "workers", "celery -A graft worker"),
         (have(waiting={"io": 3}, readers=(Reader("cpu@here", ("batch",)),)), "error", "queues", "-Q io"),
+        (have(beats=(beat("a/1"), beat("b/2"))), "error", "beat", "stop all but one"),
+        (have(beats=(beat("a/1", gone="x every 1 s"),)), "warning", "beat", "restart Beat"),
+        (have(beats=(beat("a/1"),), sent={"gone": ("x", 0.0)}), "note", "beat", "add it to beat_schedule"),
         (have(paused=frozenset({"low"})), "note", "queues", "resume"),
         (
             have(servers=(("broker", Finding("refuse", "eviction", "a: b", "do c")),)),
