@@ -34,6 +34,7 @@ SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
         ("tasks.envelope.Outcome", ("unwrap",)),
         ("tasks.results.outcomes.Progress", ()),
         ("tasks.results.call_status.status_of", ()),
+        ("tasks.local_run.local_letters", ()),
     ],
     "Retry policies": [
         ("tasks.policy.RetryPolicy", ("retries", "wait_after")),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from graft.config.deployment import settings
 from graft.config.queues import broker_priority, table
 from graft.config.validation import at_least_one, seconds
 from graft.tasks.batch import Batch
 from graft.tasks.callables.argument_check import ArgumentCheck
 from graft.tasks.callables.references import FunctionRef, check_importable, refer
+from graft.tasks.local_run import LocalRun
 from graft.tasks.policy import RetryPolicy, as_policy
 from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
@@ -38,6 +40,8 @@ def submit(
     validate: bool = False,
 ) -> Batch:
     """Apply *func* to every item on the workers. Return the batch at once, without a round trip to Redis.
+
+    With ``GRAFT_MODE=local`` everything runs in this process, on copies as in the cluster: no Redis, no worker.
 
     Args:
         func: a function, sync or async. Workers import it by name. A lambda, a nested function or a function of
@@ -93,8 +97,20 @@ def submit(
         return _reduced(options, items, refer(_callable("reduce", reduce), by_value=by_value))
     if isinstance(items, Sequence):
         # A list may change under us while it is being sent.
-        return send(options, ListSource(list(items) if isinstance(items, list) else items))
-    return stream(options, _iterable(items))
+        items = list(items) if isinstance(items, list) else items
+        return _here(Outcomes(len(items)), options, items) if _is_local() else send(options, ListSource(items))
+    return _here(Outcomes(None), options, items) if _is_local() else stream(options, items)
+
+
+def _is_local() -> bool:
+    """Whether everything runs in the calling process (``GRAFT_MODE=local``)."""
+    return settings().mode == "local"
+
+
+def _here(outcomes: Outcomes, options: BatchOptions, items: Iterable[Any], reducer: FunctionRef | None = None) -> Batch:
+    run = LocalRun(outcomes, options, items, reducer)
+    run.start()
+    return Batch(outcomes, run.cancel)
 
 
 def send(options: BatchOptions, source: ListSource) -> Batch:
@@ -125,6 +141,8 @@ def _reduced(options: BatchOptions, items: Iterable[Any], reducer: FunctionRef) 
         # Nothing to map, and the reducer still decides what an empty input comes to.
         raise ValueError("reduce needs at least one item; an empty batch has no value to reduce")
     outcomes = Outcomes(len(values), is_reduced=True)
+    if _is_local():
+        return _here(outcomes, options, values, reducer)
     return _started(ReducingSender(outcomes, ListSource(values), options, publisher().wake, reducer))
 
 

@@ -272,6 +272,11 @@ async def async_pause(x: Any, seconds: float = 0.2) -> Any:
     return x
 
 
+async def async_sleep(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
 async def async_raise_value_error(x: Any) -> NoReturn:
     await asyncio.sleep(0)
     raise ValueError(f"no {x}")
