@@ -76,7 +76,8 @@ class Settings(BaseSettings):
         "commas: for modules that a program's functions live in and that import them.",
     )
     mode: Literal["cluster", "local"] = Field(
-        "cluster", description="Where the facades run callables; local keeps everything in the calling process."
+        "cluster",
+        description="Where batches and the facades run callables; local keeps everything in the calling process.",
     )
 
     poc_tasks: bool = Field(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         UnpicklableError,
         UnreferenceableError,
     )
+    from graft.tasks.local_run import local_letters
     from graft.tasks.policy import ExactWaits, FailedRun, RetryPolicy
     from graft.tasks.results.call_status import status_of
     from graft.tasks.results.outcomes import Progress
@@ -74,6 +75,7 @@ __all__ = [
     "UnreferenceableError",
     "__version__",
     "harden",
+    "local_letters",
     "register_joblib",
     "status_of",
     "submit",
@@ -88,6 +90,7 @@ _MODULES = {
     "tasks.base": ("ReliableTask",),
     "tasks.batch": ("Batch",),
     "tasks.envelope": ("Outcome",),
+    "tasks.local_run": ("local_letters",),
     "tasks.policy": ("ExactWaits", "FailedRun", "RetryPolicy"),
     "tasks.results.call_status": ("status_of",),
     "tasks.results.outcomes": ("Progress",),

@@ -34,6 +34,7 @@ SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
         ("tasks.envelope.Outcome", ("unwrap",)),
         ("tasks.results.outcomes.Progress", ()),
         ("tasks.results.call_status.status_of", ()),
+        ("tasks.local_run.local_letters", ()),
     ],
     "Retry policies": [
         ("tasks.policy.RetryPolicy", ("retries", "wait_after")),
@@ -119,7 +120,9 @@ def _signature(function: griffe.Function) -> str:
 
 def _declared(each: griffe.Parameter) -> str:
     annotation = "" if each.annotation is None else f": {each.annotation}"
-    return f"{each.name}{annotation}" + ("" if each.default is None else f" = {each.default}")
+    # As the formatter, which also looks into Markdown, writes texts.
+    default = re.sub(r"^'([^'\"]*)'$", r'"\1"', str(each.default))
+    return f"{each.name}{annotation}" + ("" if each.default is None else f" = {default}")
 
 
 def _errors(module: griffe.Object, exported: list[str | griffe.ExprName]) -> Iterator[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from graft.config.deployment import settings
 from graft.config.queues import broker_priority, table
 from graft.config.validation import at_least_one, seconds
 from graft.tasks.batch import Batch
+from graft.tasks.callables.argument_check import ArgumentCheck
 from graft.tasks.callables.references import FunctionRef, check_importable, refer
+from graft.tasks.local_run import LocalRun
 from graft.tasks.policy import RetryPolicy, as_policy
 from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
@@ -35,8 +37,11 @@ def submit(
     queue: str | None = None,
     by_value: bool = False,
     unpack: bool = False,
+    validate: bool = False,
 ) -> Batch:
     """Apply *func* to every item on the workers. Return the batch at once, without a round trip to Redis.
+
+    With ``GRAFT_MODE=local`` everything runs in this process, on copies as in the cluster: no Redis, no worker.
 
     Args:
         func: a function, sync or async. Workers import it by name. A lambda, a nested function or a function of
@@ -59,13 +64,18 @@ def submit(
             *func* is async, or the app's default queue if it does not declare these.
         by_value: send a copy of *func*, whatever it captures. Changes to what it captured stay on the worker.
         unpack: items are ``(args, kwargs)`` pairs, such as ``((2, 3), {})``, and ``func(*args, **kwargs)`` is called.
+        validate: check each item against the type hints of *func* before it is sent, as pydantic does, and send what it
+            makes of it: "3" becomes 3 where an int is wanted.
 
     Returns:
         The batch. A broker that is down is reported there, as BrokerUnavailable.
 
     Raises:
         UnreferenceableError: a worker can neither import *func* (or *reduce*) nor receive a copy of it.
-        TypeError: an argument has the wrong type. Nothing has been sent.
+        TypeError: an argument has the wrong type, or *func* takes another number of arguments than an item gives.
+            Nothing has been sent.
+        ValidationError: pydantic's; with *validate*, an item of a sequence does not fit. Nothing has been sent. An item
+            that an iterator gives ends its own batch instead.
         ValueError: an argument is out of range, the queue does not exist, or *reduce* has no items. Nothing has been
             sent.
     """
@@ -81,14 +91,26 @@ def submit(
         policy=_importable(as_policy(retry)),
         unpack=unpack,
     )
-    if unpack:
-        items = _pairs(items)
+    items = ArgumentCheck(func, unpack=unpack, validate=validate).items(_iterable(items))
     if reduce is not None:
+        ArgumentCheck(_callable("reduce", reduce)).items(())
         return _reduced(options, items, refer(_callable("reduce", reduce), by_value=by_value))
     if isinstance(items, Sequence):
         # A list may change under us while it is being sent.
-        return send(options, ListSource(list(items) if isinstance(items, list) else items))
-    return stream(options, _iterable(items))
+        items = list(items) if isinstance(items, list) else items
+        return _here(Outcomes(len(items)), options, items) if _is_local() else send(options, ListSource(items))
+    return _here(Outcomes(None), options, items) if _is_local() else stream(options, items)
+
+
+def _is_local() -> bool:
+    """Whether everything runs in the calling process (``GRAFT_MODE=local``)."""
+    return settings().mode == "local"
+
+
+def _here(outcomes: Outcomes, options: BatchOptions, items: Iterable[Any], reducer: FunctionRef | None = None) -> Batch:
+    run = LocalRun(outcomes, options, items, reducer)
+    run.start()
+    return Batch(outcomes, run.cancel)
 
 
 def send(options: BatchOptions, source: ListSource) -> Batch:
@@ -119,6 +141,8 @@ def _reduced(options: BatchOptions, items: Iterable[Any], reducer: FunctionRef) 
         # Nothing to map, and the reducer still decides what an empty input comes to.
         raise ValueError("reduce needs at least one item; an empty batch has no value to reduce")
     outcomes = Outcomes(len(values), is_reduced=True)
+    if _is_local():
+        return _here(outcomes, options, values, reducer)
     return _started(ReducingSender(outcomes, ListSource(values), options, publisher().wake, reducer))
 
 
@@ -133,23 +157,6 @@ def _iterable(items: Iterable[Any]) -> Iterable[Any]:
     except TypeError:
         raise TypeError(f"items must be iterable, not {type(items).__name__}") from None
     return items
-
-
-def _pairs(items: Iterable[Any]) -> Iterable[Any]:
-    """*items*, each an ``(args, kwargs)`` pair; those of an iterator are looked at when it gives them."""
-    checked = (_pair(number, item) for number, item in enumerate(_iterable(items)))
-    return list(checked) if isinstance(items, Sequence) else checked
-
-
-def _pair(number: int, item: Any) -> Any:
-    if isinstance(item, Sequence) and len(item) == 2 and not isinstance(item, str | bytes):
-        args, kwargs = item
-        if isinstance(args, Iterable) and not isinstance(args, str | bytes) and isinstance(kwargs, Mapping):
-            return item
-    raise TypeError(
-        f"unpack=True takes (args, kwargs) pairs, and item {number} is {reprlib.repr(item)}: write ((2, 3), {{}}) to "
-        "call func(2, 3)"
-    )
 
 
 def _importable(policy: RetryPolicy) -> RetryPolicy:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
+import pydantic
 
 
 class Unpicklable(Exception):
@@ -39,6 +40,10 @@ def _detailed(code: int, reason: str) -> Detailed:
     return Detailed(code, reason=reason)
 
 
+class Price(pydantic.BaseModel):
+    cents: int
+
+
 class Accumulator:
     """An object whose bound method is sent."""
 
@@ -62,6 +67,14 @@ def square_slowly_if_even(x: int) -> int:
     if x % 2 == 0:
         time.sleep(0.05)
     return x * x
+
+
+def typed(count: int, price: Price | None = None) -> Any:
+    return count * 2 if price is None else count * price.cents
+
+
+def fails_validation(_: Any) -> Any:
+    return Price(cents="many")
 
 
 def add(a: int, b: int) -> int:
@@ -257,6 +270,11 @@ async def async_square_slowly_if_even(x: int) -> int:
 async def async_pause(x: Any, seconds: float = 0.2) -> Any:
     await asyncio.sleep(seconds)
     return x
+
+
+async def async_sleep(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
 
 
 async def async_raise_value_error(x: Any) -> NoReturn:

@@ -29,7 +29,8 @@ def on_workers(
 
     Args:
         limit: a semaphore, connection pool or rate limiter with a name. A call that has no permit yet goes back to the
-            queue with a delay and keeps its place in line: it occupies no worker while it waits.
+            queue with a delay and keeps its place in line: it occupies no worker while it waits. A coroutine whose turn
+            seems less than a second away waits for it on its event loop instead.
         call: this call's name in the call report.
         options: ``place``, ``retry``, ``timeout`` and ``priority``, see :class:`CallOptions`. Waits for a permit are
             no retries.

@@ -207,12 +207,13 @@ class _ItemRun:
                 else:
                     with limited():
                         value = func(*item[0], **item[1]) if unpack else func(item)
+                interruption.is_inside = False
                 if inspect.isawaitable(value):
                     first = _FirstAwaitable(index, value)
                     break
-                interruption.is_inside = False
                 values[index] = value
             except SoftTimeLimitExceeded as error:
+                interruption.is_inside = False
                 errors[index] = error
                 self.outcomes.left.extend(drained(todo))
                 break

@@ -10,12 +10,15 @@ the queue and keeps its ticket, and with it its turn.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from graft.config.deployment import part
 from graft.config.keys import SHARED
 from graft.config.redis_client import server_time, shared
 from graft.tasks import blocking_threads
@@ -31,9 +34,38 @@ logger = logging.getLogger(__name__)
 
 SharedLimit = SharedSemaphore | SharedRateLimiter
 
-POLL: Final = 0.1  # Seconds between two polls of the first waiter; those behind it poll less often …
-SLOWEST_POLL: Final = 5.0  # … but this often.
+POLL: Final = 0.1  # Seconds that a permit is taken to be held for, at least, until one has been given back.
+IN_PLACE: Final = 1.0  # A coroutine waits for a turn that is nearer without leaving its event loop.
+SOONEST_POLL: Final = 0.02
+SLOWEST_POLL: Final = 5.0
 PATIENCE: Final = 90.0  # A message may wait behind others, or for its lost worker, before its turn is given up.
+
+
+class HoldTimes:
+    """How long calls hold a permit of each semaphore, as far as this process has seen: seconds, a moving mean."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}
+        self._means: dict[str, float] = {}
+        self._asked: dict[str, float] = {}  # When the first call had to wait that nobody has given a permit back since.
+
+    def begin(self, ticket: str) -> None:
+        self._began[ticket] = time.monotonic()
+
+    def end(self, limit: SharedSemaphore, ticket: str) -> None:
+        began = self._began.pop(ticket, None)
+        if began is not None:
+            seconds = time.monotonic() - began
+            mean = self._means.get(limit.name, seconds)
+            self._means[limit.name] = 0.8 * mean + 0.2 * seconds
+            self._asked.pop(limit.name, None)
+
+    def until(self, limit: SharedSemaphore, ahead: int) -> float:
+        """Seconds until it may be the turn of a call that has *ahead* permits before it."""
+        now = time.monotonic()
+        passed = now - self._asked.setdefault(limit.name, now)  # They are held for longer than that.
+        mean = max(self._means.get(limit.name, POLL), passed)
+        return min(max(mean * ahead / limit.limit, SOONEST_POLL), SLOWEST_POLL)
 
 
 @dataclass(frozen=True)
@@ -72,7 +104,7 @@ def run(func: Callable[..., Any], limit: SharedLimit, ticket: str, policy: Retry
 
 async def run_async(func: Callable[..., Any], limit: SharedLimit, ticket: str, policy: RetryPolicy, *args: Any) -> Any:
     """The same for a coroutine function."""
-    await blocking_threads.ask(admit, limit, ticket)
+    await _admit_soon(limit, ticket)
     try:
         value = func(*args)
         if inspect.isawaitable(value):
@@ -110,12 +142,25 @@ def admit(limit: SharedLimit, ticket: str) -> None:
         raise NotYet(wait)
 
 
+async def _admit_soon(limit: SharedLimit, ticket: str) -> None:
+    """The same for a coroutine, which waits here for a turn that is near: to send it back would take as long."""
+    while True:
+        try:
+            return await blocking_threads.ask(admit, limit, ticket)
+        except NotYet as not_yet:
+            if not_yet.wait > IN_PLACE:
+                raise
+            wait = not_yet.wait
+        await asyncio.sleep(wait)
+
+
 def _wait_for(limit: SharedLimit, ticket: str) -> float:
     if isinstance(limit, SharedRateLimiter):
         return limit.book(ticket)
     admission = limit.acquire(ticket, PATIENCE)
     if not admission.slot:
-        return min(POLL * admission.ahead, SLOWEST_POLL)
+        return part(HoldTimes).until(limit, admission.ahead)
+    part(HoldTimes).begin(ticket)
     lease_renewer().keep(ticket, lambda: limit.renew(ticket), limit.lease / 3)
     return 0.0
 
@@ -124,6 +169,7 @@ def release(limit: SharedLimit, ticket: str) -> None:
     """Let the next one pass. When Redis does not answer, the lease runs out."""
     if isinstance(limit, SharedSemaphore):
         lease_renewer().drop(ticket)
+        part(HoldTimes).end(limit, ticket)
         try:
             limit.release(ticket)
         except BrokerUnavailable as error:

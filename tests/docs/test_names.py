@@ -16,9 +16,8 @@ from celery.bin.celery import celery as celery_command
 
 from graft.config.celery_app import app
 from graft.config.own_task import task_modules
-from graft.config.settings import Settings
+from graft.config.settings import Settings, variable
 from graft.scripts import command_table
-from graft.scripts.reference import variable
 from tests.docs.pages import PAGES, blocks
 from tests.stack import ROOT
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pickle import PicklingError
 
+import pydantic
 import pytest
 
 import graft
@@ -82,10 +84,51 @@ def test_items_that_cannot_be_iterated_are_refused(items):
         graft.submit(samples.square, items)
 
 
-@pytest.mark.parametrize("items", [[(2, 3)], [((2,), {}), 5], ["ab"], [((2, 3),)], [(["a"], ["b"])]])
+@pytest.mark.parametrize("items", [[(2, 3)], [((2, 3), {}), 5], ["ab"], [((2, 3),)], [(["a"], ["b"])]])
 def test_items_to_be_unpacked_that_are_no_pairs_are_refused(items):
     with pytest.raises(TypeError, match=r"item [01] is .*: write \(\(2, 3\), {}\) to call func\(2, 3\)"):
         graft.submit(pow, items, unpack=True)
+
+
+@pytest.mark.parametrize(
+    ("func", "options", "told"),
+    [
+        (
+            samples.add,
+            {"items": [1]},
+            "tests.samples:add cannot be called with an item: missing a required argument: 'b'",
+        ),
+        (samples.add, {"items": [((1,), {})], "unpack": True}, "item 0: missing a required argument: 'b'"),
+        (samples.add, {"items": [((1, 2), {}), ((1, 2, 3), {})], "unpack": True}, "item 1: too many positional"),
+        (samples.add, {"items": [((1,), {"c": 3})], "unpack": True}, "item 0: missing a required argument: 'b'"),
+        (samples.square, {"items": [1], "reduce": samples.add}, "samples:add cannot be called with an item"),
+        (dict.fromkeys, {"items": [((), {})], "unpack": True}, "cannot be called with item 0"),
+    ],
+)
+def test_a_wrong_number_of_arguments_is_refused(func, options, told):
+    items = options.pop("items")
+    with pytest.raises(TypeError, match=told):
+        graft.submit(func, items, **options)
+
+
+def test_items_are_checked_against_type_hints_where_that_is_asked_for(stack):
+    assert graft.submit(samples.typed, ["3", 4], validate=True).collect(WAIT) == [6, 8]
+    pairs = [((3,), {"price": {"cents": "5"}}), (("4", samples.Price(cents=1)), {})]
+    assert graft.submit(samples.typed, pairs, unpack=True, validate=True).collect(WAIT) == [15, 4]
+    with pytest.raises(pydantic.ValidationError, match="valid integer") as refused:
+        graft.submit(samples.typed, [1, "three"], validate=True)
+    assert "item 1 of tests.samples:typed" in refused.value.__notes__[0]
+    ends = graft.submit(samples.typed, iter([1, "three"]), validate=True)
+    with pytest.raises(pydantic.ValidationError):
+        ends.collect(WAIT)
+    with pytest.raises(TypeError, match="validate=True takes a function with type hints"):
+        graft.submit(functools.partial(samples.typed, 1), [1], validate=True)
+
+
+def test_an_error_of_pydantics_keeps_its_type_on_the_way_back(stack):
+    with pytest.raises(pydantic.ValidationError, match="valid integer") as raised:
+        graft.submit(samples.fails_validation, [1]).collect(WAIT)
+    assert raised.value.errors()[0]["loc"] == ("cents",)
 
 
 def test_an_iterator_that_gives_no_pair_ends_its_own_batch(stack):
@@ -273,7 +316,8 @@ def test_items_given_up_after_their_retries_are_kept_with_the_whole_envelope(wor
     from graft.tasks.envelope import Envelope
 
     before = {letter.id for letter in letters()}
-    batch = graft.submit(samples.raise_value_error_if_odd, range(4), batch_size=4, retry=1)
+    policy = graft.RetryPolicy(2, on=Exception)
+    batch = graft.submit(samples.raise_value_error_if_odd, range(4), batch_size=4, retry=policy)
     assert outcomes_of(batch) == {0: 0, 1: ValueError, 2: 2, 3: ValueError}
     (letter,) = [letter for letter in letters() if letter.id not in before]
     assert (letter.reason, letter.items, letter.runs) == ("retries_exhausted", 2, 2)

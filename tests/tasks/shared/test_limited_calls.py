@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,9 +13,9 @@ import pytest
 
 from graft.compat.async_patterns import Semaphore, on_workers
 from graft.tasks.errors import NotYet
-from graft.tasks.policy import RetryPolicy
+from graft.tasks.policy import ONCE, RetryPolicy
 from graft.tasks.shared import limited_calls
-from graft.tasks.shared.limited_calls import AdmissionPolicy
+from graft.tasks.shared.limited_calls import POLL, SLOWEST_POLL, SOONEST_POLL, AdmissionPolicy, HoldTimes
 from graft.tasks.shared.rate_limiter import SharedRateLimiter
 from graft.tasks.shared.semaphore import SharedSemaphore
 
@@ -54,6 +55,38 @@ def test_the_first_in_line_looks_most_often(redis_stack):
     limited_calls.withdraw(limit, "b")
     limited_calls.admit(limit, "c")
     limited_calls.release(limit, "c")
+
+
+def test_a_poll_comes_when_the_turn_may_have_come():
+    times, limit = HoldTimes(), SharedSemaphore("polls", 20)
+    assert times.until(limit, 40) == pytest.approx(POLL * 2, rel=0.5)  # Nothing is known yet.
+    for ticket in "abc":
+        times.begin(ticket)
+        time.sleep(0.02)
+        times.end(limit, ticket)
+    assert times.until(limit, 200) < POLL * 10  # As long as ten permits were held, each.
+    assert times.until(limit, 1) == SOONEST_POLL
+    times.until(limit, 1)
+    time.sleep(0.3)  # Nothing was given back meanwhile, so they are held for longer.
+    assert times.until(limit, 200) >= 3.0
+    assert times.until(limit, 10**6) == SLOWEST_POLL
+
+
+def test_a_coroutine_waits_in_place_for_a_turn_that_is_near(redis_stack):
+    limit = SharedSemaphore(str(uuid4()), 1)
+    began = []
+
+    async def call(number):
+        began.append(number)
+        await asyncio.sleep(0.05)
+        return number
+
+    async def main():
+        calls = [limited_calls.run_async(call, limit, f"ticket {number}", ONCE, number) for number in range(4)]
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(main()) == [0, 1, 2, 3]
+    assert len(began) == 4
 
 
 def test_a_rate_tells_when_its_token_comes(redis_stack):
