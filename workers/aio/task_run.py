@@ -195,8 +195,9 @@ class TaskRun:
         self.asyncio_task.cancel()
 
     def _call_later(self, seconds: float, func: Callable[[], None]) -> None:
-        # As itself: this may be called by another run, which must not cancel this one. A copy, since a plain function is
-        # in the context for as long as it runs.
+        # As itself: this may be called by another run, which must not cancel this one. A copy, since a plain function
+        # stays in the context for as long as it runs.
+        assert self.context is not None
         self._limit_handle = self.loop_thread.loop.call_later(seconds, func, context=self.context.copy())
 
     def _hard_limit(self) -> None:
