@@ -13,6 +13,7 @@ from typing import Any
 
 from celery.app.amqp import AMQP
 from kombu import pools
+from kombu.exceptions import OperationalError
 
 from graft.config.deployment import settings
 from graft.config.transport import Transport, hardened
@@ -77,7 +78,7 @@ class Amqp(AMQP):
             options["retry_policy"] = policy_until(until, options.get("retry_policy"))
             try:
                 sent = send(producer, name, message, *args, **options)
-            except Exception as error:
+            except OperationalError as error:  # Anything else is that message's fault, and nobody else's.
                 producers.note_failure(error)
                 raise
             producers.note_sent()

@@ -88,10 +88,10 @@ class Producers(pools.ProducerPool):
                 with channel.conn_or_acquire() as client:
                     client.ping()
         except BaseException as error:
-            self.note_failure(error)
             if callable(given):  # It is made anew the next time, with another connection.
                 producer.__connection__.release()
             if isinstance(error, Exception):
+                self.note_failure(error)
                 raise self.unavailable(settings().connect_timeout, error) from error
             raise
         return producer

@@ -69,3 +69,24 @@ def test_a_program_ends_quietly_with_results_outstanding_and_redis_gone(tmp_path
         env = shop.environ(stock=False)
         done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+MIXED = """
+import threading
+told = []
+def call(argument):
+    try:
+        at_once.delay(argument)
+        told.append("sent")
+    except Exception as error:
+        told.append(type(error).__name__)
+threads = [threading.Thread(target=call, args=(argument,)) for argument in ["x", object()] * 40]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(*told)
+"""
+
+
+def test_an_argument_that_cannot_be_sent_fails_no_other_call(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, Project(server.url, tmp_path) as shop:
+        assert Counter(shop.run(MIXED).split()) == {"sent": 40, "EncodeError": 40}
