@@ -61,11 +61,21 @@ class Hardening:
         self.is_active = False  # Its broker is Redis, so the guarantees hold.
         self._amqp = app.amqp_cls
         self._defaults: dict[str, Any] = {}
+        if not app.configured:
+            self._use_amqp(self._configured_amqp)
+
+    def _configured_amqp(self, app: Celery) -> Any:
+        """Celery's way out, made once the app is configured: a thread may ask for it while another one does that."""
+        app.conf.get("broker_url")
+        if app.amqp_cls == self._configured_amqp:
+            self.configure()
+        return symbol_by_name(app.amqp_cls)(app=app)
 
     def configure(self) -> None:
         """The app has been configured, perhaps once more."""
         self.is_active = is_redis(address_of(self.app.conf.broker_url))
         if not self.is_active:
+            self._use_amqp(self._amqp)
             return
         current.reread_settings()
         self._defaults = defaults(settings())

@@ -31,6 +31,12 @@ def test_the_line_may_stand_anywhere_in_the_module_of_the_app(shop, where):
     assert tasks == ("[True, False, False]" if where == "finalized" else "[True, True, False]")
 
 
+def test_the_way_out_is_hardened_for_whoever_asks_first(shop):
+    """With 40 threads in their first call one of them sent as stock Celery: what is sent was not configured yet."""
+    told = shop.run("print(app.configured, [kind.__module__ for kind in type(app.amqp).__mro__][0])")
+    assert told == "False graft.tasks.sending.amqp"
+
+
 def test_its_tasks_are_its_own_and_shared_tasks_stay_with_it(shop):
     told = shop.run(
         "before = write.app\nbatch = graft.submit(len, ['ab'])\nprint(before is write.app is app)\n"
