@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from graft.config import keys, lua
+from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.tasks.delivery import cancellation, poison_isolation
 from graft.tasks.delivery.cancellation import NOTHING, Cancelled
@@ -165,7 +166,8 @@ class Runs:
 def pardon(runs: Iterable[tuple[str, int]], client: Any) -> None:
     """Have the current runs of these envelopes, given by id and number of retries, not count as deaths."""
     for envelope_id, retries in runs:
-        PARDON([f"{RUN_KEY}{envelope_id}:{retries}"], [MESSAGE_TTL], client)
+        # A first run is on record from now on, for as long as its message may take to come back.
+        PARDON([f"{RUN_KEY}{envelope_id}:{retries}"], [int(10 * settings().visibility_timeout)], client)
 
 
 def _children(text: bytes | None) -> tuple[Child, ...]:

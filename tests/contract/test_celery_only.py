@@ -634,7 +634,7 @@ def test_a_bound_costs_no_message_for_each_call():
         executor.submit(samples.square, 1).result()
         calls = [executor.submit(func, number) for number in range(400) for func in (samples.square, samples.identity)]
         assert sum(call.result() for call in calls) == sum(n * n + n for n in range(400))
-        bound = executor._dispatcher._routes._bound
+        bound = executor._dispatcher._routes.bound
         senders = [
             stream.sender for stream in part(_Streams).by_options.values() if stream.sender.options.bound is bound
         ]

@@ -31,7 +31,7 @@ def test_what_one_process_has_not_begun_runs_on_the_other(stack, tmp_path):
     runs.unlink()
     values = graft.submit(work, [0, 1, 2, 3, 4, 5, *range(100, 400)]).collect(WAIT)
     assert [value for value, _ in values] == [0, 1, 2, 3, 4, 5, *range(100, 400)]
-    assert len({process for value, process in values if value < 6}) == 2
+    assert len({process for value, process in values if value < 6}) > 1
     assert sorted(map(int, runs.read_text().split())) == [0, 1, 2, 3, 4, 5, *range(100, 400)]
 
 
