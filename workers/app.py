@@ -64,7 +64,9 @@ def prepare(worker: Any) -> None:
             app.amqp.queues.select_add(queue)
     _become_a_worker()
     # Keep memory shared after the first fork: the garbage collector writes to every object that it visits, here too.
-    # A worker of two processes took 136 MiB (PSS) instead of 97, once its main process had collected.
+    # A worker of two processes took 136 MiB (PSS) instead of 97, once its main process had collected. What is imported
+    # by now is frozen at once: Celery collects before it makes each pool process, and would walk all of that.
+    gc.freeze()
     os.register_at_fork(before=_freeze_once)
 
 
@@ -77,7 +79,6 @@ def _become_a_worker(**_: Any) -> None:
 
 @cache
 def _freeze_once() -> None:
-    gc.collect()
     gc.freeze()
 
 

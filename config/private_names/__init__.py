@@ -7,7 +7,6 @@ the versions that do have it, instead of an AttributeError in the middle of a ni
 
 from __future__ import annotations
 
-import dis
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import FunctionType
@@ -54,5 +53,4 @@ def _has(owner: Any, name: str) -> bool:
     if hasattr(owner, name):
         return True
     made_by = [vars(base).get("__init__") for base in getattr(owner, "__mro__", ())]
-    steps = [step for maker in made_by if isinstance(maker, FunctionType) for step in dis.get_instructions(maker)]
-    return any(step.opname == "STORE_ATTR" and step.argval == name for step in steps)
+    return any(name in maker.__code__.co_names for maker in made_by if isinstance(maker, FunctionType))
