@@ -29,6 +29,12 @@ from graft.config.settings import Settings, is_redis, without_password
 logger = logging.getLogger(__name__)
 
 AMQP: Final = "graft.tasks.sending.amqp:Amqp"
+GROUPS: Final = "graft.tasks.sending.group_sending:install"
+BACKENDS: Final = {  # By the scheme of the result backend's address.
+    "redis": "graft.tasks.results.celery_backend:Backend",
+    "rediss": "graft.tasks.results.celery_backend:Backend",
+    "sentinel": "graft.tasks.results.celery_backend:SentinelBackend",
+}
 WORKER: Final = "graft.workers.app"
 STEPS: Final = {
     "worker": [f"graft.workers.bootsteps.preflight:{name}" for name in ("SigningKeyPreflight", "RedisPreflight")],
@@ -81,6 +87,8 @@ class Hardening:
         self._defaults = defaults(settings())
         self.app.conf.add_defaults(self._defaults)
         self._use_amqp(_hardened_amqp(self._amqp))
+        symbol_by_name(GROUPS)()
+        self.app.loader.override_backends = {**BACKENDS, **self.app.loader.override_backends}
         for blueprint, steps in STEPS.items():
             self.app.steps[blueprint].update(steps)
 
@@ -92,6 +100,8 @@ class Hardening:
 
     def undo(self) -> None:
         self._use_amqp(self._amqp)
+        theirs = {name: each for name, each in self.app.loader.override_backends.items() if each != BACKENDS.get(name)}
+        self.app.loader.override_backends = theirs
         for blueprint, steps in STEPS.items():
             self.app.steps[blueprint].difference_update(steps)
         if self.app.configured:

@@ -26,11 +26,12 @@ PACE: Final = "graft:pace:"
 POC: Final = "graft:poc:"
 POOL: Final = "graft:pool:"
 QUEUES: Final = "graft:queues"  # The queues that were ever declared here, each with the time.
+SENT: Final = "graft:sent:"  # Says for a minute that a batch of messages was put on its queues.
 SHARED: Final = "graft:shared:"
 RESOURCE_POOL: Final = "resource_pool:"  # Known to the callers of compat/celery_migration_poc by this name.
 BETWEEN_CALLERS_AND_WORKERS: Final = (
     BATCH, BATCHES, BODY, CALL, CALLS, CANCEL, CANCELLED, CHORD, CHORDS, COMPAT, FUNCTION_STATS, FUNCTIONS, FUNCTION,
-    OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SHARED, RESOURCE_POOL,
+    OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SENT, SHARED, RESOURCE_POOL,
 )  # fmt: skip
 
 ATTEMPTS: Final = "graft:attempts"  # A stream: how each run of an envelope or task ended.

@@ -7,7 +7,9 @@ the versions that do have it, instead of an AttributeError in the middle of a ni
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from types import FunctionType
 from typing import Any, Final
@@ -53,4 +55,9 @@ def _has(owner: Any, name: str) -> bool:
     if hasattr(owner, name):
         return True
     made_by = [vars(base).get("__init__") for base in getattr(owner, "__mro__", ())]
-    return any(name in maker.__code__.co_names for maker in made_by if isinstance(maker, FunctionType))
+    return any(name in _set_by(maker) for maker in made_by if isinstance(maker, FunctionType))
+
+
+@cache
+def _set_by(maker: FunctionType) -> frozenset[str]:
+    return frozenset(step.argval for step in dis.get_instructions(maker) if step.opname == "STORE_ATTR")

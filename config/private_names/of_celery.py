@@ -8,6 +8,7 @@ from graft.config.private_names import Names
 
 APP: Final[Names] = {
     "celery.app.base": ("_register_app",),  # `python -m graft harden` meets every app as it is made.
+    "celery.canvas:group": ("_apply_tasks",),  # tasks/sending/group_sending.py: many messages in one round trip.
 }
 WORKER: Final[Names] = {
     # Replaced by workers/consumer.py: messages outlive the connection that brought them.

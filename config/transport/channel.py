@@ -40,7 +40,9 @@ OWN_OPTIONS: Final = ("message_limit", "stock_unacked_key", "stock_unacked_index
 WAKEUP_MS: Final = 10_000  # A reader that waits fetches again every second, woken or not.
 STOCK_POLL: Final = 0.02  # Seconds between two fetches while stock producers, which wake nobody, were seen lately.
 STOCK_SEEN: Final = 3600.0
+SENT_MS: Final = 60_000  # Longer than anybody tries to send a batch of messages again.
 RENEW: Final = lua.load(__file__, "renew")
+PUSH_ONCE: Final = lua.load(__file__, "push_once")
 FLUSH_PAUSE: Final = 1.0  # Seconds between two attempts to send pending acknowledgements that Redis refuses.
 
 
@@ -57,6 +59,7 @@ class Channel(stock.Channel):
     stock_unacked_key, stock_unacked_index_key = stock.Channel.unacked_key, stock.Channel.unacked_index_key
     stock_visibility_timeout = stock.Channel.visibility_timeout
     from_transport_options = (*stock.Channel.from_transport_options, *OWN_OPTIONS)
+    gathered: list[tuple[str, dict[str, Any]]] | None = None  # Messages that are kept until push_once(), if any may be.
     _pool_once_closed: Any = None
     _next_flush_at = 0.0
     _round_trips: RoundTrips | None = None
@@ -233,6 +236,17 @@ class Channel(stock.Channel):
             commands += [("LPUSH", key, *[1] * count), ("PEXPIRE", key, WAKEUP_MS)]
         self._run(commands)
 
+    def push_once(self, messages: list[tuple[str, dict[str, Any]]], token: str) -> None:
+        """Put *messages*, each with its queue, on their queues, unless that was done under *token* before."""
+        lists = [
+            self._q_for_pri(queue, self._get_message_priority(message, reverse=False)) for queue, message in messages
+        ]
+        counts = Counter(queue for queue, _ in messages)
+        names = self._prefixed([keys.SENT + token, *lists, *map(self._wakeups, counts)])
+        bodies = [dumps(message) for _, message in messages]
+        with self.conn_or_acquire() as client:
+            PUSH_ONCE(names, [SENT_MS, WAKEUP_MS, len(bodies), *bodies, *counts.values()], client)
+
     def _run(self, commands: list[Command]) -> None:
         if self._round_trips is None:
             self._round_trips = RoundTrips(self.pool)
@@ -260,7 +274,10 @@ class Channel(stock.Channel):
             batch.add("pexpire", self._wakeups(queue), WAKEUP_MS)
             return
         if queue not in (self._expires or ()):
-            self._push([(queue, message)])
+            if self.gathered is None:
+                self._push([(queue, message)])
+            else:
+                self.gathered.append((queue, message))
             return
         super()._put(queue, message, **kwargs)
         with self.conn_or_acquire() as client:

@@ -9,10 +9,12 @@ import atexit
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from typing import Any, Final
 
+from celery import signals
 from celery.app.amqp import AMQP
-from kombu import pools
+from kombu import Queue, pools
 from kombu.exceptions import OperationalError
 
 from graft.config.deployment import settings
@@ -20,6 +22,8 @@ from graft.config.transport import Transport, hardened
 from graft.tasks.delivery import chord_records
 from graft.tasks.queues import overlap
 from graft.tasks.sending.producers import Producers, attempts, policy_until
+
+OBSERVERS: Final = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 
 
 @atexit.register
@@ -57,6 +61,20 @@ class Amqp(AMQP):
 
     publisher_pool = producer_pool
 
+    def is_observed(self) -> bool:
+        """Whether somebody wants to see each message, or to change it, before it leaves."""
+        return self._announces or any(signal.receivers for signal in OBSERVERS)
+
+    @cached_property
+    def _announces(self) -> bool:  # Read once: each access to Celery's configuration costs half a message.
+        return bool(self.app.conf.task_send_sent_event)
+
+    @cached_property
+    def retry_policy(self) -> dict[str, Any]:
+        """How often the app has a message sent again that the broker did not take."""
+        conf = self.app.conf
+        return dict(conf.task_publish_retry_policy) if conf.task_publish_retry else {"max_retries": 0}
+
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()
         middle = self.app.conf.task_default_priority
@@ -71,6 +89,12 @@ class Amqp(AMQP):
                 return None
             if headers.get("group") and (body[2] or {}).get("chord"):
                 chord_records.note_part(headers, body)
+            if (
+                options.get("declare") is None
+                and not self.is_observed()
+                and _is_declared(options.get("queue"), producer)
+            ):
+                options["declare"] = []
             producers = self.producer_pool
             if not isinstance(producers, Producers):
                 return send(producer, name, message, *args, **options)
@@ -85,3 +109,11 @@ class Amqp(AMQP):
             return sent
 
         return send_task_message
+
+
+def _is_declared(queue: Any, producer: Any) -> bool:
+    """Whether kombu has declared *queue* over this connection. It looks itself, with copies that take 50 us."""
+    if not isinstance(queue, Queue) or not queue.can_cache_declaration:
+        return False
+    connection = producer.channel.connection
+    return connection is not None and hash(queue) in connection.client.declared_entities

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import redis
-from celery import signals
 from kombu.exceptions import KombuError, OperationalError
 from kombu.serialization import dumps as serialize
 
@@ -170,7 +169,7 @@ class Publisher:
             if message.body is not None:
                 payloads.store(message.id, message.body, self._own_client())
         channel = self._producer.channel
-        if isinstance(channel, Channel) and not _is_observed():
+        if isinstance(channel, Channel) and not app().amqp.is_observed():
             channel.push((message.queue, _rendered(message, channel)) for message in messages)
             return
         with self._producer.batch() as batch:
@@ -251,12 +250,6 @@ def _message(message: OutgoingMessage) -> Any:
         kwargsrepr="{}",
         create_sent_event=_defaults().announces,
     )
-
-
-def _is_observed() -> bool:
-    """Whether somebody wants to see each message, or to change it, before it leaves."""
-    watched = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
-    return _defaults().announces or any(signal.receivers for signal in watched)
 
 
 def _rendered(message: OutgoingMessage, channel: Any) -> dict[str, Any]:
