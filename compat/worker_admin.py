@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import redis
@@ -14,7 +14,7 @@ from graft.config.deployment import app, app_name, settings
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.monitoring import function_stats as stats_store
 from graft.tasks.monitoring import worker_registry
-from graft.tasks.monitoring.worker_registry import WorkerBeat, workers
+from graft.tasks.monitoring.worker_registry import workers
 from graft.tasks.shared.primitive import outage_is_unavailable
 
 T = TypeVar("T")
@@ -80,9 +80,13 @@ def slots(queue: str) -> int:
         return worker_registry.slots(queue)
 
 
-def group_of(worker: WorkerBeat) -> str:
-    """The worker group: the part of the node name before ``@``."""
-    return worker.name.partition("@")[0]
+def is_in_group(worker: str, group: str) -> bool:
+    """Whether the node name *worker* is in *group*: ``cpu@host`` and ``cpu1@host`` are in ``cpu``.
+
+    Workers of one group on one machine are numbered, by ``celery multi`` as by the local stack.
+    """
+    name = worker.partition("@")[0]
+    return group in (name, name.rstrip("0123456789"))
 
 
 def resize_workers(group: str, processes: int, prefetch: int | None = None, timeout: float = 5.0) -> dict[str, int]:
@@ -91,11 +95,16 @@ def resize_workers(group: str, processes: int, prefetch: int | None = None, time
     Raises:
         TaskQueueError: no worker of that group is alive, or none answered within *timeout* seconds.
     """
-    names = [worker.name for worker in workers() if group_of(worker) == group]
+    names = [worker.name for worker in workers() if is_in_group(worker.name, group)]
     if not names:
         raise TaskQueueError(
             f"no worker named {group}@… is alive; start one with: celery -A {app_name()} worker -n {group}@%h"
         )
+    return resize(names, processes, prefetch, timeout)
+
+
+def resize(names: Sequence[str], processes: int, prefetch: int | None = None, timeout: float = 5.0) -> dict[str, int]:
+    """As :func:`resize_workers`, for the workers of these node names."""
     sizes: dict[str, int] = {}
     deadline = time.monotonic() + timeout
     # Control commands travel by pub/sub, which forgets what a worker did not hear; asking twice changes nothing.

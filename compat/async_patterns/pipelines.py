@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
@@ -11,7 +12,12 @@ from graft.compat.async_patterns.channel_ends import ChannelClosedError
 from graft.compat.async_patterns.channels import Receiver, Sender, channel
 from graft.compat.async_patterns.streams import Source, Stream
 from graft.compat.local import awaited
+from graft.compat.placement import shared_name
 from graft.config.validation import at_least_one
+from graft.tasks import blocking_threads
+from graft.tasks.errors import BrokerUnavailable
+from graft.tasks.shared import pipeline_figures
+from graft.tasks.shared.pipeline_figures import PipelineFigures
 
 logger = logging.getLogger("graft.compat.async_patterns")
 
@@ -60,6 +66,7 @@ class BoundedPipeline:
         *,
         skip: tuple[type[Exception], ...],
         report: Callable[[str], object],
+        name: str | None = None,
     ) -> None:
         if not stages:
             raise ValueError("a pipeline needs at least one stage")
@@ -70,6 +77,7 @@ class BoundedPipeline:
         self.metrics = PipelineMetrics(len(stages))
         self._skip = skip
         self._report = report
+        self._name = shared_name(name)
 
     async def run(self, items: Source) -> list[Any]:
         """The last stage's output for all *items*, in their order."""
@@ -95,7 +103,7 @@ class BoundedPipeline:
             for task in (*workers, reporting):
                 task.cancel()
             await asyncio.gather(*workers, reporting, return_exceptions=True)
-            self._report(self.metrics.report())
+            self._tell(is_over=True)
 
     async def _work(self, index: int, stage: Stage, source: AsyncIterator[Any], sender: Sender) -> None:
         metrics = self.metrics
@@ -121,7 +129,23 @@ class BoundedPipeline:
     async def _keep_reporting(self) -> None:
         while True:
             await asyncio.sleep(REPORT_EVERY)
-            self._report(self.metrics.report())
+            self._tell()
+
+    def _tell(self, *, is_over: bool = False) -> None:
+        self._report(self.metrics.report())
+        if self._name is not None:
+            counts = self.metrics
+            figures = PipelineFigures(
+                self._name, [*counts.processed], [*counts.skipped], counts.backpressure[:-1], time.time(), is_over
+            )
+            blocking_threads.soon(_keep, figures)
+
+
+def _keep(figures: PipelineFigures) -> None:
+    try:
+        pipeline_figures.keep(figures)
+    except BrokerUnavailable as error:
+        logger.debug("the figures of the pipeline %r are not kept: %s", figures.name, error)
 
 
 def bounded_pipeline(
@@ -130,6 +154,7 @@ def bounded_pipeline(
     *,
     skip: tuple[type[Exception], ...] = (ValueError,),
     report: Callable[[str], object] = logger.info,
+    name: str | None = None,
 ) -> BoundedPipeline:
     """A pipeline to :meth:`~BoundedPipeline.run` over items, with one capacity per stage, for the channel behind it.
 
@@ -139,7 +164,9 @@ def bounded_pipeline(
         skip: errors that mean an item cannot be read: it is skipped and counted. Any other error of a stage ends the
             pipeline and is raised.
         report: called with a line of figures every second, and at the end.
+        name: show the same figures to others under this name, with ``celery -A graft queue channels`` and in the
+            exporter, for a day. The pipeline runs on without them while Redis does not answer. Ignored in local mode.
 
     Source: the chapter's ``bounded_pipeline``. Differences: skipped items are counted; the reporter ends.
     """
-    return BoundedPipeline(stages, capacities, skip=skip, report=report)
+    return BoundedPipeline(stages, capacities, skip=skip, report=report, name=name)

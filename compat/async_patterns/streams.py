@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Concatenate, ParamSpec
 
@@ -198,8 +199,12 @@ class Stream(AsyncIterator[Any]):
 
 
 def primes(limit: int) -> Stream:
-    """The primes up to *limit*."""
-    return Stream(number for number in range(2, limit + 1) if all(number % each for each in range(2, number)))
+    """The primes up to *limit*. Source: the chapter's ``PrimeStream``."""
+    return Stream(number for number in range(2, limit + 1) if _is_prime(number))
+
+
+def _is_prime(number: int) -> bool:
+    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
 def countdown(start: int, pause: float = 0.1) -> Stream:

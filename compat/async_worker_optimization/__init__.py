@@ -14,6 +14,7 @@ from graft.compat.async_worker_optimization.optimizer import AsyncWorkerOptimize
 from graft.compat.async_worker_optimization.pipeline import Pipeline
 from graft.compat.async_worker_optimization.profiling import PerformanceProfiler
 from graft.compat.async_worker_optimization.resources import ResourcePool
+from graft.compat.async_worker_optimization.schedule_graph import SkippedTaskError as SkippedTaskError
 from graft.compat.async_worker_optimization.scheduler import AsyncTaskScheduler
 
 __all__ = [

@@ -6,6 +6,7 @@ import gc
 import operator
 import sys
 import tracemalloc
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
@@ -35,6 +36,7 @@ class MemoryOptimizer:
 
     def __init__(self) -> None:
         self._start: _Usage | None = None
+        self._let_go: list[tuple[str, weakref.ref[Any]]] = []
 
     def analyze_memory_usage(self, data: _Items) -> dict[str, Any]:
         """``total_size`` and ``breakdown`` (shallow bytes by key), and ``optimization_suggestions`` as texts.
@@ -80,6 +82,27 @@ class MemoryOptimizer:
         gc.collect()
         self._start = _Usage.now()
 
+    def expect_release(self, value: object, label: str = "") -> None:
+        """Say that *value* is no longer needed: if it still lives at the next detection, that is reported as a leak.
+
+        Only a weak reference to *value* is kept, so this prolongs nothing.
+
+        Args:
+            value: an object that can be weakly referenced: an instance, a set, an array; no list, dict, str or tuple.
+            label: the ``location`` in the report. Default: the name of its type.
+
+        Raises:
+            TypeError: *value* cannot be weakly referenced.
+        """
+        try:
+            reference = weakref.ref(value)
+        except TypeError:
+            raise TypeError(
+                f"a {type(value).__name__} cannot be weakly referenced; pass the object that holds it, or a subclass "
+                f"of {type(value).__name__}"
+            ) from None
+        self._let_go.append((label or type(value).__name__, reference))
+
     def detect_memory_leaks(self) -> list[dict[str, Any]]:
         """Suspected leaks since :meth:`start_leak_detection`; ``[]`` before it.
 
@@ -89,11 +112,21 @@ class MemoryOptimizer:
 
         Differences: growth since the start is reported as well, if it is far above that of ordinary work. ``type`` is
         "object_growth" (``size`` is the number of new objects), "traced_memory_growth" (bytes, while ``tracemalloc``
-        traces) or "worker_memory_growth" (resident bytes of a worker and its pool; ``location`` is its node name).
+        traces) or "worker_memory_growth" (resident bytes of a worker and its pool; ``location`` is its node name). An
+        object of :meth:`expect_release` that still lives is "still_referenced" (``size`` in shallow bytes).
         """
         if self._start is None:
             return []
-        return [*_leak_storages(sys._getframe(1)), *_growth(self._start)]
+        return [*_leak_storages(sys._getframe(1)), *self._still_referenced(), *_growth(self._start)]
+
+    def _still_referenced(self) -> list[dict[str, Any]]:
+        if any(reference() is not None for _, reference in self._let_go):
+            gc.collect()  # An object in a reference cycle is garbage, not a leak.
+        self._let_go = [(label, reference) for label, reference in self._let_go if reference() is not None]
+        return [
+            {"location": label, "type": "still_referenced", "size": sys.getsizeof(reference()), "severity": "medium"}
+            for label, reference in self._let_go
+        ]
 
     detect_leaks = detect_memory_leaks
 

@@ -91,7 +91,7 @@ class ResourcePool:
         self._resize(SIZES[level].processes, SIZES[level].prefetch)
 
     def bind(self, worker_group: str) -> ResourcePool:
-        """Give the workers named ``<worker_group>@…`` this pool's size, now and after each change.
+        """Give the workers named ``<worker_group>@…`` or ``<worker_group>1@…`` this pool's size, now and later.
 
         They grow at once, and shrink after ``idle_timeout`` seconds. Errors are logged, and raised by
         :meth:`applied`. The pool is recorded in Redis from here on. Returns the pool.

@@ -7,13 +7,16 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Final, NamedTuple, Unpack
 
 from graft.compat import bridge
+from graft.compat.async_worker_optimization.schedule_graph import Graph, SkippedTaskError
 from graft.compat.async_worker_optimization.shared_schedule import SharedSchedule
 from graft.compat.placement import RunOptions, reference, shared_name
 from graft.tasks import blocking_threads
 from graft.tasks.errors import UnreferenceableError
+
+RUN_SCHEDULE: Final = "AsyncTaskScheduler.run_schedule"
 
 logger = logging.getLogger("graft.compat.async_worker_optimization")
 
@@ -113,6 +116,68 @@ class AsyncTaskScheduler:
         await asyncio.gather(*(run_next() for _ in range(max_concurrent)))
         return results
 
+    async def run_schedule(
+        self, tasks: Sequence[Mapping[str, Any]], max_concurrent: int | None = None
+    ) -> dict[Hashable, Any]:
+        """Run a graph of tasks: each begins when all its ``dependencies`` have returned; id to result.
+
+        Among the tasks that may begin, the larger ``priority`` goes first, then the earlier in *tasks*. The value of a
+        task that raised is its exception. A task behind it does not run; its value is a SkippedTaskError that names the
+        failed task. Pending tasks of the scheduler are not touched.
+
+        Args:
+            tasks: dicts as :meth:`optimize_schedule` takes them, with ``task_func``, called without arguments.
+            max_concurrent: tasks that run at once; default: no bound.
+
+        Raises:
+            ValueError: an id twice, an unknown dependency, or a cycle, which is named. Nothing has run then.
+            KeyError: a task has no ``id`` or no ``task_func``.
+        """
+        if max_concurrent is not None and max_concurrent < 1:
+            raise ValueError(f"max_concurrent={max_concurrent} must be at least 1")
+        graph = Graph.of(tasks)
+        if flaws := [*graph.doubles, *graph.flaws()]:
+            raise ValueError(f"the tasks cannot run: {'; '.join(flaws)}")
+        numbers = itertools.count(1)
+        by_id = {task["id"]: _Task(task.get("priority", 0), next(numbers), task["task_func"]) for task in tasks}
+        missing = {task_id: len(needed) for task_id, needed in graph.needs.items()}
+        dependents = graph.dependents()
+        ready: list[tuple[float, int, Hashable]] = []
+
+        def may_begin(task_id: Hashable) -> None:
+            heapq.heappush(ready, (-by_id[task_id].priority, by_id[task_id].number, task_id))
+
+        for task_id, count in missing.items():
+            if count == 0:
+                may_begin(task_id)
+        results: dict[Hashable, Any] = {}
+        running: dict[asyncio.Future[Any], Hashable] = {}
+        try:
+            while ready or running:
+                while ready and (max_concurrent is None or len(running) < max_concurrent):
+                    task_id = heapq.heappop(ready)[2]
+                    running[asyncio.ensure_future(self._run(by_id[task_id], RUN_SCHEDULE))] = task_id
+                ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for each in ended:
+                    task_id = running.pop(each)
+                    error = asyncio.CancelledError() if each.cancelled() else each.exception()
+                    if error is None:
+                        results[task_id] = each.result()
+                        for dependent in dependents.get(task_id, ()):
+                            missing[dependent] -= 1
+                            if missing[dependent] == 0:
+                                may_begin(dependent)
+                        continue
+                    logger.info("task %r failed: %r", task_id, error)
+                    results[task_id] = error
+                    for behind in graph.behind(task_id):
+                        results.setdefault(behind, SkippedTaskError(behind, task_id, error))
+        finally:
+            for each in running:
+                each.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        return {task_id: results[task_id] for task_id in graph.needs}
+
     async def _take(self) -> tuple[Hashable, _Task] | None:
         own = self._first()
         if self._shared is not None:
@@ -140,34 +205,25 @@ class AsyncTaskScheduler:
             heapq.heappop(self._heap)
         return None
 
-    async def _run(self, task: _Task) -> Any:
-        return await bridge.call_async(
-            task.func, call="AsyncTaskScheduler.execute_next", priority=task.priority, **self.options
-        )
+    async def _run(self, task: _Task, call: str = "AsyncTaskScheduler.execute_next") -> Any:
+        return await bridge.call_async(task.func, call=call, priority=task.priority, **self.options)
 
     def optimize_schedule(self, tasks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The same dicts in an order that respects ``dependencies`` (ids): those without any first, as given, then each
         when its last dependency has been placed. Tasks in or behind a cycle, or behind an unknown id, are left out.
 
-        ``priority`` and ``duration`` are ignored. Difference: a warning names the tasks that are left out.
+        ``priority`` and ``duration`` are ignored. Difference: a warning names the tasks that are left out, and the
+        cycles. :meth:`run_schedule` also runs the tasks.
 
         Raises:
             KeyError: a task has no ``id``.
         """
-        missing = {task["id"]: len(task.get("dependencies", ())) for task in tasks}
+        graph = Graph.of(tasks)
+        order = graph.order()
+        if len(order) < len(graph.needs):
+            left_out = [task_id for task_id in graph.needs if task_id not in set(order)]
+            logger.warning("left out of the schedule: %s (%s)", left_out, "; ".join(graph.flaws()))
         by_id = {task["id"]: task for task in tasks}
-        dependents: dict[Any, list[Any]] = {}
-        for task in tasks:
-            for dependency in task.get("dependencies", ()):
-                dependents.setdefault(dependency, []).append(task["id"])
-        order = [task_id for task_id, count in missing.items() if count == 0]
-        for placed in order:  # Which grows meanwhile.
-            for dependent in dependents.get(placed, ()):
-                missing[dependent] -= 1
-                if missing[dependent] == 0:
-                    order.append(dependent)
-        if left_out := [task_id for task_id, count in missing.items() if count > 0]:
-            logger.warning("left out of the schedule, for a cycle or an unknown dependency: %s", left_out)
         return [by_id[task_id] for task_id in order]
 
     def calculate_total_time(self, schedule: Iterable[Mapping[str, Any]]) -> float:

@@ -30,7 +30,7 @@ class Wish:
 
 
 class WorkerGroup:
-    """The workers named ``<name>@…``. One thread applies the latest wish, and ends when it is applied."""
+    """The workers named ``<name>@…`` or ``<name>1@…``. A thread applies the latest wish, then ends."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -97,7 +97,7 @@ class WorkerGroup:
         except Exception as error:
             logger.debug("worker group %s: the workers cannot be read: %s", self.name, error)
             return 0
-        return max((load["capacity"] for load in loads if load["id"].partition("@")[0] == self.name), default=0)
+        return max((load["capacity"] for load in loads if worker_admin.is_in_group(load["id"], self.name)), default=0)
 
 
 def _running_future() -> Future[dict[str, int]]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from graft.compat.async_worker_optimization.resources import Size
-from graft.compat.worker_admin import group_of, resize_workers
+from graft.compat.worker_admin import is_in_group, resize
 from graft.config.deployment import app, app_name
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.monitoring.worker_registry import workers
@@ -24,14 +24,17 @@ def reach(size: Size, worker_group: str | None, timeout: float) -> None:
         TaskQueueError: no such worker is alive, or one did not reach the size within *timeout* seconds, for example
             because its surplus processes are all busy.
     """
-    chosen = [worker for worker in workers() if worker.pool == RESIZABLE and worker_group in (None, group_of(worker))]
-    if not chosen:
+    names = [
+        worker.name
+        for worker in workers()
+        if worker.pool == RESIZABLE and (worker_group is None or is_in_group(worker.name, worker_group))
+    ]
+    if not names:
         of = f" named {worker_group}@…" if worker_group else ""
         raise TaskQueueError(f"no prefork worker{of} is alive; start one with: celery -A {app_name()} worker")
     deadline = time.monotonic() + timeout
-    for group in sorted(set(map(group_of, chosen))):
-        _try_until(deadline, partial(resize_workers, group, size.processes, size.processes * size.prefetch))
-    _try_until(deadline, lambda: _check_processes([worker.name for worker in chosen], size.processes))
+    _try_until(deadline, partial(resize, names, size.processes, size.processes * size.prefetch))
+    _try_until(deadline, lambda: _check_processes(names, size.processes))
 
 
 def _try_until(deadline: float, step: Callable[[], object]) -> None:

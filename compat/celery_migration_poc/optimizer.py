@@ -22,6 +22,8 @@ from graft.tasks.sending import by_task_name
 
 DEMO_TIMEOUT: Final = 60.0
 
+logger = logging.getLogger("graft.compat.celery_migration_poc")
+
 
 class CeleryWorkerOptimizer:
     """Batches, chains, resource pools and load levels on the deployment's workers.
@@ -35,7 +37,7 @@ class CeleryWorkerOptimizer:
     """
 
     def __init__(self) -> None:
-        self.logger = logging.getLogger("graft.compat.celery_migration_poc")
+        self.logger = logger
         self.redis_client = shared()
         self._batches = AsyncWorkerOptimizer()
         self.metrics = self._batches.metrics
@@ -122,8 +124,8 @@ class CeleryWorkerOptimizer:
         (``concurrency``, and ``prefetch``: messages fetched for each process) and ``applied_at`` (ISO, UTC).
 
         Args:
-            load_level: a LoadLevel or its value; anything else counts as MEDIUM.
-            worker_group: only the workers named ``<worker_group>@…``.
+            load_level: a LoadLevel or its value; anything else counts as MEDIUM, with a warning in the log.
+            worker_group: only the workers named ``<worker_group>@…`` or ``<worker_group>1@…``.
             timeout: seconds; busy processes end when they have finished.
 
         Raises:
@@ -164,7 +166,17 @@ def _level(asked: Any) -> LoadLevel:
     try:
         return LoadLevel(asked)
     except ValueError:
+        known = ", ".join(repr(level.value) for level in LoadLevel)
+        logger.warning(
+            "the load level %r is none of %s, and counts as %r%s", asked, known, LoadLevel.MEDIUM.value, _meant(asked)
+        )
         return LoadLevel.MEDIUM
+
+
+def _meant(asked: Any) -> str:
+    """A hint for a level in other letters: "HIGH" is a member's name, not its value."""
+    level = LoadLevel.__members__.get(asked.strip().upper()) if isinstance(asked, str) else None
+    return f"; write {level.value!r} or {level}" if level else ""
 
 
 class AsyncWorkerOptimizationCompat(AsyncWorkerOptimizer):

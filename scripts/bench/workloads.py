@@ -110,6 +110,7 @@ NOOP_SCALE: Final = (10, 100, 1_000, 10_000)
 POOLS: Final = ("ppe", "mp")
 PLAIN: Final = ("hardened", "celery")
 PLACED: Final = ("graft-pool", "celery", "ppe")
+LANES: Final = ("graft-io", "graft-cpu")
 BULK: Final = ("graft", "celery", "chunks", "loop", "loop-batched", "loop-bare", *POOLS, "joblib")
 
 
@@ -165,6 +166,15 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
                  whole=True),
         Workload("io-tiny", "{n} tiny async calls, one process", "singles", "anoop",
                  numbers(5_000, 50), ("graft-io", "celery-1", "celery-solo", "taskiq-1", "arq"), "io"),
+        *(
+            Workload(f"lane-{label}", text, "batch", function, Items("same", size(2_000, 20), seconds), LANES, "lanes",
+                     whole=True)
+            for label, text, function, seconds in (
+                ("coroutines", "{n} coroutines that wait 10 ms, on either lane", "nap", 0.01),
+                ("blocking", "{n} plain functions that wait 10 ms, on either lane", "pause", 0.01),
+                ("computing", "{n} plain functions that compute 1 ms, on either lane", "spin", 0.001),
+            )
+        ),
         *(
             Workload(f"payload-{label}", "{n} payloads of " + text + " there and back", "batch", "noop",
                      Items("text", size(200 if characters > 100_000 else 1_000, 10), characters),

@@ -1,4 +1,4 @@
-"""``celery -A graft queue list|peek|pause|resume|purge``: waiting messages, and who reads them.
+"""``celery -A graft queue list|peek|pause|resume|purge|channels``: waiting messages, and who reads them.
 
 Results go to stdout, everything else to stderr. Nothing is taken out of a queue without ``--yes`` or a confirmation.
 """
@@ -19,6 +19,7 @@ from rich.text import Text
 
 from graft.config.deployment import app_name
 from graft.config.queues import purpose
+from graft.config.redis_client import shared
 from graft.config.transport.task_validation import can_verify
 from graft.scripts import snapshot
 from graft.scripts.commands.options import Age, QueueName, RedisCommandGroup, confirm, examples
@@ -28,6 +29,7 @@ from graft.tasks.queues import pause as queue_pause
 from graft.tasks.queues import peek as queue_peek
 from graft.tasks.queues import purge as queue_purge
 from graft.tasks.queues.peek import Waiting
+from graft.tasks.shared import channel, pipeline_figures
 
 NOT_DONE: Final = 1
 OBEYS: Final = 10.0  # Seconds within which workers stop reading a paused queue, and say so in their heartbeats.
@@ -41,6 +43,7 @@ EXAMPLES: Final = examples(
     "celery -A graft queue resume batch",
     "celery -A graft queue purge low --dry-run   what would be moved",
     "celery -A graft queue purge low --yes       to the dead letters",
+    "celery -A graft queue channels              named channels and pipelines",
 )
 
 
@@ -248,6 +251,43 @@ def purge(
         )
     if done.quarantined:
         say(f"Quarantined {several(done.quarantined, 'message')} that workers would refuse.")
+
+
+@command.command("channels")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, each with its kind: channel or pipeline.")
+def list_channels(as_json: bool) -> None:
+    """List channels and pipelines that programs have given a name.
+
+    For a channel: the values that wait, its capacity, and the living ends on both sides. For a pipeline of the last
+    day: what each stage has processed, skipped, and how often it waited for the next.
+    """
+    client = shared()
+    found, pipelines, now = channel.channels(client), pipeline_figures.read(client), time.time()
+    if as_json:
+        for state in found:
+            click.echo(json.dumps({"kind": "channel", **asdict(state)}))
+        for figures in pipelines:
+            click.echo(json.dumps({"kind": "pipeline", **asdict(figures), "state": figures.state(now)}))
+        return
+    if not found and not pipelines:
+        say("There is no named channel and no named pipeline.")
+    if found:
+        table = Table("channel", box=None, pad_edge=False)
+        for title in ("waiting", "capacity", "senders", "receivers"):
+            table.add_column(title, justify="right")
+        for state in found:
+            full = "bold red" if state.waiting >= state.capacity else ""
+            waiting = Text(f"{state.waiting:,}", full)
+            table.add_row(state.name, waiting, f"{state.capacity:,}", str(state.senders), str(state.receivers))
+        show(table)
+    if pipelines:
+        table = Table("pipeline", "", "processed", "skipped", "waits", box=None, pad_edge=False)
+        for figures in pipelines:
+            each = (figures.processed, figures.skipped, figures.waits)
+            table.add_row(
+                figures.name, figures.state(now), *(" > ".join(f"{number:,}" for number in counts) for counts in each)
+            )
+        show(table)
 
 
 def survey(queue: str, wanted: Callable[[Waiting], bool]) -> tuple[Counter[str], int]:

@@ -1,7 +1,8 @@
 -- items: the sealed values. senders, receivers: id -> end of its lease. state: the capacity, and which sides ever came.
-local items, senders, receivers, state = unpack(KEYS)
+-- channels: the names of all channels by their last use.
+local items, senders, receivers, state, channels = unpack(KEYS)
 local operation, kept = ARGV[1], ARGV[2]
-local capacity, lease, holder = ARGV[4], tonumber(ARGV[5]), ARGV[6]
+local capacity, lease, name, holder = ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
 
@@ -17,6 +18,8 @@ end
 local function enter(side, flag)
   redis.call('HSET', state, flag, 1)
   redis.call('ZADD', side, now + lease, holder)
+  redis.call('ZADD', channels, now, name)
+  redis.call('ZREMRANGEBYSCORE', channels, '-inf', now - kept)
   for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, kept) end
 end
 
@@ -24,7 +27,7 @@ local operations = {}
 
 -- {1, ''}: sent; {0, ''}: full; {-1, ''}: nobody listens; {-2, the capacity in use}.
 function operations.send()
-  local sealed = ARGV[7]
+  local sealed = ARGV[8]
   if not redis.call('ZSCORE', senders, holder) and alive(senders) == 0 and alive(receivers) == 0 then
     redis.call('HDEL', state, 'sent', 'received', 'capacity')
   end

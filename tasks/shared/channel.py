@@ -13,11 +13,14 @@ from typing import Any, Final, Literal
 
 from graft.config import lua
 from graft.config.deployment import settings
+from graft.config.keys import SHARED
+from graft.config.redis_client import server_time
 from graft.config.validation import at_least_one
 from graft.tasks import codec
 from graft.tasks.shared.primitive import SharedPrimitive
 
 LEASE: Final = 30.0
+CHANNELS: Final = f"{SHARED}channels"
 Side = Literal["sender", "receiver"]
 
 
@@ -90,4 +93,38 @@ class SharedChannel(SharedPrimitive):
         return f"channel:{self.name}"
 
     def _run(self, operation: str, *arguments: Any, **options: Any) -> Any:
-        return super()._run(operation, self.capacity, self.lease, *arguments, **options)
+        return super()._run(
+            operation, self.capacity, self.lease, self.name, *arguments, keys=[*self.keys, CHANNELS], **options
+        )
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """A channel as others see it: values that wait in it, and the living ends on either side."""
+
+    name: str
+    waiting: int
+    capacity: int
+    senders: int
+    receivers: int
+
+
+def channels(client: Any) -> list[ChannelState]:
+    """The channels in which something waits or somebody takes part, by name."""
+    names = sorted(name.decode() for name in client.zrange(CHANNELS, 0, -1))
+    now = server_time(client)
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            items, senders, receivers, state = SharedChannel(name, 1).keys
+            pipe.llen(items)
+            pipe.hget(state, "capacity")
+            pipe.zcount(senders, f"({now}", "+inf")
+            pipe.zcount(receivers, f"({now}", "+inf")
+        replies = pipe.execute()
+    states = [
+        ChannelState(name, waiting, int(capacity or 0), senders, receivers)
+        for name, waiting, capacity, senders, receivers in zip(
+            names, replies[::4], replies[1::4], replies[2::4], replies[3::4], strict=True
+        )
+    ]
+    return [state for state in states if state.waiting or state.senders or state.receivers]

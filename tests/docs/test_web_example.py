@@ -49,6 +49,32 @@ class Exchange:
         self.body += message.get("body", b"")
 
 
+class Conversation:
+    """A client's side of one WebSocket to an ASGI application."""
+
+    def __init__(self, app: Any, path: str) -> None:
+        scope = {
+            "type": "websocket", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+            "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [], "scheme": "ws",
+            "root_path": "", "server": ("test", 80), "client": ("test", 1), "subprotocols": [],
+        }  # fmt: skip
+        self.to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.from_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.to_app.put_nowait({"type": "websocket.connect"})
+        self.handler = asyncio.ensure_future(app(scope, self.to_app.get, self.from_app.put))
+
+    def ask(self, text: str) -> None:
+        self.to_app.put_nowait({"type": "websocket.receive", "text": text})
+
+    async def heard(self) -> Any:
+        message = await asyncio.wait_for(self.from_app.get(), 60)
+        return json.loads(message["text"]) if message["type"] == "websocket.send" else message["type"]
+
+    async def leave(self) -> None:
+        self.to_app.put_nowait({"type": "websocket.disconnect", "code": 1001})
+        await asyncio.wait_for(self.handler, 30)
+
+
 @pytest.fixture
 def batches(web_app: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The batches that the application makes."""
@@ -91,6 +117,38 @@ def test_a_client_that_leaves_takes_its_batch_with_it(web_app, batches, path):
     outcomes = list(batches[0].as_completed(timeout=60))
     cancelled = [outcome for outcome in outcomes if isinstance(outcome.error, CancelledBatchError)]
     assert len(outcomes) == 200
+    assert len(cancelled) > 100
+
+
+def test_a_socket_answers_several_requests_and_survives_bad_ones(web_app, batches):
+    async def talk() -> None:
+        client = Conversation(web_app.app, "/prices.ws")
+        assert await client.heard() == "websocket.accept"
+        for bad in ("no json", "[]", '{"articles": "many"}', "{}"):
+            client.ask(bad)
+            assert await client.heard() == {"error": 'send {"articles": NUMBER}'}
+        client.ask('{"articles": 3}')
+        client.ask('{"articles": 2}')
+        heard = [await client.heard() for _ in range(7)]
+        assert sorted(line["article"] for line in heard if "article" in line) == [0, 0, 1, 1, 2]
+        assert sorted(line["done"] for line in heard if "done" in line) == [2, 3]
+        await client.leave()
+
+    asyncio.run(talk())
+    assert len(batches) == 2
+
+
+def test_a_socket_that_closes_takes_its_batches_with_it(web_app, batches):
+    async def talk() -> None:
+        client = Conversation(web_app.app, "/prices.ws")
+        assert await client.heard() == "websocket.accept"
+        client.ask('{"articles": 200}')
+        assert "article" in await client.heard()
+        await client.leave()
+
+    asyncio.run(talk())
+    outcomes = list(batches[0].as_completed(timeout=60))
+    cancelled = [outcome for outcome in outcomes if isinstance(outcome.error, CancelledBatchError)]
     assert len(cancelled) > 100
 
 

@@ -96,6 +96,20 @@ def test_workers_import_what_the_program_imports(sandbox: Sandbox) -> None:
     assert done.returncode == 0
 
 
+BALANCE = """
+from graft.compat.celery_migration_poc import CeleryWorkerOptimizer, LoadLevel
+
+optimizer = CeleryWorkerOptimizer()
+print(optimizer.dynamic_load_balancing(LoadLevel.MEDIUM, worker_group="cpu")["settings"])
+print([len(stats["pool"]["processes"]) for stats in optimizer.get_worker_metrics()["workers"].values()])
+"""
+
+
+def test_the_workers_of_a_lane_are_a_worker_group(sandbox: Sandbox) -> None:
+    done = sandbox.run(sys.executable, "-c", BALANCE)
+    assert done.stdout == "{'concurrency': 4, 'prefetch': 2}\n[4]\n", done.stderr
+
+
 def test_signals_reach_the_command_once_and_leave_the_workers_alone(sandbox: Sandbox) -> None:
     with sandbox.start(sys.executable, "-c", NOTE_SIGNALS) as dev:
         assert read_line(dev.stdout) == "ready", dev.communicate()

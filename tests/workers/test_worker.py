@@ -117,6 +117,18 @@ def test_a_size_that_cannot_be_is_refused(stack):
         assert "size=0 must be from 1 to 1024" in resize(worker.name, 0)["error"]
 
 
+@pytest.mark.parametrize(
+    ("worker", "group", "is_in"),
+    [
+        ("cpu@host", "cpu", True), ("cpu1@host", "cpu", True), ("cpu12@host-3", "cpu", True),
+        ("cpu1@host", "cpu1", True), ("cpu12@host", "cpu1", False), ("gpu@host", "cpu", False),
+        ("cpu@host", "cpu1", False), ("cpu@host", "cpu@host", False),
+    ],
+)  # fmt: skip
+def test_a_group_is_the_name_before_the_host_with_or_without_its_number(worker, group, is_in):
+    assert worker_admin.is_in_group(worker, group) is is_in
+
+
 def test_resizing_a_group_that_does_not_exist_says_how_to_start_one(stack):
     try:
         worker_admin.resize_workers("nobody", 2)

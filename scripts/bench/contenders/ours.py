@@ -60,7 +60,7 @@ class GraftIo(Graft):
     name = "graft-io"
     title = "celery-graft, io lane, one process"
     shapes = frozenset({"batch", "singles", "submit", "latency", "bounded"})
-    functions = frozenset({"nap", "anoop"})
+    functions = frozenset({"nap", "anoop", "pause", "spin"})
 
     def start(self, starter: Starter) -> None:
         starter.worker("io", 1_000, self.environ)
@@ -76,6 +76,18 @@ class GraftIo(Graft):
             )
 
         return asyncio.run(run())
+
+
+class GraftCpu(Graft):
+    """The cpu lane, given the same as the io lane: coroutines too, which would not go there by themselves."""
+
+    name = "graft-cpu"
+    title = "celery-graft, cpu lane, one process per core"
+    shapes = frozenset({"batch"})
+    functions = frozenset({"nap", "anoop", "pause", "spin"})
+
+    def held(self, function: str, items: Sequence[Any]) -> Any:
+        return self.send(callable_of(function), items, queue="batch")
 
 
 class GraftPool(Graft):

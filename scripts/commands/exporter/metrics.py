@@ -20,6 +20,7 @@ from graft.tasks.health.verdicts import ORDER, HealthReport
 from graft.tasks.leaks import findings
 from graft.tasks.monitoring import function_stats, worker_load
 from graft.tasks.monitoring.worker_registry import WorkerBeat
+from graft.tasks.shared import channel, pipeline_figures
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def _everything(client: Any) -> Iterator[Metric]:
     yield from _workers(beats, {worker.name: worker.silent for worker in alive})
     yield from _scaling(worker_load.loads({queue.name: queue.waiting for queue in queues}, beats, held))
     yield from _callables()
+    yield from _channels(client)
     yield from _verdicts(report_store.last(client))
     yield _gauge("graft_dead_letters", "Dead letters kept", dead_letters.count())
     silence = beat_ticks.silence(client, now)
@@ -127,6 +129,28 @@ def _callables() -> Iterator[Metric]:
         retries.add_metric([name], totals.retries)
         seconds.add_metric([name], totals.seconds)
     yield from (items, errors, retries, seconds)
+
+
+def _channels(client: Any) -> Iterator[Metric]:
+    values = GaugeMetricFamily("graft_channel_values", "Values waiting in the named channel", labels=["channel"])
+    capacity = GaugeMetricFamily("graft_channel_capacity", "Values that it holds at most", labels=["channel"])
+    ends = GaugeMetricFamily("graft_channel_ends", "Living ends of it, by side", labels=["channel", "side"])
+    for state in channel.channels(client):
+        values.add_metric([state.name], state.waiting)
+        capacity.add_metric([state.name], state.capacity)
+        ends.add_metric([state.name, "sender"], state.senders)
+        ends.add_metric([state.name, "receiver"], state.receivers)
+    items = GaugeMetricFamily(
+        "graft_pipeline_items", "Items that a stage of the named pipeline has processed", labels=["pipeline", "stage"]
+    )
+    waits = GaugeMetricFamily(
+        "graft_pipeline_waits", "How often it waited for the next stage", labels=["pipeline", "stage"]
+    )
+    for figures in pipeline_figures.read(client):
+        for family, counts in ((items, figures.processed), (waits, figures.waits)):
+            for stage, count in enumerate(counts, 1):
+                family.add_metric([figures.name, str(stage)], count)
+    yield from (values, capacity, ends, items, waits)
 
 
 def _verdicts(report: HealthReport | None) -> Iterator[Metric]:

@@ -364,6 +364,12 @@ def test_an_endless_stream_is_read_lazily():
     run(main())
 
 
+@pytest.mark.timeout(60)
+def test_primes_try_divisors_up_to_the_square_root_only():
+    """Up to the number itself it would be four thousand million divisions."""
+    assert len(run(primes(300_000).collect())) == 25_997
+
+
 # ---- the dynamic set -------------------------------------------------------------------------------------------------
 
 

@@ -187,6 +187,32 @@ def test_observed_growth_is_reported_under_types_of_its_own(monkeypatch):
         tracemalloc.stop()
 
 
+class Session:
+    pass
+
+
+def test_what_should_have_gone_and_lives_is_reported_until_it_goes(detecting):
+    held, gone, circle = Session(), Session(), Session()
+    circle.itself = circle
+    for value in (held, gone, circle):
+        detecting.expect_release(value)
+    detecting.expect_release(held, "the held one")
+    del gone, circle, value
+    expected = {"type": "still_referenced", "size": sys.getsizeof(held), "severity": "medium"}
+    assert detecting.detect_memory_leaks() == [
+        {"location": "Session", **expected},
+        {"location": "the held one", **expected},
+    ]
+    del held
+    assert detecting.detect_memory_leaks() == []
+
+
+@pytest.mark.parametrize("value", [[1], {}, "text", (1,), 7])
+def test_what_cannot_be_weakly_referenced_is_refused_by_name(value):
+    with pytest.raises(TypeError, match=f"a {type(value).__name__} cannot be weakly referenced; pass the object"):
+        MemoryOptimizer().expect_release(value)
+
+
 def test_garbage_is_no_leak(monkeypatch, detecting):
     monkeypatch.setattr(memory, "OBJECT_GROWTH", 2000)
     gc.disable()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.compat.async_worker_optimization import AsyncTaskScheduler
+from graft.compat.async_worker_optimization import AsyncTaskScheduler, SkippedTaskError
 from graft.config.deployment import current
 from graft.tasks.errors import UnreferenceableError
 from graft.tasks.policy import RetryPolicy
@@ -189,7 +189,7 @@ def name(redis):
 
 SCHEDULE = """
 import asyncio, sys
-from graft.compat.async_worker_optimization import AsyncTaskScheduler
+from graft.compat.async_worker_optimization import AsyncTaskScheduler, SkippedTaskError
 from tests import samples
 
 async def main():
@@ -387,3 +387,114 @@ def test_the_total_time_is_the_highest_running_sum(durations, total):
     found = AsyncTaskScheduler().calculate_total_time(schedule)
     assert found == total
     assert type(found) is float
+
+
+# ---- graphs that run -------------------------------------------------------------------------------------------------
+
+
+def job(task_id, log, *dependencies, fails=None, **more):
+    async def work():
+        log.append(f"{task_id} begins")
+        await asyncio.sleep(0)
+        log.append(f"{task_id} ends")
+        if fails:
+            raise fails
+        return task_id.upper()
+
+    return entry(task_id, *dependencies, task_func=work, **more)
+
+
+@pytest.mark.parametrize("bound", [None, 1, 2])
+def test_a_graph_runs_every_task_after_those_that_it_depends_on(bound):
+    log = []
+    tasks = [job("d", log, "b", "c"), job("b", log, "a"), job("c", log, "a", "a"), job("a", log), job("e", log)]
+    results = run(AsyncTaskScheduler().run_schedule(tasks, bound))
+    assert list(results) == ["d", "b", "c", "a", "e"]
+    assert results == {task_id: task_id.upper() for task_id in results}
+    for task in tasks:
+        for dependency in task.get("dependencies", ()):
+            assert log.index(f"{dependency} ends") < log.index(f"{task['id']} begins")
+
+
+def test_among_the_tasks_that_may_begin_the_larger_priority_goes_first():
+    log = []
+    tasks = [job("low", log, priority=-1), job("first", log), job("second", log), job("high", log, "low", priority=9)]
+    run(AsyncTaskScheduler().run_schedule(tasks, 1))
+    assert [line.partition(" ")[0] for line in log[::2]] == ["first", "second", "low", "high"]
+
+
+def test_a_failed_task_skips_what_depends_on_it_and_nothing_else():
+    log = []
+    error = LookupError("no")
+    tasks = [job("a", log, fails=error), job("b", log, "a"), job("c", log, "b", "d"), job("d", log), job("e", log, "d")]
+    results = run(AsyncTaskScheduler().run_schedule(tasks))
+    assert results["a"] is error
+    for task_id in "bc":
+        skipped = results[task_id]
+        assert type(skipped) is SkippedTaskError
+        assert (skipped.failed, skipped.__cause__) == ("a", error)
+        assert str(skipped) == f"the task {task_id!r} did not run: it depends on 'a', which failed"
+        assert f"{task_id} begins" not in log
+    assert (results["d"], results["e"]) == ("D", "E")
+
+
+@pytest.mark.parametrize(
+    ("edges", "text"),
+    [
+        ({"a": "c", "b": "a", "c": "b", "d": ""}, "a cycle: 'a' -> 'c' -> 'b' -> 'a'"),
+        ({"a": "a"}, "a cycle: 'a' -> 'a'"),
+        ({"x": "ya", "y": "?", "a": "b", "b": "a"}, "'y' depends on '?', which is no task; a cycle: 'a' -> 'b' -> 'a'"),
+    ],
+)
+def test_a_graph_that_cannot_run_is_refused_before_anything_runs(edges, text, caplog):
+    log = []
+    tasks = [job(task_id, log, *needs) for task_id, needs in edges.items()]
+    with pytest.raises(ValueError, match="cannot run") as refused:
+        run(AsyncTaskScheduler().run_schedule(tasks))
+    assert str(refused.value) == f"the tasks cannot run: {text}"
+    assert log == []
+    AsyncTaskScheduler().optimize_schedule(tasks)
+    assert text in caplog.text
+
+
+def test_an_id_twice_no_function_and_no_room_are_refused():
+    log = []
+    with pytest.raises(ValueError, match="the id 'a' is given twice"):
+        run(AsyncTaskScheduler().run_schedule([job("a", log), job("a", log)]))
+    with pytest.raises(KeyError, match="task_func"):
+        run(AsyncTaskScheduler().run_schedule([job("a", log), entry("b")]))
+    with pytest.raises(ValueError, match="max_concurrent=0"):
+        run(AsyncTaskScheduler().run_schedule([job("a", log)], 0))
+    assert run(AsyncTaskScheduler().run_schedule([])) == {}
+    assert log == []
+
+
+def test_leaving_a_graph_ends_what_runs_and_begins_nothing_more():
+    log = []
+
+    async def forever():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            log.append("ended")
+
+    async def main():
+        tasks = [entry("a", task_func=forever), job("b", log, "a")]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(AsyncTaskScheduler().run_schedule(tasks), 0.05)
+
+    run(main())
+    assert log == ["ended"]
+
+
+def test_a_graph_runs_on_the_workers(stack, tmp_path):
+    path = str(tmp_path / "log")
+    numbers = range(12)  # Each depends on its two predecessors.
+    tasks = [
+        entry(n, *range(max(0, n - 2), n), task_func=functools.partial(samples.note, (path, str(n)))) for n in numbers
+    ]
+    tasks.append(entry("pid", 11, task_func=samples.process_id))
+    results = run(AsyncTaskScheduler().run_schedule(tasks[::-1]))
+    assert results["pid"] != os.getpid()
+    with open(path) as lines:
+        assert [int(line) for line in lines] == list(numbers)

@@ -243,6 +243,19 @@ def test_a_load_level_is_reached_exactly_up_and_down(worker, optimizer):
         assert stats(worker) == (processes, processes * prefetch)
 
 
+@pytest.mark.acl_role("operator")
+def test_a_level_that_counts_as_medium_is_warned_of_by_name(worker, optimizer, caplog):
+    group = worker.name.partition("@")[0]
+    assert optimizer.dynamic_load_balancing("HIGH", worker_group=group)["load_level"] == "medium"
+    assert (
+        "the load level 'HIGH' is none of 'low', 'medium', 'high', 'critical', and counts as 'medium'; write 'high' or "
+        "LoadLevel.HIGH" in caplog.messages
+    )
+    caplog.clear()
+    optimizer.dynamic_load_balancing("medium", worker_group=group)
+    assert not caplog.messages
+
+
 SIZED = {2: LoadLevel.LOW, 4: LoadLevel.MEDIUM, 8: LoadLevel.HIGH, 16: LoadLevel.CRITICAL}
 
 

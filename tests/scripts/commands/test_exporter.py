@@ -116,6 +116,33 @@ def test_dashboard_and_alerts_use_metrics_that_exist(exported):
     assert used - of_workers - known - conditional == set()
 
 
+NAMED = """
+import asyncio
+from graft.compat.async_patterns import bounded_pipeline, channel
+
+async def main():
+    sender, _ = channel(5, name="orders")
+    for number in range(3):
+        await sender.send(number)
+    await bounded_pipeline([int, str], [1, 1], name="import").run("1234")
+
+asyncio.run(main())
+"""
+
+
+def test_named_channels_and_pipelines_are_metrics(exported):
+    stack, port = exported
+    done = run_python(stack, NAMED)
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: ("graft_pipeline_items", "import,2") in samples(port), what="the pipeline's figures")
+    found = samples(port)
+    assert found["graft_channel_values", "orders"] == 3
+    assert found["graft_channel_capacity", "orders"] == 5
+    assert found["graft_channel_ends", "orders,receiver"] == 0
+    assert found["graft_pipeline_items", "import,1"] == found["graft_pipeline_items", "import,2"] == 4
+    assert ("graft_pipeline_waits", "import,1") in found
+
+
 # Last: it breaks the stack.
 def test_it_tells_what_waits_what_runs_and_what_ran(exported):
     stack, port = exported

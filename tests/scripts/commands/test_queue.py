@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pickle
@@ -9,14 +10,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner, Result
 
 import graft
+from graft.compat.async_patterns import bounded_pipeline
 from graft.config.deployment import app
 from graft.config.queues import own_names
 from graft.config.transport import quarantine
@@ -31,6 +36,8 @@ from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import lists
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import pause, peek, purge
+from graft.tasks.shared.channel import SharedChannel
+from graft.tasks.shared.pipeline_figures import PipelineFigures
 from tests import samples
 from tests.stack import run_python, wait_until
 
@@ -331,3 +338,61 @@ def test_a_purge_that_is_killed_half_way_loses_nothing(fresh_stack):
         assert done.returncode == 0, done.stderr
         assert not queued()
         assert kept() == ids
+
+
+# ---- channels and pipelines ------------------------------------------------------------------------------------------
+
+
+def listed(kind: str, name: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in run("channels", "--json").stdout.splitlines()]
+    return [line for line in lines if (line["kind"], line["name"]) == (kind, name)]
+
+
+def test_a_named_channel_is_shown_with_what_waits_in_it_and_who_takes_part(redis_stack: Any) -> None:
+    name = f"orders-{uuid4()}"
+    shared = SharedChannel(name, 3, lease=30.0)
+    for number in range(3):
+        assert shared.send("s", shared.seal(number))
+    shared.send("t", shared.seal(3))
+    shared.renew("receiver", "r")
+    (line,) = listed("channel", name)
+    assert line == {"kind": "channel", "name": name, "waiting": 3, "capacity": 3, "senders": 2, "receivers": 1}
+    assert re.search(rf"{name} +3 +3 +2 +1\n", run("channels").stdout)
+    shared.close("sender", "t")
+    assert shared.receive("r") == [0]
+    (line,) = listed("channel", name)
+    assert (line["waiting"], line["senders"]) == (2, 1)
+    shared.close("sender", "s")
+    shared.close("receiver", "r")
+    assert listed("channel", name) == []
+
+
+def test_a_named_pipeline_is_shown_while_it_runs_and_after_its_end(redis_stack: Any) -> None:
+    name = f"import-{uuid4()}"
+    goes_on = threading.Event()
+
+    async def slow(item: Any) -> Any:
+        await asyncio.to_thread(goes_on.wait, WAIT)
+        return item
+
+    pipeline = bounded_pipeline([int, slow], [1, 1], name=name)
+    with ThreadPoolExecutor(1) as thread:
+        ran = thread.submit(lambda: asyncio.run(pipeline.run(["1", "no number", *"23456"])))
+        try:
+            wait_until(lambda: listed("pipeline", name), what="figures of the pipeline")
+            (line,) = listed("pipeline", name)
+        finally:
+            goes_on.set()
+        assert ran.result(WAIT) == [1, 2, 3, 4, 5, 6]
+    assert line["state"] == "runs"
+    assert line["processed"][1] == 0
+    wait_until(lambda: listed("pipeline", name)[0]["is_over"], what="the last figures")
+    (line,) = listed("pipeline", name)
+    assert (line["processed"], line["skipped"], line["state"]) == ([6, 6], [1, 0], "ended")
+    assert line["waits"][0] > 0
+    assert re.search(rf"{name} +ended +6 > 6 +1 > 0 +{line['waits'][0]} *\n", run("channels").stdout)
+
+
+def test_a_pipeline_that_has_not_ended_and_says_nothing_is_lost() -> None:
+    figures = PipelineFigures("p", [1], [0], [], at=100.0)
+    assert [figures.state(now) for now in (100.0, 109.0, 111.0)] == ["runs", "runs", "lost"]
