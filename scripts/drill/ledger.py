@@ -1,6 +1,7 @@
 """The record of what was sent and what ran: a file, so that no fault of Redis can lose the evidence.
 
-One line for each event, appended in one write: kind, label, process id, time. ``sent`` is written when the broker took
+One line for each event, appended in one write: kind, label, process id, seconds of the machine's monotonic clock (the
+clock of day is one of the things that the drill breaks). ``sent`` is written when the broker took
 a message, ``unsure`` when sending raised: it may run, and is counted apart.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 
 def note(kind: str, label: str) -> None:
     """Write one event to the file that DRILL_LEDGER names."""
-    line = f"{kind} {label} {os.getpid()} {time.time():.6f}\n".encode()
+    line = f"{kind} {label} {os.getpid()} {time.monotonic():.6f}\n".encode()
     file = os.open(os.environ["DRILL_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, line)

@@ -151,6 +151,11 @@ class Stage(LocalStack):
     def count(self) -> Count:
         return read(self.ledger)
 
+    def waits(self, kind: str) -> list[float]:
+        """Seconds of each send of this *kind*: ``refused``, or successful but ``slow``."""
+        lines = self.ledger.read_text(errors="replace").splitlines()
+        return [float(line.split(" ")[1].rpartition(":")[2]) for line in lines if line.startswith(f"{kind} ")]
+
     def until(self, holds: Callable[[], Any], timeout: float = 60.0) -> bool:
         """Poll until *holds*; False after *timeout* seconds. A Redis that does not answer means not yet."""
         deadline = time.monotonic() + timeout
@@ -164,7 +169,7 @@ class Stage(LocalStack):
         return False
 
     def settle(self, timeout: float = 240.0, quiet: float | None = None) -> float:
-        """Wait until everything sent has ended, or nothing has happened for long; the time when it was so."""
+        """Wait until everything sent has ended, or nothing has happened for long; the monotonic time when it was so."""
         deadline = time.monotonic() + timeout
         size, changed = -1, time.monotonic()
         while time.monotonic() < deadline:
@@ -177,7 +182,7 @@ class Stage(LocalStack):
             if not self.is_sending and time.monotonic() - changed > (quiet or QUIET):
                 break
             time.sleep(0.1)
-        return time.time()
+        return time.monotonic()
 
     def restart_ended(self) -> None:
         """Record workers that have ended by themselves, and start others, as a supervisor does."""

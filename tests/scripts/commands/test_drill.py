@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from graft.scripts.commands.drill import chosen, lines_of, markdown_of
 from graft.scripts.drill import stage
 from graft.scripts.drill.catalogue import FAULTS
-from graft.scripts.drill.faults import BadMessages, ChildKill, Rolling, WorkerKill
+from graft.scripts.drill.faults.messages import BadMessages
+from graft.scripts.drill.faults.processes import ChildKill, Rolling, WorkerKill
 from graft.scripts.drill.ledger import Count, read
 from graft.scripts.drill.soak import Soak, grows
 
