@@ -17,6 +17,7 @@ from celery import Celery, chord
 
 from graft.scripts.drill.ledger import note
 
+TICK = 2.0  # Seconds between two ticks of Beat.
 VISIBILITY: float = float(os.environ.get("GRAFT_VISIBILITY_TIMEOUT", "60"))
 
 
@@ -91,6 +92,18 @@ def kill_worker(label: str) -> None:
     if not IS_IO:
         os.kill(os.getppid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@_task("drill.tick", ignore_result=True)
+def tick() -> None:
+    """Say that Beat ticks."""
+    note("tick", ".tick")
+
+
+app.conf.beat_schedule = {
+    **(app.conf.beat_schedule or {}),
+    "drill.tick": {"task": "drill.tick", "schedule": TICK, "options": {"expires": 10.0, "queue": "default"}},
+}
 
 
 @_task("drill.part")

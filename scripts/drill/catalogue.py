@@ -6,12 +6,12 @@ from typing import Final
 
 from graft.scripts.drill import soak
 from graft.scripts.drill.fault import Fault
-from graft.scripts.drill.faults import broker, messages, network, processes, sentinel
+from graft.scripts.drill.faults import broker, clocks, messages, network, processes, sentinel
 
 FAULTS: Final[tuple[type[Fault], ...]] = (
     processes.ChildKill, processes.WorkerKill, processes.Poison, processes.PoisonWorker, broker.RedisKill,
-    broker.ConnectionsCut, broker.HalfOpen, network.SilentNetwork, messages.LongTasks, broker.ResultsDown,
-    messages.Chords, broker.Full, processes.Rolling, messages.BadMessages, messages.BadMessagesThreads,
-    messages.BadMessagesSolo, sentinel.Failover,
+    broker.ConnectionsCut, broker.HalfOpen, network.SilentNetwork, messages.LongTasks,
+    broker.ResultsDown, messages.Chords, broker.Full, processes.Rolling, messages.BadMessages,
+    messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump,
     soak.Soak,
 )  # fmt: skip

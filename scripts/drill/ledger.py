@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class Count:
     ends: Counter[str] = field(default_factory=Counter)
     started_at: tuple[float, ...] = ()
     died: int = 0
+    first_at: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (kind, label) -> when it was first so.
+    ticks: tuple[float, ...] = ()
 
     @property
     def lost(self) -> int:
@@ -53,15 +56,18 @@ class Count:
 
 def read(ledger: Path) -> Count:
     """Add up *ledger*; a last line that is still being written does not count yet."""
-    kinds: dict[str, list[str]] = {"sent": [], "unsure": [], "start": [], "end": [], "died": []}
+    kinds: dict[str, list[str]] = {"sent": [], "unsure": [], "start": [], "end": [], "died": [], "tick": []}
     started: list[float] = []
+    ticks: list[float] = []
+    first: dict[tuple[str, str], float] = {}
     text = ledger.read_text(errors="replace") if ledger.exists() else ""
     for line in text.splitlines():
         parts = line.split(" ")
         if len(parts) == 4 and parts[0] in kinds:
             kinds[parts[0]].append(parts[1])
-            if parts[0] == "start":
-                started.append(float(parts[3]))
+            first.setdefault((parts[0], parts[1]), float(parts[3]))
+            if parts[0] in ("start", "tick"):
+                (started if parts[0] == "start" else ticks).append(float(parts[3]))
     ours = [label for label in kinds["sent"] if not label.startswith(".")]
     return Count(
         frozenset(ours),
@@ -70,4 +76,6 @@ def read(ledger: Path) -> Count:
         Counter(kinds["end"]),
         tuple(started),
         len(kinds["died"]),
+        first,
+        tuple(ticks),
     )

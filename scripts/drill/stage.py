@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from graft.scripts.drill.ledger import Count, read
 from graft.scripts.stack.guard import Child
 from graft.scripts.stack.local_stack import LocalStack
 from graft.scripts.stack.redis_server import RedisServer, find
-from graft.scripts.stack.services import Worker
+from graft.scripts.stack.services import Service, Worker
 
 Kind = Literal["ours", "stock"]
 
@@ -87,14 +87,26 @@ class Stage(LocalStack):
         arguments = ["worker", "-n", name, "-P", self.pool, "-c", str(concurrency), "--without-gossip"]
         log = self.directory / f"worker{self._workers_made}.log"
         argv = [sys.executable, "-m", "celery", "-A", APP, *arguments, "--without-mingle", "-l", "INFO"]
-        child = self.guard.start(argv, {**self.env, **self._for_workers}, log=log)
+        child = self.guard.start(*self.launch(f"worker{self._workers_made}", argv, self._for_workers), log=log)
         worker = Worker(name, "cpu", log, child)
         self.workers.append(worker)
         return worker
 
     def add_beat(self) -> None:
-        """Have the periodic tasks run."""
-        self.beat = self._start_service("beat", ["beat", "-s", str(self.directory / "beat-schedule"), "--pidfile="])
+        """Have the periodic tasks run, and ``drill.tick`` every two seconds."""
+        argv = [sys.executable, "-m", "celery", "-A", APP, "beat", "-s", str(self.directory / "beat-schedule")]
+        log = self.directory / "beat.log"
+        child = self.guard.start(*self.launch("beat", [*argv, "--pidfile=", "-l", "INFO"]), log=log)
+        self.beat = Service("beat", log, child)
+
+    def launch(
+        self, name: str, argv: Sequence[str], environ: Mapping[str, str] | None = None
+    ) -> tuple[list[str], dict[str, str]]:
+        """How the process *name* is started (``worker3``, ``beat``, ``caller``): its arguments and its environment.
+
+        A fault that lies between a process and its machine overrides this.
+        """
+        return list(argv), {**self.env, **(environ or {})}
 
     def wait_ready(self, timeout: float = 60.0, services: Any = None) -> None:
         """Wait until every worker has said that it is ready, and a task has been there and back."""
@@ -129,10 +141,11 @@ class Stage(LocalStack):
             caller.wait()
 
     def _call(self, what: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+        argv, environ = self.launch("caller", [sys.executable, "-m", "graft.scripts.drill.produce", json.dumps(what)])
         with (self.directory / "caller.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "graft.scripts.drill.produce", json.dumps(what)],
-                env=self.env,
+                argv,
+                env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -155,6 +168,11 @@ class Stage(LocalStack):
         """Seconds of each send of this *kind*: ``refused``, or successful but ``slow``."""
         lines = self.ledger.read_text(errors="replace").splitlines()
         return [float(line.split(" ")[1].rpartition(":")[2]) for line in lines if line.startswith(f"{kind} ")]
+
+    def letters(self) -> int:
+        """How many dead letters are kept."""
+        with self.connect() as client:
+            return int(client.zcard("graft:dead-letters:by-time"))
 
     def until(self, holds: Callable[[], Any], timeout: float = 60.0) -> bool:
         """Poll until *holds*; False after *timeout* seconds. A Redis that does not answer means not yet."""

@@ -75,19 +75,15 @@ class Poison(Fault):
 
     def after(self, stage: Stage) -> None:
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not self._letters(stage):
+        while time.monotonic() < deadline and not stage.letters():
             stage.restart_ended()
             if stage.count().starts[".poison0"] > 20:
                 break
             time.sleep(0.2)
 
     def finally_(self, stage: Stage) -> None:
-        self.letters, self.poisoned = self._letters(stage), stage.count().starts[".poison0"]
+        self.letters, self.poisoned = stage.letters(), stage.count().starts[".poison0"]
         self.seen.append(f"the poison ran {self.poisoned} times, {self.letters} dead letters")
-
-    def _letters(self, stage: Stage) -> int:
-        with stage.connect() as client:
-            return int(client.zcard("graft:dead-letters:by-time"))
 
     def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
         return result.lost == 0 and (self.poisoned, self.letters) == (3, 1)
