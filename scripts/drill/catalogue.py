@@ -6,12 +6,26 @@ from typing import Final
 
 from graft.scripts.drill import soak
 from graft.scripts.drill.fault import Fault
-from graft.scripts.drill.faults import broker, clocks, messages, network, processes, sentinel
+from graft.scripts.drill.faults import (
+    broker,
+    clocks,
+    freezes,
+    hosts,
+    messages,
+    network,
+    power,
+    processes,
+    resources,
+    sentinel,
+    versions,
+)
 
 FAULTS: Final[tuple[type[Fault], ...]] = (
     processes.ChildKill, processes.WorkerKill, processes.Poison, processes.PoisonWorker, broker.RedisKill,
-    broker.ConnectionsCut, broker.HalfOpen, network.SilentNetwork, messages.LongTasks,
+    broker.ConnectionsCut, broker.HalfOpen, network.SilentNetwork, network.SlowRedis, messages.LongTasks,
     broker.ResultsDown, messages.Chords, broker.Full, processes.Rolling, messages.BadMessages,
-    messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump,
+    messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump, freezes.Freeze,
+    resources.DescriptorLimit, resources.DiskFull, resources.OutOfMemory, power.PowerLoss, versions.VersionMix,
+    hosts.Partition,
     soak.Soak,
 )  # fmt: skip

@@ -92,7 +92,7 @@ class Fault:
         """Run the fault on a stage of its own."""
         with self.on(kind, lane=self.lane, **self.stage) as stage:
             self.prepare(stage)
-            stage.produce(**{"count": self.tasks, "rate": min(100.0, self.tasks / self.lasts), **self.load})
+            stage.produce(**self.work())
             stage.until(lambda: len(stage.count().starts) > min(20, int(self.load.get("count", self.tasks)) // 4), 60)
             self.inject(stage)
             healed = time.monotonic()
@@ -101,6 +101,10 @@ class Fault:
             self.finally_(stage)
             stage.restart_ended()
             return self.result(stage, stage.count(), healed)
+
+    def work(self) -> dict[str, Any]:
+        """What the caller does meanwhile (produce.py)."""
+        return {"count": self.tasks, "rate": min(100.0, self.tasks / self.lasts), **self.load}
 
     def prepare(self, stage: Stage) -> None:
         """Before the load begins."""

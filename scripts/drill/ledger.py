@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+KINDS = ("sent", "unsure", "start", "end", "died", "tick", "answered", "told")
+
 
 def note(kind: str, label: str) -> None:
     """Write one event to the file that DRILL_LEDGER names."""
@@ -37,11 +39,13 @@ class Count:
     died: int = 0
     first_at: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (kind, label) -> when it was first so.
     ticks: tuple[float, ...] = ()
+    answered: frozenset[str] = frozenset()
+    told: frozenset[str] = frozenset()  # Whose caller heard of a failure.
 
     @property
     def lost(self) -> int:
-        """Messages that the broker took and that never ran to their end."""
-        return len(self.sent - self.ends.keys())
+        """Messages that the broker took and that never ran to their end, without a word to their caller."""
+        return len(self.sent - self.ends.keys() - self.told)
 
     @property
     def doubled(self) -> int:
@@ -56,7 +60,7 @@ class Count:
 
 def read(ledger: Path) -> Count:
     """Add up *ledger*; a last line that is still being written does not count yet."""
-    kinds: dict[str, list[str]] = {"sent": [], "unsure": [], "start": [], "end": [], "died": [], "tick": []}
+    kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
     started: list[float] = []
     ticks: list[float] = []
     first: dict[tuple[str, str], float] = {}
@@ -78,4 +82,6 @@ def read(ledger: Path) -> Count:
         len(kinds["died"]),
         first,
         tuple(ticks),
+        frozenset(kinds["answered"]),
+        frozenset(kinds["told"]),
     )

@@ -66,7 +66,7 @@ class Stage(LocalStack):
         self._numbers = (workers, concurrency)
         self._for_workers = dict(worker_environ or {})
         self._results_apart = results_apart
-        self._caller: subprocess.Popen[bytes] | None = None
+        self._callers: list[subprocess.Popen[bytes]] = []
         self._canaries = 0
 
     def start(self) -> None:
@@ -129,7 +129,7 @@ class Stage(LocalStack):
 
     def produce(self, **what: Any) -> None:
         """Have a caller send tasks (produce.py), and go on."""
-        self._caller = self._call(what)
+        self._callers.append(self._call(what))
 
     def run(self, what: Mapping[str, Any], timeout: float = 60.0) -> None:
         """Have a caller send tasks, and wait until it has."""
@@ -153,7 +153,7 @@ class Stage(LocalStack):
 
     @property
     def is_sending(self) -> bool:
-        return self._caller is not None and self._caller.poll() is None
+        return any(caller.poll() is None for caller in self._callers)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
@@ -169,10 +169,19 @@ class Stage(LocalStack):
         lines = self.ledger.read_text(errors="replace").splitlines()
         return [float(line.split(" ")[1].rpartition(":")[2]) for line in lines if line.startswith(f"{kind} ")]
 
-    def letters(self) -> int:
-        """How many dead letters are kept."""
+    def said(self, text: str) -> int:
+        """How often the logs of the workers that run have *text*."""
+        return sum(worker.log.read_text(errors="replace").count(text) for worker in self.workers)
+
+    def quarantined(self) -> int:
+        """How many messages were moved to the quarantine."""
         with self.connect() as client:
-            return int(client.zcard("graft:dead-letters:by-time"))
+            return int(client.llen("graft:quarantine"))
+
+    def letters(self) -> int:
+        """How many dead letters are kept, without periodic tasks that came too late and are dropped on purpose."""
+        with self.connect() as client:
+            return sum(json.loads(text)["reason"] != "expired" for text in client.hvals("graft:dead-letters"))
 
     def until(self, holds: Callable[[], Any], timeout: float = 60.0) -> bool:
         """Poll until *holds*; False after *timeout* seconds. A Redis that does not answer means not yet."""
@@ -244,7 +253,7 @@ class Stage(LocalStack):
         return worker._child
 
     def stop(self, grace: float = 3.0) -> None:
-        if self._caller is not None:
-            self._caller.kill()
-            self._caller.wait()
+        for caller in self._callers:
+            caller.kill()
+            caller.wait()
         super().stop(grace)

@@ -95,12 +95,9 @@ class BadMessages(Fault):
                 stage.restart_ended()
 
     def finally_(self, stage: Stage) -> None:
-        with stage.connect() as client:
-            stage.until(lambda: client.llen("graft:quarantine") >= min(500, self.strikes), 10)
-            self.kept = int(client.llen("graft:quarantine"))
-        self.reconnects = sum(
-            worker.log.read_text(errors="replace").count("Connection to broker lost") for worker in stage.workers
-        )
+        stage.until(lambda: stage.quarantined() >= min(500, self.strikes), 10)
+        self.kept = stage.quarantined()
+        self.reconnects = stage.said("Connection to broker lost")
         self.seen.append(f"{self.kept} of {self.strikes} kept, {self.reconnects} reconnects")
 
     def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
