@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from datetime import datetime
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
@@ -19,6 +20,7 @@ from typing import Any, Final
 from celery import Celery, signals
 from kombu.utils.imports import symbol_by_name
 
+from graft.config import redis_clock
 from graft.config.beat_schedule import beat_schedule
 from graft.config.celeryconfig import defaults
 from graft.config.deployment import current, settings
@@ -82,6 +84,7 @@ class Hardening:
         self.is_active = is_redis(address_of(self.app.conf.broker_url))
         if not self.is_active:
             self._use_amqp(self._amqp)
+            self.app.__dict__.pop("now", None)
             return
         current.reread_settings()
         self._defaults = defaults(settings())
@@ -89,8 +92,13 @@ class Hardening:
         self._use_amqp(_hardened_amqp(self._amqp))
         symbol_by_name(GROUPS)()
         self.app.loader.override_backends = {**BACKENDS, **self.app.loader.override_backends}
+        self.app.now = self._now
         for blueprint, steps in STEPS.items():
             self.app.steps[blueprint].update(steps)
+
+    def _now(self) -> datetime:
+        """What Celery takes for now where it sends (a countdown, an expiry) and where Beat looks what is due."""
+        return redis_clock.today().astimezone(self.app.timezone)
 
     def schedule(self) -> None:
         """Have Beat send our checks too."""
@@ -102,6 +110,7 @@ class Hardening:
         self._use_amqp(self._amqp)
         theirs = {name: each for name, each in self.app.loader.override_backends.items() if each != BACKENDS.get(name)}
         self.app.loader.override_backends = theirs
+        self.app.__dict__.pop("now", None)
         for blueprint, steps in STEPS.items():
             self.app.steps[blueprint].difference_update(steps)
         if self.app.configured:

@@ -27,7 +27,9 @@ _setup_schedule, _tick = redbeat.RedBeatScheduler.setup_schedule, redbeat.RedBea
 def install() -> None:
     """Mend RedBeat in this process, which is a Beat."""
     redbeat.RedBeatScheduler.setup_schedule, redbeat.RedBeatScheduler.tick = setup_schedule, tick
-    beat_init.connect(_lead)  # After RedBeat's own receiver, which waits for the lock.
+    # RedBeat's own receiver fails where another scheduler runs, with a traceback in Beat's log.
+    beat_init.disconnect(redbeat.acquire_distributed_beat_lock)
+    beat_init.connect(_lead)
 
 
 def setup_schedule(self: Any) -> None:
@@ -55,8 +57,10 @@ def tick(self: Any, *args: Any, **kwargs: Any) -> float:
 
 def _lead(sender: Any = None, **_: Any) -> None:
     scheduler = sender.scheduler
-    if isinstance(scheduler, redbeat.RedBeatScheduler) and scheduler.lock is not None:
-        scheduler.setup_schedule()
+    if isinstance(scheduler, redbeat.RedBeatScheduler):
+        redbeat.acquire_distributed_beat_lock(sender)  # Waits for the lock.
+        if scheduler.lock is not None:
+            scheduler.setup_schedule()
 
 
 def _warn_of_differences(self: Any) -> None:

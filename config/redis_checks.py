@@ -187,7 +187,8 @@ def _clock(facts: Facts, role: Role) -> Iterator[Finding]:
     direction = "ahead of" if skew > 0 else "behind"
     yield Finding(
         "refuse" if abs(skew) > SKEW_REFUSES else "warn", "clock",
-        f"this machine's clock is {abs(skew):.1f} s {direction} the server's; leases and due times would be misread",
+        f"this machine's clock is {abs(skew):.1f} s {direction} the server's; due times given as a time of day, logs "
+        "and events would be misread",
         "run NTP (chrony, systemd-timesyncd) on both",
     )  # fmt: skip
 

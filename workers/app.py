@@ -20,6 +20,7 @@ from graft.tasks.monitoring import otel
 from graft.workers import (
     async_tasks,
     control,
+    due_times,
     late_failures,
     pool_choice,
     prefork_patch,
@@ -56,6 +57,7 @@ def prepare(worker: Any) -> None:
     metrics.prepare()
     pool_choice.prepare(worker)
     prefork_patch.replace_at_once()
+    due_times.install()
     worker.wait_for_soft_shutdown = partial(shutdown.wait_softly, worker)
     if table().default in app.amqp.queues.consume_from:
         # Our own messages, and what the deployment adds, beside the queues of the project.

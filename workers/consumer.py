@@ -26,7 +26,7 @@ from kombu.utils.json import dumps
 from graft.config.transport.channel import Channel
 from graft.config.transport.task_validation import forgery, refusal
 from graft.tasks import worker_runtime
-from graft.workers import shutdown
+from graft.workers import due_times, shutdown
 from graft.workers.prefork_patch import finish_writing, hand_over, read_replies, settle, skip_leaving_processes
 from graft.workers.refused_tasks import publish_refusal
 from graft.workers.shutdown import between_turns, pardon_active
@@ -154,6 +154,7 @@ class HardenedConsumer(Consumer):
                 return  # It goes back with what waits here.
             refused = forgery(message) or refusal(message)
             if refused is None:
+                due_times.to_local_clock(message)
                 handle(message)
                 if self.hub:
                     self.hub.call_soon(hand_over, self.pool, self.hub)

@@ -17,6 +17,7 @@ WORKER: Final[Names] = {
         *("connect", "ensure_connected", "create_task_handler", "on_unknown_task", "connection_for_read"),
         "cancel_active_requests",
     ),
+    "celery.worker.request:Request": ("maybe_expire",),  # workers/due_times.py: Redis's clock says what has expired.
     # Celery 5.6 empties the worker's timer when the connection is lost: tasks that run on would lose their time limits.
     "celery.worker.loops": ("_cancel_timer_entries",),
     "celery.apps.worker": ("_shutdown_handler",),  # workers/shutdown.py

@@ -25,7 +25,7 @@ import redis
 from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from graft.config import keys, lua
+from graft.config import keys, lua, redis_clock
 from graft.config.deployment import part, settings
 from graft.config.private_names.of_kombu import stock
 from graft.config.transport import quarantine, signing
@@ -264,7 +264,7 @@ class Channel(stock.Channel):
         super()._queue_bind(exchange, routing_key, pattern, queue)
         if exchange != signing.REPLIES and self.typeof(exchange).type != "fanout":
             with self.conn_or_acquire() as client, suppress(ResponseError):  # A role that may not: others have.
-                client.execute_command("ZADD", keys.QUEUES, time.time(), queue)
+                client.execute_command("ZADD", keys.QUEUES, redis_clock.now(), queue)
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")

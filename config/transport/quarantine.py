@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import time
 from typing import Any, Final
+
+from graft.config import redis_clock
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ def keep(client: Any, key_prefix: str, raw: bytes, queue: str, reason: str, deta
         "reason": reason,
         "detail": detail[:500],
         "queue": queue,
-        "first_seen": time.time(),
+        "first_seen": redis_clock.now(),
         "bytes": len(raw),
         "raw": base64.b64encode(raw[:BYTES]).decode(),
     }

@@ -10,13 +10,14 @@ import binascii
 import hashlib
 import hmac
 import json
-import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
 from kombu.utils.json import dumps
+
+from graft.config import redis_clock
 
 HEADER: Final = "graft_signature"
 MADE_AT: Final = "graft_made_at"
@@ -48,7 +49,7 @@ HARMLESS: Final = frozenset(
 def sign(message: dict[str, Any], target: str, keys: Sequence[bytes], now: float | None = None) -> None:
     """Put the time and the signature for *target* into the headers of *message* (kombu's, not yet sent)."""
     headers = message["headers"]
-    headers[MADE_AT] = round(time.time() if now is None else now, 3)
+    headers[MADE_AT] = round(redis_clock.now() if now is None else now, 3)
     headers[HEADER] = _digest(message, target, keys[0])
 
 
@@ -63,7 +64,7 @@ def flaw(
     # Only texts of ASCII can be compared in constant time.
     if not given.isascii() or not any(hmac.compare_digest(given, _digest(message, target, key)) for key in keys):
         return "its signature does not verify: altered, meant for another place, or signed with another key"
-    passed = (time.time() if now is None else now) - made
+    passed = (redis_clock.now() if now is None else now) - made
     if passed > age:
         return f"it was made {passed:.0f} s ago, and messages are accepted for {age:.0f} s"
     return f"it was made {-passed:.0f} s from now" if passed < -AHEAD else None

@@ -16,6 +16,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import prepare_accept_content
 from kombu.transport.virtual import Message
 
+from graft.config import redis_clock
 from graft.config.deployment import app, settings
 from graft.config.transport import signing
 from graft.config.transport.message_validation import MESSAGE_LIMIT, BadMessage, decode
@@ -81,7 +82,7 @@ def refusal(message: Any, now: datetime | None = None) -> Refusal | None:
         return Refusal("no_task_header", "not a task message, or one of protocol 1")
     if not isinstance(headers["task"], str) or not headers["task"]:
         return Refusal("unknown_task", f"the task's name is {headers['task']!r:.100}")
-    return _refused_id(headers) or _refused_header(headers, now or datetime.now(UTC)) or _refused_payload(message)
+    return _refused_id(headers) or _refused_header(headers, now or redis_clock.today()) or _refused_payload(message)
 
 
 def _refused_id(headers: dict[str, Any]) -> Refusal | None:

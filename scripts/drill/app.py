@@ -17,6 +17,7 @@ from celery import Celery, chord
 
 from graft.scripts.drill.ledger import note
 
+TICK = 2.0  # Seconds between two ticks of Beat.
 VISIBILITY: float = float(os.environ.get("GRAFT_VISIBILITY_TIMEOUT", "60"))
 
 
@@ -73,8 +74,9 @@ async def _take_async(label: str, seconds: float = 0.0) -> str:
     return label
 
 
-work = _task("drill.work", ignore_result=True)(_take_async if IS_IO else _take)
-answer = _task("drill.answer")(_take_async if IS_IO else _take)
+take = _take_async if IS_IO else _take
+work = _task("drill.work", ignore_result=True)(take)
+answer = _task("drill.answer")(take)
 
 
 @_task("drill.kill_process", ignore_result=True)
@@ -91,6 +93,27 @@ def kill_worker(label: str) -> None:
     if not IS_IO:
         os.kill(os.getppid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@_task("drill.tick", ignore_result=True)
+def tick() -> None:
+    """Say that Beat ticks."""
+    note("tick", ".tick")
+
+
+app.conf.beat_schedule = {
+    **(app.conf.beat_schedule or {}),
+    "drill.tick": {"task": "drill.tick", "schedule": TICK, "options": {"expires": 10.0, "queue": "default"}},
+}
+
+
+@_task("drill.eat_memory", ignore_result=True)
+def eat_memory(label: str) -> None:
+    """Take memory until there is none, as a task whose input is larger than anybody thought."""
+    note("start", label)
+    eaten = []
+    while True:
+        eaten.append(b"x" * (8 << 20))
 
 
 @_task("drill.part")

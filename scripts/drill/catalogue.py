@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from typing import Final
 
-from graft.scripts.drill import faults, servers, soak
+from graft.scripts.drill import soak
 from graft.scripts.drill.fault import Fault
+from graft.scripts.drill.faults import (
+    broker,
+    clocks,
+    freezes,
+    hosts,
+    messages,
+    network,
+    power,
+    processes,
+    resources,
+    sentinel,
+    versions,
+)
 
 FAULTS: Final[tuple[type[Fault], ...]] = (
-    faults.ChildKill, faults.WorkerKill, faults.Poison, faults.PoisonWorker, faults.RedisKill, faults.ConnectionsCut,
-    faults.HalfOpen, servers.SilentNetwork, faults.LongTasks, faults.ResultsDown, faults.Chords, faults.Full,
-    faults.Rolling, faults.BadMessages, faults.BadMessagesThreads, faults.BadMessagesSolo,
-    servers.Failover, soak.Soak,
+    processes.ChildKill, processes.WorkerKill, processes.Poison, processes.PoisonWorker, broker.RedisKill,
+    broker.ConnectionsCut, broker.HalfOpen, network.SilentNetwork, network.SlowRedis, messages.LongTasks,
+    broker.ResultsDown, messages.Chords, broker.Full, processes.Rolling, messages.BadMessages,
+    messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump, freezes.Freeze,
+    resources.DescriptorLimit, resources.DiskFull, resources.OutOfMemory, power.PowerLoss, versions.VersionMix,
+    hosts.Partition,
+    soak.Soak,
 )  # fmt: skip

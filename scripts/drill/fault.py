@@ -36,6 +36,7 @@ class FaultResult:
     seconds: float | None
     limit: str
     seen: str = ""
+    skipped: str = ""  # Why the fault cannot be played on this machine.
 
 
 class Fault:
@@ -78,19 +79,32 @@ class Fault:
         each = (1 - long) * float(self.load.get("seconds", 0.02)) + long
         return 20.0 + max(self.lasts, int(self.load.get("count", self.tasks)) * each / slots)
 
+    @classmethod
+    def unavailable(cls) -> str:
+        """What this machine lacks to play the fault, or nothing."""
+        return ""
+
+    def skip(self, kind: Kind) -> FaultResult:
+        """The result of a fault that cannot be played here: neither passed nor failed."""
+        return FaultResult(self.name, kind, False, 0, 0, 0, 0, 0, 0, 0, None, self.limit, skipped=self.unavailable())
+
     def play(self, kind: Kind) -> FaultResult:
         """Run the fault on a stage of its own."""
         with self.on(kind, lane=self.lane, **self.stage) as stage:
             self.prepare(stage)
-            stage.produce(**{"count": self.tasks, "rate": min(100.0, self.tasks / self.lasts), **self.load})
+            stage.produce(**self.work())
             stage.until(lambda: len(stage.count().starts) > min(20, int(self.load.get("count", self.tasks)) // 4), 60)
             self.inject(stage)
-            healed = time.time()
+            healed = time.monotonic()
             self.after(stage)
             stage.settle(max(90.0, 600.0 * self.scale))
             self.finally_(stage)
             stage.restart_ended()
             return self.result(stage, stage.count(), healed)
+
+    def work(self) -> dict[str, Any]:
+        """What the caller does meanwhile (produce.py)."""
+        return {"count": self.tasks, "rate": min(100.0, self.tasks / self.lasts), **self.load}
 
     def prepare(self, stage: Stage) -> None:
         """Before the load begins."""

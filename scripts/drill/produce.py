@@ -8,8 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import redis
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+from kombu.exceptions import OperationalError
+
+import graft
 from graft.scripts.drill import app as drill
 from graft.scripts.drill.ledger import note
 
@@ -26,11 +32,54 @@ def produce(
     for number in range(count):
         label = f"{prefix}{number}"
         lasts = long if every and number % every == 0 else seconds
-        arguments = (label,) if task in ("kill_process", "kill_worker") else (label, lasts)
+        arguments = (label,) if task in ("kill_process", "kill_worker", "eat_memory") else (label, lasts)
         if ids:
             options["task_id"] = f"drill-{label}"
         _send(getattr(drill, task), label, arguments, options, began + patience)
         time.sleep(max(0.0, began + (number + 1) / rate - time.monotonic()))
+
+
+def wait_for_answers(count: int, seconds: float = 0.2, prefix: str = "a", patience: float = 90.0) -> None:
+    """Send *count* items and wait for what becomes of each: ``answered``, or ``told`` that it failed or is lost."""
+    labels = [f"{prefix}{number}" for number in range(count)]
+    ends = _ends_of_stock if drill.IS_STOCK else _ends_of_ours
+    try:
+        for label, error in ends(labels, seconds, patience):
+            note("told" if error else "answered", label)
+            if error:
+                note("error", f"{label}:{type(error).__name__}")
+    except Exception as error:  # Whoever has heard nothing until then waits in vain.
+        note("error", f"{type(error).__name__}")
+
+
+def _ends_of_ours(labels: list[str], seconds: float, patience: float) -> Iterator[tuple[str, BaseException | None]]:
+    batch = graft.submit(drill.take, [((label, seconds), {}) for label in labels], batch_size=4, unpack=True)
+    for label in labels:
+        note("sent", label)
+    for outcome in batch.as_completed(patience):
+        yield labels[outcome.index], outcome.error
+
+
+def _ends_of_stock(labels: list[str], seconds: float, patience: float) -> Iterator[tuple[str, BaseException | None]]:
+    results = []
+    for label in labels:
+        results.append(drill.answer.delay(label, seconds))
+        note("sent", label)
+    for label, result in zip(labels, results, strict=True):
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                result.get(timeout=max(0.1, deadline - time.monotonic()))
+                yield label, None
+            except (redis.ConnectionError, OperationalError):  # A caller of Celery asks again.
+                if time.monotonic() < deadline:
+                    time.sleep(0.5)
+                    continue
+            except CeleryTimeoutError:
+                patience = 1.0  # The others have had their time, too.
+            except Exception as error:
+                yield label, error
+            break
 
 
 def _send(task: Any, label: str, arguments: tuple[Any, ...], options: dict[str, Any], deadline: float) -> None:
@@ -57,7 +106,9 @@ def _send(task: Any, label: str, arguments: tuple[Any, ...], options: dict[str, 
 
 if __name__ == "__main__":
     what = json.loads(sys.argv[1])
-    if "chords" in what:
+    if "answers" in what:
+        wait_for_answers(what.pop("answers"), **what)
+    elif "chords" in what:
         for number in range(what["chords"]):
             drill.send_chord(f"{what.get('prefix', 'c')}{number}")
             note("sent", f"{what.get('prefix', 'c')}{number}")

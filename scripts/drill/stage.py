@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from graft.scripts.drill.ledger import Count, read
 from graft.scripts.stack.guard import Child
 from graft.scripts.stack.local_stack import LocalStack
 from graft.scripts.stack.redis_server import RedisServer, find
-from graft.scripts.stack.services import Worker
+from graft.scripts.stack.services import Service, Worker
 
 Kind = Literal["ours", "stock"]
 
@@ -66,7 +66,7 @@ class Stage(LocalStack):
         self._numbers = (workers, concurrency)
         self._for_workers = dict(worker_environ or {})
         self._results_apart = results_apart
-        self._caller: subprocess.Popen[bytes] | None = None
+        self._callers: list[subprocess.Popen[bytes]] = []
         self._canaries = 0
 
     def start(self) -> None:
@@ -87,14 +87,26 @@ class Stage(LocalStack):
         arguments = ["worker", "-n", name, "-P", self.pool, "-c", str(concurrency), "--without-gossip"]
         log = self.directory / f"worker{self._workers_made}.log"
         argv = [sys.executable, "-m", "celery", "-A", APP, *arguments, "--without-mingle", "-l", "INFO"]
-        child = self.guard.start(argv, {**self.env, **self._for_workers}, log=log)
+        child = self.guard.start(*self.launch(f"worker{self._workers_made}", argv, self._for_workers), log=log)
         worker = Worker(name, "cpu", log, child)
         self.workers.append(worker)
         return worker
 
     def add_beat(self) -> None:
-        """Have the periodic tasks run."""
-        self.beat = self._start_service("beat", ["beat", "-s", str(self.directory / "beat-schedule"), "--pidfile="])
+        """Have the periodic tasks run, and ``drill.tick`` every two seconds."""
+        argv = [sys.executable, "-m", "celery", "-A", APP, "beat", "-s", str(self.directory / "beat-schedule")]
+        log = self.directory / "beat.log"
+        child = self.guard.start(*self.launch("beat", [*argv, "--pidfile=", "-l", "INFO"]), log=log)
+        self.beat = Service("beat", log, child)
+
+    def launch(
+        self, name: str, argv: Sequence[str], environ: Mapping[str, str] | None = None
+    ) -> tuple[list[str], dict[str, str]]:
+        """How the process *name* is started (``worker3``, ``beat``, ``caller``): its arguments and its environment.
+
+        A fault that lies between a process and its machine overrides this.
+        """
+        return list(argv), {**self.env, **(environ or {})}
 
     def wait_ready(self, timeout: float = 60.0, services: Any = None) -> None:
         """Wait until every worker has said that it is ready, and a task has been there and back."""
@@ -117,7 +129,7 @@ class Stage(LocalStack):
 
     def produce(self, **what: Any) -> None:
         """Have a caller send tasks (produce.py), and go on."""
-        self._caller = self._call(what)
+        self._callers.append(self._call(what))
 
     def run(self, what: Mapping[str, Any], timeout: float = 60.0) -> None:
         """Have a caller send tasks, and wait until it has."""
@@ -129,10 +141,11 @@ class Stage(LocalStack):
             caller.wait()
 
     def _call(self, what: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+        argv, environ = self.launch("caller", [sys.executable, "-m", "graft.scripts.drill.produce", json.dumps(what)])
         with (self.directory / "caller.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "graft.scripts.drill.produce", json.dumps(what)],
-                env=self.env,
+                argv,
+                env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -140,7 +153,7 @@ class Stage(LocalStack):
 
     @property
     def is_sending(self) -> bool:
-        return self._caller is not None and self._caller.poll() is None
+        return any(caller.poll() is None for caller in self._callers)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
@@ -150,6 +163,25 @@ class Stage(LocalStack):
 
     def count(self) -> Count:
         return read(self.ledger)
+
+    def waits(self, kind: str) -> list[float]:
+        """Seconds of each send of this *kind*: ``refused``, or successful but ``slow``."""
+        lines = self.ledger.read_text(errors="replace").splitlines()
+        return [float(line.split(" ")[1].rpartition(":")[2]) for line in lines if line.startswith(f"{kind} ")]
+
+    def said(self, text: str) -> int:
+        """How often the logs of the workers that run have *text*."""
+        return sum(worker.log.read_text(errors="replace").count(text) for worker in self.workers)
+
+    def quarantined(self) -> int:
+        """How many messages were moved to the quarantine."""
+        with self.connect() as client:
+            return int(client.llen("graft:quarantine"))
+
+    def letters(self) -> int:
+        """How many dead letters are kept, without periodic tasks that came too late and are dropped on purpose."""
+        with self.connect() as client:
+            return sum(json.loads(text)["reason"] != "expired" for text in client.hvals("graft:dead-letters"))
 
     def until(self, holds: Callable[[], Any], timeout: float = 60.0) -> bool:
         """Poll until *holds*; False after *timeout* seconds. A Redis that does not answer means not yet."""
@@ -164,7 +196,7 @@ class Stage(LocalStack):
         return False
 
     def settle(self, timeout: float = 240.0, quiet: float | None = None) -> float:
-        """Wait until everything sent has ended, or nothing has happened for long; the time when it was so."""
+        """Wait until everything sent has ended, or nothing has happened for long; the monotonic time when it was so."""
         deadline = time.monotonic() + timeout
         size, changed = -1, time.monotonic()
         while time.monotonic() < deadline:
@@ -177,7 +209,7 @@ class Stage(LocalStack):
             if not self.is_sending and time.monotonic() - changed > (quiet or QUIET):
                 break
             time.sleep(0.1)
-        return time.time()
+        return time.monotonic()
 
     def restart_ended(self) -> None:
         """Record workers that have ended by themselves, and start others, as a supervisor does."""
@@ -221,7 +253,7 @@ class Stage(LocalStack):
         return worker._child
 
     def stop(self, grace: float = 3.0) -> None:
-        if self._caller is not None:
-            self._caller.kill()
-            self._caller.wait()
+        for caller in self._callers:
+            caller.kill()
+            caller.wait()
         super().stop(grace)

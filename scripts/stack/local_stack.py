@@ -139,7 +139,7 @@ class LocalStack:
         program = None if broker else find(self.env)
         self._guard = Guard(self.env)
         if program:
-            self.redis = RedisServer(self._guard, program, self.env)
+            self.redis = self._make_redis(program)
             self.redis.start()
             self.env |= {"CELERY_BROKER_URL": self.redis.url, "CELERY_RESULT_BACKEND": self.redis.url}
             self.env["GRAFT_SIGNING_KEY"] = secrets.token_hex(32)
@@ -156,6 +156,9 @@ class LocalStack:
             self.beat = self._start_service("beat", ["beat", "-s", str(self.directory / "beat-schedule"), "--pidfile="])
         if self._wants_flower:
             self.flower = self._start_flower()
+
+    def _make_redis(self, program: Path) -> RedisServer:
+        return RedisServer(self.guard, program, self.env)
 
     def add_worker(
         self,

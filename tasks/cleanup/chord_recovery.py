@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -24,6 +23,7 @@ from celery.canvas import maybe_signature
 from celery.exceptions import ChordError
 from celery.states import READY_STATES
 
+from graft.config import redis_clock
 from graft.config.deployment import app
 from graft.config.own_task import own_task
 from graft.config.redis_client import broker, shared
@@ -83,13 +83,13 @@ class ChordState:
 def finish_chords() -> int:
     """Take the missing step of every chord on record that stands still; how many were ended or failed."""
     client = shared()
-    before = time.time() - PATIENCE
+    before = redis_clock.now() - PATIENCE
     chords = client.zrangebyscore(CHORDS, 0, before, start=0, num=AT_ONCE)
     moved = 0
     with broker() as queue_side:
         for chord in chords:
             # The next look takes those that were not looked at for longest.
-            client.zadd(CHORDS, {chord: time.time() - PATIENCE / 2}, xx=True)
+            client.zadd(CHORDS, {chord: redis_clock.now() - PATIENCE / 2}, xx=True)
             moved += finish(chord.decode(), queue_side) in ("count", "lost")
     return moved
 

@@ -11,7 +11,6 @@ Queues are never touched. A run reads a bounded number of keys; the next one goe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from graft.config import keys, lua
+from graft.config import keys, lua, redis_clock
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
 from graft.config.redis_client import broker, server_time, shared
@@ -178,7 +177,7 @@ def _records(broker: Any, done: Tidied) -> None:
 def _old(broker: Any, kind: str, found: Iterable[str], patience: float) -> set[str]:
     """Those of *found* that every run since *patience* seconds ago has found."""
     key = f"{SEEN}:{kind}"
-    now = time.time()
+    now = redis_clock.now()
     seen = {name.decode("utf-8", "replace"): at for name, at in broker.zrange(key, 0, -1, withscores=True)}
     names = set(found)
     old, new = abandoned(names, seen, now, patience)

@@ -7,13 +7,13 @@ and retries do not count.
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kombu.utils.json import loads
 
+from graft.config import redis_clock
 from graft.config.deployment import app
 from graft.config.queues import MIDDLE_PRIORITY, table
 from graft.config.redis_client import shared
@@ -128,5 +128,5 @@ def publish(message: Message) -> None:
             priority=MIDDLE_PRIORITY,
             declare=[],
             retry=False,
-            headers={SENT_AT: time.time()},
+            headers={SENT_AT: redis_clock.now()},
         )  # fmt: skip

@@ -12,14 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from kombu.utils.json import dumps
 
-from graft.config import keys, lua
+from graft.config import keys, lua, redis_clock
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
 
@@ -92,7 +91,7 @@ class DeadLetter:
             runs=runs,
             items=items,
             envelope=envelope,
-            buried_at=time.time(),
+            buried_at=redis_clock.now(),
             fingerprint=hashlib.sha256(cause.encode("utf-8", "replace")).hexdigest()[:12],
         )
 
@@ -123,7 +122,8 @@ def _keep_failed(client: Any, letter: DeadLetter | None = None) -> int:
     new = ("", "", 0.0) if letter is None else (letter.id, json.dumps(asdict(letter)), letter.buried_at)
     per_cause = max(1, config.failed_kept // ONE_CAUSE)
     keys = [LETTERS, INDEX, FAILED, FAILED_SIZE, FAILED_CAUSE + (letter.fingerprint if letter else "")]
-    return int(KEEP_FAILED(keys, [*new, per_cause, config.failed_kept, FAILED_BYTES, time.time() - ttl, ttl], client))
+    before = redis_clock.now() - ttl
+    return int(KEEP_FAILED(keys, [*new, per_cause, config.failed_kept, FAILED_BYTES, before, ttl], client))
 
 
 def count() -> int:
@@ -214,7 +214,7 @@ def message_text(args: Any, kwargs: Mapping[str, Any]) -> str:
 def prune() -> int:
     """Remove the dead letters that are older than ``dead_letter_ttl``; how many."""
     client = shared()
-    old = client.zrangebyscore(INDEX, 0, time.time() - settings().dead_letter_ttl, start=0, num=1000)
+    old = client.zrangebyscore(INDEX, 0, redis_clock.now() - settings().dead_letter_ttl, start=0, num=1000)
     if old:
         with client.pipeline() as pipe:
             pipe.hdel(LETTERS, *old)

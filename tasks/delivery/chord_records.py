@@ -7,14 +7,13 @@ chord that nobody completes. ``cleanup/chord_recovery.py`` finds those by this r
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 import redis
 from kombu.utils.json import dumps
 
-from graft.config import keys
+from graft.config import keys, redis_clock
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.tasks import codec, worker_runtime
@@ -35,7 +34,7 @@ def note(chord: str, body: Mapping[str, Any], parts: Mapping[int, str], *, is_wa
         pipe.hsetnx(key, "body", codec.seal(f"chord:{chord}", dumps(body).encode()))
         pipe.hset(key, mapping=fields)
         pipe.expire(key, int(settings().result_ttl))
-        pipe.zadd(CHORDS, {chord: time.time()}, nx=True)
+        pipe.zadd(CHORDS, {chord: redis_clock.now()}, nx=True)
         pipe.execute()
 
 

@@ -10,19 +10,16 @@ from __future__ import annotations
 import logging
 import mmap
 import struct
-import time
 from typing import Any, Final
 
 from celery.exceptions import Ignore
 
-from graft.config import keys
+from graft.config import keys, redis_clock
 from graft.config.deployment import existing, part
 from graft.config.redis_client import broker
 
 logger = logging.getLogger(__name__)
 
-# Goes on while the machine sleeps, and is the same for all processes. macOS has it as its monotonic clock.
-CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 MARGIN: Final = 0.9  # Of the visibility timeout: between asking and concluding a moment passes.
 
 
@@ -51,7 +48,7 @@ class LeaseClock:
 
 def now() -> float:
     """The time of the clock by which this machine measures leases."""
-    return time.clock_gettime(CLOCK)
+    return redis_clock.running()
 
 
 def keep_clock() -> LeaseClock:

@@ -23,7 +23,7 @@ import redis
 from celery.schedules import crontab, maybe_schedule
 from celery.schedules import schedule as interval
 
-from graft.config import keys
+from graft.config import keys, redis_clock
 from graft.config.redis_client import shared
 
 logger = logging.getLogger(__name__)
@@ -162,12 +162,11 @@ def _note(scheduler: Any, entry: Any, *, with_schedule: bool) -> None:
     try:
         with shared().pipeline(transaction=False) as pipe:
             if entry is not None:
-                pipe.hset(SENT, entry.name, json.dumps(asdict(SentEntry(time.time(), entry.task, beat))))
+                pipe.hset(SENT, entry.name, json.dumps(asdict(SentEntry(redis_clock.now(), entry.task, beat))))
                 pipe.expire(SENT, KEPT)
             if with_schedule:
-                known = BeatSchedule(
-                    beat, type(scheduler).__name__, time.time(), entries_of(scheduler.app.conf.beat_schedule or {})
-                )
+                entries = entries_of(scheduler.app.conf.beat_schedule or {})
+                known = BeatSchedule(beat, type(scheduler).__name__, redis_clock.now(), entries)
                 pipe.hset(SCHEDULES, beat, json.dumps(asdict(known)))
                 pipe.expire(SCHEDULES, KEPT)
             pipe.execute()
@@ -178,10 +177,10 @@ def _note(scheduler: Any, entry: Any, *, with_schedule: bool) -> None:
 def schedules(client: Any) -> list[BeatSchedule]:
     """What each Beat of the last week sends, the latest first."""
     found = (BeatSchedule(**json.loads(text)) for text in client.hvals(SCHEDULES))
-    return sorted((one for one in found if time.time() - one.at < KEPT), key=lambda one: -one.at)
+    return sorted((one for one in found if redis_clock.now() - one.at < KEPT), key=lambda one: -one.at)
 
 
 def sent(client: Any) -> dict[str, SentEntry]:
     """When each entry of the last week was last sent, by name."""
     found = {name.decode(): SentEntry(**json.loads(text)) for name, text in client.hgetall(SENT).items()}
-    return {name: one for name, one in found.items() if time.time() - one.at < KEPT}
+    return {name: one for name, one in found.items() if redis_clock.now() - one.at < KEPT}

@@ -7,12 +7,11 @@ measurement too. Times are Redis's, so differences between the machines' clocks 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from graft.config import lua
+from graft.config import lua, redis_clock
 from graft.config.own_task import own_task
 from graft.config.redis_client import shared
 from graft.tasks.messages.message_format import SENT_AT
@@ -46,7 +45,7 @@ def send(queues: Iterable[str], client: Any, now: float) -> None:
             continue
         asked = round(now, 6)
         client.hset(CANARIES, queue, json.dumps(asdict(Canary(asked, True, last.seconds if last else None))))
-        headers = {SENT_AT: time.time()}  # Ages as any message does, so nothing overtakes it for longer.
+        headers = {SENT_AT: redis_clock.now()}  # Ages as any message does, so nothing overtakes it for longer.
         echo.apply_async((queue, f"{asked:.6f}"), queue=queue, expires=EXPIRES, ignore_result=True, headers=headers)
 
 

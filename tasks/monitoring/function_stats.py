@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graft.config import keys
+from graft.config import keys, redis_clock
 from graft.config.redis_client import shared
 from graft.tasks.monitoring.run_counts import run_counts
 
@@ -36,7 +35,7 @@ def add(pipe: Any, name: str, items: int, seconds: float, errors: int, retries: 
         pipe.hincrby(key, "errors", errors)
     if retries:
         pipe.hincrby(key, "retries", retries)
-    pipe.hset(key, "last", time.time())
+    pipe.hset(key, "last", redis_clock.now())
     pipe.expire(key, STATS_TTL)
     pipe.sadd(NAMES, name)
 

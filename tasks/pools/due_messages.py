@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterable
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from graft.config import redis_clock
 from graft.config.deployment import app
 from graft.config.queues import broker_priority, table
 from graft.tasks.envelope import RUN_ENVELOPE
@@ -38,7 +38,7 @@ def publish(due: Iterable[bytes]) -> None:
                 )  # fmt: skip
                 app().amqp.send_task_message(
                     producer, RUN_ENVELOPE, message, queue=table().batch, priority=broker_priority(0), declare=[],
-                    retry=False, headers={SENT_AT: time.time()},
+                    retry=False, headers={SENT_AT: redis_clock.now()},
                 )  # fmt: skip
             batch.flush()
     except (OperationalError, RedisError, OSError) as error:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Final
 
-from graft.config import lua
+from graft.config import lua, redis_clock
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
 from graft.config.redis_client import broker
@@ -37,4 +36,4 @@ def _is_old(message: bytes) -> bool:
         sent_at = float(json.loads(message)["headers"][SENT_AT])
     except (ValueError, KeyError, TypeError):
         return False  # Not sent by this project; its priority is left as it is.
-    return time.time() - sent_at > settings().max_waiting
+    return redis_clock.now() - sent_at > settings().max_waiting

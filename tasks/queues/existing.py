@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
 from typing import Any, Final
 
-from graft.config import keys
+from graft.config import keys, redis_clock
 from graft.config.queues import table
 from graft.config.redis_client import broker
 
@@ -16,7 +15,7 @@ FORGOTTEN_AFTER: Final = 30 * 86400.0  # Seconds after which a queue that nobody
 def names(client: Any = None) -> list[str]:
     """Every queue that exists, those of this app first; *client* is one of the broker's Redis."""
     with broker() if client is None else nullcontext(client) as connected:
-        seen = connected.zrangebyscore(keys.QUEUES, time.time() - FORGOTTEN_AFTER, "+inf")
+        seen = connected.zrangebyscore(keys.QUEUES, redis_clock.now() - FORGOTTEN_AFTER, "+inf")
     return list(dict.fromkeys([*table().names, *sorted(name.decode() for name in seen)]))
 
 

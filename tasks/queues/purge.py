@@ -10,7 +10,6 @@ and sends it again (lost_messages.py).
 from __future__ import annotations
 
 import json
-import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 from celery.app.task import Context
 
+from graft.config import redis_clock
 from graft.config.deployment import app, settings
 from graft.config.redis_client import broker, shared
 from graft.config.transport import task_validation
@@ -180,4 +180,4 @@ def _body(raw: bytes) -> tuple[Any, dict[str, Any], dict[str, Any]]:
 def _quarantine(raw: bytes, queue: str, flaw: str) -> None:
     reason, _, detail = flaw.partition(": ")
     with app().connection_for_write() as connection:
-        connection.default_channel.quarantine(raw, queue, reason, f"{detail}; purged at {time.time():.0f}")
+        connection.default_channel.quarantine(raw, queue, reason, f"{detail}; purged at {redis_clock.now():.0f}")

@@ -6,11 +6,10 @@ day longer than the result: an expired result is not taken for a call that never
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graft.config import keys
+from graft.config import keys, redis_clock
 from graft.config.deployment import settings
 
 RECORD: Final = keys.CALL
@@ -45,14 +44,14 @@ class Totals:
 def submitted(client: Any, task_id: str, delay: float, *, notes_end: bool = False) -> None:
     """Note a call that is sent now and may not begin for *delay* seconds; *notes_end*: its end will be noted too."""
     ttl = int(settings().result_ttl + delay + REMEMBERED)
-    _write(client, task_id, ttl, created=time.time(), **({"notes_end": 1} if notes_end else {}))
+    _write(client, task_id, ttl, created=redis_clock.now(), **({"notes_end": 1} if notes_end else {}))
 
 
 def ended(client: Any, task_id: str, owner: str, worker: str, seconds: float, cpu: float, error: str | None) -> None:
     """Note that a call has come to its end on *worker*; *error* is what it failed with, sealed."""
     outcome = {"is_sealed": 1} if error is None else {"error": error}
     ttl = int(settings().result_ttl + REMEMBERED)
-    _write(client, task_id, ttl, notes_end=1, completed=time.time(), seconds=seconds, worker=worker, **outcome)
+    _write(client, task_id, ttl, notes_end=1, completed=redis_clock.now(), seconds=seconds, worker=worker, **outcome)
     with client.pipeline(transaction=False) as pipe:
         key = TOTALS + owner
         pipe.hincrby(key, f"{'completed' if error is None else 'failed'}:{worker}", 1)

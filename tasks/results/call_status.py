@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from graft.config import keys
+from graft.config import keys, redis_clock
 from graft.config.deployment import settings
 from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters.store import LETTERS
@@ -81,14 +81,14 @@ def status_of(task_id: str) -> CallStatus:
     Raises:
         redis.RedisError: Redis does not answer.
     """
-    return traces(task_id).status(time.time(), settings().result_ttl)
+    return traces(task_id).status(redis_clock.now(), settings().result_ttl)
 
 
 def traces(task_id: str) -> Traces:
     """The traces of the call or task *task_id*."""
     with broker() as queue_side:
         found = _traces(task_id, queue_side)
-        if found.location is None and found.status(time.time(), 0) in ("expired", "lost", "unknown"):
+        if found.location is None and found.status(redis_clock.now(), 0) in ("expired", "lost", "unknown"):
             time.sleep(MOMENT)
             found = _traces(task_id, queue_side)
     return found

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
+from graft.config import redis_clock
 from graft.config.deployment import app, part
 from graft.tasks.envelope import Child, Envelope
 from graft.tasks.ids import sibling_of
@@ -159,7 +160,7 @@ def send_children(envelope: Envelope, indexes: Sequence[int], task: str, request
                 )  # fmt: skip
                 app().amqp.send_task_message(
                     producer, task, message, queue=queue, priority=priority, declare=[], retry=False,
-                    headers={SENT_AT: time.time()},
+                    headers={SENT_AT: redis_clock.now()},
                 )  # fmt: skip
             batch.flush()
     return tuple((child.id, tuple(child.positions)) for child in made)

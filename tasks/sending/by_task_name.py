@@ -15,6 +15,7 @@ import redis
 from celery.states import READY_STATES
 from kombu.exceptions import OperationalError
 
+from graft.config import redis_clock
 from graft.config.deployment import app, settings
 from graft.tasks.errors import BrokerUnavailable, ResultTimeout
 from graft.tasks.messages.message_format import SENT_AT
@@ -59,7 +60,7 @@ def send(
     route = celery.amqp.router.route(dict(options), name, args, kwargs)
     try:
         with celery.producer_or_acquire() as producer:
-            celery.amqp.send_task_message(producer, name, message, headers={SENT_AT: time.time()}, **route)
+            celery.amqp.send_task_message(producer, name, message, headers={SENT_AT: redis_clock.now()}, **route)
     except UNREACHABLE as error:
         raise BrokerUnavailable(
             f"{celery.connection_for_write().as_uri()} did not take the task {name}: {error}"

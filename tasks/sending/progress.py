@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 import redis
 
-from graft.config import keys
+from graft.config import keys, redis_clock
 from graft.config.deployment import existing, part
 from graft.config.redis_client import connect, shared
 from graft.tasks.delivery import cancellation
@@ -74,7 +74,7 @@ def watch(sender: BatchSender[Outcomes]) -> None:
 def running(client: Any = None) -> list[BatchNote]:
     """The batches that somebody waits for now, the oldest first."""
     client = client or shared()
-    names = client.zrangebyscore(BATCHES, time.time() - EXPIRES, "+inf")
+    names = client.zrangebyscore(BATCHES, redis_clock.now() - EXPIRES, "+inf")
     texts = client.mget([NOTE + name.decode() for name in names]) if names else []
     return sorted((BatchNote(**json.loads(text)) for text in texts if text), key=lambda note: -note.seconds)
 
@@ -102,7 +102,7 @@ def _publish(watched: _Watched) -> None:
 
 def _write(current: list[BatchSender[Outcomes]], published: set[str], client: Any) -> list[BatchSender[Outcomes]]:
     """Publish how far each batch is; those that somebody has cancelled."""
-    now = time.time()
+    now = redis_clock.now()
     with client.pipeline(transaction=False) as pipe:
         for sender in current:
             pipe.get(cancellation.CANCEL_KEY + sender.receiver.id)

@@ -17,6 +17,7 @@ import redis
 from kombu.exceptions import KombuError, OperationalError
 from kombu.serialization import dumps as serialize
 
+from graft.config import redis_clock
 from graft.config.deployment import app, existing, part, settings
 from graft.config.redis_client import connect
 from graft.config.transport.channel import Channel
@@ -176,7 +177,7 @@ class Publisher:
             for message in messages:
                 app().amqp.send_task_message(
                     self._producer, message.task, _message(message), queue=message.queue, priority=message.priority,
-                    declare=[], retry=False, headers={SENT_AT: time.time()},
+                    declare=[], retry=False, headers={SENT_AT: redis_clock.now()},
                 )  # fmt: skip
             batch.flush()
 
@@ -258,7 +259,7 @@ def _rendered(message: OutgoingMessage, channel: Any) -> dict[str, Any]:
     terms = _defaults()
     content_type, encoding, payload = serialize(body, serializer=terms.serializer)
     properties["delivery_mode"] = terms.delivery_mode
-    headers[SENT_AT] = time.time()
+    headers[SENT_AT] = redis_clock.now()
     rendered: dict[str, Any] = channel.prepare_message(
         payload, priority=message.priority, content_type=content_type, content_encoding=encoding, headers=headers,
         properties={**properties, "priority": message.priority},

@@ -30,6 +30,7 @@ def test_the_probe_believes_a_plain_beat(shop):
     with shop.redis() as client:
         wait_until(lambda: client.llen("celery"), what="Beat to send")
     assert probe(shop) == (0, "")
+    assert "Traceback" not in (shop.folder / "beat.log").read_text()  # RedBeat's receiver is for RedBeat alone.
 
 
 def test_redbeat_writes_its_schedule_again_when_redis_has_lost_it(shop):

@@ -29,6 +29,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from graft.config import redis_clock
 from graft.config.deployment import settings
 from graft.tasks.messages.message_format import SENT_AT
 
@@ -75,7 +76,7 @@ class Meter:
         if isinstance(sent, int | float) and not request.retries:
             queue = (request.delivery_info or {}).get("routing_key") or FOREIGN
             # Two machines' clocks are compared; a wait below zero is none.
-            self.counts.wait.labels(queue).observe(max(0.0, time.time() - sent))
+            self.counts.wait.labels(queue).observe(max(0.0, redis_clock.now() - sent))
 
     def ended(self, task_id: str = "", task: Any = None, state: str | None = None, **_: Any) -> None:
         name = getattr(task, "name", None) or FOREIGN

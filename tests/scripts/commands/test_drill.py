@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -9,13 +10,19 @@ from types import SimpleNamespace
 
 import click
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.scripts.commands.drill import chosen, lines_of, markdown_of
+from graft.scripts.commands.drill import chosen, command, lines_of, markdown_of
 from graft.scripts.drill import stage
 from graft.scripts.drill.catalogue import FAULTS
-from graft.scripts.drill.faults import BadMessages, ChildKill, Rolling, WorkerKill
+from graft.scripts.drill.faults.hosts import Partition
+from graft.scripts.drill.faults.messages import BadMessages
+from graft.scripts.drill.faults.power import PowerLoss
+from graft.scripts.drill.faults.processes import ChildKill, Rolling, WorkerKill
+from graft.scripts.drill.faults.resources import DiskFull, OutOfMemory
+from graft.scripts.drill.faults.versions import VersionMix
 from graft.scripts.drill.ledger import Count, read
 from graft.scripts.drill.soak import Soak, grows
 
@@ -70,8 +77,12 @@ def test_a_scale_leaves_every_fault_something_to_do(scale):
 
 @pytest.mark.redis
 @pytest.mark.worker
-@pytest.mark.parametrize("fault", [WorkerKill, BadMessages], ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    "fault", [WorkerKill, BadMessages, DiskFull, OutOfMemory, PowerLoss, VersionMix], ids=lambda fault: fault.name
+)
 def test_ours_passes(redis_stack, fault):
+    if fault.unavailable():
+        pytest.skip(fault.unavailable())
     result = fault(0.002).play("ours")
     assert result.passed, result
     assert result.strikes
@@ -105,10 +116,25 @@ def test_a_fault_that_did_not_happen_is_no_pass():
     assert "**failed**" in markdown_of([result])
 
 
+def test_a_fault_that_this_machine_cannot_play_is_skipped_with_the_reason(monkeypatch):
+    monkeypatch.setattr(Partition, "unavailable", classmethod(lambda _: "network namespaces need root"))
+    done = CliRunner().invoke(command, ["--only", "partition", "--json"])
+    assert done.exit_code == 0
+    results = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
+    assert [(one["kind"], one["passed"], one["skipped"]) for one in results] == [
+        ("ours", False, "network namespaces need root"), ("stock", False, "network namespaces need root"),
+    ]  # fmt: skip
+    assert "skipped: network namespaces need root" in "\n".join(lines_of([Partition(1.0).skip("ours")]))
+
+
+def test_what_a_caller_was_told_of_is_not_lost():
+    assert Count(sent=frozenset({"a", "b"}), told=frozenset({"a"})).lost == 1
+
+
 def test_the_command_lists_its_faults():
-    command = [sys.executable, "-m", "celery", "-A", "graft", "drill", "--list"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    listing = [sys.executable, "-m", "celery", "-A", "graft", "drill", "--list"]
+    done = subprocess.run(listing, capture_output=True, text=True, timeout=60, check=True)
     assert all(fault.name in done.stdout for fault in FAULTS)
-    wrong = subprocess.run([*command[:-1], "--only", "nothing"], capture_output=True, text=True, timeout=60)
+    wrong = subprocess.run([*listing[:-1], "--only", "nothing"], capture_output=True, text=True, timeout=60)
     assert wrong.returncode == 2
     assert "there is no fault 'nothing'" in wrong.stderr

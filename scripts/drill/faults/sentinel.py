@@ -1,10 +1,7 @@
-"""Faults of what lies between workers and Redis, and of the server itself: a silent network, a master that dies."""
+"""A master that dies, watched by Sentinel."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import time
 from collections.abc import Mapping
 from itertools import pairwise
@@ -14,14 +11,16 @@ from urllib.parse import urlsplit
 import redis
 
 from graft.scripts.drill.fault import Fault, FaultResult
-from graft.scripts.drill.faults import HalfOpen
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import Kind, Stage
-from graft.scripts.stack.guard import Child
 from graft.scripts.stack.redis_server import RedisServer, StackError, find, free_port
 
 MASTER = "drill"
+
+
 SENTINELS = 3
+
+
 CONFIGURATION = """\
 port {port}
 bind 127.0.0.1
@@ -30,42 +29,6 @@ sentinel auth-pass {name} {password}
 sentinel down-after-milliseconds {name} 2000
 sentinel failover-timeout {name} 10000
 """
-
-
-class SilentStage(Stage):
-    """Between Redis and everybody else is a network that can fall silent."""
-
-    _network: Child
-
-    def add_drill_worker(self, concurrency: int = 2) -> Any:
-        if not self.workers and not hasattr(self, "_network"):
-            self._connect()
-        return super().add_drill_worker(concurrency)
-
-    def _connect(self) -> None:
-        assert self.redis is not None
-        port, log = free_port(), self.directory / "proxy.log"
-        argv = [sys.executable, "-m", "graft.scripts.drill.proxy", str(port), str(self.redis.port)]
-        self._network = self.guard.start(argv, self.env, log=log)
-        if not self.until(lambda: log.exists() and "forwards" in log.read_text(), 30):
-            raise StackError("the proxy does not start")
-        behind = self.env["CELERY_BROKER_URL"].replace(f":{self.redis.port}/", f":{port}/")
-        self.env |= {"CELERY_BROKER_URL": behind, "CELERY_RESULT_BACKEND": behind}
-
-    def freeze_redis(self, seconds: float) -> None:
-        """Have nothing pass, in either direction, while no connection is closed."""
-        os.kill(self._network.pid, signal.SIGUSR1)
-        try:
-            time.sleep(seconds)
-        finally:
-            os.kill(self._network.pid, signal.SIGUSR2)
-
-
-class SilentNetwork(HalfOpen):
-    """The network between Redis and everybody else forwards nothing for a while, and closes no connection."""
-
-    name = "silent-network"
-    on: ClassVar[type[Stage]] = SilentStage
 
 
 class WatchedStage(Stage):
@@ -126,7 +89,7 @@ class Failover(Fault):
         return 20.0
 
     def inject(self, stage: Stage) -> None:
-        self._began = time.time()
+        self._began = time.monotonic()
         stage.kill_redis()
         self.strikes += 1
 
