@@ -132,9 +132,9 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
             _commands("+@read", "+expire", "+srem", "+zadd", "+zrem", "+hset", "+hdel", "+decrby", "+xtrim"),
             (
                 BINDINGS, PIDBOX, keys.UNACKED_INDEX, "celery-task*-meta-*", pattern(keys.JANITOR),
-                f"{keys.DEAD_LETTERS}*", keys.ATTEMPTS, keys.FUNCTIONS,
+                f"{keys.DEAD_LETTERS}*", keys.ATTEMPTS, keys.FUNCTIONS, f"{keys.DURABLE}all",
             ),
-            (keys.UNACKED, keys.WORKERS, pattern(keys.WORKER), pattern(keys.FUNCTION_STATS)),
+            (keys.UNACKED, keys.WORKERS, pattern(keys.WORKER), pattern(keys.FUNCTION_STATS), pattern(keys.DURABLE)),
         ),
     }  # fmt: skip
 

@@ -17,6 +17,7 @@ CANCELLED: Final = "graft:cancelled"
 CHORD: Final = "graft:chord:"
 CHORDS: Final = "graft:chords"
 COMPAT: Final = "graft:compat:"
+DURABLE: Final = "graft:durable:"
 FUNCTION: Final = "graft:function:"
 FUNCTION_STATS: Final = "graft:figures:"
 FUNCTIONS: Final = "graft:figures"
@@ -30,8 +31,8 @@ SENT: Final = "graft:sent:"  # Says for a minute that a batch of messages was pu
 SHARED: Final = "graft:shared:"
 RESOURCE_POOL: Final = "resource_pool:"  # Known to the callers of compat/celery_migration_poc by this name.
 BETWEEN_CALLERS_AND_WORKERS: Final = (
-    BATCH, BATCHES, BODY, CALL, CALLS, CANCEL, CANCELLED, CHORD, CHORDS, COMPAT, FUNCTION_STATS, FUNCTIONS, FUNCTION,
-    OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SENT, SHARED, RESOURCE_POOL,
+    BATCH, BATCHES, BODY, CALL, CALLS, CANCEL, CANCELLED, CHORD, CHORDS, COMPAT, DURABLE, FUNCTION_STATS, FUNCTIONS,
+    FUNCTION, OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SENT, SHARED, RESOURCE_POOL,
 )  # fmt: skip
 
 ATTEMPTS: Final = "graft:attempts"  # A stream: how each run of an envelope or task ended.

@@ -107,6 +107,8 @@ def why_not(error: BaseException | None) -> tuple[str, str]:
         return "refuses the user or password", "correct them in CELERY_BROKER_URL or CELERY_RESULT_BACKEND"
     if isinstance(error, MaxConnectionsError) or "max number of clients" in text:
         return "refuses further connections", "raise its maxclients, or start fewer processes"
+    if isinstance(error, OutOfMemoryError):
+        return "is full, and takes nothing more", "raise its maxmemory, or wait until what is in it has run or expired"
     if isinstance(error, BusyLoadingError):
         return "still loads its data", "wait until it has"
     if "refused" in text or isinstance(error, ConnectionRefusedError):

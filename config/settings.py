@@ -165,6 +165,12 @@ class Settings(BaseSettings):
     attempts_ttl: float = Field(86400.0, gt=0, description="How long the end of a run is kept.")
     dead_letter_ttl: float = Field(30 * 86400.0, gt=0, description="How long a dead letter is kept.")
     result_ttl: float = Field(3600.0, ge=60, description="How long results are kept under the id of their call.")
+    batch_ttl: float = Field(
+        7 * 86400.0, ge=60, description="How long a durable batch and its results are kept after its end."
+    )
+    spool_limit: int = Field(
+        1 << 30, ge=1024, description="Bytes of items that one durable batch may keep in Redis until they have run."
+    )
 
     item_limit: int = Field(4 << 20, ge=1024, description="Bytes of one pickled item or result.")
     envelope_limit: int = Field(1 << 20, ge=1024, description="Bytes of pickled items in one envelope.")

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from graft.config.settings import SettingsError
     from graft.tasks.base import ReliableTask
     from graft.tasks.batch import Batch
+    from graft.tasks.durable_batch import DurableBatch, batch
     from graft.tasks.envelope import Outcome
     from graft.tasks.errors import (
+        BatchExistsError,
         BrokerUnavailable,
         CancelledBatchError,
         EnvelopeError,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         SelfCancelledError,
         SignatureError,
         TaskQueueError,
+        UnknownBatchError,
         UnpicklableError,
         UnreferenceableError,
     )
@@ -45,10 +48,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Batch",
+    "BatchExistsError",
     "BrokenClusterError",
     "BrokerUnavailable",
     "CancelledBatchError",
     "CeleryExecutor",
+    "DurableBatch",
     "EnvelopeError",
     "EnvelopeLostError",
     "ExactWaits",
@@ -71,9 +76,11 @@ __all__ = [
     "SettingsError",
     "SignatureError",
     "TaskQueueError",
+    "UnknownBatchError",
     "UnpicklableError",
     "UnreferenceableError",
     "__version__",
+    "batch",
     "harden",
     "local_letters",
     "register_joblib",
@@ -89,6 +96,7 @@ _MODULES = {
     "config.settings": ("SettingsError",),
     "tasks.base": ("ReliableTask",),
     "tasks.batch": ("Batch",),
+    "tasks.durable_batch": ("DurableBatch", "batch"),
     "tasks.envelope": ("Outcome",),
     "tasks.local_run": ("local_letters",),
     "tasks.policy": ("ExactWaits", "FailedRun", "RetryPolicy"),

@@ -31,6 +31,14 @@ SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
             "tasks.batch.Batch",
             ("collect", "__iter__", "as_completed", "as_completed_async", "progress", "done", "cancel", "detach"),
         ),
+        ("tasks.durable_batch.batch", ()),
+        (
+            "tasks.durable_batch.DurableBatch",
+            (
+                *("wait", "collect", "__iter__", "pages", "as_completed", "as_completed_async", "errors"),
+                *("state", "progress", "done", "pause", "resume", "cancel", "forget"),
+            ),
+        ),
         ("tasks.envelope.Outcome", ("unwrap",)),
         ("tasks.results.outcomes.Progress", ()),
         ("tasks.results.call_status.status_of", ()),

@@ -48,7 +48,7 @@ class LazyCommand(click.Command):
         return command.make_context(info_name, args, parent, **extra)
 
 
-batch = LazyCommand("batch", "List, show or cancel running batches.")
+batch = LazyCommand("batch", "List, watch, read, pause or cancel batches.")
 bench = LazyCommand("bench", "Measure speed side by side with other task queues.")
 dead_letters = LazyCommand("dead-letters", "List, show, replay, drop or export dead letters.")
 doctor = LazyCommand("doctor", "Find harmful settings, each with its remedy.")

@@ -52,7 +52,7 @@ class Batch:
 
     A batch of an iterator is a stream: its outcomes are dropped when they have been read, so it can be read once. Stop
     iterating, and no more input is read. Never start, and everything still runs. If the calling process exits, items
-    that were not sent yet are dropped; sent ones still run.
+    that were not sent yet are dropped; sent ones still run. A ``DurableBatch`` goes on.
 
     Where a coroutine that awaits the batch, or iterates over it, is cancelled, the batch is cancelled; so is it when
     ``asyncio.timeout`` ends. ``await asyncio.shield(batch)`` lets it go on.

@@ -82,7 +82,8 @@ class Envelope:
     position, as encoded by :func:`value_frame` and :func:`error_frame`. ``stores_report`` has the report kept under a
     key of its own. ``shared`` lets idle processes take items over when the run takes long; ``children`` are the
     envelopes that these went into. ``pool`` is the worker pool that it runs in, if any. ``since`` is when its first run
-    began, by Redis's clock, where its policy asks.
+    began, by Redis's clock, where its policy asks. ``generation`` is that of the durable batch whose record takes the
+    outcomes in; None where the caller does.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Envelope:
     children: tuple[Child, ...] = ()
     pool: PoolRef | None = None
     since: float = 0.0
+    generation: int | None = None
 
     def sealed(self) -> bytes:
         """The envelope as signed bytes, bound to its own id."""
@@ -138,7 +140,9 @@ class Envelope:
 
 def _fields(envelope: Envelope) -> tuple[Any, ...]:
     values = tuple(getattr(envelope, name) for name in Envelope.__slots__)
-    return values if envelope.since else values[:-1]  # Workers of an earlier version know no field more.
+    if envelope.generation is not None:
+        return values
+    return values[:-1] if envelope.since else values[:-2]  # Workers of an earlier version know no field more.
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,14 @@ class ResultTimeout(TaskQueueError, TimeoutError):
     """The results did not arrive within the caller's ``timeout``. The batch goes on."""
 
 
+class UnknownBatchError(TaskQueueError, LookupError):
+    """No durable batch has this id or name: it has expired, was forgotten, or never was."""
+
+
+class BatchExistsError(TaskQueueError, ValueError):
+    """The name belongs to a durable batch of another callable, or with other items."""
+
+
 class BrokerUnavailable(TaskQueueError, ConnectionError):
     """The broker did not answer within ``GRAFT_CONNECT_TIMEOUT``. The message names its address."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from graft.config.deployment import settings
 from graft.config.queues import broker_priority, table
@@ -11,6 +11,9 @@ from graft.config.validation import at_least_one, seconds
 from graft.tasks.batch import Batch
 from graft.tasks.callables.argument_check import ArgumentCheck
 from graft.tasks.callables.references import FunctionRef, check_importable, refer
+from graft.tasks.durable.record import checked_name
+from graft.tasks.durable_batch import DurableBatch
+from graft.tasks.feeding.spool import BadItems, IfExists, spool
 from graft.tasks.local_run import LocalRun
 from graft.tasks.policy import RetryPolicy, as_policy
 from graft.tasks.results.outcomes import Outcomes
@@ -38,6 +41,10 @@ def submit(
     by_value: bool = False,
     unpack: bool = False,
     validate: bool = False,
+    durable: bool = False,
+    name: str | None = None,
+    if_exists: IfExists = "attach",
+    bad_items: BadItems = "keep",
 ) -> Batch:
     """Apply *func* to every item on the workers. Return the batch at once, without a round trip to Redis.
 
@@ -66,9 +73,18 @@ def submit(
         unpack: items are ``(args, kwargs)`` pairs, such as ``((2, 3), {})``, and ``func(*args, **kwargs)`` is called.
         validate: check each item against the type hints of *func* before it is sent, as pydantic does, and send what it
             makes of it: "3" becomes 3 where an int is wanted.
+        durable: the batch outlives this process: its items are kept in Redis before this returns, which blocks for a
+            round trip for each megabyte of them, and one of the workers sends them. Needs items that can be read again
+            from the beginning, and takes no *reduce*.
+        name: a durable batch by a name of 1 to 200 characters, which ``graft.batch(name)`` finds. The name makes it
+            one: submitting the same again goes on with the batch that is there.
+        if_exists: where the name has a batch already: ``attach`` returns it, if callable and items are the same;
+            ``restart`` forgets it and begins anew; ``error`` refuses.
+        bad_items: what becomes of the items of a durable batch that cannot be pickled: ``keep`` makes the error their
+            outcome and goes on; ``raise`` raises it here, and nothing is submitted.
 
     Returns:
-        The batch. A broker that is down is reported there, as BrokerUnavailable.
+        The batch, a DurableBatch if *durable* or named. A broker that is down is reported there, as BrokerUnavailable.
 
     Raises:
         UnreferenceableError: a worker can neither import *func* (or *reduce*) nor receive a copy of it.
@@ -78,6 +94,9 @@ def submit(
             that an iterator gives ends its own batch instead.
         ValueError: an argument is out of range, the queue does not exist, or *reduce* has no items. Nothing has been
             sent.
+        BatchExistsError: the name belongs to a batch of another callable, or with other items.
+        PayloadTooLargeError: the items of a durable batch take more than ``GRAFT_SPOOL_LIMIT`` bytes together.
+        BrokerUnavailable: Redis does not take the items of a durable batch, which then has not been submitted.
     """
     ref = refer(_callable("func", func), by_value=by_value)
     options = BatchOptions(
@@ -91,7 +110,16 @@ def submit(
         policy=_importable(as_policy(retry)),
         unpack=unpack,
     )
-    items = ArgumentCheck(func, unpack=unpack, validate=validate).items(_iterable(items))
+    check = ArgumentCheck(func, unpack=unpack, validate=validate)
+    if durable or name is not None:
+        _refuse_what_ends_with_the_caller(items, reduce)
+        _one_of("if_exists", if_exists, IfExists)
+        _one_of("bad_items", bad_items, BadItems)
+        known = "" if name is None else checked_name(name)
+        return DurableBatch(
+            spool(options, func, lambda: check.items(items), name=known, if_exists=if_exists, bad_items=bad_items)
+        )
+    items = check.items(_iterable(items))
     if reduce is not None:
         ArgumentCheck(_callable("reduce", reduce)).items(())
         return _reduced(options, items, refer(_callable("reduce", reduce), by_value=by_value))
@@ -157,6 +185,24 @@ def _iterable(items: Iterable[Any]) -> Iterable[Any]:
     except TypeError:
         raise TypeError(f"items must be iterable, not {type(items).__name__}") from None
     return items
+
+
+def _refuse_what_ends_with_the_caller(items: Iterable[Any], reduce: Callable[..., Any] | None) -> None:
+    if _is_local():
+        raise ValueError("a durable batch needs Redis and workers, and GRAFT_MODE=local has neither; submit without it")
+    if reduce is not None:
+        raise ValueError("a durable batch takes no reduce=; submit it without, and reduce what graft.batch(…) gives")
+    if iter(_iterable(items)) is items:
+        raise TypeError(
+            f"items is an iterator ({type(items).__name__}), which ends with this process: a durable batch needs items "
+            "that can be read again from the beginning, such as a list, a range, or an object with __iter__; "
+            "list(items) makes one"
+        )
+
+
+def _one_of(name: str, value: str, known: Any) -> None:
+    if value not in get_args(known):
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, get_args(known)))}")
 
 
 def _importable(policy: RetryPolicy) -> RetryPolicy:

@@ -81,6 +81,10 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+def id_of(record: dict[str, int]) -> int:
+    return record["id"]
+
+
 def total(values: list[int]) -> int:
     return sum(values)
 
@@ -105,6 +109,12 @@ def note(path_and_text: tuple[str, str]) -> str:
     with open(path, "a") as file:
         file.write(text + "\n")
     return text
+
+
+def note_slowly(path_and_text: tuple[str, str]) -> str:
+    """Append a line to a file, and take a moment."""
+    time.sleep(0.02)
+    return note(path_and_text)
 
 
 def note_and_sleep(path_and_seconds: tuple[str, float]) -> float:

@@ -29,6 +29,7 @@ from graft.config import keys, lua, redis_clock
 from graft.config.deployment import part, settings
 from graft.config.private_names.of_kombu import stock
 from graft.config.transport import quarantine, signing
+from graft.config.transport.fence import Fence, FencedOffError
 from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
 from graft.config.transport.message_validation import MESSAGE_LIMIT, BadMessage, checked, decode
 from graft.config.transport.qos import LOST, PendingAcks, QoS
@@ -42,7 +43,8 @@ STOCK_POLL: Final = 0.02  # Seconds between two fetches while stock producers, w
 STOCK_SEEN: Final = 3600.0
 SENT_MS: Final = 60_000  # Longer than anybody tries to send a batch of messages again.
 RENEW: Final = lua.load(__file__, "renew")
-PUSH_ONCE: Final = lua.load(__file__, "push_once")
+FENCED_AT_ONCE: Final = 500  # Messages; a script takes some thousand arguments.
+PUSH_IF: Final = lua.load(__file__, "push_if")
 FLUSH_PAUSE: Final = 1.0  # Seconds between two attempts to send pending acknowledgements that Redis refuses.
 
 
@@ -215,14 +217,23 @@ class Channel(stock.Channel):
         self._refuse_too_large(message)
         return super().basic_publish(message, exchange, routing_key, **kwargs)
 
-    def push(self, messages: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Put *messages* on the queues named with them, in one round trip, as :meth:`basic_publish` does one by one."""
+    def push(self, messages: Iterable[tuple[str, dict[str, Any]]], fence: Fence | None = None) -> None:
+        """Put *messages* on the queues named with them, in one round trip, as :meth:`basic_publish` does one by one.
+
+        Raises:
+            FencedOffError: *fence* says that this sender may not any more.
+        """
         ready: list[tuple[str, dict[str, Any]]] = []
         for queue, message in messages:
             self._refuse_too_large(message)
             self._inplace_augment_message(message, "", queue)
             ready.append((queue, message))
-        self._push(ready)
+        if fence is None:
+            self._push(ready)
+            return
+        for at in range(0, len(ready), FENCED_AT_ONCE):
+            if not self._push_if(fence.key, "fence", fence.token, ready[at : at + FENCED_AT_ONCE]):
+                raise FencedOffError(f"another process holds the lease of {fence.key}")
 
     def _push(self, messages: Iterable[tuple[str, dict[str, Any]]]) -> None:
         wakeups: Counter[str] = Counter()
@@ -238,14 +249,19 @@ class Channel(stock.Channel):
 
     def push_once(self, messages: list[tuple[str, dict[str, Any]]], token: str) -> None:
         """Put *messages*, each with its queue, on their queues, unless that was done under *token* before."""
+        (guard,) = self._prefixed([keys.SENT + token])
+        self._push_if(guard, "once", SENT_MS, messages)
+
+    def _push_if(self, guard: str, kind: str, value: str | int, messages: list[tuple[str, dict[str, Any]]]) -> int:
+        """Put *messages* on their queues if the guard allows it; how many."""
         lists = [
             self._q_for_pri(queue, self._get_message_priority(message, reverse=False)) for queue, message in messages
         ]
         counts = Counter(queue for queue, _ in messages)
-        names = self._prefixed([keys.SENT + token, *lists, *map(self._wakeups, counts)])
+        names = [guard, *self._prefixed([*lists, *map(self._wakeups, counts)])]
         bodies = [dumps(message) for _, message in messages]
         with self.conn_or_acquire() as client:
-            PUSH_ONCE(names, [SENT_MS, WAKEUP_MS, len(bodies), *bodies, *counts.values()], client)
+            return int(PUSH_IF(names, [kind, value, WAKEUP_MS, len(bodies), *bodies, *counts.values()], client))
 
     def _run(self, commands: list[Command]) -> None:
         if self._round_trips is None:

@@ -5,6 +5,7 @@
     binding of a worker or client that is gone                  ─► removed once unused for an hour
     delivered message that is missing from the index of leases  ─► put into it: the message returns to its queue
     name of a callable whose figures have expired               ─► removed
+    id of a durable batch that has expired                      ─► removed
 
 Queues are never touched. A run reads a bounded number of keys; the next one goes on where it stopped.
 """
@@ -24,6 +25,7 @@ from graft.config.deployment import settings
 from graft.config.own_task import own_task
 from graft.config.redis_client import broker, server_time, shared
 from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.durable import record as durable_batches
 from graft.tasks.messages.message_format import UNACKED
 from graft.tasks.monitoring import function_stats, worker_registry
 from graft.tasks.results import attempts
@@ -51,6 +53,7 @@ class Tidied:
     bindings: int = 0
     records: int = 0
     names: int = 0
+    batches: int = 0
 
 
 @own_task("graft.maintenance.tidy", ignore_result=True)
@@ -63,6 +66,7 @@ def tidy() -> dict[str, int]:
         _records(queue_side, done)
     _results(done)
     _names(done)
+    done.batches = durable_batches.prune(shared())
     return asdict(done)
 
 

@@ -31,9 +31,9 @@ class LostMessages:
     def __len__(self) -> int:
         return len(self._expected)
 
-    def add(self, envelope_id: str, now: float) -> None:
-        """*envelope_id* has been sent."""
-        self._expected[envelope_id] = _Expected(now, now + self.patience)
+    def add(self, envelope_id: str, now: float, patience: float | None = None) -> None:
+        """*envelope_id* has been sent; it is searched for after *patience* seconds, the usual ones by default."""
+        self._expected[envelope_id] = _Expected(now, now + (self.patience if patience is None else patience))
 
     def drop(self, envelope_id: str) -> None:
         """The result of *envelope_id* has come, or nobody waits for it."""

@@ -10,14 +10,25 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from graft.config.deployment import part, settings
 
 if TYPE_CHECKING:
-    from graft.tasks.results.outcomes import Outcomes
+    from graft.tasks.results.outcomes import Progress
 
 EVERY: Final = 0.2  # Seconds between two looks at how far the batch is.
+
+
+class Watched(Protocol):
+    """What a bar is about."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def total(self) -> int | None: ...
+    def done(self) -> bool: ...
+    def progress(self) -> Progress: ...
 
 
 class _Screen:
@@ -28,7 +39,7 @@ class _Screen:
 
 
 @contextmanager
-def progress_bar(outcomes: Outcomes, is_wanted: bool | None = None) -> Iterator[None]:
+def progress_bar(outcomes: Watched, is_wanted: bool | None = None) -> Iterator[None]:
     """Show how far *outcomes* are during the block; *is_wanted* None leaves it to ``GRAFT_PROGRESS``."""
     wanted = settings().progress if is_wanted is None else is_wanted
     if not wanted or outcomes.done() or not sys.stderr.isatty():
@@ -65,17 +76,11 @@ def progress_bar(outcomes: Outcomes, is_wanted: bool | None = None) -> Iterator[
 
 
 def _bar() -> Any:
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("[red]{task.fields[failed]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
+    return progress.Progress(
+        progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(),
+        progress.TextColumn("[red]{task.fields[failed]}"), progress.TimeElapsedColumn(), progress.TextColumn("left"),
+        progress.TimeRemainingColumn(), console=Console(stderr=True),
     )  # fmt: skip

@@ -81,6 +81,11 @@ def result_text(pipe: Any, envelope_id: str, report: Report, *, is_stored: bool 
     if not is_stored and len(sealed) <= settings().pubsub_limit:
         return codec.as_text(sealed)
     pipe.set(OUTCOME + envelope_id, sealed, ex=int(settings().result_ttl))
+    return reference_text(envelope_id, report)
+
+
+def reference_text(envelope_id: str, report: Report) -> str:
+    """The result that stands for *report*, which is kept elsewhere."""
     failed = report.packed and sum(not succeeded for succeeded, _ in report.values)
     return str(StoredReport(envelope_id, int(failed), report.retries, report.busy, report.elapsed))
 

@@ -87,10 +87,19 @@ class Inbox:
             if is_sent:
                 self._lost.add(envelope_id, time.monotonic())
 
-    def expect_children(self, envelope_ids: Sequence[str], handler: Handler) -> None:
-        """The same for envelopes that a worker has sent, whose results may have come before anybody expected them."""
+    def expect_children(
+        self, envelope_ids: Sequence[str], handler: Handler, *, is_doubtful: bool = False
+    ) -> None:  # fmt: skip
+        """The same for envelopes that others have sent, whose results may have come before anybody expected them.
+
+        *is_doubtful*: it may have ended before it sent them, so they are searched for at once.
+        """
         for envelope_id in envelope_ids:
-            self.expect(envelope_id, handler)
+            self.expect(envelope_id, handler, is_sent=not is_doubtful)
+        if is_doubtful:
+            with self._lock:
+                for envelope_id in envelope_ids:
+                    self._lost.add(envelope_id, time.monotonic(), patience=0.0)
         self.look_up(envelope_ids)
 
     def look_up(self, envelope_ids: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import lease
 from graft.tasks.delivery.poison_isolation import NotAloneError
 from graft.tasks.delivery.run_counter import Delivery, Runs, is_redelivered
+from graft.tasks.durable import outcomes as durable_outcomes
 from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_frame, value_frame
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, NotYet, PoisonedError
 from graft.tasks.messages import payloads
@@ -28,7 +29,7 @@ from graft.tasks.policy import FailedRun
 from graft.tasks.pools.slot import Slot
 from graft.tasks.results import attempts, early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
-from graft.tasks.results.result_store import LabelledText, acknowledge, label, publish, result_text
+from graft.tasks.results.result_store import LabelledText, acknowledge, label, publish, reference_text, result_text
 from graft.tasks.running import work_stealing
 from graft.tasks.running.failure_causes import by_cause
 from graft.tasks.running.item_runner import run_items
@@ -152,7 +153,7 @@ class EnvelopeRun:
         if not plan.is_recorded:
             outcomes = run_items(
                 envelope, self.func, plan.begin, share=self.share if envelope.shared else None,
-                publish_early=None if envelope.pool or not self.is_awaited else EarlyPublisher(envelope),
+                publish_early=EarlyPublisher(envelope) if self.is_read_early else None,
             )  # fmt: skip
             outcomes.errors.update(unwanted)
             return outcomes
@@ -168,6 +169,11 @@ class EnvelopeRun:
     def is_awaited(self) -> bool:
         """Whether a caller hears of this envelope while it runs."""
         return not (self.envelope.stores_report or self.request.ignore_result)
+
+    @property
+    def is_read_early(self) -> bool:
+        """Whether somebody takes outcomes before the report has come."""
+        return self.is_awaited and self.envelope.pool is None and self.envelope.generation is None
 
     def step_back(self) -> None:
         """This run ends with its worker: it is no death, and the message goes back."""
@@ -185,9 +191,20 @@ class EnvelopeRun:
             self.record.note_children(self.children)
         except redis.RedisError as error:  # Should this run end with its process, they run here once more.
             logger.warning("the children of envelope %s could not be recorded: %r", self.envelope.id, error)
+        if self.envelope.generation is not None:
+            self._note_in_batch(children)
         if self.is_awaited:  # Whoever waits for their results need not wait for ours.
             early_outcomes.publish(self.envelope.id, Report([], [], False, 0.0, 0.0, 0, children=children))
         return True
+
+    def _note_in_batch(self, children: Sequence[Child]) -> None:
+        """Whoever feeds the durable batch next is to wait for *children*, too."""
+        elsewhere = {position for _, positions in self.children for position in positions}
+        left = [position for position in self.envelope.positions if position not in elsewhere]
+        try:
+            durable_outcomes.note_children(self.record.client, self.envelope, left, children)
+        except redis.RedisError as error:  # The report has them again.
+            logger.warning("the children of envelope %s are not in its batch's record: %r", self.envelope.id, error)
 
     # ---- an ItemRecorder --------------------------------------------------------------------------------------------
 
@@ -221,7 +238,9 @@ class EnvelopeRun:
         with self.record.client.pipeline(transaction=False) as pipe:
             if self.slot is not None:  # First: whoever has the outcome finds it counted.
                 report = self._give_slot_back(self.slot, pipe, report, outcomes)
-            text = result_text(pipe, envelope.id, report, is_stored=envelope.stores_report)
+            text = self._keep_in_batch(pipe, report) if envelope.generation is not None else result_text(
+                pipe, envelope.id, report, is_stored=envelope.stores_report
+            )  # fmt: skip
             publish(pipe, self.request, text)
             first = next(iter({**self.recorded_errors, **outcomes.errors}.values()), None)
             text = LabelledText(text, label(report, first))
@@ -235,6 +254,11 @@ class EnvelopeRun:
             else:
                 self.slot.execute(pipe)
         return text
+
+    def _keep_in_batch(self, pipe: Any, report: Report) -> str:
+        """Keep *report* in the record of its durable batch; the result, which says no more than what it cost."""
+        durable_outcomes.keep(pipe, self.envelope, report)
+        return reference_text(self.envelope.id, report)
 
     def _give_slot_back(self, slot: Slot, pipe: Any, report: Report, outcomes: RunOutcomes) -> Report:
         positions = self.envelope.positions

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from graft.config.deployment import app_name, settings
+from graft.config.transport.fence import Fence
 from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
 from graft.tasks.delivery import cancellation
@@ -91,6 +92,7 @@ class BatchSender(Generic[R]):
         self._item_size = 0.0  # Bytes that an item took in the envelope cut last.
         self._is_cancelling = self._is_cancelled = self._ends_running = False
         self._is_warned = False
+        self.fence: Fence | None = None  # Where it may send under a lease alone.
 
     # ---- on the publisher's thread ----------------------------------------------------------------------------------
 
@@ -233,6 +235,7 @@ class BatchSender(Generic[R]):
             self._envelopes - 1,
             self.chord,
             sealed if argument == payloads.BESIDE else None,
+            self.fence,
         )
         self._in_flight.sent(message, envelope.positions, len(sealed))
         return message

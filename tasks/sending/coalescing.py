@@ -20,11 +20,12 @@ from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
 from graft.tasks.sending.call_future import Call
 from graft.tasks.sending.envelope_bound import EnvelopeBound
 from graft.tasks.sending.publisher import publisher
+from graft.tasks.sending.sources import Numbered
 
 IDLE_STREAMS: Final = 256  # Callables that keep a stream of their own while they make no calls.
 
 
-class CallSource:
+class CallSource(Numbered):
     """Calls as pickles, in the order in which they were made; open for as long as its stream lives."""
 
     encoded = True

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from graft.config.transport.fence import Fence
 from graft.tasks.envelope import Child, Outcome
 
 SENT_AT_MOST: Final = 3  # Times that an envelope which got lost is sent in all.
@@ -27,6 +28,7 @@ class OutgoingMessage:
     index: int
     chord: Mapping[str, Any] | None
     body: bytes | None = None  # What is stored beside the message.
+    fence: Fence | None = None  # Of a sender that may send under a lease alone.
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ class InFlight:
             return found
 
     def add_children(self, children: Iterable[Child]) -> None:
-        """Workers have made these of items of another envelope."""
+        """Others have sent these: workers, of items of another envelope, or whoever fed a durable batch before."""
         with self._lock:
             self._envelopes.update((envelope_id, SentEnvelope(positions)) for envelope_id, positions in children)
 

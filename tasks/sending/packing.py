@@ -42,6 +42,11 @@ class ItemPacker:
         return not self._backlog and not self._source.ready
 
     @property
+    def backlog(self) -> Sequence[tuple[int, Any]]:
+        """Items that were taken from the source and not packed, with their positions."""
+        return self._backlog
+
+    @property
     def ready(self) -> int:
         """Items that can be packed now."""
         return self._source.ready + len(self._backlog)
@@ -56,7 +61,7 @@ class ItemPacker:
         """*size* items at most, fewer where bytes run out."""
         if not self._backlog:
             items = self._source.take(size)
-            positions = range(self.taken, self.taken + len(items))
+            positions = self._source.positions(self.taken, len(items))
             self.taken += len(items)
             plain = None if self._source.encoded else codec.plain_size(items)
             if plain is not None and plain <= settings().item_limit:

@@ -23,7 +23,6 @@ from graft.config import keys, redis_clock
 from graft.config.deployment import existing, part
 from graft.config.redis_client import connect, shared
 from graft.tasks.delivery import cancellation
-from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.sending.batch_sender import BatchSender
 
 logger = logging.getLogger(__name__)
@@ -56,12 +55,12 @@ class _Watched:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.senders: WeakSet[BatchSender[Outcomes]] = WeakSet()
+        self.senders: WeakSet[BatchSender[Any]] = WeakSet()
         self.published: set[str] = set()
         self.thread: threading.Thread | None = None
 
 
-def watch(sender: BatchSender[Outcomes]) -> None:
+def watch(sender: BatchSender[Any]) -> None:
     """Publish the progress of this sender's batch until it is done. Returns at once."""
     watched = part(_Watched)
     with watched.lock:
@@ -100,7 +99,7 @@ def _publish(watched: _Watched) -> None:
             logger.exception("the progress of batches cannot be published")
 
 
-def _write(current: list[BatchSender[Outcomes]], published: set[str], client: Any) -> list[BatchSender[Outcomes]]:
+def _write(current: list[BatchSender[Any]], published: set[str], client: Any) -> list[BatchSender[Any]]:
     """Publish how far each batch is; those that somebody has cancelled."""
     now = redis_clock.now()
     with client.pipeline(transaction=False) as pipe:

@@ -21,12 +21,12 @@ from graft.config import redis_clock
 from graft.config.deployment import app, existing, part, settings
 from graft.config.redis_client import connect
 from graft.config.transport.channel import Channel
+from graft.config.transport.fence import FencedOffError
 from graft.tasks.callables import function_store
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import SENT_AT
 from graft.tasks.results.backend import results_backend
-from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.results.subscriber import inbox, unavailable
 from graft.tasks.sending import progress
 from graft.tasks.sending.batch_sender import BatchSender
@@ -49,7 +49,7 @@ class Publisher:
         self._was_connected = False
         self._client: Any = None
 
-    def start(self, sender: BatchSender[Outcomes]) -> None:
+    def start(self, sender: BatchSender[Any]) -> None:
         """Send a batch, and have others see how far it has come. Returns at once."""
         progress.watch(sender)
         self.wake(sender)
@@ -170,6 +170,7 @@ class Publisher:
             if message.body is not None:
                 payloads.store(message.id, message.body, self._own_client())
         channel = self._producer.channel
+        messages = self._publish_fenced(messages, channel)
         if isinstance(channel, Channel) and not app().amqp.is_observed():
             channel.push((message.queue, _rendered(message, channel)) for message in messages)
             return
@@ -180,6 +181,18 @@ class Publisher:
                     declare=[], retry=False, headers={SENT_AT: redis_clock.now()},
                 )  # fmt: skip
             batch.flush()
+
+    def _publish_fenced(self, messages: list[OutgoingMessage], channel: Any) -> list[OutgoingMessage]:
+        """Send those of *messages* that need a lease; the others. Nobody observes how a worker feeds."""
+        if not any(message.fence for message in messages):
+            return messages
+        for fence in {message.fence for message in messages if message.fence}:
+            ours = [message for message in messages if message.fence == fence]
+            try:
+                channel.push(((message.queue, _rendered(message, channel)) for message in ours), fence)
+            except FencedOffError as error:  # Whoever feeds by now knows of them, and sends them.
+                logger.warning("%d envelopes were not sent: %s", len(ours), error)
+        return [message for message in messages if message.fence is None]
 
     def _give_up(
         self,

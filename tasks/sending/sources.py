@@ -18,6 +18,9 @@ class Source(Protocol):
     ahead: int | None
 
     def take(self, size: int) -> Sequence[Any]: ...
+    def positions(self, taken: int, size: int) -> Sequence[int]:
+        """The positions of the *size* items that were taken last, when *taken* had been taken before."""
+
     def close(self) -> None: ...
     @property
     def encoded(self) -> bool: ...
@@ -31,7 +34,14 @@ class Source(Protocol):
     def error(self) -> BaseException | None: ...
 
 
-class ListSource:
+class Numbered:
+    """Items that are numbered as they are taken."""
+
+    def positions(self, taken: int, size: int) -> Sequence[int]:
+        return range(taken, taken + size)
+
+
+class ListSource(Numbered):
     """A sequence, cut into slices. ``encoded`` says that it holds pickles of the items rather than the items."""
 
     eager = True
@@ -60,7 +70,7 @@ class ListSource:
         return len(self.items) - self.at
 
 
-class IterSource:
+class IterSource(Numbered):
     """An iterator, endless perhaps, read ahead by a thread of its own: a slow one holds up only its own batch."""
 
     encoded = False

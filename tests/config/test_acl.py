@@ -38,6 +38,11 @@ from tests.workers.aio.samples import add, total
 batch = graft.submit(samples.square, range(20), batch_size=4)
 print(batch.collect(60) == [n * n for n in range(20)], batch.progress().done)
 print(graft.submit(samples.square, [1, 2, 3], reduce=samples.total).collect(60))
+kept = graft.submit(samples.square, range(20), name="kept", batch_size=4)
+kept.pause()
+kept.resume()
+print(kept.collect(60) == [n * n for n in range(20)], kept.resume(failed=True), graft.batch("kept").state)
+kept.forget()
 with CeleryExecutor() as pool:
     print(pool.submit(samples.square, 5).result(60), list(pool.map(samples.square, [6, 7])))
 print(add.delay(1, 2).get(timeout=60), group(add.s(n, 1) for n in range(3)).apply_async().get(timeout=60))
@@ -47,7 +52,7 @@ cancelled.cancel()
 with broker() as queue_side:  # As for an answer that is overdue.
     print(locate.missing(["nowhere"], queue_side))
 """
-DONE = "True 20\n14\n25 [36, 49]\n3 [1, 2, 3]\n6\n{'nowhere'}\n"
+DONE = "True 20\n14\nTrue 0 succeeded\n25 [36, 49]\n3 [1, 2, 3]\n6\n{'nowhere'}\n"
 LOOK = "from graft.tasks.health import periodic; print(periodic.examine().state)"
 FATE = "from graft.tasks.results import call_status; print(call_status.status_of('nobody'))"
 FORCED = """

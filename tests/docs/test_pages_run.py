@@ -44,7 +44,7 @@ def test_a_page_that_starts_its_own_stack_prints_what_it_says(sandbox: Sandbox, 
 
 @pytest.mark.acl_role("admin")  # The page starts workers, sends work and reads dead letters.
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("name", ["your-own-project.md", "celery-users.md"])
+@pytest.mark.parametrize("name", ["your-own-project.md", "celery-users.md", "durable-batches.md"])
 def test_a_page_for_a_deployment_prints_what_it_says(
     sandbox: Sandbox, fresh_stack: Callable[..., Stack], name: str
 ) -> None:

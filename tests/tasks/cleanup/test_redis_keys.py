@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.tasks.cleanup import redis_keys
+from graft.tasks.durable import record
 from graft.tasks.ids import new_id
 from tests.workers.redis_server import wait_until
 
@@ -82,6 +83,15 @@ def test_time_is_wall_clock_because_runs_are_in_different_processes(redis):
     redis_keys._old(redis, "test", ["x"], 3600)
     assert abs(redis.zscore(f"{redis_keys.SEEN}:test", "x") - time.time()) < 60
     redis.delete(f"{redis_keys.SEEN}:test")
+
+
+def test_the_id_of_a_durable_batch_goes_once_it_has_expired(redis):
+    gone, known = new_id(), new_id()
+    redis.zadd(record.ALL, {gone: 1, known: 2})
+    redis.hset(record.RECORD + known, "total", 1)
+    assert redis_keys.tidy()["batches"] == 1
+    assert redis.zrange(record.ALL, 0, -1) == [known.encode()]
+    redis.delete(record.RECORD + known, record.ALL)
 
 
 def test_the_name_of_a_callable_goes_once_its_figures_have_expired(redis):

@@ -1,4 +1,4 @@
-"""``celery -A graft batch list|show|cancel``: running batches, and how to stop one.
+"""``celery -A graft batch list|show|cancel|…``: batches that run, durable ones (durable.py), and how to stop one.
 
 Results go to stdout, everything else to stderr. Nothing is cancelled without ``--yes`` or a confirmation.
 """
@@ -19,10 +19,12 @@ from rich.text import Text
 from graft.config.deployment import app_name
 from graft.config.redis_client import broker, shared
 from graft.config.transport.task_validation import can_verify
+from graft.scripts.commands.batch import durable
 from graft.scripts.commands.options import RedisCommandGroup, confirm, examples
 from graft.scripts.console import ago, complain, lasting, output, say, several, show
 from graft.scripts.snapshot import seconds_left
 from graft.tasks.delivery import cancellation
+from graft.tasks.durable import record as records
 from graft.tasks.queues import peek, purge
 from graft.tasks.sending import progress
 from graft.tasks.sending.progress import BatchNote
@@ -55,36 +57,53 @@ EXAMPLES: Final = examples(
     "celery -A graft batch show ID     the last characters of the id are enough",
     "celery -A graft batch cancel ID",
     "celery -A graft batch cancel ID --running     end what runs, too",
+    "celery -A graft batch watch NAME              a durable batch, by its id or name",
+    "celery -A graft batch results NAME --errors",
+    "celery -A graft batch results NAME --json > values.jsonl",
+    "celery -A graft batch pause NAME",
+    "celery -A graft batch resume NAME",
+    "celery -A graft batch resume NAME --failed    its failed items once more",
+    "celery -A graft batch forget NAME",
 )
 
 
 @click.group(cls=RedisCommandGroup, epilog=EXAMPLES)
 def command() -> None:
-    """List running batches, show their progress, or cancel one."""
+    """List batches, show their progress, or cancel one; watch, read, pause and resume durable ones."""
+
+
+for one in durable.commands:
+    command.add_command(one)
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def list_batches(as_json: bool) -> None:
-    """List the batches that run, the oldest first; behind them those that are in Redis and have no caller any more.
+    """List the durable batches, then the others that run, the oldest first, then those without a caller any more.
 
     A batch shorter than a second is not shown. Single calls whose messages wait for longer are listed like batches.
     """
-    notes = progress.running()
+    kept = records.every()
+    ids = {record.id for record in kept}
+    notes = [note for note in progress.running() if note.id not in ids]
     with broker() as client:
-        left = left_behind(peek.batches(client), {note.id for note in notes}, time.time())
+        left = left_behind(peek.batches(client), ids | {note.id for note in notes}, time.time())
     stopped = cancelled([*(note.id for note in notes), *left])
     if as_json:
+        for record in kept:
+            click.echo(json.dumps(durable.as_record(record)))
         for note in notes:
             click.echo(json.dumps(as_record(note, note.id in stopped)))
         for name, sent in left.items():
             click.echo(json.dumps({"id": name, **asdict(sent), "caller": None, "cancelled": name in stopped}))
         return
+    if kept:
+        durable.show_all(kept)
     if notes:
         show_running(notes, stopped)
     if left:
         show_left_behind(left, stopped)
-    if not notes and not left:
+    if not kept and not notes and not left:
         say("No batch is running.")
 
 
@@ -136,6 +155,9 @@ def show_running(notes: Sequence[BatchNote], stopped: Collection[str]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON.")
 def show_batch(batch_id: str, as_json: bool) -> None:
     """Show the progress of one batch, and where its messages are."""
+    if (kept := durable.find(batch_id)) is not None:
+        click.echo(json.dumps(durable.as_record(kept), indent=2)) if as_json else durable.show_one(kept)
+        return
     known = find(batch_id)
     if known is None or (known.is_unknown and not known.is_cancelled):
         not_found(batch_id)
@@ -178,8 +200,12 @@ def cancel(batch_id: str, running: bool, yes: bool, as_json: bool) -> None:
 
     Workers begin no item of it half a second later, and the caller stops sending within two seconds. Each item that did
     not run raises CancelledBatchError there, whether a worker is alive or not. With --running a coroutine is cancelled,
-    and a plain function is interrupted as by a soft time limit. This cannot be undone.
+    and a plain function is interrupted as by a soft time limit. This cannot be undone; the cancelled items of a durable
+    batch can be run after all, by batch resume --failed.
     """
+    if (record := durable.find(batch_id)) is not None:
+        durable.cancel(record, running=running, yes=yes, as_json=as_json)
+        return
     known = find(batch_id)
     if known is None or known.is_unknown:
         not_found(batch_id)

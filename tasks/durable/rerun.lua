@@ -1,0 +1,18 @@
+-- Has the failed items of a batch that has ended run again, as its next generation.
+-- KEYS: record, done, failed, open. ARGV: id. Returns how many; -1 where it is gone, -2 while it runs.
+local record, done, failed, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local id = ARGV[1]
+
+if redis.call('HEXISTS', record, 'total') == 0 then return -1 end
+if redis.call('HEXISTS', record, 'ended') == 0 then return -2 end
+local count = tonumber(redis.call('HGET', record, 'failed') or 0)
+if count == 0 then return 0 end
+local time = redis.call('TIME')
+redis.call('BITOP', 'XOR', done, done, failed)  -- Whatever has failed is done.
+redis.call('UNLINK', failed)
+redis.call('HINCRBY', record, 'done', -count)
+redis.call('HSET', record, 'failed', 0)
+redis.call('HINCRBY', record, 'generation', 1)
+redis.call('HDEL', record, 'ended', 'paused', 'fatal')
+redis.call('ZADD', open, time[1] + time[2] / 1000000, id)
+return count
