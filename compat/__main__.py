@@ -34,6 +34,8 @@ examples:
       The old module is in another package.
   python -m graft.compat --replace acme.pools=async_worker_optimization --report calls.json -m acme.nightly
       The old module has another name; the report is JSON.
+  python -m graft.compat scan src
+      Run nothing: say which pools and executors below src can move, and what stands in the way. (./scan is a program.)
 
 The exit code is that of the program, or 2 if it never imported a module that --replace names.
 """
@@ -41,7 +43,12 @@ The exit code is that of the program, or 2 if it never imported a module that --
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program that *arguments* name. Returns if it ends normally; its exits and errors are raised."""
-    options, program = _parse(list(sys.argv[1:] if arguments is None else arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["scan"]:
+        from graft.compat.scan import command
+
+        raise SystemExit(command.main(given[1:]))
+    options, program = _parse(given)
     if options.mode:
         from graft.config.deployment import current
 
@@ -123,7 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         usage="%(prog)s [--replace OLD[=NEW]]... [--mode cluster|local] [--report FILE|-] program.py [args...]\n"
-        "       %(prog)s [options] -m module [args...]",
+        "       %(prog)s [options] -m module [args...]\n"
+        "       %(prog)s scan [--json] [--fail-on care|unknown|blocked|never] PATH...",
         description="Run an unchanged Python program on Celery workers: imports of its old worker-pool module give\n"
         "celery-graft. At the end, a report lists the calls that ran in the cluster, those that stayed in this\n"
         "process, and the reasons.",

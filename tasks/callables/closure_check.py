@@ -35,7 +35,7 @@ GLOBAL_COPIES: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"
 
 
 @dataclass(frozen=True, slots=True)
-class _Names:
+class UsedNames:
     """Uses that a code object, with those nested in it, makes of names that are not its own."""
 
     reads: frozenset[str]
@@ -47,9 +47,9 @@ class _Names:
 
 
 @functools.lru_cache(512)
-def _names(code: CodeType) -> _Names:
+def used_names(code: CodeType) -> UsedNames:
     """Reading bytecode takes some 100 µs, and the same code always says the same."""
-    found: dict[str, set[str]] = {field: set() for field in _Names.__slots__}
+    found: dict[str, set[str]] = {field: set() for field in UsedNames.__slots__}
     for instruction, before, captured in _instructions(code, frozenset(code.co_freevars)):
         opname, name = instruction.opname, instruction.argval
         if opname in GLOBAL_READS:
@@ -66,7 +66,7 @@ def _names(code: CodeType) -> _Names:
                 found["sets_on"].add(before.argval)
         elif opname == "IMPORT_NAME":
             found["imports"].add(name)
-    return _Names(**{field: frozenset(names) for field, names in found.items()})
+    return UsedNames(**{field: frozenset(names) for field, names in found.items()})
 
 
 def _instructions(
@@ -98,7 +98,7 @@ def obstacle(func: Any, copied: dict[int, Any]) -> str | None:
     if id(func) in copied:
         return None
     copied[id(func)] = func
-    names = _names(func.__code__)
+    names = used_names(func.__code__)
     if names.assigns:
         return f"assigns to {min(names.assigns)!r}, which is the caller's own state"
     if names.imports & HERE:
@@ -117,7 +117,7 @@ def obstacle(func: Any, copied: dict[int, Any]) -> str | None:
     return _captures({repr(name): value for name, value in captured.items()} | _attached(func), copied)
 
 
-def _captured(func: FunctionType, names: _Names) -> dict[str, Any]:
+def _captured(func: FunctionType, names: UsedNames) -> dict[str, Any]:
     """The variables of its surroundings that *func* reads. Builtins, and names found nowhere, are the worker's own."""
     captured: dict[str, Any] = {}
     for name, cell in zip(func.__code__.co_freevars, func.__closure__ or (), strict=True):
