@@ -136,6 +136,10 @@ class Judge:
                 found += self._captures(inner, seen | {definition})
                 continue
             said = f"{_name(definition)} captures {name!r}"
+            if name in ("self", "cls"):
+                text = f"{said}, an object of the caller's"
+                found.append(self._obstacle("state", "blocks", definition, node, text, ADVICE))
+                continue
             found += self._value(bound(self.tree, bindings[-1], home), said, definition, node, captured=True)
         return found
 

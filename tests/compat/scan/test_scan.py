@@ -138,7 +138,7 @@ NESTED = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-def main(given):
+def main(given, self=None):
     factor, rows, lock = 3, [], threading.Lock()
     def work(x):
         return {expression}
@@ -155,6 +155,7 @@ def main(given):
         ("rows", "not as it is", ["state"]),
         ("lock", "not as it is", ["handle"]),
         ("given * x", "unknown", ["unknown"]),
+        ("self.price(x)", "not as it is", ["state"]),
         ("eval('x')", "not as it is", ["state"]),
         ("threading.get_ident()", "moves", []),
     ],
