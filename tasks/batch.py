@@ -212,7 +212,11 @@ class Batch:
             self._cancel(running=running)
 
     def detach(self) -> None:
-        """Say that nobody will collect the batch: it runs all the same, and no warning is given."""
+        """Say that nobody will collect the batch, so that no warning is given.
+
+        It goes on while this process lives; at its end what has been sent runs all the same, and the rest is dropped.
+        For a batch that outlives its caller see ``submit(durable=True)``.
+        """
         self._is_forgotten = False
 
     # ---- waiting, with the lock of the outcomes held where a question is asked --------------------------------------
