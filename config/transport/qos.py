@@ -25,7 +25,7 @@ from graft.config.private_names.of_kombu import stock, virtual
 logger = logging.getLogger(__name__)
 
 ACK_DELAY: Final = 0.002  # Seconds in which the next fetch may take an acknowledgement along.
-AGAIN: Final = "graft_again"  # The header of a message that was with a worker before, and may have run there.
+AGAIN: Final = "again"  # In the delivery info of a message that was with a worker before, and may have run there.
 RETURNED_TTL: Final = 86400  # Seconds for which a worker may be away and still notice that its message went back.
 SELF_ACK_DELAY: Final = 0.02  # For what Redis has been told by the run already.
 LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
@@ -92,7 +92,7 @@ class _Records(stock.QoS):
                 # In the same step: whoever still runs it can tell that it is another's now.
                 pipe.set(keys.RETURNED + bytes_to_str(tag), 1, ex=RETURNED_TTL)
                 message, exchange, routing_key = loads(bytes_to_str(record))
-                message["headers"][AGAIN] = True
+                message["properties"]["delivery_info"][AGAIN] = True  # Not a header: those are signed.
                 if is_lost:
                     message["headers"]["redelivered"] = True
                     message["properties"]["delivery_info"]["redelivered"] = True

@@ -533,6 +533,7 @@ def test_a_death_that_redis_could_not_be_told_of_at_once_is_told_later(connectio
     channel.flush_acks()
     wait_until(lambda: drain(connection) or len(messages) == 2, "it is delivered again")
     assert messages[1].headers["redelivered"]
+    assert messages[1].properties["delivery_info"]["again"]
     messages[1].ack()
 
 
