@@ -15,8 +15,10 @@ from celery.backends.redis import RedisBackend
 
 from graft.config import keys, lua
 from graft.tasks.delivery import lease
+from graft.tasks.results.celery_backend import Backend
 
 STORE: Final = lua.load(__file__, "store_result")
+STORES: Final = (RedisBackend, Backend)  # Celery's own and ours, but no class of a project that derives from them.
 STATE: Final = len('{"status": ')
 
 
@@ -58,14 +60,14 @@ def arguments(
 
 
 def install() -> None:
-    """In a worker: change Celery's own Redis backend, and no class that derives from it."""
+    """In a worker: change how Celery's own Redis backend stores, and ours."""
     store = RedisBackend._store_result
 
     @wraps(store)
     def store_in_one_step(
         self: Any, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
     ) -> Any:
-        how = arguments(self, task_id, result, state, traceback, request) if type(self) is RedisBackend else None
+        how = arguments(self, task_id, result, state, traceback, request) if type(self) in STORES else None
         if how is None:
             return store(self, task_id, result, state, traceback, request, **options)
         if self.ensure(lambda: STORE(how.keys, how[1:], self.client), ()) == -1:

@@ -8,10 +8,11 @@ import pytest
 from celery.exceptions import Reject
 
 from graft.config import keys
+from graft.config.deployment import app
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import lease
 from graft.tasks.ids import new_id
-from graft.workers.result_patch import STORE, StoreArguments
+from graft.workers.result_patch import STORE, STORES, StoreArguments
 
 pytestmark = pytest.mark.acl_role("worker")
 
@@ -49,6 +50,10 @@ def test_a_message_is_kept_where_more_is_to_be_done_after_its_result(redis, task
     hold(redis, task)
     assert stored(redis, task, "FAILURE", settles=0) == 1
     assert redis.hexists(keys.UNACKED, task)
+
+
+def test_the_deployments_own_backend_stores_that_way():
+    assert type(app().backend) in STORES
 
 
 def test_no_result_is_stored_for_a_message_that_went_back(redis, task):
