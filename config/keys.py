@@ -56,6 +56,7 @@ WORKERS: Final = "graft:workers"
 UNACKED: Final = "graft:unacked"
 UNACKED_INDEX: Final = "graft:unacked_index"
 UNACKED_MUTEX: Final = "graft:unacked_mutex"
+RETURNED: Final = "graft:returned:"  # A delivery whose message went back to its queue: its run concludes nothing more.
 
 # Celery's and kombu's.
 STOCK_HELD: Final = "unacked*"  # The hash, index and lock of stock workers, which hardened ones sweep too.

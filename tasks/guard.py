@@ -29,7 +29,7 @@ from graft.tasks import worker_runtime
 from graft.tasks.base import raise_retry
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import lease, poison_isolation
-from graft.tasks.delivery.run_counter import Delivery, Runs, asks_redis, is_redelivered
+from graft.tasks.delivery.run_counter import Delivery, Runs, asks_redis, delivery_of, is_redelivered, was_returned
 from graft.tasks.errors import OutOfMemoryError, PoisonedError, ProcessExitError
 from graft.tasks.policy import FailedRun, RetryPolicy
 from graft.tasks.queues import overlap
@@ -82,13 +82,15 @@ def isolated_if_poisonous(task_id: str) -> Iterator[None]:
 def _run_counted(
     task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
-    record = Runs(request.id, request.retries or 0)
+    record = Runs(request.id, request.retries or 0, delivery=delivery_of(request))
     limit = getattr(task, "graft_run_limit", None) or settings().run_limit
+    _refuse_if_lost(task, request)  # It may have waited here for longer than its lease held.
     try:
         delivery = _begun(record, request, limit)
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise Reject(error, requeue=True) from error  # Nothing has begun.
     began = time.monotonic()
+    lease.hold(request, task.acks_late)
     try:
         if delivery.cancelled:
             worker_runtime.off_loop(_note_cancelled, task, request)
@@ -97,6 +99,8 @@ def _run_counted(
             raise PoisonedError(f"{task.name} took {delivery.run - 1} worker processes with it")
         value = run(*args, **kwargs)
         _refuse_if_lost(task, request)
+        if was_returned(request):  # A run before may have buried it. Only now: until here its letter was true.
+            worker_runtime.off_loop(dead_letters.take_back, request.id)
         return value
     except TaskPredicate:  # Retry, Ignore and Reject are answers, not failures.
         raise
@@ -140,7 +144,12 @@ def _failed(task: Any, request: Any, error: Exception) -> Exception:
     reason = letter_reason(task, request, error)
     if reason is not None:
         # First: whoever reads FAILURE must find the letter.
-        worker_runtime.off_loop(bury, task, request, error, reason, run)
+        try:
+            worker_runtime.off_loop(bury, task, request, error, reason, run)
+        except redis.RedisError as outage:
+            if task.acks_late:  # It goes back rather than fail without its letter.
+                raise Reject(outage, requeue=True) from error
+            note_unkept(request, outage)
     return error
 
 
@@ -178,7 +187,12 @@ def letter_reason(task: Any, request: Any, error: BaseException) -> dead_letters
 
 
 def bury(task: Any, request: Any, error: BaseException, reason: dead_letters.Reason, runs: int) -> None:
-    """Keep the message of *request* as a dead letter. Redis may not answer: then the log has the error alone."""
+    """Keep the message of *request* as a dead letter.
+
+    Raises:
+        LeaseLost: the message went back to its queue; another run decides.
+        redis.RedisError: Redis does not answer.
+    """
     letter = dead_letters.DeadLetter.make(
         id=request.id + dead_letters.FAILED_TASK if reason == "failed" else request.id,
         task=task.name,
@@ -191,10 +205,14 @@ def bury(task: Any, request: Any, error: BaseException, reason: dead_letters.Rea
         items=1,
         envelope=dead_letters.message_text(request.args, request.kwargs),
     )
-    try:
-        dead_letters.bury(letter)
-    except redis.RedisError as outage:
-        logger.error("task %s failed for good and could not be kept as a dead letter: %r", request.id, outage)
+    if not dead_letters.bury(letter, delivery=lease.fence_of(request)):
+        lease.warn_of_loss(request.id)
+        raise lease.LeaseLost("another worker has this task")
+
+
+def note_unkept(request: Any, outage: redis.RedisError) -> None:
+    """Say in the log what is all that is left of a task: its letter could not be written."""
+    logger.error("task %s failed for good and could not be kept as a dead letter: %r", request.id, outage)
 
 
 def _note_cancelled(task: Any, request: Any) -> None:

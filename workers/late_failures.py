@@ -42,8 +42,12 @@ def _bury(
         cause = guard.letter_reason(sender, request, exception)
     elif not getattr(sender, "graft_letters", True):
         return
-    if cause is not None:
+    if cause is None:
+        return
+    try:
         guard.bury(sender, request, exception, cause, (request.retries or 0) + 1)
+    except redis.RedisError as outage:
+        guard.note_unkept(request, outage)
 
 
 def _note_attempt(task: Any, request: Any, error: BaseException) -> None:

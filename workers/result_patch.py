@@ -1,7 +1,8 @@
 """Stores the result of a task in one round trip, in workers, where Celery's Redis backend makes two and a transaction.
 
 Celery asks for an earlier result first, so that nothing takes the place of a success. The script does both in one step,
-which also leaves no moment between the two.
+which also leaves no moment between the two. In that step it asks whether the run's message is still its own, and
+acknowledges it (tasks/delivery/lease.py).
 """
 
 from __future__ import annotations
@@ -12,19 +13,32 @@ from typing import Any, Final, NamedTuple
 from celery import states
 from celery.backends.redis import RedisBackend
 
-from graft.config import lua
+from graft.config import keys, lua
+from graft.tasks.delivery import lease
+from graft.tasks.results.celery_backend import Backend
 
 STORE: Final = lua.load(__file__, "store_result")
+STORES: Final = (RedisBackend, Backend)  # Celery's own and ours, but no class of a project that derives from them.
 STATE: Final = len('{"status": ')
 
 
 class StoreArguments(NamedTuple):
-    """What the script is given: the key, the record, its seconds to live, and how a record of a success begins."""
+    """What the script is given: the key, the record, its seconds to live, and how a record of a success begins.
+
+    ``delivery`` is the tag of the message of a run that ends with this result, else "".
+    """
 
     key: str
     record: str
     seconds: int
     success: str
+    delivery: str
+    settles: int
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that the script touches."""
+        return [self.key, keys.RETURNED + self.delivery, keys.UNACKED, keys.UNACKED_INDEX]
 
 
 def arguments(
@@ -40,21 +54,24 @@ def arguments(
         return None
     kept = backend.failure_expires if state == states.FAILURE else None
     seconds = int(backend.expires or 0) if kept is None else int(kept)
-    return StoreArguments(backend.get_key_for_task(task_id), record, seconds, success)
+    delivery = lease.fence_of(request) if state in states.READY_STATES else ""
+    settles = int(bool(delivery) and not (request.chord or (request.errbacks and state != states.SUCCESS)))
+    return StoreArguments(backend.get_key_for_task(task_id), record, seconds, success, delivery, settles)
 
 
 def install() -> None:
-    """In a worker: change Celery's own Redis backend, and no class that derives from it."""
+    """In a worker: change how Celery's own Redis backend stores, and ours."""
     store = RedisBackend._store_result
 
     @wraps(store)
     def store_in_one_step(
         self: Any, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
     ) -> Any:
-        how = arguments(self, task_id, result, state, traceback, request) if type(self) is RedisBackend else None
+        how = arguments(self, task_id, result, state, traceback, request) if type(self) in STORES else None
         if how is None:
             return store(self, task_id, result, state, traceback, request, **options)
-        self.ensure(lambda: STORE([how.key], how[1:], self.client), ())
+        if self.ensure(lambda: STORE(how.keys, how[1:], self.client), ()) == -1:
+            lease.warn_of_loss(task_id)
         return result
 
     if not hasattr(store, "__wrapped__"):

@@ -48,7 +48,7 @@ COLD: Final = "worker_Cold"
 COLD_SECONDS: Final = 8.0  # That a cold shutdown may take; killing pool processes takes two.
 TURN: Final = 0.1  # Seconds between two checks during a soft shutdown.
 
-_pardoned: set[tuple[str, int]] = set()
+_pardoned: set[tuple[str, int, str]] = set()
 
 
 def has_begun() -> bool:
@@ -60,7 +60,10 @@ def has_begun() -> bool:
 @signals.worker_shutting_down.connect
 def pardon_active(**_: Any) -> None:
     """Note in Redis that this worker ends what runs here. Called once or twice on the way out."""
-    runs = {(request.id, int(request.request_dict.get("retries") or 0)) for request in tuple(state.active_requests)}
+    runs = {
+        (request.id, int(request.request_dict.get("retries") or 0), str(request.message.delivery_tag))
+        for request in tuple(state.active_requests)
+    }
     runs -= _pardoned
     if not runs:
         return

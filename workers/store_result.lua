@@ -1,7 +1,15 @@
 -- Stores a task's result and publishes it. As in Celery, which asks first and stores then, nothing takes the place of a
 -- success; success is how the record of one begins. A ttl of 0 is none.
-local key = KEYS[1]
-local record, ttl, success = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+-- Of a run with a delivery, -1 and nothing else where its message has gone back: the result is another run's to store.
+-- settles: nothing is left to be done, so its message is acknowledged in the same instant. Between the two a worker
+-- could die, and the run after it give another answer.
+local key, returned, unacked, index = unpack(KEYS)
+local record, ttl, success, delivery, settles = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
+if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end
+if settles then
+  redis.call('HDEL', unacked, delivery)
+  redis.call('ZREM', index, delivery)
+end
 local old = redis.call('GET', key)
 if old and string.sub(old, 1, #success) == success then return 0 end
 redis.call('SET', key, record)

@@ -72,6 +72,7 @@ class Channel(stock.Channel):
         self.pending_acks = part(PendingAcks)[address.hostname, address.port, address.virtual_host]
         self.unsent_acks: list[str] = []  # Redis is told of them with the next fetch, or soon.
         self.recorded_tag = ""
+        self._gone: set[str] = set()  # Messages that were taken, and went back before they were read.
         self._fetcher = Fetcher()
         self._fetch_commands: dict[tuple[str, ...], FetchCommand] = {}
         super().__init__(connection, **kwargs)
@@ -146,6 +147,9 @@ class Channel(stock.Channel):
         """Deliver a message to its consumer; one that cannot be delivered is moved to the quarantine."""
         raw, tag, queue = taken
         self._queue_cycle.rotate(queue)
+        if tag in self._gone:  # This process was away between the fetch and its reply, and another has the message.
+            self._gone.discard(tag)
+            return
         self.recorded_tag = tag
         try:
             message = decode(raw, self.message_limit)
@@ -172,7 +176,7 @@ class Channel(stock.Channel):
         if tag not in self.qos._dirty:  # Else it was settled before Redis failed at something else.
             if tag in self.qos._delivered:
                 self.qos.forget(tag)
-            self.pending_acks[tag] = requeue
+            self.pending_acks[tag] = "back" if requeue else ""
         if not requeue:
             self._may_fetch()
 
@@ -325,14 +329,21 @@ class Channel(stock.Channel):
 
     # ---- owning messages ---------------------------------------------------------------------------------------------
 
-    def renew(self, tags: Iterable[str]) -> None:
-        """Renew the leases of *tags* in Redis; those that were settled meanwhile stay settled."""
+    def renew(self, tags: Iterable[str]) -> list[str]:
+        """Renew the leases of *tags* in Redis; those that were settled meanwhile stay settled.
+
+        Returns the tags of messages that went back to their queues meanwhile: this process holds them no more.
+        """
         held = list(tags)
-        if self._fetcher.pending is not None:  # Messages may have been taken and wait to be read.
-            held += self._fetcher.pending.tags
-        if held:
-            with self.conn_or_acquire() as client:
-                RENEW(self._prefixed([self.unacked_index_key]), held, client)
+        # Messages may have been taken and wait to be read.
+        unread = self._fetcher.pending.tags if self._fetcher.pending is not None else ()
+        if not held and not unread:
+            return []
+        with self.conn_or_acquire() as client:
+            found = RENEW(self._prefixed([self.unacked_index_key, keys.RETURNED]), [*held, *unread], client)
+        gone = [tag.decode() for tag in found]
+        self._gone.update(set(gone).intersection(unread))
+        return gone
 
     def forget_records(self, tags: Iterable[str]) -> None:
         """Have Redis forget the messages *tags*, in one round trip. Not while another thread sends on this channel."""
@@ -342,11 +353,12 @@ class Channel(stock.Channel):
     def flush_acks(self) -> None:
         """Send every pending acknowledgement; raises RedisError when Redis still cannot be told."""
         while self.pending_acks:
-            tag, requeue = self.pending_acks.popitem()
+            tag, how = self.pending_acks.popitem()
             try:
-                self.qos.settle(tag, requeue)
+                # That a process was lost with it is told too: else its death would not count.
+                self.qos.settle(tag, requeue=bool(how), is_lost=how == "lost")
             except BaseException:
-                self.pending_acks[tag] = requeue
+                self.pending_acks[tag] = how
                 raise
 
     def _may_fetch(self) -> bool:

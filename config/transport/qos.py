@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import redis
 from kombu.asynchronous import get_event_loop
@@ -19,17 +19,24 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.exceptions import ResponseError
 
+from graft.config import keys
 from graft.config.private_names.of_kombu import stock, virtual
 
 logger = logging.getLogger(__name__)
 
 ACK_DELAY: Final = 0.002  # Seconds in which the next fetch may take an acknowledgement along.
+AGAIN: Final = "again"  # In the delivery info of a message that was with a worker before, and may have run there.
+RETURNED_TTL: Final = 86400  # Seconds for which a worker may be away and still notice that its message went back.
 SELF_ACK_DELAY: Final = 0.02  # For what Redis has been told by the run already.
 LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
-class PendingAcks(defaultdict[tuple[Any, ...], dict[str, bool]]):
-    """Acknowledgements that Redis could not be told, by broker: delivery tag -> whether the message goes back.
+# How a message is settled that Redis could not be told of: acknowledged; given back; given back by a lost process.
+Settling = Literal["", "back", "lost"]
+
+
+class PendingAcks(defaultdict[tuple[Any, ...], dict[str, Settling]]):
+    """Acknowledgements that Redis could not be told, by broker: delivery tag -> how its message is settled.
 
     A pool process has none of its worker's.
     """
@@ -59,24 +66,33 @@ class _Records(stock.QoS):
     def _sweep(self, client: Any, latest: float, start: int | None, most: int | None) -> None:
         # The newest first: each goes to the head of its queue.
         for tag in client.zrange(self.unacked_index_key, latest, 0, desc=True, byscore=True, offset=start, num=most):
-            renewed = client.zscore(self.unacked_index_key, tag)
-            if renewed is None or renewed <= latest:
-                self.restore_by_tag(tag, client)
+            self.restore_by_tag(tag, client, renewed_until=latest)
 
     def _now(self, client: Any) -> float:
         return time.time()
 
     def restore_by_tag(
-        self, tag: str | bytes, client: Any = None, leftmost: bool = False, *, is_lost: bool = True
-    ) -> None:
-        """Put the message back on its queue. ``is_lost``: it comes from a process that did not give it back itself."""
+        self, tag: str | bytes, client: Any = None, leftmost: bool = False, *, is_lost: bool = True,
+        renewed_until: float | None = None,
+    ) -> None:  # fmt: skip
+        """Put the message back on its queue. ``is_lost``: it comes from a process that did not give it back itself.
+
+        ``renewed_until``: only if its lease was not renewed after that time, up to the instant in which it goes back.
+        """
+        watched = [self.unacked_key] if renewed_until is None else [self.unacked_key, self.unacked_index_key]
 
         def restore(pipe: Any) -> None:
+            renewed = None if renewed_until is None else pipe.zscore(self.unacked_index_key, tag)
             record = pipe.hget(self.unacked_key, tag)
             pipe.multi()
+            if renewed is not None and renewed > renewed_until:
+                return
             self._remove_from_indices(tag, pipe)
             if record:
+                # In the same step: whoever still runs it can tell that it is another's now.
+                pipe.set(keys.RETURNED + bytes_to_str(tag), 1, ex=RETURNED_TTL)
                 message, exchange, routing_key = loads(bytes_to_str(record))
+                message["properties"]["delivery_info"][AGAIN] = True  # Not a header: those are signed.
                 if is_lost:
                     message["headers"]["redelivered"] = True
                     message["properties"]["delivery_info"]["redelivered"] = True
@@ -84,7 +100,7 @@ class _Records(stock.QoS):
 
         try:
             with self.channel.conn_or_acquire(client) as connected:
-                connected.transaction(restore, self.unacked_key)
+                connected.transaction(restore, *watched)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             # A record that kombu did not write would stop every sweep at this point.
             with self.channel.conn_or_acquire(client) as connected:
@@ -144,7 +160,7 @@ class QoS(_Records):
             self.channel.forget_records(tags)
         except Exception as error:
             logger.warning("%d acknowledgements could not be sent, trying again later: %r", len(tags), error)
-            self.channel.pending_acks.update(dict.fromkeys(tags, False))
+            self.channel.pending_acks.update(dict.fromkeys(tags, ""))
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         # Celery gives a message back so when its process is lost. A run that survives its message's return says so
@@ -156,7 +172,8 @@ class QoS(_Records):
             self.settle(delivery_tag, requeue, is_lost=is_lost)
         except Exception as error:  # Whatever it is: a message that is neither settled nor pending is held for ever.
             logger.warning("the acknowledgement of %s could not be sent, trying again later: %r", delivery_tag, error)
-            self.channel.pending_acks[delivery_tag] = requeue
+            how: Settling = "" if not requeue else "lost" if is_lost else "back"
+            self.channel.pending_acks[delivery_tag] = how
         self.forget(delivery_tag)
 
     def forget(self, delivery_tag: str) -> None:

@@ -119,7 +119,7 @@ def command(
     try:
         for _ in range(runs):
             for fault in faults:
-                for kind in kinds:
+                for kind in (kind for kind in kinds if kind in fault.kinds):
                     began = time.monotonic()
                     made = fault(scale, lane)
                     result = made.skip(kind) if fault.unavailable() else made.play(kind)

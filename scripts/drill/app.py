@@ -107,6 +107,14 @@ app.conf.beat_schedule = {
 }
 
 
+@_task("drill.limited", ignore_result=True)
+def limited(label: str, seconds: float = 0.1) -> str:
+    """Run under a semaphore and a rate limit that all workers share; stock Celery has neither."""
+    from graft.scripts.drill import limited as limits
+
+    return limits.run(label, seconds)
+
+
 @_task("drill.eat_memory", ignore_result=True)
 def eat_memory(label: str) -> None:
     """Take memory until there is none, as a task whose input is larger than anybody thought."""

@@ -11,6 +11,7 @@ from graft.scripts.drill.faults import (
     clocks,
     freezes,
     hosts,
+    limits,
     messages,
     network,
     power,
@@ -26,6 +27,6 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
     broker.ResultsDown, messages.Chords, broker.Full, processes.Rolling, messages.BadMessages,
     messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump, freezes.Freeze,
     resources.DescriptorLimit, resources.DiskFull, resources.OutOfMemory, power.PowerLoss, versions.VersionMix,
-    hosts.Partition,
+    hosts.Partition, limits.SharedLimits, limits.InOrder,
     soak.Soak,
 )  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from graft.config.queues import Lane
+from graft.scripts.drill import checkers, history
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import Kind, Stage
 
@@ -50,6 +51,7 @@ class Fault:
     on: ClassVar[type[Stage]] = Stage
     by_default: ClassVar[bool] = True
     lanes: ClassVar[tuple[Lane, ...]] = ("cpu", "io")
+    kinds: ClassVar[tuple[Kind, ...]] = ("ours", "stock")
 
     def __init__(self, scale: float, lane: Lane = "cpu") -> None:
         self.scale = scale
@@ -134,6 +136,11 @@ class Fault:
             self.limit,
         )
         passed = self.strikes > 0 and self.passes(stage, count, result)
+        seen = history.of_ledger(stage.ledger)
+        if any(one.kind == "answer" for one in seen):
+            flaws = checkers.answers(seen)
+            self.seen += flaws[:3]
+            passed = passed and not flaws
         return replace(result, passed=passed, seen="; ".join(self.seen))
 
     def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:

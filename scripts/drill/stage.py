@@ -76,6 +76,7 @@ class Stage(LocalStack):
             self.results.start()
             self.env["CELERY_RESULT_BACKEND"] = self.results.url
         self.env["DRILL_LEDGER"] = str(self.directory / "ledger")
+        self.env["DRILL_HISTORY"] = str(self.directory / "history")  # What actors saw of what they share.
         workers, concurrency = self._numbers
         for _ in range(workers):
             self.add_drill_worker(concurrency)

@@ -39,6 +39,7 @@ PAGE: Final = 100
 # What tells one item's error from another's of the same cause: numbers, addresses, ids, quoted values.
 _VALUES: Final = re.compile(r"0x[0-9a-f]+|[0-9a-f-]{16,}|\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"", re.IGNORECASE)
 
+KEEP: Final = lua.load(__file__, "keep")
 REMOVE: Final = lua.load(__file__, "remove")
 KEEP_FAILED: Final = lua.load(__file__, "keep_failed")
 
@@ -101,15 +102,24 @@ def cause_of(error: BaseException) -> str:
     return f"{type(error).__name__}\0{_VALUES.sub('*', str(error)[:500])[:200]}"
 
 
-def bury(letter: DeadLetter, client: Any = None) -> None:
-    """Keep *letter*; one with the same id is replaced, and keeps its place in the order of burial."""
+def bury(letter: DeadLetter, client: Any = None, *, delivery: str = "") -> bool:
+    """Keep *letter*; one with the same id is replaced, and keeps its place in the order of burial.
+
+    False where it is not kept: the message of *delivery*, whose run it ends, went back to its queue.
+    """
     if letter.reason == "failed":
         _keep_failed(client or shared(), letter)
-        return
-    with (client or shared()).pipeline() as pipe:
-        pipe.hset(LETTERS, letter.id, json.dumps(asdict(letter)))
-        pipe.zadd(INDEX, {letter.id: letter.buried_at}, nx=True)
-        pipe.zrem(FAILED, letter.id)
+        return True
+    names = [LETTERS, INDEX, FAILED, keys.RETURNED + delivery]
+    text = json.dumps(asdict(letter))
+    return bool(KEEP(names, [letter.id, text, letter.buried_at, delivery], client or shared()))
+
+
+def take_back(letter_id: str) -> None:
+    """Remove the letter of a task that has succeeded after all: a run before had buried it, and died then."""
+    with shared().pipeline() as pipe:
+        pipe.hdel(LETTERS, letter_id)
+        pipe.zrem(INDEX, letter_id)
         pipe.execute()
 
 

@@ -3,6 +3,9 @@
 A worker that was stopped for longer than the visibility timeout has lost its leases. What it finishes then must not be
 stored, answered, retried or buried: that is for the run that has the message now. While leases are renewed in time,
 no run asks Redis: the main process notes each renewal in memory that it shares with the processes it forks.
+
+Each delivery that goes back to its queue leaves a key under its tag. The scripts that store a result and bury a letter
+write nothing for such a delivery.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ import mmap
 import struct
 from typing import Any, Final
 
-from celery.exceptions import Ignore
+import redis
+from celery.exceptions import Ignore, Reject
 
 from graft.config import keys, redis_clock
-from graft.config.deployment import existing, part
-from graft.config.redis_client import broker
+from graft.config.deployment import existing, part, settings
+from graft.config.redis_client import broker, shared
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,10 @@ class LeaseClock:
     def renewed(self, at: float, visibility_timeout: float) -> None:
         """Note that all leases were renewed, by a command sent *at* that time of :func:`now`."""
         self._until[:] = struct.pack("d", at + MARGIN * visibility_timeout)
+
+    def doubt(self) -> None:
+        """Have every run ask, until all leases are renewed again."""
+        self._until[:] = struct.pack("d", 0.0)
 
     @property
     def is_certain(self) -> bool:
@@ -67,15 +75,46 @@ def refuse_if_lost(request: Any) -> None:
 
     Raises:
         LeaseLost: another worker has the message of *request*.
+        Reject: Redis does not say, and the message goes back: an outage makes a lease uncertain, and is nobody's fault.
     """
     tag = (getattr(request, "properties", None) or {}).get("delivery_tag")
     if is_certain() or not tag:
         return
-    with broker() as client:
-        if client.hexists(keys.UNACKED, tag):
+    try:
+        if _is_held(tag):
             return
+    except redis.RedisError as outage:
+        raise Reject(outage, requeue=True) from outage
+    warn_of_loss(request.id)
+    raise LeaseLost("another worker has this task")
+
+
+def _is_held(tag: str) -> bool:
+    if settings().backend_url == settings().broker_url:
+        return bool(shared().hexists(keys.UNACKED, tag))  # Which bears with an outage.
+    with broker() as client:
+        return bool(client.hexists(keys.UNACKED, tag))
+
+
+def warn_of_loss(task_id: str) -> None:
+    """Say in the log that a run's outcome is dropped."""
     logger.warning(
         "the lease of %s ran out while it ran here, and another worker has the task: what came of this run is dropped",
-        request.id,
+        task_id,
     )
-    raise LeaseLost("another worker has this task")
+
+
+def hold(request: Any, acks_late: bool) -> None:
+    """The run of *request* begins here; its message is held until it has ended, where it is acknowledged late."""
+    request.graft_delivery = (request.properties or {}).get("delivery_tag") if acks_late else None
+
+
+def fence_of(request: Any) -> str:
+    """The delivery that a write which ends the run of *request* is conditional on, in one script; "" for none.
+
+    A worker's certainty is by its own clock. Redis's may have been set forward, and its leases given to others; so the
+    script asks once more, whether the delivery is among those that went back. Not where the broker is another server
+    than the one that is written to.
+    """
+    tag = getattr(request, "graft_delivery", None)
+    return str(tag) if tag and settings().backend_url == settings().broker_url else ""

@@ -8,6 +8,7 @@ neighbours run once more at most.
 Before the run that would be the last it waits until no other such runs beside it (poison_isolation.py).
 
 A worker that is told to stop takes its processes down itself. It says so first (:func:`pardon`), and nobody is blamed.
+One that finds that its message went to another while it lives, for whatever reason, says so too, and at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Final
 from graft.config import keys, lua
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
+from graft.config.transport.qos import AGAIN
 from graft.tasks.delivery import cancellation, poison_isolation
 from graft.tasks.delivery.cancellation import NOTHING, Cancelled
 from graft.tasks.envelope import Child
@@ -63,6 +65,12 @@ def is_redelivered(request: Any) -> bool:
     return bool((request.delivery_info or {}).get("redelivered"))
 
 
+def was_returned(request: Any) -> bool:
+    """Whether the message of *request* was with a process before, for whatever reason it went back."""
+    info = (request.properties or {}).get("delivery_info") or {}
+    return is_redelivered(request) or bool(info.get(AGAIN))
+
+
 def asks_redis(batch: str, is_redelivered: bool, run_limit: int) -> bool:
     """Whether :meth:`Runs.begin` has to ask Redis."""
     return is_redelivered or run_limit == 1 or cancellation.may_be_cancelled(batch)
@@ -71,8 +79,9 @@ def asks_redis(batch: str, is_redelivered: bool, run_limit: int) -> bool:
 class Runs:
     """The record of one envelope's runs in Redis, under its id and the number of its retries."""
 
-    def __init__(self, envelope_id: str, retries: int, client: Any = None) -> None:
+    def __init__(self, envelope_id: str, retries: int, client: Any = None, *, delivery: str = "") -> None:
         self.name = (envelope_id, retries)
+        self.delivery = delivery
         self.key = f"{RUN_KEY}{envelope_id}:{retries}"
         self.done_key = f"{self.key}:done"
         self.client = client or shared()
@@ -94,10 +103,10 @@ class Runs:
             return Delivery(1, cancelled), {}
         self.is_on_record = True
         earlier = int(run_limit > 1)  # Runs before the first that is on record.
-        run = int(BEGIN([self.key], [MESSAGE_TTL, poison_isolation.deaths(), earlier], self.client))
+        run = int(BEGIN([self.key], [MESSAGE_TTL, poison_isolation.deaths(), earlier, self.delivery], self.client))
         if not run:
             poison_isolation.enter(self.name[0])
-            run = int(BEGIN([self.key], [MESSAGE_TTL, math.inf, earlier], self.client))
+            run = int(BEGIN([self.key], [MESSAGE_TTL, math.inf, earlier, self.delivery], self.client))
         if run == 1:
             return Delivery(run, cancelled), {}
         return self._watched(run, cancelled, positions)
@@ -131,7 +140,7 @@ class Runs:
     def starting(self, position: int) -> None:
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hincrby(self.key, f"start:{position}", 1)
-            pipe.hset(self.key, "current", position)
+            pipe.hset(self.key, mapping={"current": position, "holder": self.delivery})
             pipe.execute()
 
     def finished(self, position: int, frame: tuple[bool, bytes]) -> None:
@@ -150,7 +159,7 @@ class Runs:
 
     def survived(self) -> None:
         """Note that this run's process goes on, though its message goes back: no death."""
-        pardon([self.name], self.client)
+        pardon([(*self.name, self.delivery)], self.client)
 
     def close(self) -> None:
         """Drop the record."""
@@ -163,11 +172,19 @@ class Runs:
         pipe.delete(self.key, self.done_key, *others)
 
 
-def pardon(runs: Iterable[tuple[str, int]], client: Any) -> None:
-    """Have the current runs of these envelopes, given by id and number of retries, not count as deaths."""
-    for envelope_id, retries in runs:
+def delivery_of(request: Any) -> str:
+    """The tag of the delivery that *request* is the run of; "" where it has none."""
+    return str((getattr(request, "properties", None) or {}).get("delivery_tag") or "")
+
+
+def pardon(runs: Iterable[tuple[str, int, str]], client: Any) -> None:
+    """Have runs not count as deaths, each given by the envelope's id, the number of retries, and its delivery.
+
+    To pardon a delivery twice changes nothing; one without a tag cannot be told from another.
+    """
+    for envelope_id, retries, delivery in runs:
         # A first run is on record from now on, for as long as its message may take to come back.
-        PARDON([f"{RUN_KEY}{envelope_id}:{retries}"], [int(10 * settings().visibility_timeout)], client)
+        PARDON([f"{RUN_KEY}{envelope_id}:{retries}"], [int(10 * settings().visibility_timeout), delivery], client)
 
 
 def _children(text: bytes | None) -> tuple[Child, ...]:

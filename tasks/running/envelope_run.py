@@ -19,7 +19,7 @@ from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import lease
 from graft.tasks.delivery.poison_isolation import NotAloneError
-from graft.tasks.delivery.run_counter import Delivery, Runs, is_redelivered
+from graft.tasks.delivery.run_counter import Delivery, Runs, delivery_of, is_redelivered
 from graft.tasks.durable import outcomes as durable_outcomes
 from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_frame, value_frame
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, NotYet, PoisonedError
@@ -98,8 +98,9 @@ class EnvelopeRun:
         """The run of the envelope in *wire*, counted. An envelope of a worker pool has a slot then.
 
         Raises:
-            Ignore: its worker pool has no slot for it now, and sends it when it has.
+            Ignore: its worker pool has no slot for it now, and sends it when it has; or another worker has it.
         """
+        lease.refuse_if_lost(task.request)  # It may have waited here for longer than its lease held.
         envelope = Envelope.open(payloads.fetch(wire, task.request.id), task.request.id)
         slot = Slot(envelope, envelope.pool, wire, task.request.hostname) if envelope.pool else None
         func = _refused
@@ -111,7 +112,7 @@ class EnvelopeRun:
             if slot is None:
                 raise
             slot.refusal = error
-        record = Runs(envelope.id, envelope.retries)
+        record = Runs(envelope.id, envelope.retries, delivery=delivery_of(task.request))
         try:
             delivery, kept = record.begin(
                 envelope.batch, envelope.positions,

@@ -16,7 +16,7 @@ from graft.tasks import guard
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
-from graft.tasks.delivery.run_counter import Runs, is_redelivered
+from graft.tasks.delivery.run_counter import Runs, delivery_of, is_redelivered
 from graft.tasks.envelope import REDUCE, RUN_ENVELOPE, Envelope, Report, error_frame, value_frame
 from graft.tasks.errors import (
     BrokerUnavailable,
@@ -56,7 +56,10 @@ class EnvelopeTask(ResultsInRedis, ReliableTask):
         except EnvelopeLostError:  # The caller sends it again, with the callable that was missing.
             raise
         except EnvelopeError as error:
-            off_loop(guard.bury, self, self.request, error, _reason(error), self.request.retries + 1)
+            try:
+                off_loop(guard.bury, self, self.request, error, _reason(error), self.request.retries + 1)
+            except redis.RedisError as outage:  # It goes back rather than fail without its letter.
+                raise Reject(outage, requeue=True) from error
             raise
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
@@ -103,7 +106,7 @@ def run_envelope(self: EnvelopeTask, wire: str) -> str:
 def reduce_batch(self: EnvelopeTask, parts: list[str], wire: str) -> str:
     """The body of a batch's chord: apply the reducer to all values; if an item failed, its error is the outcome."""
     envelope = Envelope.open(payloads.fetch(wire, self.request.id), self.request.id)
-    record = Runs(envelope.id, envelope.retries)
+    record = Runs(envelope.id, envelope.retries, delivery=delivery_of(self.request))
     limit = settings().run_limit
     delivery, _ = record.begin(envelope.batch, (0,), is_redelivered=is_redelivered(self.request), run_limit=limit)
     if delivery.is_dead(0, limit):

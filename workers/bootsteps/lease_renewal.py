@@ -14,8 +14,9 @@ from typing import Any, Final
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as Prefork
 
+from graft.config.redis_client import shared
 from graft.config.transport.channel import Channel
-from graft.tasks.delivery import lease
+from graft.tasks.delivery import lease, run_counter
 from graft.tasks.envelope import RUN_ENVELOPE
 
 logger = logging.getLogger(__name__)
@@ -90,12 +91,23 @@ class LeaseRenewal(bootsteps.StartStopStep):
     def _renew(self, channel: Channel) -> None:
         at, clock = lease.now(), lease.keep_clock()
         held = {**self._kept, **channel.qos.outstanding()}
-        channel.renew(held)
+        gone = [tag for tag in channel.renew(held) if tag in held and tag not in self._doubtful]
+        if gone:
+            clock.doubt()
+            self._doubtful.update(gone)
+            self._pardon({tag: held[tag].headers for tag in gone})
         if not clock.is_certain:  # For too long: some of these may be with others.
             self._doubtful.update(held)
         self._doubtful.intersection_update(held)
         if not self._doubtful:
             clock.renewed(at, channel.visibility_timeout)
+
+    def _pardon(self, gone: Mapping[str, Mapping[str, Any]]) -> None:
+        """This worker lives, and others have some of its messages, whose headers these are: that is nobody's death."""
+        logger.warning("%d messages of this worker went to others, who took it for lost", len(gone))
+        named = {tag: each for tag, each in gone.items() if each.get("id")}  # Others are refused, and run nowhere.
+        runs = [(str(each["id"]), int(each.get("retries") or 0), tag) for tag, each in named.items()]
+        run_counter.pardon(runs, shared())
 
     def _keep_renewing(self, every: float) -> None:
         pause = threading.Event()

@@ -518,3 +518,39 @@ def test_the_app_uses_the_hardened_transport_although_celery_reads_the_variable_
     environment = {**os.environ, "CELERY_BROKER_URL": "redis://h/0"}
     shown = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, check=True)
     assert shown.stdout.split() == [b"graft", b"graft"]
+
+
+@pytest.mark.redis
+def test_a_death_that_redis_could_not_be_told_of_at_once_is_told_later(connection, server, monkeypatch):
+    connection.Producer().publish({"some": "thing"}, routing_key="q")
+    messages = received_by(connection, "q")
+    wait_until(lambda: drain(connection) or messages, "the message is delivered")
+    channel = messages[0].channel
+    with monkeypatch.context() as outage:
+        outage.setattr(channel.qos, "restore_by_tag", _refuse)
+        messages[0].reject(requeue=True)
+    assert list(channel.pending_acks.values()) == ["lost"]
+    channel.flush_acks()
+    wait_until(lambda: drain(connection) or len(messages) == 2, "it is delivered again")
+    assert messages[1].headers["redelivered"]
+    assert messages[1].properties["delivery_info"]["again"]
+    messages[1].ack()
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise redis.ConnectionError("refused by the test")
+
+
+@pytest.mark.redis
+def test_a_sweep_takes_no_lease_that_is_renewed_while_it_looks(connection, server):
+    connection.Producer().publish({"some": "thing"}, routing_key="q")
+    messages = received_by(connection, "q")
+    wait_until(lambda: drain(connection) or messages, "the message is delivered")
+    tag, qos = messages[0].delivery_tag, messages[0].channel.qos
+    before = server.client.zscore("graft:unacked_index", tag)
+    messages[0].channel.renew([tag])
+    qos.restore_by_tag(tag, renewed_until=before)
+    assert server.client.hexists("graft:unacked", tag)
+    qos.restore_by_tag(tag, renewed_until=before + 60)
+    assert not server.client.hexists("graft:unacked", tag)
+    assert messages[0].channel.renew([tag]) == [tag]  # Whoever still holds it is told.

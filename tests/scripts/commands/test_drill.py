@@ -18,6 +18,7 @@ from graft.scripts.commands.drill import chosen, command, lines_of, markdown_of
 from graft.scripts.drill import stage
 from graft.scripts.drill.catalogue import FAULTS
 from graft.scripts.drill.faults.hosts import Partition
+from graft.scripts.drill.faults.limits import SharedLimits
 from graft.scripts.drill.faults.messages import BadMessages
 from graft.scripts.drill.faults.power import PowerLoss
 from graft.scripts.drill.faults.processes import ChildKill, Rolling, WorkerKill
@@ -78,7 +79,9 @@ def test_a_scale_leaves_every_fault_something_to_do(scale):
 @pytest.mark.redis
 @pytest.mark.worker
 @pytest.mark.parametrize(
-    "fault", [WorkerKill, BadMessages, DiskFull, OutOfMemory, PowerLoss, VersionMix], ids=lambda fault: fault.name
+    "fault",
+    [WorkerKill, BadMessages, DiskFull, OutOfMemory, PowerLoss, VersionMix, SharedLimits],
+    ids=lambda fault: fault.name,
 )
 def test_ours_passes(redis_stack, fault):
     if fault.unavailable():
@@ -108,12 +111,24 @@ def test_negative_control_stock_fails_where_ours_passes(redis_stack, monkeypatch
     assert result.ended
 
 
-def test_a_fault_that_did_not_happen_is_no_pass():
+def test_a_fault_that_did_not_happen_is_no_pass(tmp_path):
     nothing = ChildKill(0.001)
-    result = nothing.result(SimpleNamespace(kind="ours", ended=[]), Count(), 0.0)
+    result = nothing.result(SimpleNamespace(kind="ours", ended=[], ledger=tmp_path / "ledger"), Count(), 0.0)
     assert (result.strikes, result.lost, result.passed) == (0, 0, False)
     assert "FAILED" in "\n".join(lines_of([result]))
     assert "**failed**" in markdown_of([result])
+
+
+def test_a_drill_fails_by_what_a_caller_saw_whatever_the_sums_say(tmp_path):
+    fault, ledger = ChildKill(0.001), tmp_path / "ledger"
+    fault.strikes = 1
+    stage = SimpleNamespace(kind="ours", ended=[], ledger=ledger)
+    seen = "sent a 1 1.0\nstart a 7 2.0\nend a 7 3.0\nanswered a 1 4.0\n"
+    ledger.write_text(seen)
+    assert fault.result(stage, read(ledger), 0.0).passed
+    ledger.write_text(seen + "answered a 1 5.0\n")
+    result = fault.result(stage, read(ledger), 0.0)
+    assert (result.passed, result.seen) == (False, "a was answered 2 times")
 
 
 def test_a_fault_that_this_machine_cannot_play_is_skipped_with_the_reason(monkeypatch):

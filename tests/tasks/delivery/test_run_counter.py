@@ -114,23 +114,23 @@ def test_a_run_that_its_worker_ended_on_purpose_is_no_death(runs, redis):
     for _ in range(5):
         delivery, _ = runs.begin("batch", [7], run_limit=1)
         assert not delivery.is_dead(7, limit=1)
-        run_counter.pardon([runs.name], redis)
+        run_counter.pardon([(*runs.name, "")], redis)
 
 
 def test_an_item_is_pardoned_for_the_stopped_run_and_no_other(runs, redis):
     positions = range(3)
     runs.begin("batch", positions)
-    run_counter.pardon([runs.name], redis)
+    run_counter.pardon([(*runs.name, "")], redis)
     runs.begin("batch", positions)
     runs.starting(1)  # … and the process dies.
     runs.begin("batch", positions)
     runs.starting(0)
     runs.finished(0, (True, b"value"))
     runs.starting(1)
-    run_counter.pardon([runs.name], redis)
+    run_counter.pardon([(*runs.name, "")], redis)
     delivery, _ = runs.begin("batch", positions)
     assert delivery.kills(1) == 1
-    run_counter.pardon([runs.name], redis)  # Stopped before anything began again.
+    run_counter.pardon([(*runs.name, "")], redis)  # Stopped before anything began again.
     delivery, _ = runs.begin("batch", positions)
     assert (delivery.kills(1), delivery.kills(2)) == (1, 0)
 
@@ -155,3 +155,29 @@ def test_every_record_expires(runs, redis):
 def test_an_item_that_never_started_is_never_dead(starts, limit):
     delivery = Delivery(3, starts=starts, blamed=min(starts, default=None))
     assert not any(delivery.is_dead(position, limit) for position in range(21) if position not in starts)
+
+
+def test_a_delivery_is_counted_once_however_often_its_worker_asks(redis):
+    """The reply to the first question may be lost; a run that never was would be a death."""
+    first, second = (Runs("counted-once", 0, delivery=tag) for tag in ("first", "second"))
+    try:
+        assert [first.begin("batch", [7], is_redelivered=True, run_limit=3)[0].run for _ in range(3)] == [2, 2, 2]
+        assert second.begin("batch", [7], is_redelivered=True, run_limit=3)[0].run == 3
+    finally:
+        poison_isolation.leave("counted-once")
+        redis.delete(first.key, first.done_key)
+
+
+def test_a_delivery_is_pardoned_once_and_leaves_the_item_of_another_run_alone(redis):
+    frozen, running = (Runs("pardoned-once", 0, delivery=tag) for tag in ("frozen", "running"))
+    try:
+        running.begin("batch", [7, 8], is_redelivered=True, run_limit=3)
+        running.starting(8)
+        for _ in range(2):
+            frozen.survived()
+        assert redis.hget(running.key, "pardons") == b"1"
+        assert redis.hget(running.key, "current") == b"8"
+        assert redis.hget(running.key, "start:8") == b"1"
+    finally:
+        poison_isolation.leave("pardoned-once")
+        redis.delete(running.key, running.done_key)

@@ -12,7 +12,10 @@ import pytest
 from kombu import Connection, Queue
 
 from graft.config import transport
+from graft.config.deployment import current
 from graft.config.transport.channel import Channel
+from graft.tasks.delivery import lease
+from graft.tasks.delivery.lease import LeaseClock
 from graft.workers.bootsteps.lease_renewal import LeaseRenewal
 from tests.workers.redis_server import RedisServer, Worker, wait_until
 
@@ -100,3 +103,26 @@ def test_an_outage_is_logged_once_and_the_leases_go_on_after_it(server, connecti
     message.ack()
     step.renew()
     assert not server.client.exists("graft:unacked", "graft:unacked_index")
+
+
+def test_a_worker_that_finds_its_message_with_others_says_that_it_lives(server, connections, redis):
+    channel = sweeper(connections, server.url, 30)
+    queue = Queue("q", routing_key="q")(channel)
+    queue.declare()
+    producer = connections.enter_context(channel.connection.client.Producer())
+    producer.publish({}, routing_key="q", headers={"id": "lives", "retries": 2}, declare=[queue])
+    message = queue.get()
+    step = LeaseRenewal(SimpleNamespace())
+    step._channel = channel
+    channel.qos.restore_by_tag(message.delivery_tag)  # As another worker's sweep would.
+    try:
+        step.renew()
+        step.renew()
+        assert redis.hget("graft:run:lives:2", "pardons") == b"1"
+        assert not lease.keep_clock().is_certain  # Until it has settled what is another's, each run asks.
+        channel.qos.forget(message.delivery_tag)
+        step.renew()
+        assert lease.keep_clock().is_certain
+    finally:
+        redis.delete("graft:run:lives:2")
+        current.drop(LeaseClock)

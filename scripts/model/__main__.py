@@ -1,0 +1,140 @@
+"""``python -m graft.scripts.model``: walks or plays the delivery protocol, and says what is broken and how.
+
+explore     every order of every step of a small deployment, for as long as it takes
+play        random histories of a larger one, hour after hour
+variants    the mistakes that are known: each must be found
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from graft.scripts.console import complain, output, say
+from graft.scripts.stack.local_stack import LocalStack, own_environ
+
+if TYPE_CHECKING:
+    from graft.scripts.model.world import World
+
+SETTINGS: Final = {
+    "GRAFT_SIGNING": "off", "GRAFT_ATTEMPTS_KEPT": "0", "GRAFT_FAILURE_LETTERS": "all", "GRAFT_REDIS_CHECKS": "off",
+    "GRAFT_VISIBILITY_TIMEOUT": "60", "GRAFT_RUN_LIMIT": "3",
+}  # fmt: skip
+
+
+@contextmanager
+def deployed() -> Iterator[World]:
+    """The model on a Redis of its own. This process is nothing else from now on."""
+    stack = LocalStack({}, environ=own_environ())
+    stack.start()
+    try:
+        os.environ.update(stack.variables | SETTINGS)
+        # Settings are read when they are first asked for.
+        from graft.celery import app
+        from graft.scripts.model.world import World
+
+        logging.disable(logging.CRITICAL)
+        world = World(app)
+        world.redis.config_set("appendonly", "no")
+        with world.installed():
+            yield world
+            world.close()
+    finally:
+        stack.stop()
+
+
+def explore(world: World, arguments: argparse.Namespace) -> bool:
+    from graft.scripts.model.explorer import explore as walk
+
+    found = walk(
+        world, arguments.messages.split(","), deaths=arguments.deaths, jumps=arguments.jumps, seconds=arguments.seconds
+    )
+    if found.broken:
+        tell(found.broken, found.moves, world.log)
+    extent = "all states" if found.is_complete else "not all, the time was up"
+    output.print(f"{found.states} states in {found.histories} histories: {extent}")
+    return not found.broken
+
+
+def play(world: World, arguments: argparse.Namespace) -> bool:
+    from graft.scripts.model import machine
+    from graft.scripts.model.world import Broken
+
+    kinds = {"peaceful": machine.Peaceful, "violent": machine.Violent}
+    until = time.monotonic() + arguments.seconds
+    for number in itertools.count(arguments.seed):
+        try:
+            machine.play(
+                world, kinds[arguments.kind], examples=arguments.examples, steps=arguments.steps, seed=number,
+                shrinks=arguments.shrink,
+            )  # fmt: skip
+        except Broken as broken:
+            tell(f"{broken} (--seed {number})", (), world.log)
+            return False
+        say(f"seed {number}: {arguments.examples} {arguments.kind} histories are good")
+        if time.monotonic() > until:
+            return True
+    return True
+
+
+def variants(world: World, arguments: argparse.Namespace) -> bool:
+    from graft.scripts.model.explorer import explore as walk
+    from graft.scripts.model.variants import VARIANTS
+
+    missed = []
+    for name in [arguments.only] if arguments.only else VARIANTS:
+        one = VARIANTS[name]
+        with one.installed(world):
+            found = walk(world, one.labels, deaths=one.deaths, jumps=one.jumps, seconds=arguments.seconds)
+        output.print(f"{name}: {found.broken or 'NOT FOUND'} ({found.states} states)")
+        if not found.broken:
+            missed.append(name)
+    return not missed
+
+
+def tell(broken: str, moves: Sequence[object], log: Sequence[str]) -> None:
+    """Print how a guarantee was broken."""
+    complain(broken)
+    for move in moves:
+        output.print(f"  {move}")
+    output.print("what happened:")
+    for line in log:
+        output.print(f"  {line}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m graft.scripts.model", description=__doc__.partition("\n")[0])
+    kinds = parser.add_subparsers(required=True)
+    walks = kinds.add_parser("explore", help="every order of every step of two workers and a caller")
+    walks.add_argument("--messages", default="plain-a,fails-first-b,raises-c", help="what the tasks do, by commas")
+    walks.add_argument("--deaths", type=int, default=1, help="how many processes die, at any moment")
+    walks.add_argument("--jumps", type=int, default=1, help="how often the clock of Redis is set forward")
+    walks.add_argument("--seconds", type=float, default=1e9, help="give up after so long")
+    walks.set_defaults(run=explore)
+    plays = kinds.add_parser("play", help="random histories of three workers, a caller and an operator")
+    plays.add_argument("--kind", choices=["peaceful", "violent"], default="violent")
+    plays.add_argument("--examples", type=int, default=100, help="histories for each seed")
+    plays.add_argument("--steps", type=int, default=50, help="rules in one history, of which some are many moves")
+    plays.add_argument("--seed", type=int, default=1, help="the first of them")
+    plays.add_argument("--seconds", type=float, default=0.0, help="go on with further seeds for so long")
+    plays.add_argument("--shrink", action="store_true", help="look for a shorter history that breaks the same")
+    plays.set_defaults(run=play)
+    known = kinds.add_parser("variants", help="protocols that are known to be wrong")
+    known.add_argument("--only", help="one of them")
+    known.add_argument("--seconds", type=float, default=120.0, help="for each")
+    known.set_defaults(run=variants)
+    arguments = parser.parse_args(argv)
+    with deployed() as world:
+        is_good = arguments.run(world, arguments)
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""What may happen next, and its happening: the moves that the explorer tries in every order, and others by chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from graft.config.deployment import settings
+from graft.scripts.model.actors import Actor
+from graft.scripts.model.checks import Checks
+from graft.scripts.model.world import STOPS, World
+
+
+class Move(NamedTuple):
+    """One move: its kind, and whose."""
+
+    kind: str
+    who: str = ""
+    what: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, self))
+
+
+@dataclass
+class Budget:
+    """How much may go wrong, and what the caller has yet to send."""
+
+    to_send: list[str]
+    deaths: int = 1
+    jumps: int = 1
+
+
+class Play:
+    """One history: moves on a *world*, each of which is checked."""
+
+    def __init__(self, world: World, budget: Budget, workers: int = 2) -> None:
+        self.world = world
+        self.budget = budget
+        self.moves: list[Move] = []
+        world.reset(workers)
+        self.checks = Checks(world)
+
+    # ---- possible moves ---------------------------------------------------------------------------------------------
+
+    def ordinary(self) -> list[Move]:
+        """What goes on by itself."""
+        world = self.world
+        found: list[Move] = []
+        for worker in world.workers.values():
+            if worker.is_dead or worker.is_frozen:
+                continue
+            if worker.at_pool is not None:
+                ends = str(worker.at_pool.next).startswith("kills")
+                found.append(Move("suicide" if ends else "step", worker.name, "pool"))
+            elif worker.can_run():
+                found.append(Move("run", worker.name))
+            if worker.at_main is not None:
+                found.append(Move("step", worker.name, "main"))
+            else:
+                found += [Move("begin", worker.name, operation) for operation in worker.operations()]
+        if world.caller is not None:
+            found.append(Move("step", "caller"))
+        elif self.budget.to_send:
+            found.append(Move("send", "caller", self.budget.to_send[0]))
+        if world.operator is not None:
+            found.append(Move("step", "operator"))
+        return found
+
+    def faults(self) -> list[Move]:
+        """What may go wrong now."""
+        found: list[Move] = []
+        workers = [worker for worker in self.world.workers.values() if not worker.is_dead]
+        if self.budget.deaths:
+            for worker in workers:
+                if worker.at_pool is not None:
+                    found.append(Move("kill", worker.name, "pool"))
+                if len(workers) > 1 and (worker.held or worker.timers or worker.at_main is not None):
+                    found.append(Move("kill", worker.name, "worker"))
+        if self.budget.jumps and self.world.look().leases:
+            found.append(Move("jump"))
+        return found
+
+    def possible(self) -> list[Move]:
+        """All moves from here; where nothing goes on by itself, time passes, until nothing is left to be done."""
+        ordinary = self.ordinary()
+        if ordinary:
+            return ordinary + self.faults()
+        return [Move("pass")] if self.world.look().leases or self.world.look().held else []
+
+    def standing(self) -> list[Actor]:
+        """The actors of workers that stand before a command."""
+        actors = [actor for worker in self.world.workers.values() for actor in (worker.at_main, worker.at_pool)]
+        return [actor for actor in actors if actor is not None and actor.next not in STOPS]
+
+    # ---- moving -----------------------------------------------------------------------------------------------------
+
+    def do(self, move: Move) -> None:
+        """Make *move*, and check what came of it."""
+        self.checks.before()
+        self.repeat(move)
+        self.checks.after(self.world.workers.get(move.who))
+
+    def repeat(self, move: Move) -> None:
+        """Make *move*, which was checked in an earlier history."""
+        self.moves.append(move)
+        self._do(move)
+        self.world.settle_steps()
+
+    def _do(self, move: Move) -> None:
+        world = self.world
+        worker = world.workers.get(move.who)
+        match move.kind, move.what:
+            case "step", _:
+                world.step(self._actor(move))
+            case "run", _ if worker is not None:
+                worker.run()
+            case "begin", operation if worker is not None:
+                worker.begin(operation)
+            case "unheard", _:
+                world.step(self._actor(move), "unheard")
+            case "send", label:
+                self.budget.to_send.pop(0)
+                world.send(label)
+            case "suicide", _ if worker is not None:
+                if str(self._actor(move).next).startswith("kills-worker"):
+                    self._replace(move.who)
+                else:
+                    worker.end_pool()
+            case "kill", "pool" if worker is not None:
+                self.budget.deaths -= 1
+                worker.end_pool()
+            case "kill", _ if worker is not None:
+                self.budget.deaths -= 1
+                worker.die()
+            case "jump", _:
+                self.budget.jumps -= 1
+                world.jump(2 * settings().visibility_timeout)
+            case "pass", _:
+                world.advance(settings().visibility_timeout / 3 + 1)
+
+    def _actor(self, move: Move) -> Actor:
+        """The actor whose move it is."""
+        worker = self.world.workers.get(move.who)
+        if worker is None:
+            found = getattr(self.world, move.who)
+        else:
+            found = worker.at_main if move.what == "main" else worker.at_pool
+        assert isinstance(found, Actor)
+        return found
+
+    def _replace(self, name: str) -> None:
+        self.world.workers[name].die()
+        self.world.add_worker(name)

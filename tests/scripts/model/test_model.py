@@ -1,0 +1,60 @@
+"""The delivery protocol as a model: what is right stays right in every order, and known mistakes are found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graft.scripts.model.variants import VARIANTS
+from graft.scripts.model.wire import pack, split, steps
+from graft.scripts.stack.local_stack import own_environ
+from tests.stack import ROOT
+
+words = st.lists(st.binary(max_size=40), min_size=1, max_size=6)
+
+
+def model(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command: it turns its whole process into the model."""
+    command = [sys.executable, "-m", "graft.scripts.model", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=own_environ(), capture_output=True, text=True, timeout=170, check=False
+    )  # fmt: skip
+
+
+@given(commands=st.lists(words, max_size=5))
+def test_packed_commands_are_told_apart(commands):
+    assert split(b"".join(map(pack, commands))) == commands
+
+
+def test_a_transaction_is_one_step_and_every_other_command_its_own():
+    commands = [[b"GET"], [b"MULTI"], [b"SET"], [b"DEL"], [b"EXEC"], [b"PING"]]
+    assert [len(group) for group in steps(commands)] == [1, 4, 1]
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_model_finds_a_protocol_that_is_known_to_be_wrong(redis_stack, name):
+    done = model("variants", "--only", name, "--seconds", "120")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "NOT FOUND" not in done.stdout
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(("messages", "deaths", "jumps"), [("fails-first-a", "1", "0"), ("plain-a,raises-b", "0", "0")])
+def test_every_order_of_a_small_deployment_keeps_the_guarantees(redis_stack, messages, deaths, jumps):
+    done = model("explore", "--messages", messages, "--deaths", deaths, "--jumps", jumps, "--seconds", "150")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all states" in done.stdout
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("kind", ["peaceful", "violent"])
+def test_random_histories_keep_the_guarantees(redis_stack, kind):
+    """In a peaceful one no process dies by itself: whatever the clocks and the network do, nobody is given up."""
+    done = model("play", "--kind", kind, "--examples", "60", "--seed", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"60 {kind} histories are good" in done.stderr
