@@ -48,14 +48,14 @@ def sealed_plan(batch_id: str, options: BatchOptions) -> bytes:
     return codec.sealed(f"plan:{batch_id}", pickle.dumps(content, codec.PROTOCOL))
 
 
-def opened_plan(record: BatchRecord) -> BatchOptions:
+def opened_plan(record: BatchRecord, client: Any) -> BatchOptions:
     """The options of a batch.
 
     Raises:
         SignatureError: they were not sealed by this deployment.
         EnvelopeError: this process cannot open them, such as a policy with errors that it cannot import.
     """
-    content = codec.unseal(f"plan:{record.id}", record.plan)
+    content = codec.unseal(f"plan:{record.id}", client.get(record.keys.part("plan")) or b"")
     try:
         function, queue, priority, batch_size, in_flight, concurrency, timeout, policy, unpack = pickle.loads(content)
         assert isinstance(policy, RetryPolicy)
@@ -161,7 +161,7 @@ class Feeder:
     def _adopted(self, record: BatchRecord, lease: FeederLease, client: Any) -> DurableSender | None:
         """The sender of a batch from now on; None where the batch cannot be fed at all."""
         try:
-            options = opened_plan(record)
+            options = opened_plan(record, client)
         except EnvelopeError as error:
             logger.error("durable batch %s cannot run: %s", record.id, error)
             _, frame = error_frame(error)

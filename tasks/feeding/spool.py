@@ -85,19 +85,23 @@ class Packer:
         first, room = self.total, PAGE_BYTES
         positions: list[int] = []
         frames: list[bytes] = []
+        limit = settings().item_limit
+        # What is equal may pickle differently: it depends on which of its parts are one and the same.
+        is_plain = codec.plain_size(chunk, codec.CONTAINERS) is not None
+        if is_plain:
+            self._sha.update(repr(chunk).encode("utf-8", "surrogatepass"))
         for item in chunk:
             position, self.total = self.total, self.total + 1
             try:
-                frame = codec.dump_item(item, settings().item_limit, "item", position)
+                frame = codec.dump_item(item, limit, "item", position)
             except TaskQueueError as error:
                 if self.raises:
                     raise
                 self.refused.append((position, error))
                 self._sha.update(b"refused")
                 continue
-            # What is equal may pickle differently: it depends on which of its parts are one and the same.
-            is_plain = codec.plain_size([item], codec.CONTAINERS) is not None
-            self._sha.update(repr(item).encode("utf-8", "surrogatepass") if is_plain else frame)
+            if not is_plain:
+                self._sha.update(frame)
             if frames and len(frame) > room:
                 yield first, Page(positions, frames, is_plain=False)
                 first, positions, frames, room = position, [], [], PAGE_BYTES
@@ -163,11 +167,11 @@ def _spool(
     batch = BatchKeys(new_id(), name)
     fields: dict[str, str | bytes] = {
         "function": options.function.name, "queue": options.queue, "callable": digest,
-        "plan": sealed_plan(batch.id, options),
     }  # fmt: skip
+    keys, plan = [batch.record, batch.named, batch.part("plan")], sealed_plan(batch.id, options)
     flat: list[str | bytes] = [part for pair in fields.items() for part in pair]
     while True:
-        found, state = CLAIM([batch.record, batch.named], [batch.id, name, RECORD, SPOOL_TTL, SILENCE, *flat], client)
+        found, state = CLAIM(keys, [batch.id, name, RECORD, SPOOL_TTL, SILENCE, plan, *flat], client)
         if state == b"begun":
             break
         if state == b"spooling":
@@ -228,7 +232,9 @@ def _write(batch: BatchKeys, first: int, page: Page, client: Any) -> None:
     limit = settings().spool_limit
     sealed = page.sealed(batch.id, first)
     result = SPOOL(
-        [batch.record, *batch.parts("items", "pages"), batch.named], [batch.id, first, sealed, limit, SPOOL_TTL], client
+        [batch.record, *batch.parts("items", "pages"), batch.named, batch.part("plan")],
+        [batch.id, first, sealed, limit, SPOOL_TTL],
+        client,
     )
     if result == -1:
         raise _displaced(batch)
