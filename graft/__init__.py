@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from graft.config.settings import SettingsError
     from graft.tasks.base import ReliableTask
     from graft.tasks.batch import Batch
-    from graft.tasks.durable_batch import DurableBatch, batch
+    from graft.tasks.durable_batch import BatchSummary, DurableBatch, batch
     from graft.tasks.envelope import Outcome
     from graft.tasks.errors import (
         BatchExistsError,
@@ -49,6 +49,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "BatchExistsError",
+    "BatchSummary",
     "BrokenClusterError",
     "BrokerUnavailable",
     "CancelledBatchError",
@@ -96,7 +97,7 @@ _MODULES = {
     "config.settings": ("SettingsError",),
     "tasks.base": ("ReliableTask",),
     "tasks.batch": ("Batch",),
-    "tasks.durable_batch": ("DurableBatch", "batch"),
+    "tasks.durable_batch": ("BatchSummary", "DurableBatch", "batch"),
     "tasks.envelope": ("Outcome",),
     "tasks.local_run": ("local_letters",),
     "tasks.policy": ("ExactWaits", "FailedRun", "RetryPolicy"),

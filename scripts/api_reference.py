@@ -39,6 +39,7 @@ SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
                 *("state", "progress", "done", "pause", "resume", "cancel", "forget"),
             ),
         ),
+        ("tasks.durable_batch.BatchSummary", ()),
         ("tasks.envelope.Outcome", ("unwrap",)),
         ("tasks.results.outcomes.Progress", ()),
         ("tasks.results.call_status.status_of", ()),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -44,6 +45,27 @@ def batch(id_or_name: str) -> DurableBatch:
         BrokerUnavailable: Redis does not answer.
     """
     return DurableBatch(_asked(lambda: records.read(records.id_of(id_or_name))))
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What ``then=`` of a durable batch is called with.
+
+    Attributes:
+        id: the batch's id, for ``graft.batch(summary.id)``.
+        name: its name; empty without one.
+        succeeded: whether every item has a value.
+        total: its items.
+        failed: items whose outcome is an error.
+        seconds: from when it was submitted until its end.
+    """
+
+    id: str
+    name: str
+    succeeded: bool
+    total: int
+    failed: int
+    seconds: float
 
 
 class DurableBatch(Batch):

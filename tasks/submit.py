@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from graft.config.deployment import settings
@@ -12,8 +12,9 @@ from graft.tasks.batch import Batch
 from graft.tasks.callables.argument_check import ArgumentCheck
 from graft.tasks.callables.references import FunctionRef, check_importable, refer
 from graft.tasks.durable.record import checked_name
-from graft.tasks.durable_batch import DurableBatch
-from graft.tasks.feeding.spool import BadItems, IfExists, spool
+from graft.tasks.durable_batch import BatchSummary, DurableBatch
+from graft.tasks.feeding.plan import Event, Plan
+from graft.tasks.feeding.spool import BadItems, IfExists, Resume, spool
 from graft.tasks.local_run import LocalRun
 from graft.tasks.policy import RetryPolicy, as_policy
 from graft.tasks.results.outcomes import Outcomes
@@ -45,6 +46,8 @@ def submit(
     name: str | None = None,
     if_exists: IfExists = "attach",
     bad_items: BadItems = "keep",
+    resume: Resume | None = None,
+    then: Mapping[Event, Callable[[BatchSummary], Any]] | None = None,
 ) -> Batch:
     """Apply *func* to every item on the workers. Return the batch at once, without a round trip to Redis.
 
@@ -82,6 +85,11 @@ def submit(
             ``restart`` forgets it and begins anew; ``error`` refuses.
         bad_items: what becomes of the items of a durable batch that cannot be pickled: ``keep`` makes the error their
             outcome and goes on; ``raise`` raises it here, and nothing is submitted.
+        resume: where the name has a batch already, ``failed`` runs its failed items again, with the options given here,
+            if it has ended; ``force`` also if the code of *func* has been changed since. Values that are there stay.
+        then: what a worker calls when a durable batch has ended, with its BatchSummary: ``{"success": func}`` where
+            every item has a value, ``{"complete": func}`` in any case. It is a durable batch of one item, submitted
+            once for each end, so it has retries, errors and letters like any other.
 
     Returns:
         The batch, a DurableBatch if *durable* or named. A broker that is down is reported there, as BrokerUnavailable.
@@ -116,9 +124,16 @@ def submit(
         _one_of("if_exists", if_exists, IfExists)
         _one_of("bad_items", bad_items, BadItems)
         known = "" if name is None else checked_name(name)
-        return DurableBatch(
-            spool(options, func, lambda: check.items(items), name=known, if_exists=if_exists, bad_items=bad_items)
-        )
+        if resume is not None:
+            _one_of("resume", resume, Resume)
+            _refuse_to_resume(known, if_exists)
+        plan = Plan(options, _followers(then or {}))
+        return DurableBatch(spool(
+            plan, func, lambda: check.items(items), name=known, if_exists=if_exists, bad_items=bad_items,
+            resume=resume,
+        ))  # fmt: skip
+    if then is not None or resume is not None:
+        raise ValueError("then= and resume= are for durable batches: add durable=True or a name=")
     items = check.items(_iterable(items))
     if reduce is not None:
         ArgumentCheck(_callable("reduce", reduce)).items(())
@@ -198,6 +213,20 @@ def _refuse_what_ends_with_the_caller(items: Iterable[Any], reduce: Callable[...
             "that can be read again from the beginning, such as a list, a range, or an object with __iter__; "
             "list(items) makes one"
         )
+
+
+def _followers(then: Mapping[Event, Callable[..., Any]]) -> tuple[tuple[Event, FunctionRef], ...]:
+    for event, func in then.items():
+        _one_of("the event of then", event, Event)
+        ArgumentCheck(_callable(f"then[{event!r}]", func)).items(())
+    return tuple((event, refer(func)) for event, func in then.items())
+
+
+def _refuse_to_resume(name: str, if_exists: IfExists) -> None:
+    if not name:
+        raise ValueError("resume= goes on with a batch that is there: give its name=")
+    if if_exists != "attach":
+        raise ValueError(f'resume= goes on with a batch that is there, and if_exists="{if_exists}" does not')
 
 
 def _one_of(name: str, value: str, known: Any) -> None:

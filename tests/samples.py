@@ -111,6 +111,23 @@ def note(path_and_text: tuple[str, str]) -> str:
     return text
 
 
+def note_success(summary: Any) -> None:
+    """Append a line to the file that the batch is named after."""
+    note((f"{summary.name}.success", f"{summary.succeeded} {summary.total} {summary.failed}"))
+
+
+def note_end(summary: Any) -> None:
+    note((f"{summary.name}.complete", f"{summary.succeeded} {summary.total} {summary.failed}"))
+
+
+def begin_next_stage(summary: Any) -> str:
+    """A batch that follows another, whose values are its items."""
+    import graft
+
+    values = list(graft.batch(summary.id))
+    return graft.submit(square, values, name=f"{summary.name}.next").id
+
+
 def note_slowly(path_and_text: tuple[str, str]) -> str:
     """Append a line to a file, and take a moment."""
     time.sleep(0.02)

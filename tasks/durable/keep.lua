@@ -2,6 +2,7 @@
 -- KEYS: record, done, failed, blocks, index, sent, open, further keys of the batch.
 -- ARGV: id of the batch, generation, envelope, runs "0-9,12-12", runs of the failed ones, items run again, block,
 -- seconds, child, its runs, child …
+-- A batch that something follows stays open until whoever feeds has seen to that.
 -- Returns how many outcomes were the first of their items, and whether the batch has ended with them.
 --
 -- `done` and `failed` have a bit for each item. `index` has each run of items by its first one: "block:first".
@@ -111,7 +112,7 @@ local has_ended = total and count >= total
 if has_ended then
   local time = redis.call('TIME')
   redis.call('HSET', record, 'ended', time[1] + time[2] / 1000000)
-  redis.call('ZREM', open, id)
+  if redis.call('HEXISTS', record, 'then') == 0 then redis.call('ZREM', open, id) end
 end
 if has_ended or number == 1 then
   for at, key in ipairs(KEYS) do

@@ -59,7 +59,7 @@ def _keep(
         children += (child, as_text(as_runs(positions)))
     block = f"{generation}:{envelope}:".encode() + report.sealed(envelope)
     KEEP(
-        [batch.record, *parts, OPEN, *batch.parts("items", "pages")],
+        [batch.record, *parts, OPEN, *batch.parts("items", "pages", "plan")],
         [
             batch_id, generation, envelope, as_text(as_runs(report.positions)), as_text(as_runs(failed)),
             report.retries, block, int(settings().batch_ttl), *children,

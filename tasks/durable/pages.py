@@ -6,6 +6,7 @@ no page.
 
 from __future__ import annotations
 
+import logging
 import pickle
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from typing import Any, Final
 
 from graft.tasks import codec
 from graft.tasks.durable.record import BatchKeys
+
+logger = logging.getLogger(__name__)
 
 PAGE_ITEMS: Final = 20_000
 PAGE_BYTES: Final = 1 << 20
@@ -62,6 +65,17 @@ def _purpose(batch_id: str, first: int) -> str:
     return f"page:{batch_id}:{first}"
 
 
+def opened(sealed: bytes | None, batch_id: str, first: int) -> Page:
+    """The page; an empty one, and a line in the log, where it cannot be opened: its items fail, and no others."""
+    if sealed is None:
+        return EMPTY
+    try:
+        return Page.open(sealed, batch_id, first)
+    except Exception as error:
+        logger.error("the page of batch %s that begins with item %d cannot be opened: %s", batch_id, first, error)
+        return EMPTY
+
+
 class PageReader:
     """Reads pages of one batch; the last one is kept."""
 
@@ -89,22 +103,26 @@ class PageReader:
         first = int(here[0]) if here else 0
         sealed = self._client.hget(items, first) if here else None
         self._first, self._next = first, int(behind[0]) if behind else 1 << 62
-        self._page = EMPTY if sealed is None else Page.open(sealed, self._batch.id, first)
+        self._page = opened(sealed, self._batch.id, first)
 
 
-def trim(batch: BatchKeys, client: Any, clear: Sequence[tuple[int, int]], failed: bytes) -> int:
+def trim(
+    batch: BatchKeys, client: Any, clear: Sequence[tuple[int, int]], failed: bytes, trimmed: set[int]
+) -> int:  # fmt: skip
     """Drop the pages of items that have all succeeded; how many went. Of a page with failed items these are left.
 
     *clear* are runs of items that are not done and *failed* has a bit for each failed one, both as of one moment.
+    *trimmed* gathers the pages that nothing more can be taken out of.
     """
     items, pages = batch.parts("items", "pages")
     firsts = [int(first) for first in client.zrange(pages, 0, -1)]
     dropped = 0
     for first, behind in zip(firsts, [*firsts[1:], 1 << 62], strict=True):
-        if any(start < behind and stop >= first for start, stop in clear):
+        if first in trimmed or any(start < behind and stop >= first for start, stop in clear):
             continue
+        trimmed.add(first)
         sealed = client.hget(items, first)
-        page = Page.open(sealed, batch.id, first) if sealed else EMPTY
+        page = opened(sealed, batch.id, first)
         kept = [position for position in page.positions if _bit(failed, position)]
         if len(kept) == len(page.positions) > 0:
             continue

@@ -1,6 +1,6 @@
 """The record of a durable batch in Redis: what it is, how far it has come, and the keys around it.
 
-    graft:durable:ID           a hash: callable, options, counts
+    graft:durable:ID           a hash: callable, counts  graft:durable:ID:plan      the sealed options
     graft:durable:ID:items     pages of items            graft:durable:ID:pages     the item that each page begins with
     graft:durable:ID:blocks    outcomes, as they came    graft:durable:ID:index     which block has an item
     graft:durable:ID:done      a bit for each item       graft:durable:ID:failed    the same for those that have failed
@@ -30,7 +30,7 @@ RECORD: Final = keys.DURABLE
 NAME: Final = f"{RECORD}name:"
 ALL: Final = f"{RECORD}all"
 OPEN: Final = f"{RECORD}open"
-PARTS: Final = ("done", "failed", "blocks", "index", "sent", "items", "pages")
+PARTS: Final = ("done", "failed", "blocks", "index", "sent", "items", "pages", "plan")
 LONGEST_NAME: Final = 200
 
 RERUN: Final = lua.load(__file__, "rerun")
@@ -71,8 +71,8 @@ class BatchKeys:
 class BatchRecord:
     """A durable batch as its record says. Times are Redis's, in seconds since the epoch, 0.0 before they come.
 
-    ``callable`` is a digest of the callable, ``input`` one of the items. ``plan`` holds the sealed options. ``sent``
-    counts the items without an outcome whose envelopes have left. ``now`` is when the record was read.
+    ``callable`` is a digest of the callable, ``input`` one of the items. ``sent`` counts the items without an outcome
+    whose envelopes have left. ``now`` is when the record was read.
     """
 
     id: str
@@ -81,7 +81,6 @@ class BatchRecord:
     queue: str
     callable: str
     input: str
-    plan: bytes
     total: int
     done: int
     failed: int
@@ -184,7 +183,7 @@ def _read(batch_id: str, fields: dict[bytes, bytes], sent: list[bytes], flag: by
 
     return BatchRecord(
         id=batch_id, name=text(b"name"), function=text(b"function"), queue=text(b"queue"), callable=text(b"callable"),
-        input=text(b"input"), plan=fields.get(b"plan", b""), total=number(b"total"), done=number(b"done"),
+        input=text(b"input"), total=number(b"total"), done=number(b"done"),
         failed=number(b"failed"), retries=number(b"retries"), envelopes=number(b"envelopes"),
         sent=sum(last + 1 - first for runs in sent for first, last in runs_in(runs.decode())),
         item_bytes=number(b"bytes"), kept_bytes=number(b"kept_bytes"), arrived=number(b"arrived"),

@@ -10,11 +10,9 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 redis.call('HSET', record, 'total', total, 'input', digest, 'created', now)
 redis.call('ZADD', all, now, id)
-if tonumber(redis.call('HGET', record, 'done') or 0) < total then
-  redis.call('ZADD', open, now, id)
-else
-  redis.call('HSET', record, 'ended', now)
-end
+local has_ended = tonumber(redis.call('HGET', record, 'done') or 0) >= total
+if has_ended then redis.call('HSET', record, 'ended', now) end
+if not has_ended or redis.call('HEXISTS', record, 'then') == 1 then redis.call('ZADD', open, now, id) end
 for _, key in ipairs(KEYS) do
   redis.call('EXPIRE', key, ttl)
 end

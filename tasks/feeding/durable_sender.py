@@ -71,15 +71,17 @@ class Snapshot:
             pipe.get(failed)
             pipe.hgetall(sent)
             bits, failures, noted = pipe.execute()
-        return cls(
-            clear_runs(bits or b"", record.total), failures or b"",
-            {name.decode(): runs_in(runs.decode()) for name, runs in noted.items()},
-        )  # fmt: skip
+        return cls(clear_runs(bits or b"", record.total), failures or b"", in_envelopes(noted))
 
     @property
     def unsent(self) -> list[tuple[int, int]]:
         """The runs of items that nobody has sent."""
         return without(self.clear, (run for runs in self.sent.values() for run in runs))
+
+
+def in_envelopes(noted: Mapping[bytes, bytes]) -> dict[str, list[tuple[int, int]]]:
+    """The runs of items of each envelope under way, as the record has them."""
+    return {name.decode(): runs_in(runs.decode()) for name, runs in noted.items()}
 
 
 class FeedReceiver:
@@ -142,6 +144,7 @@ class DurableSender(BatchSender[FeedReceiver]):
         self.lease, self.fence = lease, lease.fence
         self.is_paused = record.is_paused
         self._compare_at = 0.0
+        self._trimmed: set[int] = set()  # Pages of which failed items alone are left.
         self._lost: list[tuple[str, SentEnvelope]] = []
         self._losing = threading.Lock()
         self.idle_since = time.monotonic()
@@ -222,16 +225,18 @@ class DurableSender(BatchSender[FeedReceiver]):
         if found is None:
             if time.monotonic() < self._compare_at:
                 return
-            found = Snapshot.read(self.receiver.record, client)
+            sent = in_envelopes(client.hgetall(self.receiver.record.keys.part("sent")))
+        else:
+            sent = found.sent
         self._compare_at = time.monotonic() + COMPARE_EVERY
         for envelope_id, _ in self._in_flight.all():
-            if envelope_id not in found.sent and self._in_flight.answered(envelope_id) is not None:
+            if envelope_id not in sent and self._in_flight.answered(envelope_id) is not None:
                 inbox().forget(envelope_id)
         ours = {envelope_id for envelope_id, _ in self._in_flight.all()}
-        news = [(name, tuple(positions_in(runs))) for name, runs in found.sent.items() if name not in ours]
+        news = [(name, tuple(positions_in(runs))) for name, runs in sent.items() if name not in ours]
         self._in_flight.add_children(news)
         inbox().expect_children([name for name, _ in news], self.answered, is_doubtful=is_first)
-        if found.sent:
+        if sent:
             self.idle_since = time.monotonic()
 
     def _made_again(self, envelope_id: str, sent: SentEnvelope, client: Any) -> OutgoingMessage | None:
@@ -305,4 +310,4 @@ class DurableSender(BatchSender[FeedReceiver]):
     def trim(self, client: Any) -> None:
         """Drop the items that are done with."""
         found = Snapshot.read(self.receiver.record, client)
-        trim(self.receiver.record.keys, client, found.clear, found.failed)
+        trim(self.receiver.record.keys, client, found.clear, found.failed, self._trimmed)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import platform
 import threading
 import time
@@ -17,15 +16,14 @@ import redis
 
 from graft.config.redis_client import connect
 from graft.tasks import codec
-from graft.tasks.callables.references import FunctionRef
 from graft.tasks.durable import record as records
 from graft.tasks.durable.feeder_lease import RENEW_EVERY, FeederLease
 from graft.tasks.durable.record import BatchRecord
 from graft.tasks.envelope import error_frame
 from graft.tasks.errors import EnvelopeError
+from graft.tasks.feeding.conclusion import conclude
 from graft.tasks.feeding.durable_sender import DurableSender
-from graft.tasks.policy import RetryPolicy
-from graft.tasks.sending.batch_sender import BatchOptions
+from graft.tasks.feeding.plan import Plan
 from graft.tasks.sending.publisher import publisher
 
 logger = logging.getLogger(__name__)
@@ -36,35 +34,6 @@ STUCK: Final = 10.0  # Seconds with nothing under way after which a batch is rea
 AGAIN: Final = 2.0  # Seconds until a batch that could not be fed is tried again.
 TRIM_EVERY: Final = 5.0
 KEEP_EVERY: Final = 60.0  # Seconds between two renewals of the expiry of open batches.
-
-
-def sealed_plan(batch_id: str, options: BatchOptions) -> bytes:
-    """The options of a batch, as its record keeps them."""
-    function = options.function
-    content = (
-        (function.how, function.name, function.payload, function.is_async), options.queue, options.priority,
-        options.batch_size, options.in_flight, options.concurrency, options.timeout, options.policy, options.unpack,
-    )  # fmt: skip
-    return codec.sealed(f"plan:{batch_id}", pickle.dumps(content, codec.PROTOCOL))
-
-
-def opened_plan(record: BatchRecord) -> BatchOptions:
-    """The options of a batch.
-
-    Raises:
-        SignatureError: they were not sealed by this deployment.
-        EnvelopeError: this process cannot open them, such as a policy with errors that it cannot import.
-    """
-    content = codec.unseal(f"plan:{record.id}", record.plan)
-    try:
-        function, queue, priority, batch_size, in_flight, concurrency, timeout, policy, unpack = pickle.loads(content)
-        assert isinstance(policy, RetryPolicy)
-    except Exception as error:
-        raise EnvelopeError(f"the workers cannot open the options of batch {record.id}: {error!r}") from error
-    return BatchOptions(
-        FunctionRef(*function), queue, priority, batch_size=batch_size, in_flight=in_flight, concurrency=concurrency,
-        timeout=timeout, policy=policy, unpack=unpack,
-    )  # fmt: skip
 
 
 class Feeder:
@@ -119,13 +88,17 @@ class Feeder:
     def _turn(self, lease: FeederLease, client: Any) -> bool:
         """Look after every open batch; whether there is one."""
         ids = [one.decode() for one in client.zrange(records.OPEN, 0, -1)]
-        found = {record.id: record for record in records.read_all(ids, client)}
-        for gone in set(ids) - found.keys():
+        known = {record.id: record for record in records.read_all(ids, client)}
+        for gone in set(ids) - known.keys():
             client.zrem(records.OPEN, gone)
+        found = {record.id: record for record in known.values() if not record.ended}
         for batch_id in self._senders.keys() - found.keys():
             self._end(batch_id, client)
-        for record in found.values():
-            self._tend(record, lease, client)
+        for record in known.values():
+            if record.ended:
+                conclude(record, client)
+            else:
+                self._tend(record, lease, client)
         now = time.monotonic()
         if now - self._kept_at > KEEP_EVERY:
             self._kept_at = now
@@ -134,7 +107,7 @@ class Feeder:
             self._trimmed_at = now
             for sender in self._senders.values():
                 sender.trim(client)
-        return bool(found)
+        return bool(known)
 
     def _tend(self, record: BatchRecord, lease: FeederLease, client: Any) -> None:
         sender = self._senders.get(record.id)
@@ -161,7 +134,7 @@ class Feeder:
     def _adopted(self, record: BatchRecord, lease: FeederLease, client: Any) -> DurableSender | None:
         """The sender of a batch from now on; None where the batch cannot be fed at all."""
         try:
-            options = opened_plan(record)
+            options = Plan.read(record.keys, client).options
         except EnvelopeError as error:
             logger.error("durable batch %s cannot run: %s", record.id, error)
             _, frame = error_frame(error)

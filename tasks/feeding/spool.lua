@@ -1,5 +1,5 @@
 -- Adds a page of items to a batch that is being spooled.
--- KEYS: record, items, pages, name (or the record once more). ARGV: id, first position, page, byte limit, seconds.
+-- KEYS: record, items, pages, name (or the record once more), plan. ARGV: id, first position, page, byte limit, seconds.
 -- Returns the bytes spooled so far; -1 where the batch is no longer this caller's; -2 where the page is too much.
 local record, items, pages, held_by = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, first, page, limit, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]

@@ -28,10 +28,9 @@ from graft.tasks.durable import record as records
 from graft.tasks.durable.pages import PAGE_BYTES, PAGE_ITEMS, Page
 from graft.tasks.durable.record import ALL, OPEN, RECORD, BatchKeys, BatchRecord
 from graft.tasks.errors import BatchExistsError, PayloadTooLargeError, TaskQueueError
-from graft.tasks.feeding.feeder import sealed_plan
+from graft.tasks.feeding.plan import Plan
 from graft.tasks.ids import new_id
 from graft.tasks.results.subscriber import unavailable
-from graft.tasks.sending.batch_sender import BatchOptions
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +44,7 @@ COMMIT: Final = lua.load(__file__, "commit")
 
 IfExists = Literal["attach", "restart", "error"]
 BadItems = Literal["keep", "raise"]
+Resume = Literal["failed", "force"]
 
 
 @dataclass
@@ -85,19 +85,23 @@ class Packer:
         first, room = self.total, PAGE_BYTES
         positions: list[int] = []
         frames: list[bytes] = []
+        limit = settings().item_limit
+        # What is equal may pickle differently: it depends on which of its parts are one and the same.
+        is_plain = codec.plain_size(chunk, codec.CONTAINERS) is not None
+        if is_plain:
+            self._sha.update(repr(chunk).encode("utf-8", "surrogatepass"))
         for item in chunk:
             position, self.total = self.total, self.total + 1
             try:
-                frame = codec.dump_item(item, settings().item_limit, "item", position)
+                frame = codec.dump_item(item, limit, "item", position)
             except TaskQueueError as error:
                 if self.raises:
                     raise
                 self.refused.append((position, error))
                 self._sha.update(b"refused")
                 continue
-            # What is equal may pickle differently: it depends on which of its parts are one and the same.
-            is_plain = codec.plain_size([item], codec.CONTAINERS) is not None
-            self._sha.update(repr(item).encode("utf-8", "surrogatepass") if is_plain else frame)
+            if not is_plain:
+                self._sha.update(frame)
             if frames and len(frame) > room:
                 yield first, Page(positions, frames, is_plain=False)
                 first, positions, frames, room = position, [], [], PAGE_BYTES
@@ -108,7 +112,7 @@ class Packer:
             yield first, Page(positions, frames, is_plain=False)
 
 
-def fingerprint(func: Callable[..., Any], ref: FunctionRef) -> str:
+def fingerprint(func: Callable[..., Any] | None, ref: FunctionRef) -> str:
     """A digest of what *func* does: of its code, where it is a plain function, else of the pickle that travels."""
     sha = hashlib.sha256(f"{ref.how}:{ref.name}:".encode())
     if type(func) is FunctionType:
@@ -131,17 +135,19 @@ def _add_code(sha: Any, code: CodeType) -> None:
 
 
 def spool(
-    options: BatchOptions,
-    func: Callable[..., Any],
+    plan: Plan,
+    func: Callable[..., Any] | None,
     items: Callable[[], Iterable[Any]],
     *,
     name: str,
-    if_exists: IfExists,
-    bad_items: BadItems,
+    if_exists: IfExists = "attach",
+    bad_items: BadItems = "keep",
+    resume: Resume | None = None,
 ) -> BatchRecord:
     """The record of a batch that is the deployment's when this returns: a new one, or the one that has the name.
 
-    *items* gives the items, from the beginning each time. Blocks for a round trip for each megabyte of them.
+    *resume*: what of that one has failed runs again, if it has ended. *items* gives the items, from the beginning each
+    time. Blocks for a round trip for each megabyte of them.
 
     Raises:
         BatchExistsError: the name is another batch's.
@@ -150,24 +156,25 @@ def spool(
         BrokerUnavailable: Redis does not answer, or is full.
     """
     try:
-        return _spool(options, func, items, name, if_exists, bad_items)
+        return _spool(plan, func, items, name, if_exists, bad_items, resume)
     except (redis.RedisError, OSError) as error:
         raise unavailable(error) from error
 
 
 def _spool(
-    options: BatchOptions, func: Callable[..., Any], items: Callable[[], Iterable[Any]], name: str,
-    if_exists: IfExists, bad_items: BadItems,
+    plan: Plan, func: Callable[..., Any] | None, items: Callable[[], Iterable[Any]], name: str,
+    if_exists: IfExists, bad_items: BadItems, resume: Resume | None,
 ) -> BatchRecord:  # fmt: skip
+    options = plan.options
     client, digest = shared(), fingerprint(func, options.function)
     batch = BatchKeys(new_id(), name)
-    fields: dict[str, str | bytes] = {
+    fields: dict[str, str | int] = {
         "function": options.function.name, "queue": options.queue, "callable": digest,
-        "plan": sealed_plan(batch.id, options),
-    }  # fmt: skip
-    flat: list[str | bytes] = [part for pair in fields.items() for part in pair]
+    } | ({"then": 1} if plan.then else {})  # fmt: skip
+    keys, sealed = [batch.record, batch.named, batch.part("plan")], plan.sealed(batch.id)
+    flat: list[str | int] = [part for pair in fields.items() for part in pair]
     while True:
-        found, state = CLAIM([batch.record, batch.named], [batch.id, name, RECORD, SPOOL_TTL, SILENCE, *flat], client)
+        found, state = CLAIM(keys, [batch.id, name, RECORD, SPOOL_TTL, SILENCE, sealed, *flat], client)
         if state == b"begun":
             break
         if state == b"spooling":
@@ -179,7 +186,8 @@ def _spool(
         if if_exists == "restart":
             records.forget(other[0], client)
             continue
-        return _attached(other[0], options, digest, items, if_exists)
+        attached = _attached(other[0], plan, digest, items, if_exists, resume)
+        return attached if resume is None else _resumed(attached, plan, digest, client)
     try:
         packer = Packer(raises=bad_items == "raise")
         for first, page in packer.pages(items()):
@@ -193,8 +201,9 @@ def _spool(
 
 
 def _attached(
-    other: BatchRecord, options: BatchOptions, digest: str, items: Callable[[], Iterable[Any]], if_exists: IfExists
-) -> BatchRecord:
+    other: BatchRecord, plan: Plan, digest: str, items: Callable[[], Iterable[Any]], if_exists: IfExists,
+    resume: Resume | None,
+) -> BatchRecord:  # fmt: skip
     """*other*, if it is the same batch.
 
     Raises:
@@ -203,15 +212,15 @@ def _attached(
     remedy = f'graft.batch({other.name!r}) reads it as it is, if_exists="restart" forgets it and begins anew'
     if if_exists == "error":
         raise BatchExistsError(f"there is a batch with the name {other.name!r} already ({other.id}); {remedy}")
-    if other.function != options.function.name:
+    if other.function != plan.options.function.name:
         raise BatchExistsError(
-            f"the name {other.name!r} belongs to a batch of {other.function}, and not of {options.function.name}; take "
-            f"another name; {remedy}"
+            f"the name {other.name!r} belongs to a batch of {other.function}, and not of {plan.options.function.name}; "
+            f"take another name; {remedy}"
         )
-    if other.callable != digest:
+    if other.callable != digest and resume != "force":
         raise BatchExistsError(
-            f"{other.function} has been changed since the batch {other.name!r} was submitted; {remedy}, and "
-            "batch.resume(failed=True) runs what has failed with the code that workers have now"
+            f"{other.function} has been changed since the batch {other.name!r} was submitted, and its values are those "
+            f'of the code of then; {remedy}, resume="force" keeps them and runs what has failed with the code of now'
         )
     packer = Packer(raises=False)
     for _ in packer.pages(items()):
@@ -224,11 +233,27 @@ def _attached(
     return other
 
 
+def _resumed(other: BatchRecord, plan: Plan, digest: str, client: Any) -> BatchRecord:
+    """*other*, whose failed items run again as *plan* says if it has ended; one that runs just goes on."""
+    if not other.ended or not (other.failed or other.fatal):
+        records.go_on(other, client)
+        return other
+    with client.pipeline(transaction=True) as pipe:
+        pipe.set(other.keys.part("plan"), plan.sealed(other.id), ex=int(settings().batch_ttl))
+        pipe.hset(other.keys.record, "callable", digest)
+        pipe.hset(other.keys.record, "then", 1) if plan.then else pipe.hdel(other.keys.record, "then")
+        pipe.execute()
+    records.rerun(other, client)
+    return records.read(other.id, client)
+
+
 def _write(batch: BatchKeys, first: int, page: Page, client: Any) -> None:
     limit = settings().spool_limit
     sealed = page.sealed(batch.id, first)
     result = SPOOL(
-        [batch.record, *batch.parts("items", "pages"), batch.named], [batch.id, first, sealed, limit, SPOOL_TTL], client
+        [batch.record, *batch.parts("items", "pages"), batch.named, batch.part("plan")],
+        [batch.id, first, sealed, limit, SPOOL_TTL],
+        client,
     )
     if result == -1:
         raise _displaced(batch)

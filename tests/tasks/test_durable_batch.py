@@ -376,10 +376,56 @@ def test_options_that_workers_cannot_open_end_the_batch_with_the_reason(stack, n
     batch = graft.submit(samples.pause, range(100), name=name, batch_size=1)
     batch.pause()
     keys = record.BatchKeys(batch.id)
-    redis.hset(keys.record, "plan", b"x" * 100)
+    redis.set(keys.part("plan"), b"x" * 100)
     redis.hincrby(keys.record, "generation", 1)  # Whoever feeds reads it anew.
     with pytest.raises(graft.SignatureError):
         batch.collect(WAIT)
     with pytest.raises(graft.SignatureError):
         list(batch)
     assert batch.state == "failed"
+
+
+def test_a_page_that_is_gone_or_forged_fails_its_own_items(stack, name, redis):
+    items = [b"%d" % number + b"-" * 100_000 for number in range(60)]
+    batch = graft.submit(samples.pause, items, name=name, batch_size=1, in_flight=2)
+    batch.pause()
+    keys = record.BatchKeys(batch.id)
+    firsts = [int(first) for first in redis.zrange(keys.part("pages"), 0, -1)]
+    redis.hset(keys.part("items"), firsts[-2], b"x" * 1000)
+    redis.hdel(keys.part("items"), firsts[-1])
+    redis.hincrby(keys.record, "generation", 1)  # Whoever feeds reads it anew.
+    batch.resume()
+    batch.wait(WAIT)
+    assert [one.index for one in batch.errors()] == list(range(firsts[-2], 60))
+    assert {type(one.error) for one in batch.errors()} == {graft.EnvelopeError}
+
+
+RESUMED = """
+import sys, graft
+def compute(x):
+    if x % 50 == 7 and {broken}:
+        raise ValueError(x)
+    return x
+options = {{"resume": sys.argv[2]}} if len(sys.argv) > 2 else {{}}
+try:
+    batch = graft.submit(compute, range(200), name=sys.argv[1], **options)
+    batch.wait(60)
+    print(batch.state, batch.progress().failed)
+except graft.BatchExistsError as error:
+    print(error)
+"""
+
+
+def test_a_program_that_is_mended_and_run_again_runs_what_has_failed(stack, name):
+    def run(broken: str, *options: str) -> str:
+        done = run_python(stack, RESUMED.format(broken=broken), WAIT, name, *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert run("True", "failed") == "failed 4"
+    assert run("True") == "failed 4"
+    assert run("True", "failed") == "failed 4"
+    assert 'resume="force"' in run("False", "failed")
+    assert run("False", "force") == "succeeded 0"
+    assert run("False", "failed") == "succeeded 0"
+    assert graft.batch(name).collect(WAIT) == list(range(200))

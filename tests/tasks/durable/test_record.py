@@ -15,6 +15,7 @@ from graft.tasks.durable.record import BatchKeys, as_runs, clear_runs, positions
 from graft.tasks.envelope import Envelope, Report, WireFunction, error_frame, value_frame
 from graft.tasks.ids import new_id
 
+OPEN = "test:open"  # Workers of the session feed what is on the real list.
 POSITIONS = st.sets(st.integers(0, 120))
 
 
@@ -39,6 +40,14 @@ def test_runs_of_clear_bits_are_those_of_redis(positions, total):
         bits[position // 8] |= 1 << (7 - position % 8)
     expected = [position for position in range(total) if position not in positions]
     assert list(positions_in(clear_runs(bytes(bits).rstrip(b"\0"), total))) == expected
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unfed():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "OPEN", OPEN)
+        patch.setattr(outcomes, "OPEN", OPEN)
+        yield
 
 
 def made(redis, total: int) -> BatchKeys:
