@@ -7,7 +7,6 @@ that Redis could not be told is pending, by address of the broker, and outlives 
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from contextlib import suppress
 from functools import cached_property
@@ -69,7 +68,9 @@ class _Records(stock.QoS):
             self.restore_by_tag(tag, client, renewed_until=latest)
 
     def _now(self, client: Any) -> float:
-        return time.time()
+        """Redis's own time, by which leases are written: no worker's clock decides about the work of another."""
+        seconds, micros = client.time()
+        return float(seconds) + float(micros) / 1e6
 
     def restore_by_tag(
         self, tag: str | bytes, client: Any = None, leftmost: bool = False, *, is_lost: bool = True,
@@ -202,11 +203,6 @@ class QoS(_Records):
             self._owners_could_report = True
         super().restore_visible(*args, **kwargs)
         self._of_stock_workers.restore_visible(*args, **kwargs)
-
-    def _now(self, client: Any) -> float:
-        """Redis's own time, by which leases are written: no worker's clock decides about the work of another."""
-        seconds, micros = client.time()
-        return float(seconds) + float(micros) / 1e6
 
     @cached_property
     def _of_stock_workers(self) -> Any:

@@ -27,7 +27,6 @@ ENDS: Final = 2.0  # Seconds that the end of a feeder may take; its lease is ove
 class BatchFeeder(PeriodicStep):
     """Looks each second whether there are batches that nobody feeds."""
 
-    client_name = "graft-feeder"
     every = patience = 1.0
     is_beside_tasks = True
 

@@ -16,7 +16,6 @@ STAND_IN: Final = "graft:health:stand-in"
 class BeatStandIn(PeriodicStep):
     """Sends Beat's health check while Beat is silent; one worker of the deployment does, the first to notice."""
 
-    client_name = "graft-stand-in"
     patience = 2.0
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:

@@ -11,7 +11,6 @@ from graft.workers.bootsteps.periodic import PeriodicStep
 class CancelFilter(PeriodicStep):
     """Keeps the worker's filter of cancelled batches and tasks up to date."""
 
-    client_name = "graft-cancel"
     every = 0.25
     patience = 1.0
     ticks_at_once = True

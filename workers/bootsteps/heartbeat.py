@@ -47,7 +47,6 @@ class Heartbeat(PeriodicStep):
     """Beats while the consumer is connected; the first beat says that it also hears control commands."""
 
     requires = ("celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.control:Control")
-    client_name = "graft-heartbeat"
     every = patience = BEAT_EVERY
     ticks_at_once = True
     outage_level = logging.WARNING  # Health and top miss the worker meanwhile.
@@ -62,7 +61,6 @@ class Heartbeat(PeriodicStep):
                 remove(consumer.hostname, self._client)
             except (redis.RedisError, OSError) as error:
                 logger.debug("the heartbeat stays until it expires: %s", error)
-            self._client.close()
             self._client = None
 
     def tick(self, consumer: Any) -> None:

@@ -98,7 +98,6 @@ class ProcessSampler:
 class LeakSampler(PeriodicStep):
     """Samples the worker's main process."""
 
-    client_name = "graft-leaks"
     patience = 2.0
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:

@@ -10,19 +10,32 @@ import redis
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as Prefork
 
+from graft.config.deployment import part
 from graft.config.redis_client import connect
 
 logger = logging.getLogger(__name__)
 
 
-class PeriodicStep(bootsteps.StartStopStep):
-    """Calls :meth:`tick` on the worker's own timer while it is connected, with a Redis client of its own.
+class _Clients:
+    """The clients of this process's steps, one for each patience.
 
-    Celery stops and starts its steps whenever the broker's connection is lost: timer and client are made anew then.
+    With one for each step a worker had six idle connections more: seven hundred workers filled a Redis (maxclients).
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[float, Any] = {}
+
+    def of(self, patience: float) -> Any:
+        return self._clients.setdefault(patience, connect(client_name="graft-worker", socket_timeout=patience))
+
+
+class PeriodicStep(bootsteps.StartStopStep):
+    """Calls :meth:`tick` on the worker's own timer while it is connected, with a Redis client that such steps share.
+
+    Celery stops and starts its steps whenever the broker's connection is lost: the timer is made anew then.
     """
 
     requires: tuple[str, ...] = ("celery.worker.consumer.tasks:Tasks",)
-    client_name: ClassVar[str]
     patience: ClassVar[float]
     """Seconds that a command of the client may take: a worker with an event loop does nothing else meanwhile."""
     every: float
@@ -44,20 +57,18 @@ class PeriodicStep(bootsteps.StartStopStep):
         raise NotImplementedError
 
     def start(self, consumer: Any) -> None:
-        self._client = connect(client_name=self.client_name, socket_timeout=self.patience)
+        self._client = part(_Clients).of(self.patience)
         if self.ticks_at_once:
             self._try_tick(consumer)
         if self.is_beside_tasks and not isinstance(consumer.pool, Prefork):
             self._is_stopped = threading.Event()
             arguments = (consumer, self._is_stopped)
-            threading.Thread(target=self._keep_ticking, args=arguments, name=self.client_name, daemon=True).start()
+            threading.Thread(target=self._keep_ticking, args=arguments, name=type(self).__name__, daemon=True).start()
         else:
             self._timer = consumer.timer.call_repeatedly(self.every, self._try_tick, (consumer,), priority=10)
 
     def stop(self, consumer: Any) -> None:
         self._end_ticks()
-        if self._client is not None:
-            self._client.close()
 
     shutdown = stop
 

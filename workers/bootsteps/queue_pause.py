@@ -15,7 +15,6 @@ logger = logging.getLogger(__name__)
 class QueuePause(PeriodicStep):
     """Checks each second; resumes only queues that it has paused, so that ``-Q`` and ``cancel_consumer`` hold."""
 
-    client_name = "graft-pause"
     every = patience = 1.0
     ticks_at_once = True
 

@@ -30,7 +30,6 @@ def _note(request: Any = None, **_: Any) -> None:
 class QueueThroughput(PeriodicStep):
     """Adds this worker's counts to those of all, each second in which there were any."""
 
-    client_name = "graft-throughput"
     every = patience = 1.0
 
     def tick(self, consumer: Any) -> None:

@@ -413,6 +413,18 @@ def test_no_workers_clock_decides_about_the_messages_of_another(connection, serv
 
 
 @pytest.mark.redis
+def test_a_clock_that_is_a_day_ahead_takes_nothing_from_stock_workers(connection, server, monkeypatch):
+    qos = connection.default_channel.qos
+    qos._owners_could_report = True
+    server.client.hset("unacked", "a-tag", json.dumps([task(), "", "q"]))
+    server.client.zadd("unacked_index", {"a-tag": time.time()})  # As a stock worker writes it.
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86400)
+    qos.restore_visible(num=10, interval=1)
+    assert server.client.hlen("unacked") == 1
+
+
+@pytest.mark.redis
 def test_only_a_message_whose_worker_was_lost_comes_back_as_redelivered(connection, server):
     def comes_back_as():
         raw = json.loads(server.client.rpop("q"))
