@@ -43,16 +43,22 @@ if TYPE_CHECKING:
     from graft.tasks.policy import ExactWaits, FailedRun, RetryPolicy
     from graft.tasks.results.call_status import status_of
     from graft.tasks.results.outcomes import Progress
+    from graft.tasks.shared.circuit_breaker import BreakerRules
+    from graft.tasks.shared.limit import limit
+    from graft.tasks.shared.limit_events import LimitEvent
+    from graft.tasks.shared.primitive import DifferentLimitsError
     from graft.tasks.submit import submit
 
 __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "BatchExistsError",
+    "BreakerRules",
     "BrokenClusterError",
     "BrokerUnavailable",
     "CancelledBatchError",
     "CeleryExecutor",
+    "DifferentLimitsError",
     "DurableBatch",
     "EnvelopeError",
     "EnvelopeLostError",
@@ -60,6 +66,7 @@ __all__ = [
     "FailedRun",
     "HardenError",
     "ItemTimeoutError",
+    "LimitEvent",
     "OutOfMemoryError",
     "Outcome",
     "PayloadTooLargeError",
@@ -82,6 +89,7 @@ __all__ = [
     "__version__",
     "batch",
     "harden",
+    "limit",
     "local_letters",
     "register_joblib",
     "status_of",
@@ -102,6 +110,10 @@ _MODULES = {
     "tasks.policy": ("ExactWaits", "FailedRun", "RetryPolicy"),
     "tasks.results.call_status": ("status_of",),
     "tasks.results.outcomes": ("Progress",),
+    "tasks.shared.circuit_breaker": ("BreakerRules",),
+    "tasks.shared.limit": ("limit",),
+    "tasks.shared.limit_events": ("LimitEvent",),
+    "tasks.shared.primitive": ("DifferentLimitsError",),
     "tasks.submit": ("submit",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -1,0 +1,133 @@
+"""Items under limits: who may not begin goes back for later, and nobody else is held up."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from graft import CeleryExecutor, RetryPolicy, submit
+from tests import limited, samples
+from tests.people import letters
+from tests.stack import wait_until
+
+
+def calls(folder, numbers):
+    return [((str(folder), number), {}) for number in numbers]
+
+
+def begun(folder):
+    """When items began, in order."""
+    path = Path(folder, "log")
+    if not path.exists():
+        return []
+    return sorted(float(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("in"))
+
+
+def at_once(folder):
+    """How many ran at the same time, at most."""
+    lines = [line.split() for line in Path(folder, "log").read_text().splitlines()]
+    running = most = 0
+    for _, what in sorted((float(at), what) for what, at in lines):
+        running += 1 if what == "in" else -1
+        most = max(most, running)
+    return most
+
+
+def fullest(times, seconds):
+    return max(sum(first <= at < first + seconds for at in times) for first in times)
+
+
+@pytest.mark.parametrize("func", [limited.three_a_second, limited.three_a_second_async], ids=["plain", "async"])
+@pytest.mark.parametrize("batch_size", [1, 10])
+def test_no_window_sees_more_than_the_rate(stack, tmp_path, func, batch_size):
+    batch = submit(func, calls(tmp_path, range(10)), unpack=True, batch_size=batch_size)
+    assert batch.collect(timeout=60) == list(range(10))
+    times = begun(tmp_path)
+    assert len(times) == 10
+    assert fullest(times, 0.95) <= 3  # A moment passes between admission and the first line.
+    assert batch.progress().retries == 0
+
+
+def test_items_that_wait_hold_up_nobody(stack, tmp_path):
+    """Two pool processes, and more envelopes that wait for an hour."""
+    waiting = submit(limited.once_an_hour, calls(tmp_path, range(8)), unpack=True, batch_size=2)
+    wait_until(lambda: waiting.progress().done == 1, what="the one that may run this hour")
+    assert submit(samples.square, range(6), batch_size=1).collect(timeout=30) == [x * x for x in range(6)]
+    waiting.cancel()
+    assert waiting.progress().done >= 1
+
+
+def test_what_has_ended_does_not_wait_for_its_neighbours(stack, tmp_path):
+    """One envelope: its first item is known while the others wait for an hour; another tenant's is not held up."""
+    tenants = [tmp_path / name for name in "ab"]
+    for tenant in tenants:
+        tenant.mkdir()
+    items = [*calls(tenants[0], [0, 1, 2]), *calls(tenants[1], [3])]
+    batch = submit(limited.once_an_hour, items, unpack=True, batch_size=4)
+    wait_until(lambda: batch.progress().done == 2, what="one of each tenant")
+    assert [len(begun(tenant)) for tenant in tenants] == [1, 1]
+    batch.cancel()
+
+
+@pytest.mark.parametrize(("func", "most"), [(limited.one_at_a_time, 1), (limited.three_at_a_time, 3)])
+def test_a_semaphore_bounds_what_runs_at_once(stack, tmp_path, func, most):
+    batch = submit(func, calls(tmp_path, range(12)), unpack=True, batch_size=2)
+    assert batch.collect(timeout=60) == list(range(12))
+    assert at_once(tmp_path) <= most
+    assert len(begun(tmp_path)) == 12
+
+
+def test_one_tenants_limit_is_not_anothers(stack, tmp_path):
+    tenants = [tmp_path / str(number) for number in range(6)]
+    for tenant in tenants:
+        tenant.mkdir()
+    items = [call for tenant in tenants for call in calls(tenant, [7])]
+    assert submit(limited.once_an_hour, items, unpack=True).collect(timeout=30) == [7] * 6
+
+
+@pytest.mark.parametrize("func", [limited.service, limited.service_async], ids=["plain", "async"])
+def test_an_open_breaker_sends_items_back_and_burns_no_retry(stack, tmp_path, func):
+    (tmp_path / "down").touch()
+    batch = submit(
+        func, calls(tmp_path, range(12)), unpack=True, batch_size=12, concurrency=1,
+        retry=RetryPolicy(runs=5, base=0.01, jitter="none"),
+    )  # fmt: skip
+    wait_until(lambda: len(begun(tmp_path)) >= 3, what="three failures")
+    time.sleep(0.7)
+    assert len(begun(tmp_path)) <= 4  # Without the breaker it would be dozens.
+    (tmp_path / "down").unlink()
+    assert batch.collect(timeout=60) == list(range(12))
+    assert batch.progress().retries <= 5
+    assert not [letter for letter in letters() if letter.function.startswith("tests.limited:service")]
+    if func is limited.service:
+        events = (tmp_path / "events").read_text().splitlines()
+        assert "breaker opened 0" in events
+        assert "breaker half_open 0" in events
+        assert "breaker closed 0" in events
+        assert any(line.startswith("breaker postponed") for line in events)
+
+
+def test_a_failed_item_under_a_limit_has_its_own_number_of_runs(stack, tmp_path):
+    """Waiting is no run: an item that failed once after it had waited runs again."""
+    items = [((str(tmp_path), number), {}) for number in range(7)]
+    batch = submit(limited.fails_once, items, unpack=True, batch_size=7, retry=RetryPolicy(2, base=0.0))
+    assert batch.collect(timeout=60) == list(range(7))
+
+
+def test_a_process_that_dies_takes_no_waiting_item_along(stack, tmp_path):
+    batch = submit(limited.killer, calls(tmp_path, range(6)), unpack=True, batch_size=6)
+    assert batch.collect(timeout=90) == list(range(6))
+
+
+def test_calls_of_an_executor_are_limited(stack, tmp_path):
+    with CeleryExecutor() as executor:
+        futures = [executor.submit(limited.three_a_second, str(tmp_path), number) for number in range(7)]
+        assert [future.result(60) for future in futures] == list(range(7))
+    assert fullest(begun(tmp_path), 0.95) <= 3
+
+
+def test_who_runs_into_his_key_function_fails_alone(stack):
+    outcomes = sorted(submit(limited.keyed_by_a_digit, ["1", "x", "2"]).as_completed(30), key=lambda one: one.index)
+    assert [type(one.error) for one in outcomes] == [type(None), ValueError, type(None)]
