@@ -10,13 +10,15 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from graft.config.validation import at_least_one
 from graft.tasks.shared.circuit_breaker import BreakerRules, SharedBreaker
-from graft.tasks.shared.limit_events import LimitEvent
 from graft.tasks.shared.rate_window import Rate, SharedRate
 from graft.tasks.shared.semaphore import SharedSemaphore
+
+if TYPE_CHECKING:
+    from graft.tasks.shared.limit_events import LimitEvent
 
 ATTRIBUTE: Final = "__graft_limits__"
 TRIAL: Final = {"success_threshold": 1, "half_open_limit": 1}  # With breaker=5, one trial at a time decides.

@@ -15,7 +15,7 @@ from graft.tasks.shared import admission
 from graft.tasks.shared.limit import ATTRIBUTE
 from graft.tasks.shared.rate_limiter import SharedRateLimiter
 from graft.tasks.shared.semaphore import SharedSemaphore
-from graft.tasks.shared.turns import Turn
+from graft.tasks.shared.turns import Turn, turns_of
 from graft.tasks.worker_runtime import in_worker, resolved
 
 SharedLimit = SharedSemaphore | SharedRateLimiter
@@ -25,8 +25,10 @@ class _FirstArguments:
     """Finds the turn in the arguments of :func:`run` and :func:`run_async`."""
 
     def turns(self, args: Sequence[Any], kwargs: Mapping[str, Any], ticket: str) -> list[Turn]:
-        _, limit, own_ticket, *_ = args
-        return [Turn(limit, own_ticket)]
+        func, limit, own_ticket, *rest = args
+        inner, own = turns_of(func), [Turn(limit, own_ticket)]
+        others = [] if inner is None else inner.turns(rest, kwargs, ticket)
+        return [*others, *own] if isinstance(limit, SharedRateLimiter) else [*own, *others]
 
 
 def run(func: Callable[..., Any], limit: SharedLimit, ticket: str, *args: Any) -> Any:

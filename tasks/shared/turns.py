@@ -65,6 +65,8 @@ def turns_of(func: Callable[..., Any]) -> TurnSource | None:
     """The source for *func*, or for what it is a partial of; None where nothing limits it."""
     if isinstance(func, functools.partial):
         inner = turns_of(func.func)
+        if isinstance(inner, OfArgument) and inner.is_bound_to_unlimited(func.args):
+            return None
         return None if inner is None else _Bound(inner, func)
     found = getattr(func, ATTRIBUTE, None)
     if found is None and not isinstance(func, FunctionType):  # An object that is called.
@@ -72,6 +74,34 @@ def turns_of(func: Callable[..., Any]) -> TurnSource | None:
     if isinstance(found, tuple):
         return Limiter(func, found)
     return found
+
+
+def refuse_limits(func: Callable[..., Any], caller: str) -> None:
+    """Refuse *func* if it has limits, which *caller* could not keep to.
+
+    Raises:
+        ValueError: it has.
+    """
+    if turns_of(func) is not None:
+        raise ValueError(
+            f"{caller} makes several calls of a function in one item, and so cannot keep to its limits (@limit); send "
+            "an item for each call: graft.submit, an executor, Pool.map"
+        )
+
+
+@dataclass(frozen=True)
+class OfArgument:
+    """The source for a function that calls another: its argument at *number*, with the arguments that follow."""
+
+    number: int
+
+    def turns(self, args: Sequence[Any], kwargs: Mapping[str, Any], ticket: str) -> list[Turn]:
+        inner = turns_of(args[self.number])
+        return [] if inner is None else inner.turns(args[self.number + 1 :], kwargs, ticket)
+
+    def is_bound_to_unlimited(self, args: Sequence[Any]) -> bool:
+        """Whether a partial with *args* calls a function that nothing limits."""
+        return len(args) > self.number and turns_of(args[self.number]) is None
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from graft import CeleryExecutor, RetryPolicy, submit
+from graft import CeleryExecutor, Pool, RetryPolicy, submit
+from graft.compat.async_patterns import Semaphore, fan_out_fan_in, map_reduce, on_workers
+from graft.compat.celery_integration_framework import CeleryIntegrationFramework
+from graft.compat.worker_pool import WorkerPool
+from graft.config.redis_client import shared
+from graft.tasks.shared.semaphore import SharedSemaphore
 from tests import limited, samples
 from tests.people import letters
-from tests.stack import wait_until
+from tests.stack import run_python, wait_until
 
 
 def calls(folder, numbers):
@@ -126,6 +133,80 @@ def test_calls_of_an_executor_are_limited(stack, tmp_path):
         futures = [executor.submit(limited.three_a_second, str(tmp_path), number) for number in range(7)]
         assert [future.result(60) for future in futures] == list(range(7))
     assert fullest(begun(tmp_path), 0.95) <= 3
+
+
+def test_calls_of_a_pool_with_an_initializer_are_limited(stack, tmp_path):
+    with Pool(4, initializer=samples.identity, initargs=(0,)) as pool:
+        items = [(str(tmp_path), number) for number in range(7)]
+        assert pool.starmap(limited.three_a_second, items, chunksize=2) == list(range(7))
+    assert fullest(begun(tmp_path), 0.95) <= 3
+
+
+def test_tasks_of_a_worker_pool_are_limited(stack, tmp_path):
+    async def main():
+        async with WorkerPool(3, 20) as pool:
+            return await pool.spawn_parallel_batch([str(tmp_path)] * 7, limited.three_a_second)
+
+    assert asyncio.run(main()) == [0] * 7
+    assert fullest(begun(tmp_path), 0.95) <= 3
+
+
+def test_calls_of_the_old_framework_are_limited(stack, tmp_path):
+    framework = CeleryIntegrationFramework()
+    task = framework.create_task(limited.three_a_second, retry_limit=0)
+    ids = [framework.submit_task(task, (str(tmp_path), number)) for number in range(5)]
+    assert [framework.wait_for_task(each, 60).result for each in ids] == list(range(5))
+    assert fullest(begun(tmp_path), 0.95) <= 3
+
+
+def test_a_limit_and_a_callers_own_semaphore_both_hold(stack, tmp_path):
+    async def main():
+        call = on_workers(limited.three_a_second, limit=Semaphore(1, name=str(uuid4())))
+        return await asyncio.gather(*(call(str(tmp_path), number) for number in range(7)))
+
+    assert asyncio.run(main()) == list(range(7))
+    assert fullest(begun(tmp_path), 0.95) <= 3
+
+
+def test_what_makes_many_calls_in_one_item_refuses_limits(stack, tmp_path):
+    with pytest.raises(ValueError, match="a call with chunks makes several calls of a function in one item"):
+        asyncio.run(fan_out_fan_in([str(tmp_path)], 1, limited.three_a_second))
+    with pytest.raises(ValueError, match="map_reduce makes several calls"):
+        asyncio.run(map_reduce([str(tmp_path)], limited.three_a_second, max))
+
+
+def test_limits_of_a_program_and_of_a_lambda_hold_too(stack, tmp_path):
+    code = f"""
+import graft
+from tests import samples
+
+@graft.limit(rate="3/second", by="folder")
+def mine(folder, number=0):
+    import time
+    from tests import samples
+    samples.note((folder + "/log", f"in {{time.time():.6f}}"))
+    return number
+
+print(graft.submit(mine, [(({str(tmp_path)!r}, n), {{}}) for n in range(7)], unpack=True).collect(timeout=60))
+double = graft.limit(semaphore=1, name="double-{tmp_path}")(lambda x: 2 * x)
+print(graft.submit(double, [1, 2]).collect(timeout=60))
+"""
+    done = run_python(stack, code, env={"PYTHONPATH": "."})
+    assert done.stdout == "[0, 1, 2, 3, 4, 5, 6]\n[2, 4]\n", done.stderr
+    assert fullest(begun(tmp_path), 0.95) <= 3
+
+
+def test_who_is_cancelled_while_he_waits_holds_up_nobody(stack, tmp_path):
+    """The semaphore's line is empty when the items have been answered, and their envelope has been back."""
+    limit = SharedSemaphore(f"tests.limited:one_at_a_time[{tmp_path}]", 1)
+    assert limit.acquire("a stranger", 60).slot
+    batch = submit(limited.one_at_a_time, calls(tmp_path, range(4)), unpack=True, batch_size=4)
+    line = limit.keys[1]
+    wait_until(lambda: shared().zcard(line), what="its place in line")
+    batch.cancel()
+    wait_until(lambda: not shared().zcard(line), what="an empty line")
+    limit.release("a stranger")
+    assert submit(limited.one_at_a_time, calls(tmp_path, [5]), unpack=True).collect(timeout=30) == [5]
 
 
 def test_who_runs_into_his_key_function_fails_alone(stack):
