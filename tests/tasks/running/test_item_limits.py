@@ -212,3 +212,9 @@ def test_who_is_cancelled_while_he_waits_holds_up_nobody(stack, tmp_path):
 def test_who_runs_into_his_key_function_fails_alone(stack):
     outcomes = sorted(submit(limited.keyed_by_a_digit, ["1", "x", "2"]).as_completed(30), key=lambda one: one.index)
     assert [type(one.error) for one in outcomes] == [type(None), ValueError, type(None)]
+
+
+def test_items_of_a_durable_batch_are_limited(stack, tmp_path):
+    batch = submit(limited.three_a_second, calls(tmp_path, range(7)), unpack=True, batch_size=3, durable=True)
+    assert list(batch.collect(timeout=60)) == list(range(7))
+    assert fullest(begun(tmp_path), 0.95) <= 3
