@@ -19,6 +19,7 @@ from graft.compat.dispatcher import CallDispatcher
 from graft.compat.placement import is_local, place_calls
 from graft.config.queues import table
 from graft.tasks.callables.references import FunctionRef, resolve
+from graft.tasks.shared.turns import refuse_limits
 from graft.tasks.worker_runtime import in_worker
 
 CALL: Final = "joblib.Parallel"
@@ -87,6 +88,8 @@ class CeleryBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
 def _submitted(dispatcher: CallDispatcher, batch: JoblibBatch) -> Future[Any]:
     try:
         route = dispatcher.route(run_calls, call=CALL, shown=batch.items[0][0])
+        for func, _, _ in batch.items:
+            refuse_limits(func, "joblib's Parallel")
         placements = [place_calls(func, dispatcher.place) for func, _, _ in batch.items]
     except Exception as error:  # joblib calls from a callback, where a raised error would be lost.
         return dispatcher.refused(error)

@@ -7,6 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
+from graft.tasks.shared.limit import ATTRIBUTE
+from graft.tasks.shared.turns import OfArgument
+
 INITIALISED: Final = 256  # Pools whose initializer one process remembers having run.
 
 _initialising = threading.Lock()
@@ -32,3 +35,6 @@ def run_initialised(
             if len(_initialised) > INITIALISED:
                 _initialised.popitem(last=False)
     return func(*args, **kwargs)
+
+
+setattr(run_initialised, ATTRIBUTE, OfArgument(3))

@@ -43,17 +43,26 @@ if TYPE_CHECKING:
     from graft.tasks.policy import ExactWaits, FailedRun, RetryPolicy
     from graft.tasks.results.call_status import status_of
     from graft.tasks.results.outcomes import Progress
+    from graft.tasks.shared.circuit_breaker import BreakerRules
+    from graft.tasks.shared.limit import limit
+    from graft.tasks.shared.limit_events import LimitEvent
+    from graft.tasks.shared.primitive import DifferentLimitsError
     from graft.tasks.submit import submit
 
 __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "BatchExistsError",
+<<<<<<< HEAD
     "BatchSummary",
+=======
+    "BreakerRules",
+>>>>>>> 69cf5ffa364e0cf2fcbaa0953f034825438d551a
     "BrokenClusterError",
     "BrokerUnavailable",
     "CancelledBatchError",
     "CeleryExecutor",
+    "DifferentLimitsError",
     "DurableBatch",
     "EnvelopeError",
     "EnvelopeLostError",
@@ -61,6 +70,7 @@ __all__ = [
     "FailedRun",
     "HardenError",
     "ItemTimeoutError",
+    "LimitEvent",
     "OutOfMemoryError",
     "Outcome",
     "PayloadTooLargeError",
@@ -83,6 +93,7 @@ __all__ = [
     "__version__",
     "batch",
     "harden",
+    "limit",
     "local_letters",
     "register_joblib",
     "status_of",
@@ -103,6 +114,10 @@ _MODULES = {
     "tasks.policy": ("ExactWaits", "FailedRun", "RetryPolicy"),
     "tasks.results.call_status": ("status_of",),
     "tasks.results.outcomes": ("Progress",),
+    "tasks.shared.circuit_breaker": ("BreakerRules",),
+    "tasks.shared.limit": ("limit",),
+    "tasks.shared.limit_events": ("LimitEvent",),
+    "tasks.shared.primitive": ("DifferentLimitsError",),
     "tasks.submit": ("submit",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

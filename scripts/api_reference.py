@@ -50,6 +50,12 @@ SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
         ("tasks.policy.ExactWaits", ()),
         ("tasks.policy.FailedRun", ()),
     ],
+    "Limits": [
+        ("tasks.shared.limit.limit", ()),
+        ("tasks.shared.circuit_breaker.BreakerRules", ()),
+        ("tasks.shared.limit_events.LimitEvent", ()),
+        ("tasks.shared.primitive.DifferentLimitsError", ()),
+    ],
     "Any Celery app": [
         ("config.harden.harden", ()),
         ("config.harden.undo", ()),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
+from graft.config import redis_clock
 from graft.config.deployment import settings
 from graft.config.redis_client import broker, shared
 from graft.tasks.dead_letters import store as dead_letters
@@ -19,6 +21,10 @@ from graft.tasks.monitoring.function_stats import FunctionStats
 from graft.tasks.queues import existing, pause, throughput
 from graft.tasks.sending import progress
 from graft.tasks.sending.progress import BatchNote
+from graft.tasks.shared import limit_states
+from graft.tasks.shared.limit_states import LimitState
+
+RECENT: Final = 3600.0  # Seconds for which a limit that nobody uses is shown.
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Snapshot:
     workers: tuple[WorkerLine, ...] = ()
     batches: tuple[BatchNote, ...] = ()
     functions: dict[str, FunctionStats] = field(default_factory=dict)
+    limits: tuple[LimitState, ...] = ()
     dead_letters: int = 0
     health: HealthState | str = ""
     bad: tuple[str, ...] = ()
@@ -118,6 +125,7 @@ def take() -> Snapshot:
         ),
         batches=tuple(progress.running(client)),
         functions=function_stats.read(),
+        limits=tuple(one for one in limit_states.read(client) if redis_clock.now() - one.last < RECENT),
         dead_letters=dead_letters.count(),
         health=worst(verdict.state for verdict in verdicts) if verdicts else "",
         bad=tuple(verdict.name for verdict in verdicts if verdict.state != "ok"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from celery import Task
-from celery.exceptions import Reject
+from celery.exceptions import Reject, Retry
 
 from graft.tasks.policy import ONCE, RetryPolicy
 
@@ -33,3 +33,17 @@ def raise_retry(task: Any, **options: Any) -> NoReturn:
     except Reject as refused:
         # Celery would drop the message here (5.7, Task.retry); unacknowledged, it comes back by itself.
         raise Reject(refused.reason, requeue=True) from refused
+
+
+def raise_postponed(task: Any, wait: float, error: Exception) -> NoReturn:
+    """Send the message of *task*, which has not begun, back to the queue for *wait* seconds, and raise Retry.
+
+    Celery's own count of retries stays as it is, so this uses up none.
+    """
+    request = task.request
+    again = task.signature_from_request(request, countdown=wait, retries=request.retries or 0)
+    try:
+        again.apply_async()
+    except Exception as refused:
+        raise Reject(refused, requeue=True) from refused
+    raise Retry(exc=error, when=wait, sig=again)

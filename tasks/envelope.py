@@ -19,6 +19,10 @@ from graft.tasks.worker_runtime import ends_process
 VERSION: Final = 1
 RUN_ENVELOPE: Final = "graft.batch"  # The task that runs an envelope,
 REDUCE: Final = "graft.reduce"  # and the one that reduces a batch: the body of its chord.
+# Fields that earlier versions do not know, with the value that need not be sent.
+NEWER: Final[dict[str, tuple[Any, ...]]] = {
+    "since": (0.0,), "generation": (None,), "postponed": ({},), "spent": ((0.0, 0.0),),
+}  # fmt: skip
 
 Child = tuple[str, tuple[int, ...]]  # An envelope made of items of another one: its id, and their positions.
 
@@ -83,7 +87,8 @@ class Envelope:
     key of its own. ``shared`` lets idle processes take items over when the run takes long; ``children`` are the
     envelopes that these went into. ``pool`` is the worker pool that it runs in, if any. ``since`` is when its first run
     began, by Redis's clock, where its policy asks. ``generation`` is that of the durable batch whose record takes the
-    outcomes in; None where the caller does.
+    outcomes in; None where the caller does. ``postponed`` counts, by position, how often an item was sent back by a
+    limit, without having run; ``spent`` is the cost of earlier runs, ``busy`` and ``elapsed`` as in a report.
     """
 
     id: str
@@ -105,6 +110,12 @@ class Envelope:
     pool: PoolRef | None = None
     since: float = 0.0
     generation: int | None = None
+    postponed: dict[int, int] = field(default_factory=dict)
+    spent: tuple[float, float] = (0.0, 0.0)
+
+    def item(self, index: int) -> Any:
+        """The item at *index*, opened."""
+        return pickle.loads(self.items[index]) if self.packed else self.items[index]
 
     def sealed(self) -> bytes:
         """The envelope as signed bytes, bound to its own id."""
@@ -139,10 +150,10 @@ class Envelope:
 
 
 def _fields(envelope: Envelope) -> tuple[Any, ...]:
-    values = tuple(getattr(envelope, name) for name in Envelope.__slots__)
-    if envelope.generation is not None:
-        return values
-    return values[:-1] if envelope.since else values[:-2]  # Workers of an earlier version know no field more.
+    names = list(Envelope.__slots__)
+    while getattr(envelope, names[-1]) in NEWER.get(names[-1], ()):  # Workers of an earlier version know no field more.
+        names.pop()
+    return tuple(getattr(envelope, name) for name in names)
 
 
 @dataclass(frozen=True, slots=True)

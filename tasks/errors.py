@@ -54,14 +54,15 @@ class SelfCancelledError(TaskQueueError):
 
 
 class NotYet(TaskQueueError):
-    """The call has to wait *wait* seconds before it asks for its turn again; it has not begun."""
+    """The call has to wait *wait* seconds for *what* before it asks for its turn again; it has not begun."""
 
-    def __init__(self, wait: float) -> None:
-        super().__init__(wait)
+    def __init__(self, wait: float, what: str = "its turn") -> None:
+        super().__init__(wait, what)
         self.wait = wait
+        self.what = what
 
     def __str__(self) -> str:
-        return f"its turn has not come; it asks again in {self.wait:.3f} s"
+        return f"waits for {self.what}, and asks again in {self.wait:.3f} s"
 
 
 class OutOfMemoryError(TaskQueueError):

@@ -1,8 +1,9 @@
 """What every task gets in a worker, whatever its class: runs are counted, killers isolated, failures kept.
 
-    run counted ─► cancelled? dead? ─► run ─┬─ value
-                                            ├─ Retry, Ignore, Reject   Celery's answers, passed on
-                                            └─ error ─► the policy's next run, or a dead letter ─► FAILURE
+    run counted ─► cancelled? dead? ─► limits ─► run ─┬─ value
+                                         │            ├─ Retry, Ignore, Reject   Celery's answers, passed on
+                                         │            └─ error ─► the policy's next run, or a dead letter ─► FAILURE
+                                         └─ not yet ─► back to the queue, for later
 
 A task opts out, or chooses, by options: ``graft_guard=False``, ``graft_run_limit=5``, ``graft_letters=True``.
 """
@@ -26,14 +27,15 @@ from celery.exceptions import Ignore, Reject, Retry, TaskPredicate
 from graft.config.deployment import settings
 from graft.config.redis_client import server_time, shared
 from graft.tasks import worker_runtime
-from graft.tasks.base import raise_retry
+from graft.tasks.base import raise_postponed, raise_retry
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import lease, poison_isolation
 from graft.tasks.delivery.run_counter import Delivery, Runs, asks_redis, delivery_of, is_redelivered, was_returned
-from graft.tasks.errors import OutOfMemoryError, PoisonedError, ProcessExitError
+from graft.tasks.errors import NotYet, OutOfMemoryError, PoisonedError, ProcessExitError
 from graft.tasks.policy import FailedRun, RetryPolicy
 from graft.tasks.queues import overlap
 from graft.tasks.results import attempts
+from graft.tasks.shared import admission
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +99,14 @@ def _run_counted(
             raise Ignore("cancelled before it ran")
         if delivery.is_dead(0, limit):
             raise PoisonedError(f"{task.name} took {delivery.run - 1} worker processes with it")
-        value = run(*args, **kwargs)
+        value = admission.run(run, run, args, kwargs, request.id)
         _refuse_if_lost(task, request)
         if was_returned(request):  # A run before may have buried it. Only now: until here its letter was true.
             worker_runtime.off_loop(dead_letters.take_back, request.id)
         return value
+    except NotYet as error:  # The task has not begun.
+        _refuse_if_lost(task, request)
+        raise_postponed(task, error.wait, error)
     except TaskPredicate:  # Retry, Ignore and Reject are answers, not failures.
         raise
     except Exception as error:

@@ -23,6 +23,7 @@ from graft.tasks.sending.chords import ReducingSender
 from graft.tasks.sending.publisher import publisher
 from graft.tasks.sending.sizing import UNKNOWN_ITEMS
 from graft.tasks.sending.sources import IterSource, ListSource
+from graft.tasks.shared.turns import turns_of
 
 ASYNC_CONCURRENCY = 100
 
@@ -137,6 +138,8 @@ def submit(
     items = check.items(_iterable(items))
     if reduce is not None:
         ArgumentCheck(_callable("reduce", reduce)).items(())
+        if turns_of(reduce) is not None:
+            raise ValueError("reduce= is called once, and may have no limits (@limit); give it a function without them")
         return _reduced(options, items, refer(_callable("reduce", reduce), by_value=by_value))
     if isinstance(items, Sequence):
         # A list may change under us while it is being sent.

@@ -18,6 +18,7 @@ from graft.compat.async_patterns.streams import Stream
 from graft.compat.local import awaited
 from graft.compat.placement import CallOptions, Where
 from graft.config.validation import at_least_one
+from graft.tasks.shared.turns import refuse_limits
 
 PER_ENVELOPE: Final = 10  # Items of one envelope that run at once, if the function is async …
 ENVELOPES: Final = 100  # … and envelopes at once: at most 1000 inputs or keys in the whole cluster.
@@ -86,6 +87,8 @@ async def map_reduce(
         combine_fn: merges the values that one input has for a key, before they leave the worker.
         options: for each input and each key, see :class:`CallOptions`.
     """
+    for func in (map_fn, reduce_fn):
+        refuse_limits(func, "map_reduce")
     mapper = functools.partial(_either(map_fn, map_one, map_one_async), map_fn, combine_fn)
     groups: dict[Any, list[Any]] = {}
     for mapped in await _map_all(mapper, list(inputs), "map_reduce: map", options):
@@ -118,6 +121,7 @@ def _either(func: Callable[..., Any], plain: Callable[..., Any], awaiting: Calla
 
 
 def _chunk_runner(func: Callable[[Any], Any]) -> Callable[..., Any]:
+    refuse_limits(func, "a call with chunks")
     return functools.partial(_either(func, run_chunk, run_chunk_async), func)
 
 

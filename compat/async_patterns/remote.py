@@ -14,7 +14,6 @@ from graft.compat.local import awaited
 from graft.compat.placement import CallOptions
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.ids import new_id
-from graft.tasks.policy import as_policy
 from graft.tasks.shared import limited_calls
 
 Limit = Semaphore | ConnectionPool | RateLimiter
@@ -29,8 +28,8 @@ def on_workers(
 
     Args:
         limit: a semaphore, connection pool or rate limiter with a name. A call that has no permit yet goes back to the
-            queue with a delay and keeps its place in line: it occupies no worker while it waits. A coroutine whose turn
-            seems less than a second away waits for it on its event loop instead.
+            queue with a delay, and goes before newcomers when it is back: it occupies no worker while it waits. A
+            coroutine whose turn seems less than a second away waits for it on its event loop instead.
         call: this call's name in the call report.
         options: ``place``, ``retry``, ``timeout`` and ``priority``, see :class:`CallOptions`. Waits for a permit are
             no retries.
@@ -45,14 +44,13 @@ def on_workers(
     if limit.shared is None:
         options["place"] = "local"
         return functools.partial(bridge.call_async, _limited_here(func, limit), call=call, shown=func, **options)
-    shared, policy = limit.shared, as_policy(options.get("retry"))
+    shared = limit.shared
     runner = functools.partial(limited_calls.run_async if iscoroutinefunction(func) else limited_calls.run, func)
-    options["retry"] = limited_calls.AdmissionPolicy.around(policy)
 
     async def send(*args: Any) -> Any:
         ticket = new_id()
         try:
-            return await bridge.call_async(runner, shared, ticket, policy, *args, call=call, shown=func, **options)
+            return await bridge.call_async(runner, shared, ticket, *args, call=call, shown=func, **options)
         except BrokerUnavailable:
             raise
         except BaseException:

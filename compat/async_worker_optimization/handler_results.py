@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.tasks import codec
+from graft.tasks.shared.limit import ATTRIBUTE
+from graft.tasks.shared.turns import OfArgument
 
 Handler = Callable[[list[Any]], Any]
 
@@ -38,6 +40,10 @@ def run_plain(handler: Handler, items: list[Any]) -> HandlerResults | Awaitable[
 async def run_async(handler: Handler, items: list[Any]) -> HandlerResults:
     """:func:`run_plain` for a coroutine function, which runs in the io lane."""
     return _read(await handler(items), len(items))
+
+
+for _function in (run_plain, run_async):
+    setattr(_function, ATTRIBUTE, OfArgument(0))
 
 
 async def _read_later(results: Awaitable[Iterable[Any]], count: int) -> HandlerResults:

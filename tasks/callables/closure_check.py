@@ -8,7 +8,7 @@ from __future__ import annotations
 import dis
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -162,6 +162,9 @@ def _state(value: Any, copied: dict[int, Any]) -> str | None:
     if kind in (tuple, frozenset) or (issubclass(kind, tuple) and hasattr(kind, "_fields") and import_name(kind)):
         within = next((why for element in value if (why := _state(element, copied))), None)
         return within and f"({kind.__name__}), which holds one {within}"
+    if _is_frozen(value):
+        within = next((why for element in vars(value).values() if (why := _state(element, copied))), None)
+        return within and f"({kind.__name__}), which holds one {within}"
     if import_name(value):
         return None
     if issubclass(kind, type):
@@ -170,3 +173,12 @@ def _state(value: Any, copied: dict[int, Any]) -> str | None:
         inner = obstacle(value, copied)
         return inner and f"({kind.__name__}), which {inner}"
     return f"({kind.__name__}), which is the caller's own state"
+
+
+def _is_frozen(value: Any) -> bool:
+    """Whether *value* is a frozen dataclass that a worker can import, with no attribute beside its fields."""
+    kind = type(value)
+    parameters = kind.__dict__.get("__dataclass_params__")
+    if parameters is None or not parameters.frozen or not import_name(kind) or not hasattr(value, "__dict__"):
+        return False
+    return set(vars(value)) == {each.name for each in fields(kind)}

@@ -72,7 +72,8 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
         wire = letter.envelope
     envelope = open_envelope(letter, wire)
     lane = "io" if envelope.function.is_async else "batch"
-    fresh = replace(envelope, retries=0, reruns=0, carried={}, pool=None)  # Its pool may be long gone.
+    # Its pool may be long gone.
+    fresh = replace(envelope, retries=0, reruns=0, carried={}, pool=None, postponed={}, spent=(0.0, 0.0))
     if letter.reason == "failed":  # Its caller has the outcome; others of its envelope may be replayed beside it.
         fresh = replace(fresh, id=letter.id)
     label = f"({fresh.function.name}, {len(fresh.items)} items from {fresh.positions[0]})"

@@ -143,6 +143,13 @@ class Runs:
             pipe.hset(self.key, mapping={"current": position, "holder": self.delivery})
             pipe.execute()
 
+    def postponed(self, position: int) -> None:
+        """The item that was starting has not begun."""
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.hincrby(self.key, f"start:{position}", -1)
+            pipe.hdel(self.key, "current")
+            pipe.execute()
+
     def finished(self, position: int, frame: tuple[bool, bytes]) -> None:
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hset(self.done_key, str(position), (b"+" if frame[0] else b"-") + frame[1])

@@ -5,7 +5,7 @@ A value above its limit is degraded, above ``FAILING`` times the limit failing, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from graft.config.deployment import app_name
@@ -15,9 +15,11 @@ from graft.tasks.health.measurements import Measurements
 from graft.tasks.health.verdicts import FAILING, HealthState, Verdict, grade, worst
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.monitoring.worker_registry import BEAT_TTL
+from graft.tasks.shared.limit_states import LimitState
 
 SWEPT_WITHIN: Final = 10.0  # Seconds after which an expired lease has been noticed.
 FEW_ITEMS: Final = 20  # Rates of fewer items than this say nothing.
+WANTED_WITHIN: Final = 600.0  # Seconds after its last item for which an open breaker matters.
 
 
 def judge(found: Measurements, limits: Settings) -> tuple[Verdict, ...]:
@@ -34,6 +36,7 @@ def judge(found: Measurements, limits: Settings) -> tuple[Verdict, ...]:
         *(one for server in found.servers for one in redis_server.judge(server, limits)),
         *lag(found, limits),
         *(leak(one) for one in found.leaks),
+        *limits_of_functions(found.limits),
         overlaps(found.overlaps),
     )
 
@@ -229,6 +232,28 @@ def lag(found: Measurements, limits: Settings) -> Iterator[Verdict]:
 def leak(found: Finding) -> Verdict:
     state: HealthState = "failing" if found.verdict == "leaking" else "degraded"
     return Verdict("leak", f"{found.subject} {found.measure}", state, found.detail, remedy=found.remedy)
+
+
+def limits_of_functions(found: Iterable[LimitState]) -> Iterator[Verdict]:
+    """One verdict for all limits, and one for each breaker that keeps items waiting."""
+    limits = tuple(found)
+    if not limits:
+        return
+    waiting = sum(limit.waiting for limit in limits)
+    detail = f"{len(limits)} limits of functions; {waiting} items or envelopes are in line for one"
+    yield Verdict("limits", "", "ok", detail, waiting, None, "items")
+    for limit in limits:
+        for breaker in limit.open:
+            if breaker.asked > WANTED_WITHIN:
+                continue  # Nobody has called since: nothing waits.
+            state = breaker.state.replace("_", "-")
+            why = f"; the last failure: {limit.error}" if limit.error else ""
+            yield Verdict(
+                "breaker", breaker.label, "degraded",
+                f"{state}: {breaker.failures} failures in a row, the last {breaker.since:.0f} s ago{why}. "
+                "Its items wait in the queue", breaker.since, None, "s",
+                "see to the service that the function calls; the breaker tries it by itself, and closes",
+            )  # fmt: skip
 
 
 def overlaps(count: int) -> Verdict:

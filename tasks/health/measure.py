@@ -25,6 +25,7 @@ from graft.tasks.monitoring import function_stats
 from graft.tasks.monitoring.run_counts import plain_totals
 from graft.tasks.monitoring.worker_registry import BEAT, BEAT_TTL, IO_POOL, NAMES, WorkerBeat
 from graft.tasks.queues import existing, pause
+from graft.tasks.shared import limit_states
 
 SEEN: Final = "graft:health:seen"  # queue and step -> the message at its head, and when it was first seen there
 HELD: Final = "graft:health:held"  # delivery tag -> when it was first seen with a worker
@@ -51,6 +52,7 @@ def everything(overlaps: int = 0) -> Measurements:
             work=work(client, now),
             loops=loops(client, beats),
             leaks=leaks(client),
+            limits=limit_states.read(client),
             beat=beat_ticks.silence(client, now),
             started=started(beats),
             overlaps=overlaps,

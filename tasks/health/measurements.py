@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from graft.config.redis_server import RedisServer
 from graft.tasks.leaks.findings import Finding
+from graft.tasks.shared.limit_states import LimitState
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Measurements:
     work: Work = field(default_factory=Work)
     loops: tuple[Loop, ...] = ()
     leaks: tuple[Finding, ...] = ()
+    limits: tuple[LimitState, ...] = ()
     beat: float | None = None
     started: float | None = None
     overlaps: int = 0

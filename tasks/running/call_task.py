@@ -26,6 +26,7 @@ from graft.tasks.errors import EnvelopeError
 from graft.tasks.policy import ExactWaits, RetryPolicy
 from graft.tasks.results import call_records
 from graft.tasks.results.backend import ResultsInRedis
+from graft.tasks.shared import admission
 
 CALL: Final = "graft.call"
 
@@ -110,9 +111,12 @@ class CallTask(ResultsInRedis, ReliableTask):
 def call(self: CallTask, wire: str, *, owner: str, retry_limit: int, retry_wait: float) -> str:
     """Run the call in *wire* for the framework *owner*; its value, sealed. *retry_*… are the policy's."""
     func, args, kwargs = _open(wire)
-    value = func(*args, **kwargs)
-    if inspect.isawaitable(value):
-        value = worker_runtime.wait_for(value)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        value = func(*args, **kwargs)
+        return worker_runtime.wait_for(value) if inspect.isawaitable(value) else value
+
+    value = admission.run(run, func, args, kwargs, self.request.id)
     return codec.seal(
         f"call-value:{self.request.id}", codec.dump_item(value, settings().item_limit, "the result of the call")
     )

@@ -22,7 +22,7 @@ from graft.tasks.delivery.poison_isolation import NotAloneError
 from graft.tasks.delivery.run_counter import Delivery, Runs, delivery_of, is_redelivered
 from graft.tasks.durable import outcomes as durable_outcomes
 from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_frame, value_frame
-from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, NotYet, PoisonedError
+from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, PoisonedError
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
 from graft.tasks.policy import FailedRun
@@ -32,6 +32,7 @@ from graft.tasks.results.early_outcomes import EarlyPublisher
 from graft.tasks.results.result_store import LabelledText, acknowledge, label, publish, reference_text, result_text
 from graft.tasks.running import work_stealing
 from graft.tasks.running.failure_causes import by_cause
+from graft.tasks.running.item_limits import ItemLimits
 from graft.tasks.running.item_runner import run_items
 from graft.tasks.running.run_outcomes import AfterRun, RunOutcomes
 from graft.tasks.worker_runtime import WorkerEndsError, off_loop
@@ -126,7 +127,7 @@ class EnvelopeRun:
         frames = {**envelope.carried, **kept}
         run = cls(task, task.request, envelope, func, record, delivery, frames, children, slot)
         if slot is not None and isinstance(slot.refusal, EnvelopeError):
-            run.bury(range(len(envelope.items)), slot.refusal, "unreferenceable", envelope.retries + 1)
+            run.bury(range(len(envelope.items)), slot.refusal, "unreferenceable")
         return run
 
     def report_or_raise_retry(self) -> str:
@@ -149,6 +150,8 @@ class EnvelopeRun:
         unwanted: dict[int, BaseException]
         unwanted = dict.fromkeys(plan.cancelled, CancelledBatchError("cancelled before it ran"))
         envelope = self.envelope
+        if plan.cancelled and envelope.postponed:
+            off_loop(self.leave_lines, plan.cancelled)
         if not plan.begin and not plan.poisoned:
             return RunOutcomes(errors=unwanted)
         if not plan.is_recorded:
@@ -165,6 +168,12 @@ class EnvelopeRun:
         positions = envelope.positions
         unwanted |= {index: error for index, error in outcomes.errors.items() if positions[index] not in self.frames}
         return replace(outcomes, values={}, errors=unwanted)
+
+    def leave_lines(self, cancelled: Sequence[int]) -> None:
+        """Items that have waited for a limit are cancelled: nobody need wait behind them."""
+        limits = ItemLimits.of(self.envelope, self.func)
+        if limits is not None:
+            limits.withdraw(cancelled, is_plain=not self.envelope.function.is_async)
 
     @property
     def is_awaited(self) -> bool:
@@ -212,6 +221,9 @@ class EnvelopeRun:
     def starting(self, index: int) -> None:
         self.record.starting(self.envelope.positions[index])
 
+    def postponed(self, index: int) -> None:
+        self.record.postponed(self.envelope.positions[index])
+
     def finished(self, index: int, value: Any, error: BaseException | None) -> None:
         position = self.envelope.positions[index]
         frame = error_frame(error, skip_frames=2) if error else value_frame(value, position, settings().item_limit)
@@ -228,13 +240,13 @@ class EnvelopeRun:
         envelope = self.envelope
         since = self._since(outcomes) if envelope.policy.max_seconds is not None else 0.0
         elapsed = since and server_time(self.record.client) - since
-        after = AfterRun.decide(outcomes, envelope.policy, envelope.retries + 1, elapsed)
+        after = AfterRun.decide(outcomes, envelope.policy, self.run_of, elapsed)
         self.keep_failures({**self.recorded_errors, **{index: outcomes.errors[index] for index in after.unkept}})
         if after.again:
             self.raise_retry(outcomes, after, since)
         if after.exhausted:
             error = outcomes.errors[after.exhausted[0]]
-            self.bury(after.exhausted, error, "retries_exhausted", envelope.retries + 1)
+            self.bury(after.exhausted, error, "retries_exhausted")
         report = self.report(outcomes)
         with self.record.client.pipeline(transaction=False) as pipe:
             if self.slot is not None:  # First: whoever has the outcome finds it counted.
@@ -274,8 +286,11 @@ class EnvelopeRun:
     def raise_retry(self, outcomes: RunOutcomes, after: AfterRun, since: float) -> NoReturn:
         """Send what is to run again back to the queue, with the outcomes of the rest."""
         envelope = self.envelope
-        countdown = max(after.waits.values(), default=0.0)
+        countdown = after.countdown
         self._note_retries(outcomes, after, countdown)
+        if after.postponed and self.is_read_early:
+            # The wait may be long, and nobody need share it who has ended.
+            EarlyPublisher(envelope)(outcomes.values, outcomes.errors, [*outcomes.values, *outcomes.errors])
         rest = replace(
             self.part(after.again),
             retries=envelope.retries + 1,
@@ -283,13 +298,18 @@ class EnvelopeRun:
             carried={**self.frames, **self.encode(outcomes.without(after.waits))},
             children=self.children,
             since=since,
+            postponed=self._times_postponed(after),
+            spent=self.cost(outcomes) if after.postponed or any(envelope.spent) else envelope.spent,
         )
         with self.record.client.pipeline(transaction=False) as pipe:
             self.record.forget(pipe)
             items = len(outcomes.values) + after.failed
             function_stats.add(pipe, envelope.function.name, items, outcomes.busy, after.failed, after.retried)
-            again = f"{after.failed} of {len(envelope.items)} items failed, {len(rest.items)} run again"
-            self.note_attempt(pipe, outcomes, again, next(iter(outcomes.errors.values()), None))
+            told = f"{after.failed} of {len(envelope.items)} items failed, {len(rest.items)} run again"
+            if after.postponed:
+                told += f", {len(after.postponed)} of them wait for a limit"
+            if items or outcomes.left:
+                self.note_attempt(pipe, outcomes, told, next(iter(outcomes.errors.values()), None))
             pipe.execute()
         self.task.raise_retry(
             args=(payloads.store(rest.id, rest.sealed()),),
@@ -297,6 +317,23 @@ class EnvelopeRun:
             countdown=countdown,
             exc=next(iter(outcomes.errors.values()), None),
         )
+
+    def _times_postponed(self, after: AfterRun) -> dict[int, int]:
+        """How often each item that is sent back was sent back without having run."""
+        positions, before = self.envelope.positions, self.envelope.postponed
+        times = {positions[index]: before.get(positions[index], 0) for index in after.again}
+        for index in after.postponed:
+            times[positions[index]] += 1
+        return {position: number for position, number in times.items() if number}
+
+    def run_of(self, index: int) -> int:
+        """The number of this run for the item at *index*; when a limit sent it back, it had none."""
+        return self.envelope.retries + 1 - self.envelope.postponed.get(self.envelope.positions[index], 0)
+
+    def cost(self, outcomes: RunOutcomes) -> tuple[float, float]:
+        """Seconds of all runs of the envelope: those of its items, and those on the clock."""
+        busy, elapsed = self.envelope.spent
+        return busy + outcomes.busy, elapsed + outcomes.elapsed
 
     def note_attempt(self, pipe: Any, outcomes: RunOutcomes, told: str, error: BaseException | None) -> None:
         envelope = self.envelope
@@ -308,10 +345,10 @@ class EnvelopeRun:
     def _note_retries(self, outcomes: RunOutcomes, after: AfterRun, wait: float) -> None:
         """Log a few of the items that failed and run again, count the rest, and call the policy's hook for each."""
         envelope, policy = self.envelope, self.envelope.policy
-        failed = [index for index in after.waits if not isinstance(outcomes.errors[index], NotYet)]
+        failed = [index for index in after.waits if index not in after.postponed]
         for number, index in enumerate(failed):
             run = FailedRun(
-                envelope.function.name, envelope.retries + 1, policy.runs, outcomes.errors[index], wait, envelope.id,
+                envelope.function.name, self.run_of(index), policy.runs, outcomes.errors[index], wait, envelope.id,
                 envelope.positions[index],
             )  # fmt: skip
             if number < LOGGED:
@@ -330,7 +367,7 @@ class EnvelopeRun:
             f"item {position} of {self.envelope.function.name} was running when {times} died; it is not run again, and "
             f"is kept as dead letter {self.envelope.id}:{position}"
         )
-        self.bury([index], error, "poisoned", kills, suffix=f":{position}")
+        self.bury([index], error, "poisoned", runs=kills, suffix=f":{position}")
         self.record.mark_poisoned()
         frame = error_frame(error)
         self.frames[position] = frame
@@ -344,11 +381,12 @@ class EnvelopeRun:
             return
         for indexes in by_cause(errors):
             suffix = f":{self.envelope.positions[indexes[0]]}"
-            self.bury(indexes, errors[indexes[0]], reason, self.envelope.retries + 1, suffix)
+            self.bury(indexes, errors[indexes[0]], reason, suffix=suffix)
 
     def bury(
-        self, indexes: Sequence[int], error: BaseException, reason: dead_letters.Reason, runs: int, suffix: str = ""
-    ) -> None:
+        self, indexes: Sequence[int], error: BaseException, reason: dead_letters.Reason, *, runs: int | None = None,
+        suffix: str = "",
+    ) -> None:  # fmt: skip
         """Keep the items at *indexes* as a dead letter, under the envelope's id or, for some of its items, *suffix*."""
         envelope = self.envelope
         own = envelope.id.partition(":")[0] if suffix else envelope.id  # What is replayed may have a suffix already.
@@ -361,9 +399,9 @@ class EnvelopeRun:
                 function=envelope.function.name,
                 error=error,
                 traceback="".join(traceback.format_exception(error)),
-                runs=runs,
+                runs=runs or self.run_of(indexes[0]),
                 items=len(indexes),
-                envelope=replace(self.part(indexes), id=own, carried={}).seal(),
+                envelope=replace(self.part(indexes), id=own, carried={}, postponed={}, spent=(0.0, 0.0)).seal(),
             )
         )
 
@@ -388,7 +426,7 @@ class EnvelopeRun:
     def report(self, outcomes: RunOutcomes) -> Report:
         """The outcome of each item that no child answers for, in the order of the items."""
         envelope = self.envelope
-        cost = outcomes.busy, outcomes.elapsed, envelope.reruns, outcomes.awaited, self.children
+        cost = *self.cost(outcomes), envelope.reruns, outcomes.awaited, self.children
         if not self.frames and not outcomes.errors and len(outcomes.values) == len(envelope.items):
             values = [outcomes.values[index] for index in range(len(envelope.items))]
             plain = codec.plain_size(values, codec.CONTAINERS)

@@ -23,9 +23,10 @@ from graft.config.deployment import part, settings
 from graft.tasks import blocking_threads
 from graft.tasks.delivery.cancellation import NOTHING, Cancelled
 from graft.tasks.envelope import Envelope
-from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, ProcessExitError
+from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, NotYet, ProcessExitError
 from graft.tasks.monitoring import otel
 from graft.tasks.running.cancel_watch import Interruption, cancel_watch
+from graft.tasks.running.item_limits import ItemLimits
 from graft.tasks.running.run_outcomes import RunOutcomes
 from graft.tasks.running.work_stealing import TELL_EVERY, Share, drained, sharer
 from graft.tasks.worker_runtime import (
@@ -46,6 +47,8 @@ class ItemRecorder(Protocol):
 
     def starting(self, index: int) -> None: ...
     def finished(self, index: int, value: Any, error: BaseException | None) -> None: ...
+    def postponed(self, index: int) -> None:
+        """It has not begun after all."""
 
 
 # Called on a helper thread, with the values and errors that there are, and the indexes of those to publish.
@@ -113,10 +116,11 @@ def run_items(
         share: offered the plain items that have not begun when the run takes long; they may end up elsewhere.
         publish_early: called while a long run goes on, with what has ended.
     """
+    limits = ItemLimits.of(envelope, func)
     func = otel.traced(func, envelope.id, envelope.function.name, envelope.function.is_async)
-    run = _ItemRun(envelope, func, recorder, publish_early)
+    run = _ItemRun(envelope, func, recorder, publish_early, limits)
     began = time.perf_counter()
-    with cancel_watch().watching(envelope, run.cancel):
+    with cancel_watch().watching(envelope, run.cancel), _closing(limits):
         if envelope.function.is_async:
             run.on_loop(indexes)
         elif len(indexes) < 2 or (share is None and publish_early is None):
@@ -131,6 +135,18 @@ def run_items(
     return run.outcomes
 
 
+@contextmanager
+def _closing(limits: ItemLimits | None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:  # The run is ended from outside: nobody can wait now.
+        if limits is not None:
+            blocking_threads.soon(limits.close)
+        raise
+    if limits is not None:
+        off_loop(limits.close)
+
+
 @dataclass
 class _ItemRun:
     """One run of items of one envelope, whose outcomes it collects."""
@@ -139,6 +155,7 @@ class _ItemRun:
     func: Callable[..., Any]
     recorder: ItemRecorder | None
     publish_early: PublishEarly | None
+    limits: ItemLimits | None
     outcomes: RunOutcomes = field(default_factory=RunOutcomes)
     cancelled: Cancelled = NOTHING
     interruption: Interruption = field(default_factory=Interruption)
@@ -178,14 +195,16 @@ class _ItemRun:
         with self.interruption.possible():
             return self._call_interruptibly(todo)
 
-    def _call_interruptibly(self, todo: deque[int]) -> _FirstAwaitable | None:
+    # One loop: a call of a function in it is time that every item takes.
+    def _call_interruptibly(self, todo: deque[int]) -> _FirstAwaitable | None:  # noqa: PLR0915
         envelope, func, recorder = self.envelope, self.func, self.recorder
         items, packed, unpack = envelope.items, envelope.packed, envelope.unpack
         values, errors, limited = self.outcomes.values, self.outcomes.errors, _limit(envelope.timeout)
-        bare, is_timed, interruption = envelope.timeout is None, envelope.pool is not None, self.interruption
-        clock, runtime, ended = time.perf_counter, part(WorkerRuntime), self.unpublished.append
-        now = began = clock()
-        first = None
+        bare, is_timed, is_limited = envelope.timeout is None, envelope.pool is not None, self.limits is not None
+        clock, runtime, ended, interruption = (
+            time.perf_counter, part(WorkerRuntime), self.unpublished.append, self.interruption
+        )  # fmt: skip
+        first, now, began = None, 0.0, clock()
         while todo:
             try:
                 index = todo.popleft()
@@ -202,6 +221,8 @@ class _ItemRun:
             try:
                 interruption.is_inside = True
                 item = pickle.loads(items[index]) if packed else items[index]
+                if is_limited:
+                    self._enter(index, item)
                 if bare:
                     value = func(*item[0], **item[1]) if unpack else func(item)
                 else:
@@ -220,6 +241,8 @@ class _ItemRun:
             except BaseException as error:
                 interruption.is_inside = False
                 errors[index] = _refused_exit(error)
+            if is_limited and not self._has_run(index):
+                continue
             ended(index)
             if is_timed:
                 self.outcomes.seconds[index] = clock() - now
@@ -227,6 +250,24 @@ class _ItemRun:
                 recorder.finished(index, values.get(index), errors.get(index))
         self.outcomes.busy += clock() - began
         return first
+
+    def _enter(self, index: int, item: Any) -> None:
+        """Have the limits admit the item; raises NotYet."""
+        assert self.limits is not None
+        self.interruption.is_inside = False  # A round trip that is cut short would spoil its connection.
+        self.limits.enter(index, item)
+        self.interruption.is_inside = True
+
+    def _has_run(self, index: int) -> bool:
+        """Tell the limits how the item ended; False where it has not begun."""
+        assert self.limits is not None
+        error = self.outcomes.errors.get(index)
+        if isinstance(error, NotYet):
+            if self.recorder is not None:
+                self.recorder.postponed(index)
+            return False
+        self.limits.leave(index, error)
+        return True
 
     def on_loop(self, indexes: Sequence[int], *, is_begun: bool = False) -> None:
         """Run the items at *indexes* on the event loop; *is_begun*: the first of them was recorded as starting."""
@@ -240,7 +281,11 @@ class _ItemRun:
             if number or not is_begun:
                 off_loop(self.recorder.starting, index)
             self._await_all([index])
-            off_loop(self.recorder.finished, index, self.outcomes.values.get(index), self.outcomes.errors.get(index))
+            value, error = self.outcomes.values.get(index), self.outcomes.errors.get(index)
+            if isinstance(error, NotYet):
+                off_loop(self.recorder.postponed, index)
+            else:
+                off_loop(self.recorder.finished, index, value, error)
 
     def _await_all(self, indexes: Sequence[int]) -> None:
         self.together = _Together(self)
@@ -336,9 +381,12 @@ class _Together:
     async def one(self, index: int) -> None:
         """Run the item at *index*, and note its outcome."""
         envelope, func, outcomes = self._run.envelope, self._run.func, self._run.outcomes
-        began = time.perf_counter()
+        limits, began = self._run.limits, time.perf_counter()
         try:
             value = pickle.loads(envelope.items[index]) if envelope.packed else envelope.items[index]
+            if limits is not None:
+                await limits.enter_on_loop(index, value)
+                began = time.perf_counter()
             call = func(*value[0], **value[1]) if envelope.unpack else func(value)
             outcomes.values[index] = await (call if envelope.timeout is None else _limited(call, envelope.timeout))
         except BaseException as error:
@@ -352,6 +400,8 @@ class _Together:
         if envelope.pool is not None:
             outcomes.seconds[index] = elapsed
         self._run.unpublished.append(index)
+        if limits is not None:
+            await limits.leave_on_loop(index, outcomes.errors.get(index))
 
     async def _publish(self) -> None:
         """Now and then publish early outcomes."""

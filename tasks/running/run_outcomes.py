@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,7 +41,7 @@ class AfterRun:
 
     By index: ``waits`` has the seconds until items run that their policy retries. ``again`` are all items that run
     again, with those that were not begun. ``exhausted`` are items that have used up their runs. ``failed`` counts items
-    that raised, ``retried`` the ones of them that run again.
+    that raised, ``retried`` the ones of them that run again. ``postponed`` have not begun: a limit has sent them back.
     """
 
     waits: Mapping[int, float]
@@ -50,21 +50,34 @@ class AfterRun:
     unkept: tuple[int, ...]
     failed: int
     retried: int
+    postponed: tuple[int, ...] = ()
 
     @classmethod
-    def decide(cls, outcomes: RunOutcomes, policy: RetryPolicy, run: int, elapsed: float = 0.0) -> AfterRun:
-        """Decide what follows from *outcomes* of the run with the number *run*, which counts from 1.
+    def decide(
+        cls, outcomes: RunOutcomes, policy: RetryPolicy, run: Callable[[int], int], elapsed: float = 0.0
+    ) -> AfterRun:
+        """Decide what follows from *outcomes*. *run*: the number of an item's run, by index, from 1.
 
         *elapsed*: seconds since the first run began.
         """
         raised = {
             index: error for index, error in outcomes.errors.items() if not isinstance(error, CancelledBatchError)
         }
-        found = {index: policy.next_wait(run, error, elapsed) for index, error in raised.items()}
+        # Whoever waits for its turn under a limit (item_limits.py) has not run: it is no error and no retry.
+        found = {
+            index: error.wait if isinstance(error, NotYet) else policy.next_wait(run(index), error, elapsed)
+            for index, error in raised.items()
+        }
         waits = {index: wait for index, wait in found.items() if wait is not None}
         again = tuple(sorted([*waits, *outcomes.left]))
-        # Whoever waits for its turn under a limit (shared/limited_calls.py) has not run: it is no error and no retry.
         failed = {index for index, error in outcomes.errors.items() if not isinstance(error, NotYet)}
         ended = tuple(index for index in raised if index not in waits)
         exhausted, unkept = (ended, ()) if policy.runs > 1 and not again else ((), ended)
-        return cls(waits, again, exhausted, unkept, len(failed), len(failed.intersection(waits)))
+        postponed = tuple(index for index in raised if index not in failed)
+        return cls(waits, again, exhausted, unkept, len(failed), len(failed.intersection(waits)), postponed)
+
+    @property
+    def countdown(self) -> float:
+        """Seconds until the envelope comes back: after the longest wait of a retry, or the shortest for a limit."""
+        retried = [wait for index, wait in self.waits.items() if index not in self.postponed]
+        return max(retried, default=min(self.waits.values(), default=0.0))

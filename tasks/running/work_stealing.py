@@ -174,4 +174,5 @@ def _child(envelope: Envelope, indexes: Sequence[int]) -> Envelope:
         items=[envelope.items[index] for index in indexes],
         carried={},
         children=(),
+        spent=(0.0, 0.0),
     )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal, cast
 
 from graft.config import lua
 from graft.config.validation import at_least_one
 from graft.tasks.shared.primitive import SharedPrimitive
 
 CircuitState = Literal["closed", "open", "half_open"]
+SOONEST: Final = 0.01  # Seconds until a refused call may be tried, at least.
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,23 @@ class SharedBreaker(SharedPrimitive):
         Raises:
             DifferentLimitsError: another process uses the name with other rules.
         """
-        limit = self.rules.half_open_limit
-        admitted, *theirs = self._run("admit", -1 if limit is None else limit, str(self.rules))
-        if theirs:
-            raise self._refuse_difference(theirs[0], self.rules)
-        return bool(admitted)
+        return self.ask()[0] <= 0
 
-    def record(self, what: Literal["succeeded", "failed", "abandoned"]) -> None:
-        self._run(what, self.rules.failure_threshold, self.rules.success_threshold)
+    def ask(self) -> tuple[float, CircuitState | None]:
+        """Seconds until a call may be tried, 0.0 if one may run now; and the state that this has changed to, if any.
+
+        Raises:
+            DifferentLimitsError: another process uses the name with other rules.
+        """
+        limit = self.rules.half_open_limit
+        admitted, text, *change = self._run("admit", -1 if limit is None else limit, str(self.rules))
+        if admitted < 0:
+            raise self._refuse_difference(text, self.rules)
+        return 0.0 if admitted else max(float(text), SOONEST), _change(*change)
+
+    def record(self, what: Literal["succeeded", "failed", "abandoned"]) -> CircuitState | None:
+        """Note how a call ended; the state that this has changed to, if any."""
+        return _change(self._run(what, self.rules.failure_threshold, self.rules.success_threshold))
 
     def circuit(self) -> Circuit:
         """What Redis knows now."""
@@ -132,3 +142,7 @@ class SharedBreaker(SharedPrimitive):
 
     def _run(self, operation: str, *arguments: Any, **options: Any) -> Any:
         return super()._run(operation, repr(self.rules.timeout), *arguments, **options)
+
+
+def _change(state: bytes = b"") -> CircuitState | None:
+    return cast(CircuitState, state.decode()) if state else None

@@ -1,6 +1,7 @@
 -- Leased permits, given in the order of asking. One operation is one step; every time is Redis's own.
 -- held: ticket -> end of its lease. slots: ticket -> number of its permit. waiters: ticket -> order of asking.
--- seen: waiting ticket -> when it is given up. state: the limit, when the name was last used, when it opens.
+-- seen: waiting ticket -> when it is given up. state: the limit, when the name was last used, when it opens; for how
+-- long permits are held (a moving mean), when one was last given or given back, when each of those that are out was.
 local held, waiters, seen, slots, state = unpack(KEYS)
 local operation, kept, in_use = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local limit, lease, ticket = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
@@ -9,6 +10,10 @@ local now = time[1] + time[2] / 1e6
 
 -- After a restart of Redis the holders need a moment to renew what ran out meanwhile: nothing expires until then.
 local grace = lease / 3 + 1
+
+-- Seconds: what a permit is taken to be held for at first; bounds of a wait in a queue; for how long after that a place
+-- is kept; and for how long newcomers yield to one that ought to be back.
+local unknown_hold, soonest, longest, away, yielded = 0.1, 0.01, 5, 90, 2
 
 local function uptime()
   return tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
@@ -21,6 +26,7 @@ local function sweep()
   for _, each in ipairs(lapsed) do
     redis.call('ZREM', held, each)
     redis.call('HDEL', slots, each)
+    redis.call('HDEL', state, 'since:' .. each)
   end
   for _, each in ipairs(gone) do
     redis.call('ZREM', waiters, each)
@@ -40,7 +46,16 @@ local function hold()
   stop_waiting()
   redis.call('ZADD', held, now + lease, ticket)
   redis.call('HSET', slots, ticket, slot)
+  redis.call('HSET', state, 'since:' .. ticket, now, 'changed', now)
   return slot
+end
+
+-- Seconds until it may be the turn of one that has so many permits before it.
+local function wait_for(ahead)
+  local known = redis.call('HMGET', state, 'mean', 'changed')
+  local mean = tonumber(known[1] or unknown_hold)
+  if known[2] then mean = math.max(mean, now - tonumber(known[2])) end  -- They are held for longer than that.
+  return math.max(soonest, math.min(longest, mean * ahead / limit))
 end
 
 local function remember()
@@ -50,9 +65,12 @@ end
 
 local operations = {}
 
--- {permit's number, 0}, or {0, permits that others get first}, or {-1, the limit in use}.
+-- {permit's number, 0}, or {0, permits that others get first, seconds until then}, or {-1, the limit in use}.
+-- Who has no patience waits in a queue, and is not here when its turn comes: it gets a permit whenever it finds one, and
+-- newcomers yield to those that ought to be back by now. With patience, permits are given strictly in order.
 function operations.acquire()
   local patience, was_used_here = tonumber(ARGV[7]), ARGV[8] == '1'
+  local is_away = patience == 0
   sweep()
   local set = redis.call('HGET', state, 'limit')
   if set and tonumber(set) ~= limit then
@@ -67,17 +85,23 @@ function operations.acquire()
     redis.call('ZADD', held, now + lease, ticket)
     return {tonumber(slot), 0}
   end
-  if not redis.call('ZSCORE', waiters, ticket) then
-    redis.call('ZADD', waiters, redis.call('HINCRBY', state, 'number', 1), ticket)
-  end
-  redis.call('ZADD', seen, now + patience, ticket)
+  local is_new = not redis.call('ZSCORE', waiters, ticket)
+  if is_new then redis.call('ZADD', waiters, redis.call('HINCRBY', state, 'number', 1), ticket) end
   local free = limit - redis.call('ZCARD', held)
   if now < tonumber(redis.call('HGET', state, 'opens') or 0) then free = 0 end
   local rank = redis.call('ZRANK', waiters, ticket)
-  slot = 0
-  if rank < free then slot = hold() end
+  local first = rank
+  if is_away then first = is_new and redis.call('ZCOUNT', seen, now + away - yielded, now + away) or 0 end
+  if first < free then
+    slot = hold()
+    remember()
+    return {slot, 0}
+  end
+  local ahead = math.max(1, rank - free + 1)
+  local wait = wait_for(ahead)
+  redis.call('ZADD', seen, now + (is_away and wait + away or patience), ticket)
   remember()
-  return {slot, rank - free + 1}
+  return {0, ahead, string.format('%.6f', wait)}
 end
 
 -- A permit that Redis has lost, or has taken back without giving it to another, is this ticket's again.
@@ -94,6 +118,12 @@ function operations.renew()
 end
 
 function operations.release()
+  local since = redis.call('HGET', state, 'since:' .. ticket)
+  if since then
+    local mean, took = tonumber(redis.call('HGET', state, 'mean')), now - tonumber(since)
+    redis.call('HSET', state, 'mean', mean and 0.8 * mean + 0.2 * took or took, 'changed', now)
+    redis.call('HDEL', state, 'since:' .. ticket)
+  end
   redis.call('ZREM', held, ticket)
   redis.call('HDEL', slots, ticket)
   return stop_waiting()

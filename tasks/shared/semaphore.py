@@ -21,11 +21,12 @@ _used: dict[str, float] = {}
 @dataclass(frozen=True)
 class Admission:
     """``slot`` is the permit's number, from 1 to the limit, or 0; ``ahead`` then counts the permits that others get
-    first.
+    first, and ``wait`` has the seconds until it may be the ticket's turn.
     """
 
     slot: int
     ahead: int
+    wait: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,15 @@ class SharedSemaphore(SharedPrimitive):
     def acquire(self, ticket: str, patience: float) -> Admission:
         """A permit for *ticket* if its turn has come; else it waits, until unheard of for *patience* seconds.
 
-        A ticket that holds a permit is given the same one again.
+        A ticket that holds a permit is given the same one again. With a *patience* of 0 the ticket waits in a queue,
+        and cannot ask before its message is back, after ``wait``: whenever it asks and a permit is free, it gets it.
         """
         used_here = time.monotonic() - _used.get(self.prefix, -KEPT) < KEPT / 2
-        slot, rest = self._run("acquire", ticket, patience, int(used_here))
+        slot, ahead, *wait = self._run("acquire", ticket, patience, int(used_here))
         if slot < 0:
-            raise self._refuse_difference(b"limit " + rest, f"limit {self.limit}")
+            raise self._refuse_difference(b"limit " + ahead, f"limit {self.limit}")
         _used[self.prefix] = time.monotonic()
-        return Admission(slot, 0 if slot else max(1, rest))
+        return Admission(slot, ahead, *map(float, wait))
 
     def renew(self, ticket: str) -> bool:
         """Whether the permit is still this ticket's, for another *lease* seconds."""

@@ -48,7 +48,7 @@ PORT: Final = 9808
 @click.option("--json", "as_json", is_flag=True, help="Print the load of each lane as JSON, and end.")
 @click.option("--lane", type=click.Choice([*worker_load.LANES, "all"]), help="With --json: only this lane.")
 def command(port: int, address: str, as_json: bool, lane: str | None) -> None:
-    """Serve Prometheus metrics of queues, workers, callables, health checks and dead letters.
+    """Serve Prometheus metrics of queues, workers, callables, limits, health checks and dead letters.
 
     Autoscalers should use graft_scaling_demand_per_slot: the messages that wait, are fetched or run, divided by the
     slots of all workers. At 1.0 there are exactly enough slots.

@@ -20,7 +20,8 @@ from graft.tasks.health.verdicts import ORDER, HealthReport
 from graft.tasks.leaks import findings
 from graft.tasks.monitoring import function_stats, worker_load
 from graft.tasks.monitoring.worker_registry import WorkerBeat
-from graft.tasks.shared import channel, pipeline_figures
+from graft.tasks.shared import channel, limit_states, pipeline_figures
+from graft.tasks.shared.limit_states import LimitState
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def _everything(client: Any) -> Iterator[Metric]:
     yield from _scaling(worker_load.loads({queue.name: queue.waiting for queue in queues}, beats, held))
     yield from _callables()
     yield from _channels(client)
+    yield from _limits(limit_states.read(client))
     yield from _verdicts(report_store.last(client))
     yield _gauge("graft_dead_letters", "Dead letters kept", dead_letters.count())
     silence = beat_ticks.silence(client, now)
@@ -151,6 +153,27 @@ def _channels(client: Any) -> Iterator[Metric]:
             for stage, count in enumerate(counts, 1):
                 family.add_metric([figures.name, str(stage)], count)
     yield from (values, capacity, ends, items, waits)
+
+
+def _limits(limits: Iterable[LimitState]) -> Iterator[Metric]:
+    """A series for each limit, not for each of its keys: a tenant's name is in none."""
+    admitted = CounterMetricFamily("graft_limit_admitted_items", "Items that the limit let begin", labels=["limit"])
+    postponed = CounterMetricFamily(
+        "graft_limit_postponed_items", "Items that it sent back for later, each time", labels=["limit", "kind"]
+    )
+    openings = CounterMetricFamily("graft_limit_breaker_openings", "Times that a breaker opened", labels=["limit"])
+    is_open = GaugeMetricFamily("graft_limit_breakers_open", "Breakers open or half-open, by key", labels=["limit"])
+    held = GaugeMetricFamily("graft_limit_permits_held", "Permits that are out", labels=["limit"])
+    waiting = GaugeMetricFamily("graft_limit_waiting", "Items or envelopes in line", labels=["limit"])
+    for limit in limits:
+        admitted.add_metric([limit.name], limit.admitted)
+        for kind, number in limit.postponed.items():
+            postponed.add_metric([limit.name, kind], number)
+        openings.add_metric([limit.name], limit.openings)
+        is_open.add_metric([limit.name], len(limit.open))
+        held.add_metric([limit.name], limit.held)
+        waiting.add_metric([limit.name], limit.waiting)
+    yield from (admitted, postponed, openings, is_open, held, waiting)
 
 
 def _verdicts(report: HealthReport | None) -> Iterator[Metric]:

@@ -18,7 +18,7 @@ from graft.tasks.queues.peek import Waiting
 from graft.tasks.sending.progress import BatchNote
 
 STYLES: Final = {"ok": "green", "degraded": "yellow", "failing": "bold red", "": "dim"}
-SHRINKS: Final = ("queue", "worker", "callable", "what")
+SHRINKS: Final = ("queue", "worker", "callable", "limit", "what")
 KEYS: Final = "↑↓ queue  p pause  r resume  ⏎ peek  q quit"
 
 
@@ -32,8 +32,12 @@ def frame(
     if peeked is not None:
         parts.append(peek(selected, peeked, room, width))
     else:
+        for_limits = min(len(now.limits) + 1, max(0, room // 4)) if now.limits else 0
+        room -= for_limits
         for_workers = min(len(now.workers) + 1, max(3, room // 2))
         parts.append(workers(now, speed, for_workers))
+        if for_limits > 1:
+            parts.append(limits(now, for_limits))
         parts.append(batches(now, speed, room - for_workers))
     parts.append(Text(message or KEYS, "bold yellow" if message else "dim", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
@@ -84,6 +88,21 @@ def workers(now: Snapshot, speed: Rates, room: int) -> RenderableType:
         table.add_row(
             f"… {len(rest)} more", "", f"{sum(w.busy for w in rest)}/{sum(w.slots for w in rest)}", style="dim"
         )
+    return table
+
+
+def limits(now: Snapshot, room: int) -> RenderableType:
+    """The limits that were used last; those whose breaker is open, and those that items wait for, come first."""
+    table = _table("limit", "allows", "out", "in line", "begun", "sent back", "")
+    ordered = sorted(now.limits, key=lambda one: (not one.open, -one.waiting, -one.last))
+    shown = ordered if len(ordered) < room else ordered[: max(1, room - 2)]
+    for one in shown:
+        table.add_row(
+            one.name, Text(one.rule, overflow="ellipsis"), str(one.held), f"{one.waiting:,}", f"{one.admitted:,}",
+            f"{sum(one.postponed.values()):,}", Text(one.remark, "bold red"),
+        )  # fmt: skip
+    if len(shown) < len(ordered):
+        table.add_row(f"… {len(ordered) - len(shown)} more", style="dim")
     return table
 
 
@@ -151,6 +170,7 @@ def line(now: Snapshot, speed: Rates) -> str:
         for queue in now.queues
         if queue.waiting or queue.is_paused
     )
+    busy_limits = [one for one in now.limits if one.open or one.waiting]
     parts = [
         time.strftime("%H:%M:%S", time.localtime(now.at)),
         f"health={(now.health or 'unknown')}",
@@ -158,6 +178,7 @@ def line(now: Snapshot, speed: Rates) -> str:
         f"items/s={sum(speed.items.values()):.1f} errors/s={speed.errors:.1f} retries/s={speed.retries:.1f}",
         f"waiting: {waiting or 'nothing'}",
         f"dead-letters={now.dead_letters}",
+        *(f"limit {one.name}: {one.remark or f'{one.waiting} in line'}" for one in busy_limits[:3]),
         *(f"batch {note.id[-6:]} {share(note)} left={_age(seconds_left(note)) or '?'}" for note in now.batches[:3]),
     ]
     return "  ".join(parts)
@@ -166,7 +187,7 @@ def line(now: Snapshot, speed: Rates) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, expand=True, header_style="bold dim", padding=(0, 1))
     for at, name in enumerate(columns):
-        is_text = at == 0 or name in ("", "callable", "what", "pool", "trend")
+        is_text = at == 0 or name in ("", "callable", "what", "pool", "trend", "allows")
         # One column takes what is left, the others what they need.
         ratio = 1 if name in SHRINKS else None
         table.add_column(name, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis", ratio=ratio)

@@ -150,3 +150,35 @@ def wrapped(text: str) -> str:
 def wrapped_kill() -> None:
     note("kill")
     os._exit(1)
+
+
+@shared_task(max_retries=0)
+@graft.limit(rate="2/second", by="who")
+def paced(who: str, number: int) -> int:
+    note(f"paced {time.time():.6f}")
+    return number
+
+
+@shared_task(max_retries=0)
+@graft.limit(rate="2/second", by=lambda who, number: who)
+async def paced_async(who: str, number: int) -> int:
+    note(f"paced {time.time():.6f}")
+    return number
+
+
+@shared_task
+@graft.limit(semaphore=1, name="till")
+def at_the_till(number: int) -> int:
+    note(f"in {time.time():.6f}")
+    time.sleep(0.2)
+    note(f"out {time.time():.6f}")
+    return number
+
+
+@shared_task(bind=True, autoretry_for=(ConnectionError,), max_retries=3, retry_backoff=False, default_retry_delay=0)
+@graft.limit(breaker=graft.BreakerRules(2, 1, 2.0, 1), name="bank")
+def ask_the_bank(self: Any, number: int) -> int:
+    note("asked")
+    if os.path.exists(os.environ["SHOP_LEDGER"] + ".down"):
+        raise ConnectionError("the bank is closed")
+    return number

@@ -143,6 +143,39 @@ def test_named_channels_and_pipelines_are_metrics(exported):
     assert ("graft_pipeline_waits", "import,1") in found
 
 
+def test_it_tells_what_limits_let_begin_and_sent_back(exported, tmp_path):
+    stack, port = exported
+    code = f"""
+import graft
+from tests import limited
+(folder := __import__("pathlib").Path({str(tmp_path)!r}) / "down").touch()
+print(graft.submit(limited.once_an_hour, [{str(tmp_path)!r}] * 4, batch_size=4))
+print([one.error for one in graft.submit(limited.service, [{str(tmp_path)!r}] * 3, batch_size=3).as_completed()])
+graft.submit(limited.service, [{str(tmp_path)!r}] * 2, batch_size=2)
+import time; time.sleep(1)
+"""
+    done = run_python(stack, code)
+    assert done.stdout.count("ConnectionError") == 3, done.stderr
+
+    def told(found: dict[tuple[str, str], float]) -> bool:
+        return found.get(("graft_limit_postponed_items_total", "rate,tests.limited:once_an_hour"), 0) >= 3
+
+    wait_until(lambda: told(samples(port)), what="the counts of a second")
+    found = samples(port)
+    assert found["graft_limit_admitted_items_total", "tests.limited:once_an_hour"] == 1
+    assert found["graft_limit_waiting", "tests.limited:once_an_hour"] == 1
+    assert found["graft_limit_breaker_openings_total", "tests.limited:service"] >= 1
+    assert found["graft_limit_breakers_open", "tests.limited:service"] == 1
+    assert str(tmp_path) not in page(port)  # A key may be a customer's name.
+    live = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "graft", "health", "--live", "--json"], env=stack.env_of("operator"),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    (breaker,) = [one for one in json.loads(live.stdout)["verdicts"] if one["check"] == "breaker"]
+    assert breaker["state"] == "degraded"
+    assert "the last failure: ConnectionError: the service is down" in breaker["detail"]
+
+
 # Last: it breaks the stack.
 def test_it_tells_what_waits_what_runs_and_what_ran(exported):
     stack, port = exported

@@ -33,6 +33,7 @@ from graft.tasks.queues import pause, peek
 from graft.tasks.queues.peek import Waiting
 from graft.tasks.sending import progress
 from graft.tasks.sending.progress import BatchNote
+from graft.tasks.shared.limit_states import LimitState, OpenBreaker
 from tests import samples
 from tests.stack import wait_until
 
@@ -48,7 +49,10 @@ def note(done: int = 50, total: int | None = 100, seconds: float = 10.0) -> Batc
     return BatchNote("an-id", "a.module:function", "batch", total, done, done, 0, 0, seconds, 0.0, "here/1")
 
 
-def crowded(workers: int, batches: int) -> Snapshot:
+OPEN = OpenBreaker("bank[acme]", "half_open", 5, 30.0, 1.0)
+
+
+def crowded(workers: int, batches: int, limits: int = 0) -> Snapshot:
     return Snapshot(
         at=time.time(),
         queues=tuple(queue(name, 10**6, 10**9, oldest=10**6) for name in own_names()),
@@ -56,6 +60,12 @@ def crowded(workers: int, batches: int) -> Snapshot:
             WorkerLine(f"worker{n}@{'host' * 20}", "prefork", 8, 8, 8, 1 << 40, 0, 9.9) for n in range(workers)
         ),
         batches=(note(),) * batches,
+        limits=tuple(
+            LimitState(
+                f"limit{n}{'x' * 60}", "10/minute by tenant", 0.0, 3, 10**9, {"rate": 10**9}, 1, 5, 10**6, (OPEN,)
+            )
+            for n in range(limits)
+        ),
         functions={f"module:{'function' * 20}{n}": FunctionStats(10**9, 1.0, 10**9, time.time()) for n in range(30)},
         dead_letters=10**9,
         health="failing",
@@ -70,10 +80,13 @@ def drawn(now: Snapshot, width: int, height: int, peeked: list[Waiting] | None =
     return capture.get().splitlines()
 
 
-@given(workers=st.integers(0, 40), batches=st.integers(0, 40), peeks=st.none() | st.integers(0, 40))
-def test_everything_fits_eighty_by_twenty_four_whatever_there_is(workers, batches, peeks):
+@given(
+    workers=st.integers(0, 40), batches=st.integers(0, 40), peeks=st.none() | st.integers(0, 40),
+    limits=st.integers(0, 40),
+)  # fmt: skip
+def test_everything_fits_eighty_by_twenty_four_whatever_there_is(workers, batches, peeks, limits):
     peeked = None if peeks is None else [Waiting("id" * 20, "task" * 20, "what" * 40, 9, 10**9, 0.0)] * peeks
-    shown = drawn(crowded(workers, batches), 80, 24, peeked)
+    shown = drawn(crowded(workers, batches, limits), 80, 24, peeked)
     assert len(shown) <= 24
     assert max(map(len, shown)) <= 80
     assert "q quit" in shown[-1]
@@ -83,6 +96,17 @@ def test_everything_fits_eighty_by_twenty_four_whatever_there_is(workers, batche
 def test_what_does_not_fit_is_counted():
     shown = "\n".join(drawn(crowded(40, 40), 80, 24))
     assert len(re.findall(r"… \d+ more", shown)) == 2
+
+
+def test_limits_that_keep_items_waiting_come_first():
+    quiet = LimitState("quiet", "5/second", 0.0, 1, 7, {"rate": 0})
+    bank = LimitState("bank", "breaker after 5 failures", 0.0, 1, 40, {"breaker": 12}, 1, 0, 0, (OPEN,))
+    now = Snapshot(0.0, (queue(),), limits=(quiet, bank))
+    shown = [line for line in drawn(now, 120, 40) if line.startswith(("quiet", "bank"))]
+    assert shown[0].split()[-3:] == ["40", "12", "half-open"]
+    assert shown[1].startswith("quiet")
+    assert "limit bank: half-open" in line(now, Rates())
+    assert "quiet" not in line(now, Rates())
 
 
 def test_an_empty_deployment_says_what_to_start():

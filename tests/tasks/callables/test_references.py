@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 from graft.tasks.callables.importable import name_of
 from graft.tasks.callables.references import FunctionRef, refer, resolve
 from graft.tasks.errors import EnvelopeError, UnreferenceableError
+from graft.tasks.policy import RetryPolicy
 
 WORKER = """
 import asyncio, inspect, pickle, sys
@@ -349,6 +350,7 @@ IMMUTABLE = st.recursive(
         st.uuids(),
         st.builds(range, st.integers(0, 9)),
         st.sampled_from([..., NotImplemented, re.compile("a|b"), Colour.RED, math.pi, Point(1, "y")]),
+        st.builds(RetryPolicy, waits=st.lists(st.floats(0, 9), max_size=3).map(tuple)),
     ),
     lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
     max_leaves=6,
@@ -358,6 +360,17 @@ IMMUTABLE = st.recursive(
 @given(value=IMMUTABLE)
 def test_every_immutable_value_may_be_captured(value):
     assert resolve(refer(lambda: value))() == value
+
+
+def test_a_frozen_value_that_holds_what_can_change_is_no_constant():
+    value = RetryPolicy()
+    object.__setattr__(value, "waits", [1.0])
+    with pytest.raises(UnreferenceableError, match=r"captures 'value' \(RetryPolicy\), which holds one \(list\)"):
+        refer(lambda: value)
+    value = RetryPolicy()
+    object.__setattr__(value, "more", 1)
+    with pytest.raises(UnreferenceableError, match=r"captures 'value' \(RetryPolicy\)"):
+        refer(lambda: value)
 
 
 @given(value=IMMUTABLE)

@@ -18,6 +18,7 @@ from graft.tasks.health.measurements import Held, Loop, Measurements, Pile, Queu
 from graft.tasks.health.verdicts import FAILING, HealthReport, Verdict, changes, grade, worst
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.monitoring.exclusive import exclusive, totals
+from graft.tasks.shared.limit_states import LimitState, OpenBreaker
 
 WELL = Measurements(
     queues=(Queue("batch", readers=1, slots=2, round_trip=0.01),),
@@ -127,6 +128,21 @@ def test_rates_of_a_handful_of_items_say_nothing():
 def test_items_that_are_run_again_are_retries_and_no_errors():
     found = verdicts(replace(WELL, work=Work(300, 100, 50, 50)))
     assert (found["errors"].state, found["retries"].state) == ("ok", "failing")
+
+
+BANK = OpenBreaker("bank[acme]", "open", 5, 42.0, 3.0)
+
+
+def test_an_open_breaker_is_named_with_its_failure_while_anybody_asks():
+    bank = LimitState("bank", "breaker after 5 failures", keys=2, waiting=7, open=(BANK,), error="ConnectionError: no")
+    found = verdicts(replace(WELL, limits=(bank, LimitState("api", "10/minute", waiting=3))))
+    breaker = found["breaker bank[acme]"]
+    assert breaker.state == "degraded"
+    assert "open: 5 failures in a row, the last 42 s ago; the last failure: ConnectionError: no" in breaker.detail
+    assert "the breaker tries it by itself" in breaker.remedy
+    assert (found["limits"].state, found["limits"].value) == ("ok", 10)
+    forgotten = replace(bank, open=(replace(BANK, asked=3600.0),))
+    assert "breaker bank[acme]" not in verdicts(replace(WELL, limits=(forgotten,)))
 
 
 @given(value=st.floats(0, 1e9), limit=st.floats(0, 1e6), more=st.floats(0, 1e6))

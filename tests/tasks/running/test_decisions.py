@@ -31,7 +31,7 @@ def envelope() -> Envelope:
     run=st.integers(1, 6),
 )
 def test_an_item_that_failed_runs_again_or_is_buried_or_was_cancelled(errors, left, runs, run):
-    after = AfterRun.decide(RunOutcomes(errors=errors, left=left), RetryPolicy(runs), run)
+    after = AfterRun.decide(RunOutcomes(errors=errors, left=left), RetryPolicy(runs), lambda index: run)
     cancelled = {index for index, error in errors.items() if isinstance(error, CancelledBatchError)}
     assert set(after.again) == {*after.waits, *left}
     assert not cancelled & {*after.again, *after.exhausted}
@@ -45,12 +45,18 @@ def test_an_item_that_failed_runs_again_or_is_buried_or_was_cancelled(errors, le
 
 
 def test_waiting_for_a_turn_is_no_failure():
-    class Patient(RetryPolicy):
-        def wait_after(self, run: int, error: BaseException) -> float | None:
-            return 2.0
+    after = AfterRun.decide(RunOutcomes(errors={3: NotYet(2.0), 4: NotYet(1.0)}), RetryPolicy(1), lambda index: 1)
+    assert (after.waits, after.again, after.failed, after.retried) == ({3: 2.0, 4: 1.0}, (3, 4), 0, 0)
+    assert (after.postponed, after.countdown) == ((3, 4), 1.0)
 
-    after = AfterRun.decide(RunOutcomes(errors={3: NotYet(2.0)}), Patient(), 1)
-    assert (after.waits, after.again, after.failed, after.retried) == ({3: 2.0}, (3,), 0, 0)
+
+def test_an_item_has_runs_of_its_own_and_a_retry_waits_as_long_as_its_policy_says():
+    outcomes = RunOutcomes(errors={0: OSError(), 1: OSError(), 2: NotYet(0.5)})
+    policy = RetryPolicy(3, waits=(5.0, 7.0))
+    after = AfterRun.decide(outcomes, policy, {0: 3, 1: 2}.__getitem__)
+    assert (after.waits, after.again, after.failed, after.retried) == ({1: 7.0, 2: 0.5}, (1, 2), 2, 1)
+    assert after.countdown == 7.0
+    assert after.unkept == (0,)
 
 
 @given(known=st.sets(st.sampled_from(POSITIONS)), starts=st.dictionaries(st.sampled_from(POSITIONS), st.integers(1, 4)))

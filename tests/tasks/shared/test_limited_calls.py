@@ -9,15 +9,12 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
-import pytest
-
 from graft.compat.async_patterns import Semaphore, on_workers
 from graft.tasks.errors import NotYet
-from graft.tasks.policy import ONCE, RetryPolicy
-from graft.tasks.shared import limited_calls
-from graft.tasks.shared.limited_calls import POLL, SLOWEST_POLL, SOONEST_POLL, AdmissionPolicy, HoldTimes
+from graft.tasks.shared import admission, limited_calls
 from graft.tasks.shared.rate_limiter import SharedRateLimiter
 from graft.tasks.shared.semaphore import SharedSemaphore
+from graft.tasks.shared.turns import Turn
 
 
 def die_once(path):
@@ -28,51 +25,62 @@ def die_once(path):
     return "alive"
 
 
-def test_waiting_for_a_turn_is_answered_with_its_delay_and_nothing_else_is():
-    policy = AdmissionPolicy.around(RetryPolicy(runs=3))
-    assert policy.wait_after(1000, NotYet(0.25)) == 0.25
-    assert policy.wait_after(1, OSError()) is None
-    assert policy.runs == 3
-    again = pickle.loads(pickle.dumps(NotYet(0.25)))
+def asked(limit, ticket):
+    """Seconds to wait, 0.0 if the limit admits the ticket."""
+    refusal = admission.enter([Turn(limit, ticket)])
+    return 0.0 if refusal is None else refusal.wait
+
+
+def released(limit, ticket):
+    admission.leave([Turn(limit, ticket)], None)
+
+
+def test_what_says_that_a_turn_has_not_come_survives_a_pickle():
+    again = pickle.loads(pickle.dumps(NotYet(0.25, "the rate 'x'")))
     assert again.wait == 0.25
-    assert "0.250 s" in str(again)
+    assert "the rate 'x', and asks again in 0.250 s" in str(again)
 
 
-def test_the_first_in_line_looks_most_often(redis_stack):
+def test_who_waits_in_a_queue_comes_back_when_its_turn_may_have_come(redis_stack):
     limit = SharedSemaphore(str(uuid4()), 1)
-    limited_calls.admit(limit, "holder")
-    waits = []
-    for ticket in "abc":
-        with pytest.raises(NotYet) as not_yet:
-            limited_calls.admit(limit, ticket)
-        waits.append(not_yet.value.wait)
-    assert waits == pytest.approx([0.1, 0.2, 0.3])
-    limited_calls.release(limit, "holder")
-    with pytest.raises(NotYet):
-        limited_calls.admit(limit, "b")
-    limited_calls.admit(limit, "a")
-    limited_calls.release(limit, "a")
-    limited_calls.withdraw(limit, "b")
-    limited_calls.admit(limit, "c")
-    limited_calls.release(limit, "c")
+    assert asked(limit, "holder") == 0
+    waits = [asked(limit, ticket) for ticket in "abc"]
+    assert waits == sorted(waits)  # In the order of asking, a permit's time apart.
+    assert waits[0] >= 0.1
+    assert waits[2] >= 2.5 * waits[0]
+    released(limit, "holder")
+    assert asked(limit, "b") == 0  # The permit lies idle for nobody who is not there.
+    released(limit, "b")
+    limited_calls.withdraw(limit, "a")
+    limited_calls.withdraw(limit, "c")
+    assert asked(limit, "d") == 0
+    released(limit, "d")
 
 
-def test_a_poll_comes_when_the_turn_may_have_come():
-    times, limit = HoldTimes(), SharedSemaphore("polls", 20)
-    assert times.until(limit, 40) == pytest.approx(POLL * 2, rel=0.5)  # Nothing is known yet.
+def test_a_newcomer_yields_to_who_ought_to_be_back(redis_stack):
+    limit = SharedSemaphore(str(uuid4()), 1)
+    assert asked(limit, "holder") == 0
+    wait = asked(limit, "a")
+    time.sleep(wait + 0.05)
+    released(limit, "holder")
+    assert asked(limit, "newcomer") > 0
+    assert asked(limit, "a") == 0
+    released(limit, "a")
+
+
+def test_waits_follow_how_long_permits_are_held(redis_stack):
+    limit = SharedSemaphore(str(uuid4()), 2)
     for ticket in "abc":
-        times.begin(ticket)
+        assert asked(limit, ticket) == 0
         time.sleep(0.02)
-        times.end(limit, ticket)
-    assert times.until(limit, 200) < POLL * 10  # As long as ten permits were held, each.
-    assert times.until(limit, 1) == SOONEST_POLL
-    times.until(limit, 1)
+        released(limit, ticket)
+    assert asked(limit, "one") == asked(limit, "two") == 0
+    assert asked(limit, "x") < 0.1
     time.sleep(0.3)  # Nothing was given back meanwhile, so they are held for longer.
-    assert times.until(limit, 200) >= 3.0
-    assert times.until(limit, 10**6) == SLOWEST_POLL
+    assert 0.15 <= asked(limit, "y") <= 5.0
 
 
-def test_a_coroutine_waits_in_place_for_a_turn_that_is_near(redis_stack):
+def test_a_coroutine_in_its_callers_process_waits_there(redis_stack):
     limit = SharedSemaphore(str(uuid4()), 1)
     began = []
 
@@ -82,7 +90,7 @@ def test_a_coroutine_waits_in_place_for_a_turn_that_is_near(redis_stack):
         return number
 
     async def main():
-        calls = [limited_calls.run_async(call, limit, f"ticket {number}", ONCE, number) for number in range(4)]
+        calls = [limited_calls.run_async(call, limit, f"ticket {number}", number) for number in range(4)]
         return await asyncio.gather(*calls)
 
     assert asyncio.run(main()) == [0, 1, 2, 3]
@@ -91,14 +99,10 @@ def test_a_coroutine_waits_in_place_for_a_turn_that_is_near(redis_stack):
 
 def test_a_rate_tells_when_its_token_comes(redis_stack):
     limit = SharedRateLimiter(str(uuid4()), 1)
-    limited_calls.admit(limit, "a")
-    with pytest.raises(NotYet) as not_yet:
-        limited_calls.admit(limit, "b")
-    assert 0 < not_yet.value.wait <= 1
+    assert asked(limit, "a") == 0
+    assert 0 < asked(limit, "b") <= 1
     limited_calls.withdraw(limit, "b")
-    with pytest.raises(NotYet) as not_yet:
-        limited_calls.admit(limit, "c")
-    assert 0 < not_yet.value.wait <= 1
+    assert 0 < asked(limit, "c") <= 1
 
 
 def test_a_call_whose_process_died_comes_back_to_its_own_permit(stack, tmp_path):
