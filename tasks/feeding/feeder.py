@@ -44,6 +44,7 @@ def sealed_plan(batch_id: str, options: BatchOptions) -> bytes:
     content = (
         (function.how, function.name, function.payload, function.is_async), options.queue, options.priority,
         options.batch_size, options.in_flight, options.concurrency, options.timeout, options.policy, options.unpack,
+        options.share,
     )  # fmt: skip
     return codec.sealed(f"plan:{batch_id}", pickle.dumps(content, codec.PROTOCOL))
 
@@ -57,13 +58,15 @@ def opened_plan(record: BatchRecord) -> BatchOptions:
     """
     content = codec.unseal(f"plan:{record.id}", record.plan)
     try:
-        function, queue, priority, batch_size, in_flight, concurrency, timeout, policy, unpack = pickle.loads(content)
+        (
+            function, queue, priority, batch_size, in_flight, concurrency, timeout, policy, unpack, share,
+        ) = pickle.loads(content)  # fmt: skip
         assert isinstance(policy, RetryPolicy)
     except Exception as error:
         raise EnvelopeError(f"the workers cannot open the options of batch {record.id}: {error!r}") from error
     return BatchOptions(
         FunctionRef(*function), queue, priority, batch_size=batch_size, in_flight=in_flight, concurrency=concurrency,
-        timeout=timeout, policy=policy, unpack=unpack,
+        timeout=timeout, policy=policy, unpack=unpack, share=share,
     )  # fmt: skip
 
 

@@ -261,6 +261,9 @@ class PoolSender(BatchSender[Outcomes]):
         self._members[envelope.id] = since + envelope.id
         return envelope
 
+    def _pace_of(self, envelope: Envelope) -> Pace:
+        return self._paces.get(envelope.function.name, Pace())
+
     def _offer_function(self, client: Any) -> None:
         for task in self.burst.tasks():
             _stored(task)
@@ -323,6 +326,7 @@ class PoolSender(BatchSender[Outcomes]):
         except Exception as error:
             self._note_failed(sent.positions, error)
             return ()
+        self._fair_share.settle(sent, report.elapsed)
         if task is not None:
             run = Run(len(report.positions), report.busy, report.elapsed)
             self._paces[_name(task)] = self._paces.get(_name(task), Pace()).updated(run, max(sent.size, report.size))
