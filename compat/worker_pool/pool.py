@@ -176,8 +176,10 @@ class WorkerPool(Parallel):
     def advanced_shutdown(self, timeout: float = 30.0, force_timeout: float = 5.0) -> None:
         """The same; what is not finished after *timeout* seconds is stopped by force.
 
-        Processes that run a task of the pool are ended then. A thread of the caller cannot be, and where Redis does
-        not let this user command workers they are waited for instead, with a warning.
+        Processes that run a task of the pool are ended then: such a task has a Result with a CancelledBatchError, in
+        the process that submitted it if that is this one, and counts as processed and as an error. A thread of the
+        caller cannot be ended, and where Redis does not let this user command workers they are waited for instead, with
+        a warning.
 
         Raises:
             ForceShutdownTimeoutError: something still ran *force_timeout* seconds later.
@@ -186,8 +188,11 @@ class WorkerPool(Parallel):
         if self._drain(timeout):
             return
         client = self._client
-        still_run = termination.end(client.drop())
+        dropped = client.drop()
+        still_run = termination.end(dropped.envelopes)
         stopped = wait_until(lambda: not (client.threads.is_running or still_run()), force_timeout)
+        if stopped:
+            client.note_killed(dropped)
         client.finish()
         if not stopped:
             raise ForceShutdownTimeoutError

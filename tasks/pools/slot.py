@@ -47,7 +47,7 @@ class Slot:
         self.pool = RedisPool(ref.name, ref.generation)
         self.member = ref.since + envelope.id
         self.refusal: BaseException | None = None  # Why no item may run, though all have to be answered for.
-        self.number = self.pool.begin(self.member, ref.score)
+        self.number = self.pool.begin(self.member, ref.score, tasks=1 if ref.is_unit else len(envelope.items))
         if self.number == HAS_TO_WAIT:
             label = f"({envelope.function.name}, {len(envelope.items)} items from {envelope.positions[0]})"
             message = due_messages.kept(envelope.id, envelope.batch, argument, label)

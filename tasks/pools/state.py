@@ -52,6 +52,14 @@ class Waiting(NamedTuple):
     message: str
 
 
+class Killed(NamedTuple):
+    """An envelope whose process was killed: the slot that it had, and for how many seconds it ran."""
+
+    member: str
+    slot: int
+    seconds: float
+
+
 class Change(NamedTuple):
     """What a change of state came to: messages that are due now, and the members that run."""
 
@@ -142,12 +150,17 @@ class RedisPool:
         state, granted, others = self._run("reserve", client, wanted, ready, unused)
         return _state(state), int(granted), int(others)
 
-    def begin(self, member: str, score: float, owner: str = "") -> int:
+    def begin(self, member: str, score: float, owner: str = "", tasks: int = 1) -> int:
         """The slot in which *member* runs now; HAS_TO_WAIT, or MUST_NOT: the pool is closed, or it was withdrawn.
 
-        *owner* is ``@`` and the client that runs it, where no worker does.
+        *owner* is ``@`` and the client that runs it, where no worker does; *tasks* are how many the envelope has.
         """
-        return int(self._run("begin", member, score, owner))
+        return int(self._run("begin", member, score, owner, tasks))
+
+    def killed(self, members: Sequence[str]) -> list[Killed]:
+        """The processes that ran *members* were killed: those whose tasks count as failed now."""
+        found = self._run("killed", *members)
+        return [Killed(member.decode(), int(slot), float(seconds)) for member, slot, seconds in found]
 
     def park(self, waiting: Sequence[Waiting]) -> Sequence[bytes] | None:
         """Have envelopes wait for a slot; the messages that are due now. None: the pool is closed."""

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -133,6 +133,15 @@ class PoolSender(BatchSender[Outcomes]):
                     self._note_failed(sent.positions, error)
             if self._waiting:  # There is room for it now, and no answer to come may say so.
                 self._wake(self)
+
+    def tasks_of(self, members: Collection[str]) -> dict[str, list[PoolTask]]:
+        """The tasks of those envelopes among *members* that this sender has sent, as far as they have no outcome."""
+        found = {}
+        for envelope_id, sent in self._in_flight.all():
+            if (member := self._members.get(envelope_id, "")) in members:
+                tasks = (self.burst.task_at(position) for position in sent.pending)
+                found[member] = list(dict.fromkeys(task for task in tasks if task is not None))
+        return found
 
     @property
     def is_over(self) -> bool:
