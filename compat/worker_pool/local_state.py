@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft.tasks.pools.state import HAS_TO_WAIT, Change, Limits, PoolStatus, State, Waiting
@@ -51,7 +51,7 @@ class LocalPool:
     def park(self, waiting: Sequence[Waiting]) -> Sequence[bytes]:
         return ()
 
-    def withdraw(self, client: str, members: Sequence[str]) -> tuple[list[str], Sequence[bytes]]:
+    def withdraw(self, client: str, members: Mapping[str, int]) -> tuple[list[str], Sequence[bytes]]:
         return list(members), self.abandon(client, len(members))
 
     def finish(self, member: str, client: str, tasks: int, failed: int, seconds: float) -> Sequence[bytes]:

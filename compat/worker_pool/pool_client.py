@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final, Literal, NamedTuple
 from uuid import uuid4
@@ -217,6 +217,25 @@ class PoolClient:
                 sender.withdraw({task for task in tasks if task.call is None})
         except ConnectionError as error:
             logger.debug("tasks could not be withdrawn: %s", error)
+
+    def cancel(self, tasks: Collection[PoolTask], error: BaseException, *, running: bool) -> None:
+        """Have *tasks* end with *error*, those that run too if *running*: not in threads of this process.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer.
+        """
+        for task in tasks:
+            task.cancelled = error
+        self.threads.withdraw({task for task in tasks if task.call is not None}, [Outcome(0, error=error)])
+        for sender in self._senders:
+            sender.withdraw({task for task in tasks if task.call is None}, error, running=running)
+
+    def unfinished(self, key: object) -> list[PoolTask]:
+        """The tasks with this key for the stream of results that were submitted here and have no outcome yet."""
+        if self._pool is None:
+            return []
+        sent = {task for sender in self._senders for task in sender.burst.tasks()}
+        return [task for task in {*sent, *self.threads.waiting()} if task.key == key and task.to == "stream"]
 
     # ---- figures and the end ---------------------------------------------------------------------------------------
 

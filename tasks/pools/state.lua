@@ -153,23 +153,23 @@ function operations.park()
   return assign()
 end
 
--- Envelopes that nobody wants any more, and that have not begun. Those in the index are taken out, and are returned;
+-- Envelopes that nobody wants any more (member, tasks), and that have not begun. Those in the index are taken out, and are returned;
 -- those that are on their way are refused when they arrive. Returns also the messages to publish now.
 function operations.withdraw()
   local client = ARGV[3]
 
   local out = {}
   if not is_mine then return {out, {}} end
-  for at = 4, #ARGV do
-    local member = ARGV[at]
+  for at = 4, #ARGV, 2 do
+    local member, tasks = ARGV[at], ARGV[at + 1]
     local mark = redis.call('HGET', slots, member)
     local is_begun = mark and string.find(mark, 'begun', 1, true)
     local is_here = redis.call('HGET', messages, member) == '@' .. client
     if redis.call('ZREM', waiting, member) == 1 or (is_here and not is_begun) then
       redis.call('HDEL', slots, member)
       redis.call('HDEL', messages, member)
-      redis.call('HINCRBY', meta, 'abandoned', 1)
-      give_back(client, 1)
+      redis.call('HINCRBY', meta, 'abandoned', tasks)
+      give_back(client, tasks)
       out[#out + 1] = member
     elseif not is_begun then
       redis.call('HSET', messages, member, 'withdrawn')

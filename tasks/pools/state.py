@@ -8,7 +8,7 @@ worker: it comes back, and goes on in its slot. So slots need no leases.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -184,9 +184,12 @@ class RedisPool:
         with redis_or_error():
             shared().hset(self.keys[1], member, slot)
 
-    def withdraw(self, client: str, members: Sequence[str]) -> tuple[list[str], Sequence[bytes]]:
-        """Keep *members* from beginning: those that will not be answered, and the messages that are due now."""
-        out, due = self._run("withdraw", client, *members)
+    def withdraw(self, client: str, members: Mapping[str, int]) -> tuple[list[str], Sequence[bytes]]:
+        """Keep *members*, each with so many tasks, from beginning.
+
+        Those that will not be answered, and the messages that are due now.
+        """
+        out, due = self._run("withdraw", client, *(field for one in members.items() for field in one))
         return [member.decode() for member in out], due
 
     def finish(self, member: str, client: str, tasks: int, failed: int, seconds: float) -> Sequence[bytes]:

@@ -80,7 +80,7 @@ def test_what_is_withdrawn_does_not_begin(make):
     pool = make(workers=1)
     pool.enter("running")
     assert pool.park([Waiting("1", 0.0, "first"), Waiting("2", 0.0, "second")]) == [b"first"]
-    assert pool.withdraw("me", ["1", "2"]) == (["2"], [])
+    assert pool.withdraw("me", {"1": 1, "2": 1}) == (["2"], [])
     assert pool.begin("1", 0.0) == MUST_NOT
 
 
