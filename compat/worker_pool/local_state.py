@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graft.tasks.monitoring.durations import Durations
 from graft.tasks.pools.state import HAS_TO_WAIT, Change, Limits, PoolStatus, State, Waiting
 
 RANKS = ("new", "running", "closing", "closed")
@@ -21,6 +22,7 @@ class LocalPool:
         self._state: State = "new"
         self._slots: dict[str, int] = {}
         self._totals: dict[str, Any] = {"limit": limit, "unfinished": 0}
+        self._took = Durations()
 
     def _add(self, **numbers: float) -> None:
         for name, number in numbers.items():
@@ -58,6 +60,8 @@ class LocalPool:
         with self._lock:
             self._slots.pop(member, None)
             self._add(unfinished=-tasks, completed=tasks, failed=failed, busy=seconds)
+            if tasks:
+                self._took.add(seconds)
             return ()
 
     def abandon(self, client: str, tasks: int) -> Sequence[bytes]:
@@ -89,4 +93,6 @@ class LocalPool:
 
     def status(self) -> PoolStatus:
         with self._lock:
-            return PoolStatus(self._state, running=len(self._slots), now=time.time(), **self._totals)
+            return PoolStatus(
+                self._state, running=len(self._slots), now=time.time(), took=dict(self._took), **self._totals
+            )

@@ -24,6 +24,7 @@ from graft.compat.worker_pool.processor import TaskProcessor
 from graft.compat.worker_pool.stream import ResultStream
 from graft.compat.worker_pool.waiting import wait_until
 from graft.tasks.errors import CancelledBatchError
+from graft.tasks.monitoring import durations
 from graft.tasks.pools.slot import identity
 from graft.tasks.pools.state import Limits
 from graft.tasks.sending.pool_batch import PoolTask
@@ -233,6 +234,7 @@ class WorkerPool(Parallel):
             error_count=status.failed,
             avg_latency=status.busy / done if done else 0.0,
             throughput=done / seconds if done and seconds else 0.0,
+            **{f"p{percent}_latency": durations.percentile(status.took, percent) for percent in durations.SHOWN},
         )
 
     def __enter__(self) -> Self:

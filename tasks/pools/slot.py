@@ -79,7 +79,10 @@ class Slot:
         pieces = self._pieces(rows) if ref.to == "stream" else ()
         total: Literal["completed", "abandoned"] = "abandoned" if self.number == MUST_NOT else "completed"
         failed = 0 if self.number == MUST_NOT else failed
-        self._finish = self.pool.finish_on(pipe, self.member, ref.client, total, tasks, failed, report.busy, pieces)
+        took = [report.busy] if ref.is_unit and seconds else [seconds[at] for at, *_ in outcomes if at in seconds]
+        self._finish = self.pool.finish_on(
+            pipe, self.member, ref.client, total, tasks, failed, report.busy, took, pieces
+        )
         if ref.to == "caller":
             return report
         if ref.to == "nobody":

@@ -179,11 +179,12 @@ function operations.withdraw()
 end
 
 -- An envelope has outcomes for all its items, or never will: its slot is free, and so are the places of its tasks. They
--- are counted as *total*, completed or abandoned. What follows the arguments named here are results for the stream.
+-- are counted as *total*, completed or abandoned, and in *took* by how long they took, "bucket:count" each. What follows
+-- the arguments named here are results for the stream.
 -- Returns the messages to publish now.
 function operations.finish()
-  local member, client, total, tasks, failed, seconds, ttl =
-    ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+  local member, client, total, tasks, failed, seconds, took, ttl =
+    ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 
   if not is_mine then return {} end
   local had_slot = redis.call('HDEL', slots, member) == 1
@@ -194,8 +195,9 @@ function operations.finish()
   if total == 'completed' or state ~= 'closed' then redis.call('HINCRBY', meta, total, tasks) end
   if failed ~= '0' then redis.call('HINCRBY', meta, 'failed', failed) end
   redis.call('HINCRBYFLOAT', meta, 'busy', seconds)
-  if #ARGV > 9 then
-    redis.call('RPUSH', results, unpack(ARGV, 10))
+  for bucket, count in string.gmatch(took, '(%d+):(%d+)') do redis.call('HINCRBY', meta, 'took:' .. bucket, count) end
+  if #ARGV > 10 then
+    redis.call('RPUSH', results, unpack(ARGV, 11))
     redis.call('EXPIRE', results, ttl)
   end
   return assign()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ from graft.config import keys, lua
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.tasks.errors import TaskQueueError
+from graft.tasks.monitoring import durations
 from graft.tasks.results.subscriber import unavailable
 
 PREFIX: Final = keys.POOL
@@ -85,6 +86,9 @@ class PoolStatus:
     started: float = 0.0
     ended: float = 0.0
     now: float = 0.0
+    took: Mapping[int, int] = field(
+        default_factory=dict
+    )  # Tasks by how long they took (tasks/monitoring/durations.py).
 
     @property
     def seconds(self) -> float:
@@ -194,11 +198,12 @@ class RedisPool:
 
     def finish(self, member: str, client: str, tasks: int, failed: int, seconds: float) -> Sequence[bytes]:
         """*member* has ended: its slot and its *tasks* places are free. The messages that are due now."""
-        return self._finish(member, client, "completed", tasks, failed, f"{seconds:.6f}")
+        took = durations.packed([seconds]) if tasks == 1 and seconds else ""  # Else it never ran.
+        return self._finish(member, client, "completed", tasks, failed, f"{seconds:.6f}", took)
 
     def abandon(self, client: str, tasks: int) -> Sequence[bytes]:
         """*tasks* that were accepted will not be sent."""
-        return self._finish("", client, "abandoned", tasks, 0, 0)
+        return self._finish("", client, "abandoned", tasks, 0, 0, "")
 
     def _finish(self, *arguments: Any) -> Sequence[bytes]:
         due: Sequence[bytes] = self._run("finish", *arguments, _kept())
@@ -213,14 +218,18 @@ class RedisPool:
         tasks: int,
         failed: int,
         seconds: float,
+        took: Sequence[float],
         results: Sequence[bytes],
     ) -> Callable[[], Sequence[bytes]]:
         """The same as :meth:`finish`, first on the caller's pipeline; *results* go into the stream.
 
+        *took* are the seconds of each task that ran.
+
         Executing it raises NoScriptError where Redis was replaced since the slot was taken: what is returned is to be
         called then. redis-py (8.1) would rule that out by a round trip before each execution.
         """
-        arguments: list[Any] = [member, client, total, tasks, failed, f"{seconds:.6f}", _kept(), *results]
+        known = durations.packed(took)
+        arguments: list[Any] = [member, client, total, tasks, failed, f"{seconds:.6f}", known, _kept(), *results]
         pipe.evalsha(SCRIPT.sha, len(self.keys), *self.keys, "finish", self.generation, *arguments)
         return functools.partial(self._run, "finish", *arguments)
 
@@ -247,10 +256,11 @@ class RedisPool:
         record = {name.decode(): value.decode() for name, value in zip(meta[::2], meta[1::2], strict=True)}
         if not record:
             return PoolStatus()
+        took = {int(name[5:]): int(count) for name, count in record.items() if name.startswith("took:")}
         return PoolStatus(
             state=_state(record["state"].encode()), limit=int(record["limit"]), unfinished=unfinished, running=running,
             busy=float(record.get("busy", 0)), started=float(record.get("started", 0)),
-            ended=float(record.get("ended", 0)), now=float(now),
+            ended=float(record.get("ended", 0)), now=float(now), took=took,
             **{name: int(record.get(name, 0)) for name in ("submitted", "completed", "failed", "abandoned", "peak")},
         )  # fmt: skip
 

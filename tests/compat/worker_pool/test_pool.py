@@ -352,6 +352,19 @@ def test_a_forced_stop_ends_what_runs(stack, gate):
         assert another.get_result().get(60).output == 1
 
 
+def test_percentiles_tell_the_slow_tasks_that_an_average_hides(pools):
+    pool = pools(WorkerPool, 2, 100, processor=work.pause)
+    pool.start()
+    for number in range(30):
+        pool.submit_task(Task(number, 0.4 if number == 0 else 0.01))
+    assert all(pool.get_result().get(60).error is None for _ in range(30))
+    metrics, figures = pool.metrics(), pool.statistics()
+    assert 0.0095 < metrics.p50_latency <= metrics.p95_latency <= metrics.p99_latency
+    assert metrics.p99_latency > 0.38
+    assert metrics.p50_latency < 0.38
+    assert (figures["p50_seconds"], figures["p99_seconds"]) == (metrics.p50_latency, metrics.p99_latency)
+
+
 def test_a_thread_of_the_caller_cannot_be_forced(stack):
     started, end = threading.Event(), threading.Event()
 
