@@ -105,7 +105,11 @@ class Slot:
     def _log(self, report: Report) -> None:
         for outcome in report.outcomes():
             if outcome.error is not None:
-                logger.error("a task spawned in pool %s failed: %r", self.ref.name, outcome.error)
+                logger.error(
+                    "%s (task %s, item %d), spawned in pool %s, failed on worker %s in slot %d: %r",
+                    self.envelope.function.name, self.envelope.id, outcome.index, self.ref.name, self.hostname,
+                    self.number, outcome.error,
+                )  # fmt: skip
 
 
 def _outcomes(report: Report) -> list[tuple[int, bool, Any]]:
