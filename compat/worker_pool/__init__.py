@@ -3,7 +3,7 @@
 from graft.compat.worker_pool.collector import ResultCollector
 from graft.compat.worker_pool.context import Context
 from graft.compat.worker_pool.data import PoolMetrics, Result, Task
-from graft.compat.worker_pool.dynamic import DynamicWorkerPool, decide
+from graft.compat.worker_pool.dynamic import DynamicWorkerPool, PoolLoad, decide
 from graft.compat.worker_pool.errors import (
     ContextCancelledError,
     ContextError,
@@ -35,6 +35,7 @@ __all__ = [
     "JoinError",
     "ParallelError",
     "PoolClosedError",
+    "PoolLoad",
     "PoolMetrics",
     "PoolMismatchError",
     "PriorityTaskQueue",
