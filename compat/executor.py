@@ -48,7 +48,7 @@ class CeleryExecutor(Executor):
     Args:
         max_workers: single calls that may run at once on workers, and likewise for each map, and in this process.
             Default: unlimited.
-        options: ``queue``, ``priority``, ``retry``, ``timeout`` and ``place``, see :class:`ExecutorOptions`.
+        options: ``queue``, ``priority``, ``share``, ``retry``, ``timeout`` and ``place``, see :class:`ExecutorOptions`.
     """
 
     def __init__(self, max_workers: int | None = None, **options: Unpack[ExecutorOptions]) -> None:

@@ -39,6 +39,8 @@ class CallOptions(RunOptions, total=False):
     """Time limit of one item in seconds; an item that exceeds it ends in ItemTimeoutError. Default: no limit."""
     priority: float
     """Larger goes first. Default: 0, the middle."""
+    share: float
+    """Weight among the batches and callables of the same priority, which share workers. Default: 1, as all others."""
 
 
 @dataclass(frozen=True)

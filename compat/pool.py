@@ -41,7 +41,7 @@ class Pool:
         initargs: see *initializer*.
         maxtasksperchild: accepted and ignored; the workers' own setting is ``--max-tasks-per-child``.
         context: accepted and ignored; no process is started here.
-        options: ``queue``, ``priority``, ``retry``, ``timeout`` and ``place``, see :class:`ExecutorOptions`.
+        options: ``queue``, ``priority``, ``share``, ``retry``, ``timeout`` and ``place``, see :class:`ExecutorOptions`.
     """
 
     def __init__(

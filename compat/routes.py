@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from graft.compat.placement import CallOptions, Placement, check_place, place_calls
 from graft.config.queues import broker_priority, table
-from graft.config.validation import seconds
+from graft.config.validation import seconds, weight
 from graft.tasks.callables.references import check_importable
 from graft.tasks.policy import as_policy
 
@@ -64,6 +64,7 @@ class Routes:
             seconds("timeout", timeout)
         check_place(options.get("place"))
         broker_priority(options.get("priority", 0))
+        weight("share", options.get("share", 1))
         self.place = options.get("place")
         self.policy = as_policy(options.get("retry"))
         self.timeout = timeout
@@ -134,6 +135,7 @@ def batch_options(ref: FunctionRef, options: CallOptions, queue: str | None = No
         function=ref,
         queue=queue or (table().io if ref.is_async else table().batch),
         priority=broker_priority(options.get("priority", 0)),
+        share=weight("share", options.get("share", 1)),
         timeout=options.get("timeout"),
         policy=policy,
     )

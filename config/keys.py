@@ -29,10 +29,12 @@ POOL: Final = "graft:pool:"
 QUEUES: Final = "graft:queues"  # The queues that were ever declared here, each with the time.
 SENT: Final = "graft:sent:"  # Says for a minute that a batch of messages was put on its queues.
 SHARED: Final = "graft:shared:"
+VIRTUAL_TIMES: Final = "graft:virtual-times"  # Of each list on which batches wait.
 RESOURCE_POOL: Final = "resource_pool:"  # Known to the callers of compat/celery_migration_poc by this name.
 BETWEEN_CALLERS_AND_WORKERS: Final = (
     BATCH, BATCHES, BODY, CALL, CALLS, CANCEL, CANCELLED, CHORD, CHORDS, COMPAT, DURABLE, FUNCTION_STATS, FUNCTIONS,
-    FUNCTION, OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SENT, SHARED, RESOURCE_POOL,
+    FUNCTION, OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SENT, SHARED, VIRTUAL_TIMES,
+    RESOURCE_POOL,
 )  # fmt: skip
 
 ATTEMPTS: Final = "graft:attempts"  # A stream: how each run of an envelope or task ended.

@@ -22,6 +22,13 @@ def seconds(what: str, value: float) -> float:
     return value
 
 
+def weight(what: str, value: float) -> float:
+    """*value*, a weight among others."""
+    if not 0.001 <= number(what, value) <= 1000:
+        raise ValueError(f"{what}={value!r} must be from 0.001 to 1000; the share of most is 1")
+    return value
+
+
 def number(what: str, value: float) -> float:
     """*value*, any number but NaN."""
     if isinstance(value, bool) or not isinstance(value, Real):

@@ -53,11 +53,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "BatchExistsError",
-<<<<<<< HEAD
     "BatchSummary",
-=======
     "BreakerRules",
->>>>>>> 69cf5ffa364e0cf2fcbaa0953f034825438d551a
     "BrokenClusterError",
     "BrokerUnavailable",
     "CancelledBatchError",

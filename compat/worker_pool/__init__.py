@@ -1,9 +1,13 @@
 """Worker pools: the Go lesson's and the Rust task's, on one class. Contract: sections B and C of the old APIs."""
 
 from graft.compat.worker_pool.collector import ResultCollector
+from graft.compat.worker_pool.context import Context
 from graft.compat.worker_pool.data import PoolMetrics, Result, Task
-from graft.compat.worker_pool.dynamic import DynamicWorkerPool, decide
+from graft.compat.worker_pool.dynamic import DynamicWorkerPool, PoolLoad, decide
 from graft.compat.worker_pool.errors import (
+    ContextCancelledError,
+    ContextError,
+    DeadlineExceededError,
     ForceShutdownTimeoutError,
     JoinError,
     ParallelError,
@@ -22,11 +26,16 @@ from graft.compat.worker_pool.stream import ResultStream
 from graft.tasks.pools.state import PoolMismatchError
 
 __all__ = [
+    "Context",
+    "ContextCancelledError",
+    "ContextError",
+    "DeadlineExceededError",
     "DynamicWorkerPool",
     "ForceShutdownTimeoutError",
     "JoinError",
     "ParallelError",
     "PoolClosedError",
+    "PoolLoad",
     "PoolMetrics",
     "PoolMismatchError",
     "PriorityTaskQueue",

@@ -36,7 +36,8 @@ class Result:
 class PoolMetrics:
     """Sums over the pool's tasks, in the whole cluster; times in seconds.
 
-    ``avg_latency`` is total_duration / tasks_processed, ``throughput`` tasks_processed / seconds since the start.
+    ``avg_latency`` is total_duration / tasks_processed, ``throughput`` tasks_processed / seconds since the start. New:
+    within ``p50_latency`` half of the tasks ended, within ``p95_latency`` 95 of 100, within ``p99_latency`` 99; to 5 %.
     """
 
     tasks_processed: int = 0
@@ -44,3 +45,6 @@ class PoolMetrics:
     error_count: int = 0
     avg_latency: float = 0.0
     throughput: float = 0.0
+    p50_latency: float = 0.0
+    p95_latency: float = 0.0
+    p99_latency: float = 0.0

@@ -9,7 +9,9 @@ from contextlib import suppress
 
 from graft.compat.worker_pool.data import Result
 from graft.compat.worker_pool.mailbox import Mailbox
+from graft.compat.worker_pool.placement import Work
 from graft.compat.worker_pool.processor import as_result
+from graft.tasks.callables.importable import name_of
 from graft.tasks.envelope import Outcome
 from graft.tasks.errors import CancelledBatchError
 from graft.tasks.sending.pool_batch import PoolTask
@@ -38,4 +40,13 @@ class Delivery:
             measured = Result(task.key, None, error, seconds, slot, worker)
             self._mailbox.put(measured if error is not None else as_result(outcomes[0].value, measured))
         elif error is not None:
-            logger.error("a task spawned in pool %s failed: %r", self._pool, error)
+            where = f"{worker} in slot {slot}" if worker else "no worker"
+            logger.error("%s, spawned in pool %s, failed on %s: %r", _name(task), self._pool, where, error)
+
+
+def _name(task: PoolTask) -> str:
+    """The callable of *task*."""
+    if task.function is not None:
+        return task.function.name
+    work = getattr(task.call, "__self__", None)
+    return name_of(work.func) if isinstance(work, Work) else repr(task.call)

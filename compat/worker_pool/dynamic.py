@@ -7,13 +7,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from graft.compat import worker_admin
+from graft.compat.async_worker_optimization.data import LoadLevel
 from graft.compat.worker_pool.data import Task
 from graft.compat.worker_pool.pool import WorkerPool
 from graft.compat.worker_pool.processor import TaskProcessor
+from graft.config.queues import table
 from graft.tasks.errors import TaskQueueError
+from graft.tasks.monitoring import worker_registry
 
 logger = logging.getLogger("graft.compat.worker_pool")
 
@@ -25,6 +29,36 @@ def decide(queue_length: int, current: int, minimum: int, maximum: int) -> int:
     if queue_length < current // 2 and current > minimum:
         return -1
     return 0
+
+
+@dataclass(frozen=True)
+class PoolLoad:
+    """How busy a pool is at one moment, as it was measured.
+
+    ``workers`` are its slots, of which tasks run in ``running``; ``queued`` tasks wait. ``processes`` are what the
+    workers that are alive could run at once; where they are fewer than the slots, more slots do not help.
+    """
+
+    workers: int
+    running: int
+    queued: int
+    processes: int
+
+    @property
+    def utilization(self) -> float:
+        """The share of the slots in which a task runs, from 0 to 1."""
+        return self.running / self.workers if self.workers else 0.0
+
+    @property
+    def level(self) -> LoadLevel:
+        """HIGH where more than twice as many wait as there are slots, CRITICAL if no process is free either; LOW where
+        less than half of the slots are in use and fewer tasks wait than that; MEDIUM in between.
+        """
+        if self.queued > 2 * self.workers:
+            return LoadLevel.CRITICAL if self.running >= min(self.workers, self.processes) else LoadLevel.HIGH
+        if self.running + self.queued < self.workers / 2:
+            return LoadLevel.LOW
+        return LoadLevel.MEDIUM
 
 
 class DynamicWorkerPool(WorkerPool):
@@ -61,6 +95,15 @@ class DynamicWorkerPool(WorkerPool):
     def current_workers(self) -> int:
         """The slots that the pool has now."""
         return self._client.status().limit or self.min_workers
+
+    def load(self) -> PoolLoad:
+        """New: how busy the pool is now, in the whole cluster; ``load().level`` is what a LoadLevel was chosen for by
+        hand. Blocks for a round trip or two.
+        """
+        status = self._client.status()
+        limit = status.limit or self.min_workers
+        processes = worker_registry.slots(table().batch) if self._client.is_in_redis else limit
+        return PoolLoad(limit, status.running, max(0, status.queued - self._unused()), processes)
 
     def start(self) -> None:
         """Begin processing and watching the queue; a second call does nothing."""

@@ -45,6 +45,22 @@ class PoolClosedError(WorkerPoolError):
     text = "worker pool is closed"
 
 
+class ContextError(WorkerPoolError):
+    """The context of a task has ended."""
+
+
+class ContextCancelledError(ContextError):
+    """Somebody cancelled it."""
+
+    text = "context canceled"
+
+
+class DeadlineExceededError(ContextError, TimeoutError):
+    """Its time is over."""
+
+    text = "context deadline exceeded"
+
+
 class ParallelError(Exception):
     """Base of what the asynchronous calls raise; the kinds are attributes, as they were variants."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graft.tasks.monitoring.durations import Durations
 from graft.tasks.pools.state import HAS_TO_WAIT, Change, Limits, PoolStatus, State, Waiting
 
 RANKS = ("new", "running", "closing", "closed")
@@ -21,6 +22,7 @@ class LocalPool:
         self._state: State = "new"
         self._slots: dict[str, int] = {}
         self._totals: dict[str, Any] = {"limit": limit, "unfinished": 0}
+        self._took = Durations()
 
     def _add(self, **numbers: float) -> None:
         for name, number in numbers.items():
@@ -51,13 +53,15 @@ class LocalPool:
     def park(self, waiting: Sequence[Waiting]) -> Sequence[bytes]:
         return ()
 
-    def withdraw(self, client: str, members: Sequence[str]) -> tuple[list[str], Sequence[bytes]]:
+    def withdraw(self, client: str, members: Mapping[str, int]) -> tuple[list[str], Sequence[bytes]]:
         return list(members), self.abandon(client, len(members))
 
     def finish(self, member: str, client: str, tasks: int, failed: int, seconds: float) -> Sequence[bytes]:
         with self._lock:
             self._slots.pop(member, None)
             self._add(unfinished=-tasks, completed=tasks, failed=failed, busy=seconds)
+            if tasks:
+                self._took.add(seconds)
             return ()
 
     def abandon(self, client: str, tasks: int) -> Sequence[bytes]:
@@ -89,4 +93,6 @@ class LocalPool:
 
     def status(self) -> PoolStatus:
         with self._lock:
-            return PoolStatus(self._state, running=len(self._slots), now=time.time(), **self._totals)
+            return PoolStatus(
+                self._state, running=len(self._slots), now=time.time(), took=dict(self._took), **self._totals
+            )

@@ -61,16 +61,21 @@ class LocalThreads:
                 self._start()
             self._changed.notify_all()
 
-    def withdraw(self, tasks: set[PoolTask]) -> None:
-        """Take those of *tasks* out that have not begun."""
+    def withdraw(self, tasks: set[PoolTask], outcomes: Sequence[Outcome] = DROPPED) -> None:
+        """Take those of *tasks* out that have not begun; they end with *outcomes*."""
         out = [task for task in tasks if self._take(task)]
         parked = [task for task in out if task in self._parked]
         if parked:
-            due_messages.publish(self._pool.withdraw(self._client, list(map(self._member, parked)))[1])
+            due_messages.publish(self._pool.withdraw(self._client, dict.fromkeys(map(self._member, parked), 1))[1])
         if len(out) > len(parked):
             due_messages.publish(self._pool.abandon(self._client, len(out) - len(parked)))
         for task in out:
-            task.ended(DROPPED)
+            task.ended(outcomes)
+
+    def waiting(self) -> list[PoolTask]:
+        """What has not begun."""
+        with self._changed:
+            return [entry[-1] for entry in self._waiting]
 
     def drop_all(self) -> None:
         """The pool is down: what has not begun never will."""

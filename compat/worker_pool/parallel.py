@@ -19,6 +19,7 @@ from graft.compat.worker_pool.pool_client import PoolClient
 from graft.compat.worker_pool.waiting import poll, wait_until_async
 from graft.tasks.callables.importable import import_name
 from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, EnvelopeError, PoisonedError
+from graft.tasks.monitoring import durations
 from graft.tasks.sending.pool_batch import CallResult, Destination, PoolTask
 
 
@@ -106,7 +107,8 @@ class Parallel:
 
         ``utilization`` is busy time / (workers x time since the start), ``batch_efficiency`` the time of the items of
         all batches / (workers x the time of the batches), ``average_dispatch_seconds`` the time inside a submitting
-        call that found room. Blocks for a round trip.
+        call that found room. ``p50_seconds``, ``p95_seconds`` and ``p99_seconds`` are percentiles of how long tasks
+        take. Blocks for a round trip.
         """
         status, unused = self._client.status(), self._unused()
         seconds, workers = status.seconds, self._num_workers
@@ -124,6 +126,7 @@ class Parallel:
             "batch_efficiency": self._item_seconds / (workers * self._batch_seconds) if self._batch_seconds else 0.0,
             "throughput": status.completed / seconds if seconds else 0.0,
             "peak_running": status.peak,
+            **{f"p{percent}_seconds": durations.percentile(status.took, percent) for percent in durations.SHOWN},
         }
 
     async def __aenter__(self) -> Self:

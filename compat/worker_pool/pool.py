@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
 from graft.compat.worker_pool import termination
+from graft.compat.worker_pool.context import Context
 from graft.compat.worker_pool.data import PoolMetrics, Task
 from graft.compat.worker_pool.errors import (
     ForceShutdownTimeoutError,
@@ -22,6 +23,8 @@ from graft.compat.worker_pool.pool_client import PoolClient
 from graft.compat.worker_pool.processor import TaskProcessor
 from graft.compat.worker_pool.stream import ResultStream
 from graft.compat.worker_pool.waiting import wait_until
+from graft.tasks.errors import CancelledBatchError
+from graft.tasks.monitoring import durations
 from graft.tasks.pools.slot import identity
 from graft.tasks.pools.state import Limits
 from graft.tasks.sending.pool_batch import PoolTask
@@ -127,34 +130,58 @@ class WorkerPool(Parallel):
         self._client.require_open()
         self._client.start()
 
-    def submit_task(self, task: Task) -> None:
+    def submit_task(self, task: Task, *, context: Context | None = None) -> None:
         """Hand over *task*; never waits for room. Allowed before ``start``, up to ``queue_size`` tasks.
+
+        *context*, if any, ends it when it ends.
 
         Raises:
             QueueFullError: no room.
+            ContextError: *context* has ended.
             PoolClosedError: a shutdown has begun.
             PayloadTooLargeError: the task is larger than the deployment allows.
         """
         began = time.perf_counter()
-        accepted = self._place(task)
+        accepted = self._place(task, context)
         if not (self._client.accept_now(accepted) or self._client.accept(accepted)):
             raise QueueFullError
         self._note_call(began)
+        if context is not None:
+            context.add(self._client, accepted)
 
-    def submit_task_with_timeout(self, task: Task, timeout: float) -> None:
+    def submit_task_with_timeout(self, task: Task, timeout: float, *, context: Context | None = None) -> None:
         """The same, waiting up to *timeout* seconds for room; 0 is one attempt.
 
         Raises:
             SubmitTimeoutError: no room in time.
+            ContextError: *context* has ended, also while this waited.
         """
         _refuse_on_a_loop("submit_task_with_timeout", "await spawn(…)")
         deadline = time.monotonic() + timeout
-        accepted = self._place(task)
+        accepted = self._place(task, context)
         while not (self._client.accept_now(accepted) or self._client.accept(accepted)):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise SubmitTimeoutError
             self._client.submission.wait_for_room(left)
+            if context is not None:
+                context.require_live()
+        if context is not None:
+            context.add(self._client, accepted)
+
+    def cancel_task(self, task_id: int, *, running: bool = False) -> bool:
+        """Cancel the tasks with this id that this process has submitted; whether there was one without a result.
+
+        What has not begun does not begin. What runs on a worker is ended if *running*. The Result has a
+        CancelledBatchError. See also :class:`Context`.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        found = self._client.unfinished(task_id)
+        if found:
+            self._client.cancel(found, CancelledBatchError(f"task {task_id} was cancelled"), running=running)
+        return bool(found)
 
     def get_result(self) -> ResultStream:
         """The pool's one stream of results, the same at each call."""
@@ -176,8 +203,10 @@ class WorkerPool(Parallel):
     def advanced_shutdown(self, timeout: float = 30.0, force_timeout: float = 5.0) -> None:
         """The same; what is not finished after *timeout* seconds is stopped by force.
 
-        Processes that run a task of the pool are ended then. A thread of the caller cannot be, and where Redis does
-        not let this user command workers they are waited for instead, with a warning.
+        Processes that run a task of the pool are ended then: such a task has a Result with a CancelledBatchError, in
+        the process that submitted it if that is this one, and counts as processed and as an error. A thread of the
+        caller cannot be ended, and where Redis does not let this user command workers they are waited for instead, with
+        a warning.
 
         Raises:
             ForceShutdownTimeoutError: something still ran *force_timeout* seconds later.
@@ -186,8 +215,11 @@ class WorkerPool(Parallel):
         if self._drain(timeout):
             return
         client = self._client
-        still_run = termination.end(client.drop())
+        dropped = client.drop()
+        still_run = termination.end(dropped.envelopes)
         stopped = wait_until(lambda: not (client.threads.is_running or still_run()), force_timeout)
+        if stopped:
+            client.note_killed(dropped)
         client.finish()
         if not stopped:
             raise ForceShutdownTimeoutError
@@ -202,6 +234,7 @@ class WorkerPool(Parallel):
             error_count=status.failed,
             avg_latency=status.busy / done if done else 0.0,
             throughput=done / seconds if done and seconds else 0.0,
+            **{f"p{percent}_latency": durations.percentile(status.took, percent) for percent in durations.SHOWN},
         )
 
     def __enter__(self) -> Self:
@@ -215,9 +248,11 @@ class WorkerPool(Parallel):
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
-    def _place(self, task: Task) -> PoolTask:
+    def _place(self, task: Task, context: Context | None) -> PoolTask:
         """*task* as the pool takes it, and where it runs."""
         self._client.require_open()
+        if context is not None:
+            context.require_live()
         self._client.open()
         timeout = task.timeout if task.timeout > 0 else None
         if self._processor is not None:

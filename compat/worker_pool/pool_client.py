@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from uuid import uuid4
 
 from graft.compat.placement import is_local
@@ -23,6 +23,8 @@ from graft.compat.worker_pool.mailbox import Mailbox
 from graft.compat.worker_pool.placement import Placed, Placing
 from graft.compat.worker_pool.process_end import calling, follow_forks, leave
 from graft.compat.worker_pool.submission import Pool, Submission
+from graft.tasks.envelope import Outcome
+from graft.tasks.errors import CancelledBatchError
 from graft.tasks.pools import due_messages
 from graft.tasks.pools.state import Limits, PoolStatus, RedisPool, State
 from graft.tasks.sending.pool_batch import CallResult, Destination, PoolTask
@@ -32,7 +34,19 @@ from graft.tasks.worker_runtime import in_worker
 
 logger = logging.getLogger("graft.compat.worker_pool")
 
+KILLED: Final = "it ran when advanced_shutdown() of its worker pool ended its process"
 KEPT_WITHIN: Final = 30.0  # Seconds for a task of a pool with an order to be in Redis.
+
+
+class Dropped(NamedTuple):
+    """What runs in a pool that goes down: the members of its envelopes, and those tasks of them that are known here."""
+
+    running: Sequence[str]
+    tasks: Mapping[str, Sequence[PoolTask]]
+
+    @property
+    def envelopes(self) -> list[str]:
+        return [member[-36:] for member in self.running]
 
 
 class PoolClient:
@@ -204,6 +218,25 @@ class PoolClient:
         except ConnectionError as error:
             logger.debug("tasks could not be withdrawn: %s", error)
 
+    def cancel(self, tasks: Collection[PoolTask], error: BaseException, *, running: bool) -> None:
+        """Have *tasks* end with *error*, those that run too if *running*: not in threads of this process.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer.
+        """
+        for task in tasks:
+            task.cancelled = error
+        self.threads.withdraw({task for task in tasks if task.call is not None}, [Outcome(0, error=error)])
+        for sender in self._senders:
+            sender.withdraw({task for task in tasks if task.call is None}, error, running=running)
+
+    def unfinished(self, key: object) -> list[PoolTask]:
+        """The tasks with this key for the stream of results that were submitted here and have no outcome yet."""
+        if self._pool is None:
+            return []
+        sent = {task for sender in self._senders for task in sender.burst.tasks()}
+        return [task for task in {*sent, *self.threads.waiting()} if task.key == key and task.to == "stream"]
+
     # ---- figures and the end ---------------------------------------------------------------------------------------
 
     def status(self) -> PoolStatus:
@@ -225,11 +258,21 @@ class PoolClient:
         status = self.status()
         return status.state in ("closed", "gone") or status.is_drained
 
-    def drop(self) -> list[str]:
-        """Abandon what waits; the envelopes that still run."""
+    def drop(self) -> Dropped:
+        """Abandon what waits; what still runs."""
         change = self.open().enter("closed", self.client, self.submission.give_up())
+        tasks: dict[str, list[PoolTask]] = {}
+        for sender in self._senders:
+            tasks.update(sender.tasks_of(change.running))
         self._end_tasks()
-        return [member[-36:] for member in change.running]
+        return Dropped(change.running, tasks)
+
+    def note_killed(self, dropped: Dropped) -> None:
+        """The processes that ran what was *dropped* are gone: its tasks have failed, and have their results."""
+        pool = self.open()
+        for member, slot, seconds in pool.killed(dropped.running) if isinstance(pool, RedisPool) else ():
+            for task in (tasks := dropped.tasks.get(member, ())):
+                task.ended([Outcome(0, error=CancelledBatchError(KILLED))], seconds / len(tasks), slot)
 
     def finish(self) -> None:
         """The pool is down: keep its last figures and what nobody has read, and leave nothing in Redis."""

@@ -15,11 +15,11 @@ import binascii
 import json
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from queue import Empty
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 from kombu.utils.json import dumps
@@ -29,7 +29,8 @@ from graft.config import keys, lua, redis_clock
 from graft.config.deployment import part, settings
 from graft.config.private_names.of_kombu import stock
 from graft.config.transport import quarantine, signing
-from graft.config.transport.fence import Fence, FencedOffError
+from graft.config.transport.fair_order import FairOrder, Flow, FlowMessage
+from graft.config.transport.fence import Fence
 from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
 from graft.config.transport.message_validation import MESSAGE_LIMIT, BadMessage, checked, decode
 from graft.config.transport.qos import LOST, PendingAcks, QoS
@@ -43,9 +44,17 @@ STOCK_POLL: Final = 0.02  # Seconds between two fetches while stock producers, w
 STOCK_SEEN: Final = 3600.0
 SENT_MS: Final = 60_000  # Longer than anybody tries to send a batch of messages again.
 RENEW: Final = lua.load(__file__, "renew")
-FENCED_AT_ONCE: Final = 500  # Messages; a script takes some thousand arguments.
-PUSH_IF: Final = lua.load(__file__, "push_if")
+PUSH_ONCE: Final = lua.load(__file__, "push_once")
 FLUSH_PAUSE: Final = 1.0  # Seconds between two attempts to send pending acknowledgements that Redis refuses.
+
+
+class Outgoing(NamedTuple):
+    """A *message* for *queue*; of which batch it is, if of any, and how many seconds of work are expected of it."""
+
+    queue: str
+    message: dict[str, Any]
+    flow: Flow | None = None
+    seconds: float = 0.0
 
 
 class Channel(stock.Channel):
@@ -61,7 +70,7 @@ class Channel(stock.Channel):
     stock_unacked_key, stock_unacked_index_key = stock.Channel.unacked_key, stock.Channel.unacked_index_key
     stock_visibility_timeout = stock.Channel.visibility_timeout
     from_transport_options = (*stock.Channel.from_transport_options, *OWN_OPTIONS)
-    gathered: list[tuple[str, dict[str, Any]]] | None = None  # Messages that are kept until push_once(), if any may be.
+    gathered: list[tuple[str, dict[str, Any]]] | None = None  # Messages, sealed, that are kept to be pushed together.
     _pool_once_closed: Any = None
     _next_flush_at = 0.0
     _round_trips: RoundTrips | None = None
@@ -76,6 +85,7 @@ class Channel(stock.Channel):
         self._fetcher = Fetcher()
         self._fetch_commands: dict[tuple[str, ...], FetchCommand] = {}
         super().__init__(connection, **kwargs)
+        self._fair_order = FairOrder(self._run, *self._prefixed([keys.VIRTUAL_TIMES]))
 
     # ---- receiving ---------------------------------------------------------------------------------------------------
 
@@ -221,43 +231,37 @@ class Channel(stock.Channel):
         self._refuse_too_large(message)
         return super().basic_publish(message, exchange, routing_key, **kwargs)
 
-    def push(self, messages: Iterable[tuple[str, dict[str, Any]]], fence: Fence | None = None) -> None:
-        """Put *messages* on the queues named with them, in one round trip, as :meth:`basic_publish` does one by one.
+    def seal(self, queue: str, message: dict[str, Any]) -> None:
+        """Make *message* ready for *queue*, as :meth:`basic_publish` does."""
+        self._refuse_too_large(message)
+        self._inplace_augment_message(message, "", queue)
+
+    def push(self, messages: Iterable[Outgoing], fence: Fence | None = None) -> None:
+        """Put *messages*, which are sealed, on their queues in one round trip. Those of a flow share their lists.
 
         Raises:
             FencedOffError: *fence* says that this sender may not any more.
         """
-        ready: list[tuple[str, dict[str, Any]]] = []
-        for queue, message in messages:
-            self._refuse_too_large(message)
-            self._inplace_augment_message(message, "", queue)
-            ready.append((queue, message))
-        if fence is None:
-            self._push(ready)
-            return
-        for at in range(0, len(ready), FENCED_AT_ONCE):
-            if not self._push_if(fence.key, "fence", fence.token, ready[at : at + FENCED_AT_ONCE]):
-                raise FencedOffError(f"another process holds the lease of {fence.key}")
-
-    def _push(self, messages: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        own = None if fence is None else Flow()
         wakeups: Counter[str] = Counter()
         commands: list[Command] = []
-        for queue, message in messages:
+        ordered: defaultdict[str, list[FlowMessage]] = defaultdict(list)
+        for queue, message, flow, seconds in messages:
             key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
-            commands.append(("LPUSH", *self._prefixed([key]), dumps(message)))
+            (key,) = self._prefixed([key])
+            if one := flow or own:
+                ordered[key].append(FlowMessage(one, seconds, dumps(message)))
+            else:
+                commands.append(("LPUSH", key, dumps(message)))
             wakeups[queue] += 1
         for queue, count in wakeups.items():
             (key,) = self._prefixed([self._wakeups(queue)])
             commands += [("LPUSH", key, *[1] * count), ("PEXPIRE", key, WAKEUP_MS)]
-        self._run(commands)
+        self._fair_order.push(ordered, commands, fence)
 
     def push_once(self, messages: list[tuple[str, dict[str, Any]]], token: str) -> None:
         """Put *messages*, each with its queue, on their queues, unless that was done under *token* before."""
         (guard,) = self._prefixed([keys.SENT + token])
-        self._push_if(guard, "once", SENT_MS, messages)
-
-    def _push_if(self, guard: str, kind: str, value: str | int, messages: list[tuple[str, dict[str, Any]]]) -> int:
-        """Put *messages* on their queues if the guard allows it; how many."""
         lists = [
             self._q_for_pri(queue, self._get_message_priority(message, reverse=False)) for queue, message in messages
         ]
@@ -265,12 +269,18 @@ class Channel(stock.Channel):
         names = [guard, *self._prefixed([*lists, *map(self._wakeups, counts)])]
         bodies = [dumps(message) for _, message in messages]
         with self.conn_or_acquire() as client:
-            return int(PUSH_IF(names, [kind, value, WAKEUP_MS, len(bodies), *bodies, *counts.values()], client))
+            PUSH_ONCE(names, [SENT_MS, WAKEUP_MS, len(bodies), *bodies, *counts.values()], client)
 
-    def _run(self, commands: list[Command]) -> None:
+    def reorder(self, queue: str, priority: int, mark: str, flow: Flow, factor: float) -> int:
+        """Multiply by *factor* the spacing of *flow*'s messages that wait, with *mark* in their text; how many."""
+        (key,) = self._prefixed([self._q_for_pri(queue, priority)])
+        with self.conn_or_acquire() as client:
+            return self._fair_order.reorder(key, mark, flow, factor, client)
+
+    def _run(self, commands: list[Command]) -> list[Any]:
         if self._round_trips is None:
             self._round_trips = RoundTrips(self.pool)
-        self._round_trips.run(commands)
+        return self._round_trips.run(commands)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         """A client of this channel's pool. kombu makes one for each command, and takes 0.1 ms for it."""
@@ -295,7 +305,7 @@ class Channel(stock.Channel):
             return
         if queue not in (self._expires or ()):
             if self.gathered is None:
-                self._push([(queue, message)])
+                self.push([Outgoing(queue, message)])
             else:
                 self.gathered.append((queue, message))
             return

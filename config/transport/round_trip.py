@@ -21,16 +21,17 @@ class RoundTrips:
         self._pool = pool
         self._connection: Any = None
 
-    def run(self, commands: Sequence[Command]) -> None:
-        """Run *commands*. The first refusal is raised once all have been answered."""
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies to *commands*. The first refusal is raised once all have been answered."""
         if self._connection is None:
             self._connection = self._pool.get_connection()
         connection, refused = self._connection, []
+        replies: list[Any] = []
         try:
             connection.send_packed_command(connection.pack_commands(commands))
             for _ in commands:
                 try:
-                    connection.read_response()
+                    replies.append(connection.read_response())
                 except redis.ResponseError as error:  # The other replies are on their way all the same.
                     refused.append(error)
         except BaseException:  # Also an interrupt: what was not read would be taken for the next one's reply.
@@ -38,3 +39,4 @@ class RoundTrips:
             raise
         if refused:
             raise refused[0]
+        return replies

@@ -1,7 +1,8 @@
 """The lease of the one process that feeds durable batches, and the token by which a late feeder is refused.
 
 A feeder that was frozen, or cut off, may go on after another has taken over. Each write of a feeder bears the token of
-its lease: Redis refuses to note or publish anything under an older one (feeding/note_sent.lua, transport/push_if.lua).
+its lease: Redis refuses to note or publish anything under an older one (feeding/note_sent.lua,
+transport/fair_order.lua).
 """
 
 from __future__ import annotations

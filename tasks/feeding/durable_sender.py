@@ -274,6 +274,7 @@ class DurableSender(BatchSender[FeedReceiver]):
 
     def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         stored = StoredReport.parse(text)
+        self._fair_share.settle(sent, stored.elapsed)
         if not stored.retries and not self._is_cancelled:
             # Children have taken some of its items; what it cost was for the others.
             items = len(sent.pending) or len(sent.positions)

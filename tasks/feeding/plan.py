@@ -27,7 +27,7 @@ class Plan:
         options = self.options
         content = (
             _fields(options.function), options.queue, options.priority, options.batch_size, options.in_flight,
-            options.concurrency, options.timeout, options.policy, options.unpack,
+            options.concurrency, options.timeout, options.policy, options.unpack, options.share,
             [(event, _fields(ref)) for event, ref in self.then],
         )  # fmt: skip
         return codec.sealed(f"plan:{batch_id}", pickle.dumps(content, codec.PROTOCOL))
@@ -42,15 +42,15 @@ class Plan:
         """
         content = codec.unseal(f"plan:{batch.id}", client.get(batch.part("plan")) or b"")
         try:
-            function, queue, priority, batch_size, in_flight, concurrency, timeout, policy, unpack, then = pickle.loads(
-                content
-            )
+            (
+                function, queue, priority, batch_size, in_flight, concurrency, timeout, policy, unpack, share, then,
+            ) = pickle.loads(content)  # fmt: skip
             assert isinstance(policy, RetryPolicy)
         except Exception as error:
             raise EnvelopeError(f"the workers cannot open the options of batch {batch.id}: {error!r}") from error
         options = BatchOptions(
             FunctionRef(*function), queue, priority, batch_size=batch_size, in_flight=in_flight,
-            concurrency=concurrency, timeout=timeout, policy=policy, unpack=unpack,
+            concurrency=concurrency, timeout=timeout, policy=policy, unpack=unpack, share=share,
         )  # fmt: skip
         return cls(options, tuple((event, FunctionRef(*fields)) for event, fields in then))
 

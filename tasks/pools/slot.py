@@ -47,7 +47,7 @@ class Slot:
         self.pool = RedisPool(ref.name, ref.generation)
         self.member = ref.since + envelope.id
         self.refusal: BaseException | None = None  # Why no item may run, though all have to be answered for.
-        self.number = self.pool.begin(self.member, ref.score)
+        self.number = self.pool.begin(self.member, ref.score, tasks=1 if ref.is_unit else len(envelope.items))
         if self.number == HAS_TO_WAIT:
             label = f"({envelope.function.name}, {len(envelope.items)} items from {envelope.positions[0]})"
             message = due_messages.kept(envelope.id, envelope.batch, argument, label)
@@ -79,7 +79,10 @@ class Slot:
         pieces = self._pieces(rows) if ref.to == "stream" else ()
         total: Literal["completed", "abandoned"] = "abandoned" if self.number == MUST_NOT else "completed"
         failed = 0 if self.number == MUST_NOT else failed
-        self._finish = self.pool.finish_on(pipe, self.member, ref.client, total, tasks, failed, report.busy, pieces)
+        took = [report.busy] if ref.is_unit and seconds else [seconds[at] for at, *_ in outcomes if at in seconds]
+        self._finish = self.pool.finish_on(
+            pipe, self.member, ref.client, total, tasks, failed, report.busy, took, pieces
+        )
         if ref.to == "caller":
             return report
         if ref.to == "nobody":
@@ -102,7 +105,11 @@ class Slot:
     def _log(self, report: Report) -> None:
         for outcome in report.outcomes():
             if outcome.error is not None:
-                logger.error("a task spawned in pool %s failed: %r", self.ref.name, outcome.error)
+                logger.error(
+                    "%s (task %s, item %d), spawned in pool %s, failed on worker %s in slot %d: %r",
+                    self.envelope.function.name, self.envelope.id, outcome.index, self.ref.name, self.hostname,
+                    self.number, outcome.error,
+                )  # fmt: skip
 
 
 def _outcomes(report: Report) -> list[tuple[int, bool, Any]]:

@@ -1,6 +1,7 @@
 -- A worker pool: its bounds, its order, and what it has done. One operation is one step. Its keys:
 --   meta      what the pool is, its state, and its totals
---   slots     <member> -> "<number>" of the slot that was given to it, "<number> begun" once it runs
+--   slots     <member> -> "<number>" of the slot that was given to it; once it runs "<number> begun <when> <tasks>", or
+--             "<number> begun <when> @" in a client's own thread
 --   waiting   <member> by its score: envelopes that wait for a slot; equal scores go by the time in the member
 --   messages  <member> -> the message to publish when its turn comes, or "@<client>" for what that client runs itself
 --   clients   places:<client> -> places it has, for tasks that have no outcome yet and in reserve; seen:<client> -> when
@@ -44,13 +45,18 @@ local function assign()
   end
 end
 
+-- The members that run, and how many tasks they have.
 local function begun()
-  local found = {}
+  local found, tasks = {}, 0
   local all = redis.call('HGETALL', slots)
   for at = 1, #all, 2 do
-    if string.find(all[at + 1], 'begun', 1, true) then found[#found + 1] = all[at] end
+    local its = string.match(all[at + 1], 'begun %S+ (%S+)')
+    if its then
+      found[#found + 1] = all[at]
+      tasks = tasks + (tonumber(its) or 1)
+    end
   end
-  return found
+  return found, tasks
 end
 
 -- Places that clients have, and how many clients there are beside *but*.
@@ -115,7 +121,7 @@ end
 -- A slot for an envelope that is about to run, or for a task of the client that *owner* names. Returns its number;
 -- -1: it has to wait; -2: it must not run, since the pool is closed, or nobody wants it any more.
 function operations.begin()
-  local member, score, owner = ARGV[3], tonumber(ARGV[4]), ARGV[5]
+  local member, score, owner, tasks = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 
   if not is_mine or state == 'closed' then return -2 end
   if redis.call('HGET', messages, member) == 'withdrawn' then return -2 end
@@ -130,7 +136,7 @@ function operations.begin()
   local number = mark and string.match(mark, '^%d+') or free_slot()
   if not number then return -1 end
   redis.call('ZREM', waiting, member)
-  redis.call('HSET', slots, member, number .. ' begun')
+  redis.call('HSET', slots, member, number .. ' begun ' .. now .. ' ' .. (owner == '' and tasks or '@'))
   if owner ~= '' then redis.call('HSET', messages, member, owner) end
   local busy = redis.call('HLEN', slots)
   if busy > tonumber(redis.call('HGET', meta, 'peak') or 0) then redis.call('HSET', meta, 'peak', busy) end
@@ -147,23 +153,23 @@ function operations.park()
   return assign()
 end
 
--- Envelopes that nobody wants any more, and that have not begun. Those in the index are taken out, and are returned;
+-- Envelopes that nobody wants any more (member, tasks), and that have not begun. Those in the index are taken out, and are returned;
 -- those that are on their way are refused when they arrive. Returns also the messages to publish now.
 function operations.withdraw()
   local client = ARGV[3]
 
   local out = {}
   if not is_mine then return {out, {}} end
-  for at = 4, #ARGV do
-    local member = ARGV[at]
+  for at = 4, #ARGV, 2 do
+    local member, tasks = ARGV[at], ARGV[at + 1]
     local mark = redis.call('HGET', slots, member)
     local is_begun = mark and string.find(mark, 'begun', 1, true)
     local is_here = redis.call('HGET', messages, member) == '@' .. client
     if redis.call('ZREM', waiting, member) == 1 or (is_here and not is_begun) then
       redis.call('HDEL', slots, member)
       redis.call('HDEL', messages, member)
-      redis.call('HINCRBY', meta, 'abandoned', 1)
-      give_back(client, 1)
+      redis.call('HINCRBY', meta, 'abandoned', tasks)
+      give_back(client, tasks)
       out[#out + 1] = member
     elseif not is_begun then
       redis.call('HSET', messages, member, 'withdrawn')
@@ -173,25 +179,48 @@ function operations.withdraw()
 end
 
 -- An envelope has outcomes for all its items, or never will: its slot is free, and so are the places of its tasks. They
--- are counted as *total*, completed or abandoned. What follows the arguments named here are results for the stream.
+-- are counted as *total*, completed or abandoned, and in *took* by how long they took, "bucket:count" each. What follows
+-- the arguments named here are results for the stream.
 -- Returns the messages to publish now.
 function operations.finish()
-  local member, client, total, tasks, failed, seconds, ttl =
-    ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+  local member, client, total, tasks, failed, seconds, took, ttl =
+    ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 
   if not is_mine then return {} end
-  redis.call('HDEL', slots, member)
+  local had_slot = redis.call('HDEL', slots, member) == 1
   redis.call('ZREM', waiting, member)
   redis.call('HDEL', messages, member)
+  if state == 'closed' and total == 'completed' and not had_slot then return {} end  -- It was counted by "killed".
   give_back(client, tasks)
   if total == 'completed' or state ~= 'closed' then redis.call('HINCRBY', meta, total, tasks) end
   if failed ~= '0' then redis.call('HINCRBY', meta, 'failed', failed) end
   redis.call('HINCRBYFLOAT', meta, 'busy', seconds)
-  if #ARGV > 9 then
-    redis.call('RPUSH', results, unpack(ARGV, 10))
+  for bucket, count in string.gmatch(took, '(%d+):(%d+)') do redis.call('HINCRBY', meta, 'took:' .. bucket, count) end
+  if #ARGV > 10 then
+    redis.call('RPUSH', results, unpack(ARGV, 11))
     redis.call('EXPIRE', results, ttl)
   end
   return assign()
+end
+
+-- Envelopes that were running when their processes were killed: their tasks have failed. Returns of each that was not
+-- finished after all: the member, the number of its slot, and for how many seconds it ran.
+function operations.killed()
+  local found = {}
+  if not is_mine then return found end
+  for at = 3, #ARGV do
+    local mark = redis.call('HGET', slots, ARGV[at]) or ''
+    local number, began, tasks = string.match(mark, '^(%d+) begun (%S+) (%d+)$')
+    if number then
+      local seconds = string.format('%.6f', tonumber(now) - tonumber(began))
+      redis.call('HDEL', slots, ARGV[at])
+      redis.call('HINCRBY', meta, 'completed', tasks)
+      redis.call('HINCRBY', meta, 'failed', tasks)
+      redis.call('HINCRBYFLOAT', meta, 'busy', seconds)
+      found[#found + 1] = {ARGV[at], tonumber(number), seconds}
+    end
+  end
+  return found
 end
 
 -- A client says that it lives, and what it has reserved in vain. Clients that are silent for long have died: their places
@@ -238,10 +267,10 @@ function operations.change()
     redis.call('HSETNX', meta, 'started', now)
     if state ~= 'running' then redis.call('HSET', meta, 'ended', now) end
   end
-  local running = begun()
+  local running, tasks = begun()
   if state == 'closed' then
     local used = places('')
-    redis.call('HINCRBY', meta, 'abandoned', math.max(0, used - #running))
+    redis.call('HINCRBY', meta, 'abandoned', math.max(0, used - tasks))
     redis.call('DEL', waiting, messages, clients)
   end
   return {state, assign(), running}

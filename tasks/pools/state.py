@@ -8,9 +8,9 @@ worker: it comes back, and goes on in its slot. So slots need no leases.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ from graft.config import keys, lua
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.tasks.errors import TaskQueueError
+from graft.tasks.monitoring import durations
 from graft.tasks.results.subscriber import unavailable
 
 PREFIX: Final = keys.POOL
@@ -52,6 +53,14 @@ class Waiting(NamedTuple):
     message: str
 
 
+class Killed(NamedTuple):
+    """An envelope whose process was killed: the slot that it had, and for how many seconds it ran."""
+
+    member: str
+    slot: int
+    seconds: float
+
+
 class Change(NamedTuple):
     """What a change of state came to: messages that are due now, and the members that run."""
 
@@ -77,6 +86,9 @@ class PoolStatus:
     started: float = 0.0
     ended: float = 0.0
     now: float = 0.0
+    took: Mapping[int, int] = field(
+        default_factory=dict
+    )  # Tasks by how long they took (tasks/monitoring/durations.py).
 
     @property
     def seconds(self) -> float:
@@ -142,12 +154,17 @@ class RedisPool:
         state, granted, others = self._run("reserve", client, wanted, ready, unused)
         return _state(state), int(granted), int(others)
 
-    def begin(self, member: str, score: float, owner: str = "") -> int:
+    def begin(self, member: str, score: float, owner: str = "", tasks: int = 1) -> int:
         """The slot in which *member* runs now; HAS_TO_WAIT, or MUST_NOT: the pool is closed, or it was withdrawn.
 
-        *owner* is ``@`` and the client that runs it, where no worker does.
+        *owner* is ``@`` and the client that runs it, where no worker does; *tasks* are how many the envelope has.
         """
-        return int(self._run("begin", member, score, owner))
+        return int(self._run("begin", member, score, owner, tasks))
+
+    def killed(self, members: Sequence[str]) -> list[Killed]:
+        """The processes that ran *members* were killed: those whose tasks count as failed now."""
+        found = self._run("killed", *members)
+        return [Killed(member.decode(), int(slot), float(seconds)) for member, slot, seconds in found]
 
     def park(self, waiting: Sequence[Waiting]) -> Sequence[bytes] | None:
         """Have envelopes wait for a slot; the messages that are due now. None: the pool is closed."""
@@ -171,18 +188,22 @@ class RedisPool:
         with redis_or_error():
             shared().hset(self.keys[1], member, slot)
 
-    def withdraw(self, client: str, members: Sequence[str]) -> tuple[list[str], Sequence[bytes]]:
-        """Keep *members* from beginning: those that will not be answered, and the messages that are due now."""
-        out, due = self._run("withdraw", client, *members)
+    def withdraw(self, client: str, members: Mapping[str, int]) -> tuple[list[str], Sequence[bytes]]:
+        """Keep *members*, each with so many tasks, from beginning.
+
+        Those that will not be answered, and the messages that are due now.
+        """
+        out, due = self._run("withdraw", client, *(field for one in members.items() for field in one))
         return [member.decode() for member in out], due
 
     def finish(self, member: str, client: str, tasks: int, failed: int, seconds: float) -> Sequence[bytes]:
         """*member* has ended: its slot and its *tasks* places are free. The messages that are due now."""
-        return self._finish(member, client, "completed", tasks, failed, f"{seconds:.6f}")
+        took = durations.packed([seconds]) if tasks == 1 and seconds else ""  # Else it never ran.
+        return self._finish(member, client, "completed", tasks, failed, f"{seconds:.6f}", took)
 
     def abandon(self, client: str, tasks: int) -> Sequence[bytes]:
         """*tasks* that were accepted will not be sent."""
-        return self._finish("", client, "abandoned", tasks, 0, 0)
+        return self._finish("", client, "abandoned", tasks, 0, 0, "")
 
     def _finish(self, *arguments: Any) -> Sequence[bytes]:
         due: Sequence[bytes] = self._run("finish", *arguments, _kept())
@@ -197,14 +218,18 @@ class RedisPool:
         tasks: int,
         failed: int,
         seconds: float,
+        took: Sequence[float],
         results: Sequence[bytes],
     ) -> Callable[[], Sequence[bytes]]:
         """The same as :meth:`finish`, first on the caller's pipeline; *results* go into the stream.
 
+        *took* are the seconds of each task that ran.
+
         Executing it raises NoScriptError where Redis was replaced since the slot was taken: what is returned is to be
         called then. redis-py (8.1) would rule that out by a round trip before each execution.
         """
-        arguments: list[Any] = [member, client, total, tasks, failed, f"{seconds:.6f}", _kept(), *results]
+        known = durations.packed(took)
+        arguments: list[Any] = [member, client, total, tasks, failed, f"{seconds:.6f}", known, _kept(), *results]
         pipe.evalsha(SCRIPT.sha, len(self.keys), *self.keys, "finish", self.generation, *arguments)
         return functools.partial(self._run, "finish", *arguments)
 
@@ -231,10 +256,11 @@ class RedisPool:
         record = {name.decode(): value.decode() for name, value in zip(meta[::2], meta[1::2], strict=True)}
         if not record:
             return PoolStatus()
+        took = {int(name[5:]): int(count) for name, count in record.items() if name.startswith("took:")}
         return PoolStatus(
             state=_state(record["state"].encode()), limit=int(record["limit"]), unfinished=unfinished, running=running,
             busy=float(record.get("busy", 0)), started=float(record.get("started", 0)),
-            ended=float(record.get("ended", 0)), now=float(now),
+            ended=float(record.get("ended", 0)), now=float(now), took=took,
             **{name: int(record.get(name, 0)) for name in ("submitted", "completed", "failed", "abandoned", "peak")},
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from graft.config.deployment import app_name, settings
+from graft.config.transport.channel import Channel
 from graft.config.transport.fence import Fence
 from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
@@ -31,6 +32,7 @@ from graft.tasks.results.result_store import open_report
 from graft.tasks.results.subscriber import Result, failure_of, inbox
 from graft.tasks.sending import pace_store
 from graft.tasks.sending.envelope_bound import EnvelopeBound
+from graft.tasks.sending.fair_share import FairShare
 from graft.tasks.sending.in_flight import InFlight, OutgoingMessage, SentEnvelope
 from graft.tasks.sending.packing import ItemPacker, PackedItems
 from graft.tasks.sending.sizing import AHEAD, Pace, Run, SendingRules, SendingState, Sizing, share_of
@@ -47,7 +49,8 @@ class BatchOptions:
 
     ``in_flight`` counts envelopes, None leaves it to the number of workers. ``plain_in_flight`` replaces it once a
     plain callable has shown that it returns no awaitables: its envelopes run one item at a time then, so as many of
-    them may be in flight as there may be items. ``bound`` counts the envelopes of several batches.
+    them may be in flight as there may be items. ``bound`` counts the envelopes of several batches. ``share`` is the
+    weight of this batch among those that wait beside it.
     """
 
     function: FunctionRef
@@ -61,6 +64,7 @@ class BatchOptions:
     policy: RetryPolicy = ONCE
     unpack: bool = False
     bound: EnvelopeBound | None = None
+    share: float = 1.0
 
     @property
     def pace_name(self) -> str:
@@ -83,6 +87,7 @@ class BatchSender(Generic[R]):
         self._wake = wake
         self._packer = ItemPacker(source, receiver.begin)
         self._in_flight = InFlight()
+        self._fair_share = FairShare(options.share, self._in_flight)
         bounds = settings()
         sizing = Sizing(bounds.envelope_seconds, bounds.envelope_items, bounds.envelope_limit, options.concurrency)
         self._rules = self._usual_rules = SendingRules(sizing, options.batch_size, options.in_flight)
@@ -102,6 +107,7 @@ class BatchSender(Generic[R]):
         if self.source.ahead is not None and self._envelopes:
             self.source.ahead = max(AHEAD.taken_by(self._sent_pace), 2 * (self.options.batch_size or 0))
         found = 1 if self._packer.is_drained else self._slots(client)
+        self._fair_share.note_slots(found)
         messages: list[OutgoingMessage] = []
         while not self._packer.is_drained:
             state = self._state()
@@ -147,6 +153,10 @@ class BatchSender(Generic[R]):
             unsent = self._packer.close()
             self.receiver.note_total(self._packer.taken)
             self._note_failed(unsent, CancelledBatchError("cancelled before it was sent"))
+
+    def spread(self, channel: Channel) -> None:
+        """Correct the order of the envelopes that wait, if they take much longer than was expected, or less long."""
+        self._fair_share.spread(channel, self.options.queue, self.options.priority, self.receiver.id)
 
     def remember_pace(self, client: Any) -> None:
         pace_store.save(self.options.pace_name, self._pace, client)
@@ -236,9 +246,14 @@ class BatchSender(Generic[R]):
             self.chord,
             sealed if argument == payloads.BESIDE else None,
             self.fence,
+            self._fair_share.flow,
+            self._pace_of(envelope).envelope_seconds(len(envelope.items), envelope.concurrency),
         )
         self._in_flight.sent(message, envelope.positions, len(sealed))
         return message
+
+    def _pace_of(self, envelope: Envelope) -> Pace:
+        return self._pace
 
     def _note_end(self) -> None:
         if self._packer.remaining == 0 and not self.is_finished:
@@ -310,6 +325,7 @@ class BatchSender(Generic[R]):
             return ()
         if self.options.plain_in_flight is not None:
             self._rules = self._usual_rules if report.awaited else self._plain_rules()
+        self._fair_share.settle(sent, report.elapsed)
         share = len(report.positions) / len(sent.positions)
         if not report.retries and not self._is_cancelled:  # Else items are counted that did not run in this run.
             self._learn(len(report.positions), report.busy, report.elapsed, max(int(sent.size * share), report.size))
@@ -327,6 +343,8 @@ class BatchSender(Generic[R]):
 
     def _learn(self, items: int, busy: float, elapsed: float, size: int) -> None:
         self._pace = self._pace.updated(Run(items, busy, elapsed, self.options.concurrency), size)
+        if self._fair_share.is_misjudged(self._pace, self._rules.sizing.concurrency):
+            self._wake(self)
 
     def _note_failed(self, positions: Sequence[int], error: BaseException) -> None:
         """Every item at *positions* has this error."""

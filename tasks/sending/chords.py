@@ -110,6 +110,7 @@ class ReducingSender(BatchSender[Outcomes]):
 
     def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         stored = StoredReport.parse(text)
+        self._fair_share.settle(sent, stored.elapsed)
         if not stored.retries:
             self._learn(len(sent.positions), stored.busy, stored.elapsed, sent.size)
         self.receiver.note_counted(len(sent.positions), stored.failed, stored.retries)

@@ -1,7 +1,7 @@
 """Sends the tasks of a Celery group many in one round trip, where Celery waits for Redis after each of them.
 
 kombu's own ``Producer.batch()`` gives up at the first lost connection, without saying what has arrived. Here the same
-messages are sent again under the same token, and Redis takes them once (push_if.lua).
+messages are sent again under the same token, and Redis takes them once (push_once.lua).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from graft.config.transport.fair_order import Flow
 from graft.config.transport.fence import Fence
 from graft.tasks.envelope import Child, Outcome
 
@@ -16,7 +17,10 @@ SENT_AT_MOST: Final = 3  # Times that an envelope which got lost is sent in all.
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """One message, ready to be published; ``group`` is the batch that it belongs to."""
+    """One message, ready to be published; ``group`` is the batch that it belongs to.
+
+    ``seconds`` is how long a worker is expected to take.
+    """
 
     id: str
     task: str
@@ -29,6 +33,8 @@ class OutgoingMessage:
     chord: Mapping[str, Any] | None
     body: bytes | None = None  # What is stored beside the message.
     fence: Fence | None = None  # Of a sender that may send under a lease alone.
+    flow: Flow | None = None
+    seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -38,6 +44,7 @@ class SentEnvelope:
     positions: Sequence[int]
     size: int = 0
     message: OutgoingMessage | None = None
+    seconds: float = 0.0  # How long a worker was expected to take; 0 for one that a worker has sent: part of another.
     times_sent: int = 1
     began: float = field(default_factory=time.monotonic)
     early: set[int] = field(default_factory=set)  # Positions of early outcomes: those that came before the report.
@@ -71,6 +78,12 @@ class InFlight:
     def get(self, envelope_id: str) -> SentEnvelope | None:
         return self._envelopes.get(envelope_id)
 
+    def newest(self) -> SentEnvelope | None:
+        """The one that was sent last, unless a worker has sent it."""
+        with self._lock:
+            found = next(reversed(self._envelopes.values()), None)
+            return found if found is not None and found.message is not None else None
+
     def all(self) -> list[tuple[str, SentEnvelope]]:
         with self._lock:
             return list(self._envelopes.items())
@@ -78,7 +91,7 @@ class InFlight:
     def sent(self, message: OutgoingMessage, positions: Sequence[int], size: int) -> None:
         """*message* is about to be sent."""
         with self._lock:
-            self._envelopes[message.id] = SentEnvelope(positions, size, message)
+            self._envelopes[message.id] = SentEnvelope(positions, size, message, message.seconds)
             self.size += size
 
     def answered(self, envelope_id: str) -> SentEnvelope | None:
@@ -111,6 +124,12 @@ class InFlight:
         with self._lock:
             lost, self._lost = self._lost, []
             return lost
+
+    def expect(self, newest: int, factor: float) -> None:
+        """The *newest* of them take *factor* times as long as was expected."""
+        with self._lock:
+            for envelope in list(self._envelopes.values())[-newest:] if newest else ():
+                envelope.seconds *= factor
 
     def unfinished(self, each: float) -> float:
         """Items of all of them that have not run yet, when each envelope ends one every *each* seconds."""

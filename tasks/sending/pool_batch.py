@@ -25,7 +25,7 @@ class Deliver(Protocol):
     ) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class PoolTask:
     """A task that the pool has accepted: *function*, for each of ``frames``, which are pickled items.
 
@@ -45,6 +45,7 @@ class PoolTask:
     since: int = field(default_factory=time.time_ns)
     is_kept: threading.Event | None = None
     future: Future[CallResult] | None = None
+    cancelled: BaseException | None = None  # Why it was cancelled: what it ends with unless it had ended before.
 
     def ended(self, outcomes: Sequence[Outcome], seconds: float = 0.0, slot: int = -1, worker: str = "") -> None:
         self.deliver(self, outcomes, seconds, slot, worker)

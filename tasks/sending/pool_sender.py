@@ -14,12 +14,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from graft.config.deployment import settings
 from graft.config.queues import broker_priority, table
+from graft.tasks import codec
 from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
 from graft.tasks.delivery import cancellation
@@ -110,20 +111,27 @@ class PoolSender(BatchSender[Outcomes]):
             publisher().wake(self)
         return True
 
-    def withdraw(self, tasks: set[PoolTask]) -> None:
-        """Keep *tasks* from beginning, as far as they have not."""
+    def withdraw(self, tasks: set[PoolTask], error: BaseException | None = None, *, running: bool = False) -> None:
+        """Keep *tasks* from beginning, as far as they have not; they end with *error*.
+
+        *running*: end what runs too, unless it shares an envelope with others.
+        """
         with self._adding:
             unsent = [one for one in self._waiting if one[1] in tasks]
             self._waiting = deque(one for one in self._waiting if one[1] not in tasks)
-        error = CancelledBatchError("withdrawn before it ran")
+        error = error or CancelledBatchError("withdrawn before it ran")
         self._drop(unsent, error)
-        found = {
-            self._members.get(envelope_id, ""): envelope_id
-            for envelope_id, sent in self._in_flight.all()
-            if {self.burst.task_at(position) for position in sent.positions} <= tasks
-        }
+        found: dict[str, str] = {}
+        counts: dict[str, int] = {}
+        for envelope_id, one in self._in_flight.all():
+            member, its = self._members.get(envelope_id, ""), {self.burst.task_at(at) for at in one.pending}
+            if its <= tasks:
+                found[member], counts[member] = envelope_id, len(its)
+            elif its & tasks:
+                some = [at for at in one.pending if self.burst.task_at(at) in tasks]
+                cancellation.cancel_items(self.burst.id, some, settings().result_ttl)
         if found:
-            out, due = self.membership.pool.withdraw(self.membership.client, list(found))
+            out, due = self.membership.pool.withdraw(self.membership.client, counts)
             due_messages.publish(due)
             for member in out:
                 envelope_id = found[member]
@@ -131,8 +139,19 @@ class PoolSender(BatchSender[Outcomes]):
                 self._members.pop(envelope_id, None)
                 if (sent := self._in_flight.answered(envelope_id)) is not None:
                     self._note_failed(sent.positions, error)
+            for envelope_id in {found[member] for member in found.keys() - out} if running else ():
+                cancellation.cancel(envelope_id, settings().result_ttl, running=True)
             if self._waiting:  # There is room for it now, and no answer to come may say so.
                 self._wake(self)
+
+    def tasks_of(self, members: Collection[str]) -> dict[str, list[PoolTask]]:
+        """The tasks of those envelopes among *members* that this sender has sent, as far as they have no outcome."""
+        found = {}
+        for envelope_id, sent in self._in_flight.all():
+            if (member := self._members.get(envelope_id, "")) in members:
+                tasks = (self.burst.task_at(position) for position in sent.pending)
+                found[member] = list(dict.fromkeys(task for task in tasks if task is not None))
+        return found
 
     @property
     def is_over(self) -> bool:
@@ -261,6 +280,9 @@ class PoolSender(BatchSender[Outcomes]):
         self._members[envelope.id] = since + envelope.id
         return envelope
 
+    def _pace_of(self, envelope: Envelope) -> Pace:
+        return self._paces.get(envelope.function.name, Pace())
+
     def _offer_function(self, client: Any) -> None:
         for task in self.burst.tasks():
             _stored(task)
@@ -323,12 +345,19 @@ class PoolSender(BatchSender[Outcomes]):
         except Exception as error:
             self._note_failed(sent.positions, error)
             return ()
+        self._fair_share.settle(sent, report.elapsed)
         if task is not None:
             run = Run(len(report.positions), report.busy, report.elapsed)
             self._paces[_name(task)] = self._paces.get(_name(task), Pace()).updated(run, max(sent.size, report.size))
         if task is None or task.to != "caller":
             for slot, worker, rows in report.values[1:]:
-                keyed = [(its.key, *row) for at, *row in rows if (its := self.burst.task_at(at)) is not None]
+                keyed = []
+                for at, *row in rows:
+                    task = self.burst.task_at(at)
+                    if task is not None and _was_cancelled(task, *row):
+                        task.ended([Outcome(0, error=task.cancelled)], row[0], slot, worker)
+                    elif task is not None:
+                        keyed.append((task.key, *row))
                 self.membership.arrived(slot, worker, keyed)
             self.burst.note_ended(report.positions, report.values[0], report.retries)
         else:
@@ -352,6 +381,11 @@ class PoolSender(BatchSender[Outcomes]):
         pool = self.membership.pool
         due_messages.publish(pool.abandon(self.membership.client, len(unsent)))
         self._note_failed([first + at for first, task in unsent for at in range(len(task.frames))], error)
+
+
+def _was_cancelled(task: PoolTask, seconds: float, succeeded: bool, content: Any) -> bool:
+    """Whether a worker has ended *task*, or not begun it, because it was cancelled here."""
+    return task.cancelled is not None and not succeeded and isinstance(codec.load_error(content), CancelledBatchError)
 
 
 def _name(task: PoolTask) -> str:

@@ -20,7 +20,7 @@ from kombu.serialization import dumps as serialize
 from graft.config import redis_clock
 from graft.config.deployment import app, existing, part, settings
 from graft.config.redis_client import connect
-from graft.config.transport.channel import Channel
+from graft.config.transport.channel import Channel, Outgoing
 from graft.config.transport.fence import FencedOffError
 from graft.tasks.callables import function_store
 from graft.tasks.errors import BrokerUnavailable
@@ -127,6 +127,8 @@ class Publisher:
         for sender in senders:
             try:
                 sender.carry_out_cancel()
+                if isinstance(channel := self._producer.channel, Channel):
+                    sender.spread(channel)
                 cut = sender.cut_again(client)
                 if not sender.is_finished:
                     cut += sender.cut(client)
@@ -171,16 +173,35 @@ class Publisher:
                 payloads.store(message.id, message.body, self._own_client())
         channel = self._producer.channel
         messages = self._publish_fenced(messages, channel)
-        if isinstance(channel, Channel) and not app().amqp.is_observed():
-            channel.push((message.queue, _rendered(message, channel)) for message in messages)
-            return
-        with self._producer.batch() as batch:
+        if not isinstance(channel, Channel):
+            with self._producer.batch() as batch:
+                for message in messages:
+                    self._send_observed(message)
+                batch.flush()
+        elif app().amqp.is_observed():
+            channel.push(self._observed(messages, channel))
+        else:
+            channel.push(_rendered(message, channel) for message in messages)
+
+    def _observed(self, messages: list[OutgoingMessage], channel: Channel) -> list[Outgoing]:
+        ready: list[Outgoing] = []
+        gathered: list[tuple[str, dict[str, Any]]] = []
+        channel.gathered = gathered
+        try:
             for message in messages:
-                app().amqp.send_task_message(
-                    self._producer, message.task, _message(message), queue=message.queue, priority=message.priority,
-                    declare=[], retry=False, headers={SENT_AT: redis_clock.now()},
-                )  # fmt: skip
-            batch.flush()
+                self._send_observed(message)
+                ready += [Outgoing(queue, sealed, message.flow, message.seconds) for queue, sealed in gathered]
+                gathered.clear()
+        finally:
+            channel.gathered = None
+        return ready
+
+    def _send_observed(self, message: OutgoingMessage) -> None:
+        """Send *message* as Celery does, so that whoever listens sees it."""
+        app().amqp.send_task_message(
+            self._producer, message.task, _message(message), queue=message.queue, priority=message.priority,
+            declare=[], retry=False, headers={SENT_AT: redis_clock.now()},
+        )  # fmt: skip
 
     def _publish_fenced(self, messages: list[OutgoingMessage], channel: Any) -> list[OutgoingMessage]:
         """Send those of *messages* that need a lease; the others. Nobody observes how a worker feeds."""
@@ -189,7 +210,7 @@ class Publisher:
         for fence in {message.fence for message in messages if message.fence}:
             ours = [message for message in messages if message.fence == fence]
             try:
-                channel.push(((message.queue, _rendered(message, channel)) for message in ours), fence)
+                channel.push([_rendered(message, channel) for message in ours], fence)
             except FencedOffError as error:  # Whoever feeds by now knows of them, and sends them.
                 logger.warning("%d envelopes were not sent: %s", len(ours), error)
         return [message for message in messages if message.fence is None]
@@ -266,7 +287,7 @@ def _message(message: OutgoingMessage) -> Any:
     )
 
 
-def _rendered(message: OutgoingMessage, channel: Any) -> dict[str, Any]:
+def _rendered(message: OutgoingMessage, channel: Channel) -> Outgoing:
     """The message as Celery and kombu would send it, without what they do around each."""
     headers, properties, body, _ = _message(message)
     terms = _defaults()
@@ -277,7 +298,8 @@ def _rendered(message: OutgoingMessage, channel: Any) -> dict[str, Any]:
         payload, priority=message.priority, content_type=content_type, content_encoding=encoding, headers=headers,
         properties={**properties, "priority": message.priority},
     )  # fmt: skip
-    return rendered
+    channel.seal(message.queue, rendered)
+    return Outgoing(message.queue, rendered, message.flow, message.seconds)
 
 
 def publisher() -> Publisher:

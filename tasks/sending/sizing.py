@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 FIRST_ITEMS = 8
+FIRST_SECONDS = 0.05  # Expected of an envelope before anything is known; a newcomer had better begin soon.
 UNKNOWN_ITEMS = 100  # Of a stream that may wait before anything is known of their size.
 GROWTH = 8
 WAITS = 0.5
@@ -13,6 +14,7 @@ PATIENT = 10  # Times as long as others an envelope may take whose items wait: i
 SHORTEST = 0.01  # Seconds: a shorter envelope costs its worker a large part of what its items do.
 IN_FLIGHT_BYTES = 16 << 20  # Well below the 32 MiB at which Redis drops a subscriber that cannot follow.
 TAIL = 1.2  # What is left is divided by so many times the slots, again and again, towards the end.
+ENVELOPE_COST = 0.001  # Seconds that an envelope costs its worker beside its items.
 ITEM_COST = 1.5e-6  # Seconds that an item costs its worker beside the call itself.
 
 
@@ -62,6 +64,13 @@ class Pace:
     def with_sent(self, envelopes: int, size: float) -> Pace:
         """The same, with what is known before reports come: *envelopes* have left, their items took *size* bytes."""
         return Pace(max(self.items, envelopes), self.seconds, max(self.size, size), self.waiting)
+
+    def envelope_seconds(self, items: int, concurrency: int) -> float:
+        """Seconds for which an envelope of *items* keeps its worker."""
+        if not self.items:
+            return ENVELOPE_COST + FIRST_SECONDS
+        together = max(1.0, min(items, concurrency) * self.waiting)
+        return ENVELOPE_COST + items * self.seconds / together
 
 
 @dataclass(frozen=True)

@@ -223,3 +223,17 @@ def test_the_workers_figures_have_a_report_of_their_own(stack):
     assert figures["call_count"] >= 2
     assert figures["total_time"] >= 0.04
     assert "tests.samples:sleep" in [row["function"] for row in PerformanceProfiler().analyze_bottlenecks(report)]
+
+
+def test_percentiles_stand_beside_the_report():
+    profiler = PerformanceProfiler()
+    pause = profiler.profile_async(asyncio.sleep)
+    profiler.start_profiling()
+    for seconds in [0.002] * 19 + [0.1]:
+        asyncio.run(pause(seconds))
+    spread = profiler.get_percentiles()["sleep"]
+    assert list(spread) == ["p50_time", "p95_time", "p99_time"]
+    assert 0.0019 < spread["p50_time"] <= spread["p95_time"] <= spread["p99_time"]
+    assert spread["p99_time"] > 0.095
+    profiler.start_profiling()
+    assert profiler.get_percentiles() == {}

@@ -220,6 +220,9 @@ def test_the_ways_are_compared(stack, optimizer, capsys):
         assert list(row) == ["method", "avg_time", "items_count", "throughput"]
         assert (row["method"], row["items_count"]) == ("celery", 10)
         assert row["throughput"] > 0
+    assert list(comparator.percentiles) == list(results)
+    for name, spread in comparator.percentiles.items():
+        assert 0 < spread["p50_time"] <= results[name]["avg_time"] <= spread["p95_time"] == spread["p99_time"]
     comparator.print_comparison()
     assert len(capsys.readouterr().out.splitlines()) == 4
     with pytest.raises(ValueError, match="iterations=0"):

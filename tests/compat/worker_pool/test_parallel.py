@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import os
 import threading
 
 import pytest
@@ -288,3 +289,17 @@ def test_a_pool_that_nobody_holds_ends_its_thread(stack):
     thread = use()
     gc.collect()
     wait_until(lambda: not thread.is_alive())
+
+
+@pytest.mark.parametrize("place", ["cluster", "local"])
+def test_a_line_about_a_failed_task_names_the_task_the_pool_and_where_it_ran(stack, caplog, place):
+    async def spawn() -> None:
+        async with WorkerPool(1, 5, name=f"failing {place}", place=place) as pool:
+            await pool.spawn(work.boom)
+
+    asyncio.run(spawn())
+    logs = caplog.text if place == "local" else "".join(worker.log.read_text() for worker in stack.workers)
+    (line,) = [line for line in logs.splitlines() if f"spawned in pool failing {place}," in line]
+    assert "tests.compat.worker_pool.work:boom" in line
+    assert "slot 0: ValueError('boom')" in line
+    assert f"caller {os.getpid()}" in line if place == "local" else "on worker cpu" in line

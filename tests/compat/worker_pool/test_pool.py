@@ -12,7 +12,7 @@ from graft.compat import worker_pool as wp
 from graft.compat.call_report import calls
 from graft.compat.worker_pool import Result, Task, TaskProcessor, WorkerPool
 from graft.config.deployment import current
-from graft.tasks.errors import PoisonedError
+from graft.tasks.errors import CancelledBatchError, PoisonedError
 from tests.compat.worker_pool import work
 from tests.stack import wait_until
 
@@ -339,10 +339,30 @@ def test_a_forced_stop_ends_what_runs(stack, gate):
     held(pool, gate, 1)
     pool.submit_task(Task(1, work.one))
     assert pool.advanced_shutdown(0.05, 30.0) is None
-    assert pool.statistics()["abandoned"] == 1
+    figures, (result,) = pool.statistics(), list(pool.get_result())
+    assert {name: figures[name] for name in ("abandoned", "completed", "failed", "running")} == {
+        "abandoned": 1, "completed": 1, "failed": 1, "running": 0,
+    }  # fmt: skip
+    assert (result.task_id, result.output, result.worker_id) == (0, None, 0)
+    assert isinstance(result.error, CancelledBatchError)
+    assert result.duration > 0
+    assert (pool.metrics().tasks_processed, pool.metrics().error_count) == (1, 1)
     with WorkerPool(2, 10) as another:
         another.submit_task(Task(1, work.one))
         assert another.get_result().get(60).output == 1
+
+
+def test_percentiles_tell_the_slow_tasks_that_an_average_hides(pools):
+    pool = pools(WorkerPool, 2, 100, processor=work.pause)
+    pool.start()
+    for number in range(30):
+        pool.submit_task(Task(number, 0.4 if number == 0 else 0.01))
+    assert all(pool.get_result().get(60).error is None for _ in range(30))
+    metrics, figures = pool.metrics(), pool.statistics()
+    assert 0.0095 < metrics.p50_latency <= metrics.p95_latency <= metrics.p99_latency
+    assert metrics.p99_latency > 0.38
+    assert metrics.p50_latency < 0.38
+    assert (figures["p50_seconds"], figures["p99_seconds"]) == (metrics.p50_latency, metrics.p99_latency)
 
 
 def test_a_thread_of_the_caller_cannot_be_forced(stack):

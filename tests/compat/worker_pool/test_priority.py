@@ -7,8 +7,9 @@ import random
 
 import pytest
 
-from graft.compat.worker_pool import DynamicWorkerPool, PriorityWorkerPool, QueueFullError, Task
-from graft.tasks.monitoring.worker_registry import workers
+from graft.compat.async_worker_optimization import LoadLevel
+from graft.compat.worker_pool import DynamicWorkerPool, PoolLoad, PriorityWorkerPool, QueueFullError, Task
+from graft.tasks.monitoring.worker_registry import slots, workers
 from tests.compat.worker_pool import work
 from tests.stack import wait_until
 
@@ -139,3 +140,36 @@ def test_a_bound_pool_resizes_real_workers(stack, tmp_path):
         gate.touch()
         pool.graceful_shutdown(30)
     wait_until(lambda: processes() == before)
+
+
+def test_a_pools_load_is_measured(stack, tmp_path):
+    gate = tmp_path / "gate"
+    with DynamicWorkerPool(2, 4, 20, interval=3600) as pool:
+        assert pool.load() == PoolLoad(workers=2, running=0, queued=0, processes=slots("batch"))
+        assert pool.load().level is LoadLevel.LOW
+        for number in range(2):
+            pool.submit_task(Task(number, functools.partial(work.hold, str(gate))))
+        wait_until(lambda: pool.load().running == 2)
+        assert (pool.load().level, pool.load().utilization) == (LoadLevel.MEDIUM, 1.0)
+        for number in range(5):
+            pool.submit_task(Task(number, work.one))
+        assert pool.load().queued == 5
+        assert pool.load().level is LoadLevel.CRITICAL
+        gate.touch()
+        assert all(pool.get_result().get(30).error is None for _ in range(7))
+        assert pool.load().level is LoadLevel.LOW
+
+
+@pytest.mark.parametrize(
+    ("load", "level"),
+    [
+        (PoolLoad(4, 4, 9, 8), LoadLevel.CRITICAL),
+        (PoolLoad(4, 2, 9, 2), LoadLevel.CRITICAL),
+        (PoolLoad(4, 3, 9, 8), LoadLevel.HIGH),
+        (PoolLoad(4, 4, 8, 8), LoadLevel.MEDIUM),
+        (PoolLoad(4, 1, 1, 8), LoadLevel.MEDIUM),
+        (PoolLoad(4, 1, 0, 8), LoadLevel.LOW),
+    ],
+)
+def test_a_level_is_what_waits_and_what_runs_against_the_slots(load, level):
+    assert load.level is level

@@ -22,7 +22,7 @@ from kombu.transport import redis as stock
 from graft.config import transport
 from graft.config.private_names import UnknownVersionError
 from graft.config.transport import quarantine
-from graft.config.transport.channel import Channel
+from graft.config.transport.channel import Channel, Outgoing
 from tests.workers.redis_server import ROOT, RedisServer, Worker, wait_until
 
 PIDBOX = "/0.celery.pidbox"
@@ -338,7 +338,10 @@ def test_what_is_sent_together_goes_on_after_a_refusal_and_after_a_cut(connectio
     sender = connection.default_channel
 
     def push(count: int) -> None:
-        sender.push([("q", sender.prepare_message("{}")) for _ in range(count)])
+        messages = [Outgoing("q", sender.prepare_message("{}")) for _ in range(count)]
+        for queue, message, *_ in messages:
+            sender.seal(queue, message)
+        sender.push(messages)
 
     server.client.config_set("maxmemory", 1)
     with pytest.raises(redis.exceptions.OutOfMemoryError):

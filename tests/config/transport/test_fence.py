@@ -6,7 +6,7 @@ import pytest
 
 from graft.config.deployment import app
 from graft.config.redis_client import shared
-from graft.config.transport.channel import FENCED_AT_ONCE
+from graft.config.transport.channel import Outgoing
 from graft.config.transport.fence import Fence, FencedOffError
 from graft.tasks.durable.feeder_lease import FENCE, LAST, LEASE, FeederLease
 from graft.tasks.messages.message_format import lists
@@ -23,7 +23,10 @@ def channel(redis):
 
 
 def messages(channel, number):
-    return [(QUEUE, channel.prepare_message("{}", priority=5, headers={}, properties={})) for _ in range(number)]
+    made = [channel.prepare_message("{}", priority=5, headers={}, properties={}) for _ in range(number)]
+    for message in made:
+        channel.seal(QUEUE, message)
+    return [Outgoing(QUEUE, message) for message in made]
 
 
 def waiting(redis):
@@ -33,8 +36,8 @@ def waiting(redis):
 def test_the_holder_of_the_lease_sends_any_number(redis, channel):
     lease = FeederLease.take("me", shared())
     assert lease is not None
-    channel.push(messages(channel, FENCED_AT_ONCE + 1), lease.fence)
-    assert waiting(redis) == FENCED_AT_ONCE + 1
+    channel.push(messages(channel, 3000), lease.fence)
+    assert waiting(redis) == 3000
 
 
 def test_a_holder_that_was_replaced_is_refused_though_it_does_not_know(redis, channel):

@@ -80,7 +80,7 @@ def test_what_is_withdrawn_does_not_begin(make):
     pool = make(workers=1)
     pool.enter("running")
     assert pool.park([Waiting("1", 0.0, "first"), Waiting("2", 0.0, "second")]) == [b"first"]
-    assert pool.withdraw("me", ["1", "2"]) == (["2"], [])
+    assert pool.withdraw("me", {"1": 1, "2": 1}) == (["2"], [])
     assert pool.begin("1", 0.0) == MUST_NOT
 
 
@@ -124,3 +124,20 @@ def test_no_more_run_than_there_are_slots(make, steps):
         assert len(set(running.values())) == len(running)
     status = pool.status()
     assert status.running == len(running)
+
+
+def test_what_was_killed_has_failed_and_is_counted_once(make):
+    pool = make(workers=3, capacity=10)
+    pool.enter("running")
+    pool.reserve("me", 6, ready=3)
+    assert [pool.begin(member, 0.0, tasks=tasks) for member, tasks in (("a", 3), ("b", 1))] == [0, 1]
+    assert pool.begin("own thread", 0.0, "@me") == 2
+    change = pool.enter("closed", "me")
+    assert sorted(change.running) == ["a", "b", "own thread"]
+    pool.finish("b", "me", 1, 0, 0.1)
+    found = pool.killed(change.running)
+    assert [(one.member, one.slot) for one in found] == [("a", 0)]
+    assert pool.killed(change.running) == []
+    pool.finish("a", "me", 3, 0, 0.1)  # A report that came too late.
+    status = pool.status()
+    assert (status.completed, status.failed, status.abandoned, status.running) == (4, 3, 1, 1)
