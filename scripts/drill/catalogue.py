@@ -7,6 +7,7 @@ from typing import Final
 from graft.scripts.drill import soak
 from graft.scripts.drill.fault import Fault
 from graft.scripts.drill.faults import (
+    batches,
     broker,
     clocks,
     freezes,
@@ -27,6 +28,6 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
     broker.ResultsDown, messages.Chords, broker.Full, processes.Rolling, messages.BadMessages,
     messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump, freezes.Freeze,
     resources.DescriptorLimit, resources.DiskFull, resources.OutOfMemory, power.PowerLoss, versions.VersionMix,
-    hosts.Partition, limits.SharedLimits, limits.InOrder,
+    hosts.Partition, limits.SharedLimits, limits.InOrder, batches.CallerKill, batches.FeederKill,
     soak.Soak,
 )  # fmt: skip

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import redis
 from celery.exceptions import TimeoutError as CeleryTimeoutError
@@ -18,6 +18,7 @@ from kombu.exceptions import OperationalError
 import graft
 from graft.scripts.drill import app as drill
 from graft.scripts.drill.ledger import note
+from graft.tasks.durable_batch import DurableBatch
 
 SLOW = 1.0  # Seconds after which a send that succeeds is written down as one that kept its caller waiting.
 
@@ -50,6 +51,22 @@ def wait_for_answers(count: int, seconds: float = 0.2, prefix: str = "a", patien
                 note("error", f"{label}:{type(error).__name__}")
     except Exception as error:  # Whoever has heard nothing until then waits in vain.
         note("error", f"{type(error).__name__}")
+
+
+def send_a_batch(count: int, size: int, seconds: float = 0.02, prefix: str = "b") -> None:
+    """Hand *count* items to the deployment and wait for them; all are to run, whatever becomes of this process."""
+    labels = [f"{prefix}{number}" for number in range(count)]
+    if drill.IS_STOCK:
+        for label in labels:
+            note("sent", label)
+        for label in labels:
+            drill.work.delay(label, seconds)
+        return
+    items: list[Any] = [((label, seconds), {}) for label in labels]
+    batch = graft.submit(drill.take, items, unpack=True, name="drill", batch_size=size)
+    for label in labels:
+        note("sent", label)
+    cast(DurableBatch, batch).wait()
 
 
 def _ends_of_ours(labels: list[str], seconds: float, patience: float) -> Iterator[tuple[str, BaseException | None]]:
@@ -108,6 +125,8 @@ if __name__ == "__main__":
     what = json.loads(sys.argv[1])
     if "answers" in what:
         wait_for_answers(what.pop("answers"), **what)
+    elif "durable" in what:
+        send_a_batch(what.pop("durable"), **what)
     elif "chords" in what:
         for number in range(what["chords"]):
             drill.send_chord(f"{what.get('prefix', 'c')}{number}")

@@ -153,6 +153,10 @@ class Stage(LocalStack):
             )
 
     @property
+    def callers(self) -> list[subprocess.Popen[bytes]]:
+        return self._callers
+
+    @property
     def is_sending(self) -> bool:
         return any(caller.poll() is None for caller in self._callers)
 

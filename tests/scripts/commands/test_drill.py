@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from graft.scripts.commands.drill import chosen, command, lines_of, markdown_of
 from graft.scripts.drill import stage
 from graft.scripts.drill.catalogue import FAULTS
+from graft.scripts.drill.faults.batches import CallerKill, FeederKill
 from graft.scripts.drill.faults.hosts import Partition
 from graft.scripts.drill.faults.limits import SharedLimits
 from graft.scripts.drill.faults.messages import BadMessages
@@ -80,7 +81,7 @@ def test_a_scale_leaves_every_fault_something_to_do(scale):
 @pytest.mark.worker
 @pytest.mark.parametrize(
     "fault",
-    [WorkerKill, BadMessages, DiskFull, OutOfMemory, PowerLoss, VersionMix, SharedLimits],
+    [WorkerKill, BadMessages, DiskFull, OutOfMemory, PowerLoss, VersionMix, SharedLimits, CallerKill, FeederKill],
     ids=lambda fault: fault.name,
 )
 def test_ours_passes(redis_stack, fault):
