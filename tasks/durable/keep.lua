@@ -10,6 +10,7 @@ local record, done, failed, blocks, index, sent, open = unpack(KEYS, 1, 7)
 local id, generation, envelope, runs, failed_runs, retries, block, ttl = unpack(ARGV, 1, 8)
 local ZERO, FULL = '\0', '\255'
 
+redis.call('HDEL', sent, envelope)
 if redis.call('HGET', record, 'generation') ~= generation then
   return {0, 0}
 end
@@ -57,7 +58,6 @@ each(runs, function(first, last)
   end
 end)
 
-redis.call('HDEL', sent, envelope)
 for at = 9, #ARGV, 2 do
   local has_all = true
   each(ARGV[at + 1], function(first, last)

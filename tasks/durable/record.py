@@ -196,7 +196,6 @@ def _read(batch_id: str, fields: dict[bytes, bytes], sent: list[bytes], flag: by
 def every(client: Any = None) -> list[BatchRecord]:
     """All batches that there are, the oldest first."""
     client = client or shared()
-    prune(client)
     return read_all([one.decode() for one in client.zrange(ALL, 0, -1)], client)
 
 
@@ -218,9 +217,8 @@ def rerun(record: BatchRecord, client: Any = None) -> int:
         TaskQueueError: it has not ended.
     """
     client = client or shared()
-    client.delete(cancellation.CANCEL_KEY + record.id)
-    batch = record.keys
-    count = int(RERUN([batch.record, *batch.parts("done", "failed"), OPEN], [record.id], client))
+    batch, flag = record.keys, cancellation.CANCEL_KEY + record.id
+    count = int(RERUN([batch.record, *batch.parts("done", "failed"), OPEN, flag], [record.id], client))
     if count == -1:
         raise unknown(record.id)
     if count == -2:

@@ -1,6 +1,6 @@
 -- Has the failed items of a batch that has ended run again, as its next generation.
--- KEYS: record, done, failed, open. ARGV: id. Returns how many; -1 where it is gone, -2 while it runs.
-local record, done, failed, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- KEYS: record, done, failed, open, the flag of a cancelled batch. ARGV: id. Returns how many; -1 where it is gone, -2 while it runs.
+local record, done, failed, open, flag = unpack(KEYS)
 local id = ARGV[1]
 
 if redis.call('HEXISTS', record, 'total') == 0 then return -1 end
@@ -14,6 +14,7 @@ if count > 0 then
   redis.call('HINCRBY', record, 'done', -count)
   redis.call('HSET', record, 'failed', 0)
 end
+redis.call('UNLINK', flag)
 redis.call('HINCRBY', record, 'generation', 1)
 redis.call('HDEL', record, 'ended', 'paused', 'fatal')
 redis.call('ZADD', open, time[1] + time[2] / 1000000, id)

@@ -103,6 +103,7 @@ class Feeder:
         if now - self._kept_at > KEEP_EVERY:
             self._kept_at = now
             records.renew(found.values(), client)
+            records.prune(client)
         if now - self._trimmed_at > TRIM_EVERY:
             self._trimmed_at = now
             for sender in self._senders.values():

@@ -12,6 +12,7 @@ import pytest
 
 import graft
 from graft.config.deployment import current
+from graft.tasks.delivery import cancellation
 from graft.tasks.durable import record
 from graft.tasks.ids import new_id
 from tests import samples
@@ -154,6 +155,17 @@ def test_a_cancelled_batch_ends_and_can_be_run_after_all(stack, name):
     assert batch.resume(failed=True) == len(errors)
     wait_until(lambda: batch.progress().done >= 2000 - len(errors) + 3, WAIT, "it to go on")
     batch.forget()
+
+
+def test_a_resume_that_is_refused_lifts_no_cancel(stack, name, redis):
+    batch = graft.submit(samples.sleep, [4.0, *[0.0] * 20], name=name, batch_size=1, in_flight=1)
+    wait_until(lambda: batch.progress().sent, WAIT, "the first item to be sent")
+    batch.cancel()
+    with pytest.raises(graft.TaskQueueError, match="still runs"):
+        batch.resume(failed=True)
+    assert cancellation.is_whole(redis.get(cancellation.CANCEL_KEY + batch.id))
+    batch.wait(WAIT)
+    assert batch.progress().failed >= 20
 
 
 def test_a_forgotten_batch_is_unknown_and_leaves_no_key(stack, name, redis):
