@@ -8,15 +8,19 @@ from graft.config.deployment import app
 from graft.config.redis_client import shared
 from graft.config.transport.channel import Outgoing
 from graft.config.transport.fence import Fence, FencedOffError
-from graft.tasks.durable.feeder_lease import FENCE, LAST, LEASE, FeederLease
+from graft.tasks.durable import feeder_lease
+from graft.tasks.durable.feeder_lease import FeederLease
 from graft.tasks.messages.message_format import lists
 from tests.stack import wait_until
 
 QUEUE = "fenced"
+LEASE, LAST, FENCE = (f"graft:durable:test:{name}" for name in ("feeder", "token", "fence"))
 
 
 @pytest.fixture
-def channel(redis):
+def channel(redis, monkeypatch):
+    for name, key in (("LEASE", LEASE), ("LAST", LAST), ("FENCE", FENCE)):
+        monkeypatch.setattr(feeder_lease, name, key)  # A worker of the session may feed under the real one.
     with app().connection_for_write() as connection:
         yield connection.channel()
     redis.delete(LEASE, LAST, FENCE, *lists(QUEUE))

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from graft.tasks.durable import feeder_lease
-from tests.stack import ROOT, Stack, run_python, wait_until
+from tests.stack import ROOT, Stack, clean_environ, run_python, wait_until
 
 WAIT = 90.0
 ENVELOPE = 5
@@ -65,7 +65,7 @@ def runs(ledger: Path) -> Counter[str]:
 @pytest.fixture(scope="module")
 def busy(redis_stack):
     """A stack of its own for the tests that leave it as it was."""
-    with Stack({"cpu": 2}, dict(os.environ)) as stack:
+    with Stack({"cpu": 2}, clean_environ(os.environ)) as stack:
         yield stack
 
 
