@@ -6,13 +6,20 @@
 local key, returned, unacked, index = unpack(KEYS)
 local record, ttl, success, delivery, settles = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
 if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end
-if settles then
+
+local function settle()
+  if not settles then return end
   redis.call('HDEL', unacked, delivery)
   redis.call('ZREM', index, delivery)
 end
+
 local old = redis.call('GET', key)
-if old and string.sub(old, 1, #success) == success then return 0 end
-redis.call('SET', key, record)
+if old and string.sub(old, 1, #success) == success then
+  settle()
+  return 0
+end
+redis.call('SET', key, record)  -- First: a full Redis refuses it, and lets a script go on that has begun to write.
 if ttl > 0 then redis.call('EXPIRE', key, ttl) end
+settle()
 redis.call('PUBLISH', key, record)
 return 1

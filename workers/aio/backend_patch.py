@@ -14,6 +14,7 @@ from celery import Celery
 from celery.backends.redis import RedisBackend
 
 from graft.config import lua
+from graft.tasks.delivery import lease
 from graft.workers import result_patch
 from graft.workers.aio import greenlet_bridge
 from graft.workers.aio.loop_thread import LoopThread
@@ -56,7 +57,9 @@ def attach(app: Celery, loop_thread: LoopThread, patience: float) -> None:
         how = arguments(backend, task_id, result, state, traceback, request) if can_wait else None
         if how is None:
             return store(task_id, result, state, traceback, request, **options)
-        greenlet_bridge.wait(pipelined.send(("EVAL", STORE, 1, *how)))
+        reply = greenlet_bridge.wait(pipelined.send(("EVAL", STORE, len(how.keys), *how.keys, *how[1:])))[0]
+        if int(reply) == -1:
+            lease.warn_of_loss(task_id)
         return result
 
     backend.get = get_pipelined
