@@ -42,7 +42,10 @@ class Plan:
 
 # Those whose workers differ from everybody's, so that they only fit where they are asked for.
 BY_NAME_ONLY = frozenset(
-    {"hardened", "graft-plain", "graft-io", "graft-cpu", "graft-pool", "celery-1", "celery-solo", "taskiq-1", "arq"}
+    {
+        *("hardened", "graft-plain", "graft-io", "graft-cpu", "graft-pool", "celery-1", "celery-solo", "taskiq-1"),
+        *("arq", "one-by-one"),
+    }
 )
 WARM_UP = 120.0  # Seconds that are patience with a contender before its first repetition, at least.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graft.scripts.bench.contenders.async_peers import Arq, Taskiq, TaskiqOne
 from graft.scripts.bench.contenders.base import Contender
-from graft.scripts.bench.contenders.inprocess import Joblib, MultiprocessingPool, PlainAsyncio, ProcessPool
+from graft.scripts.bench.contenders.inprocess import Joblib, MultiprocessingPool, OneByOne, PlainAsyncio, ProcessPool
 from graft.scripts.bench.contenders.ours import Graft, GraftCpu, GraftIo, GraftOnStockTransport, GraftPool
 from graft.scripts.bench.contenders.peers import Dask, Dramatiq, Huey, Ray, Rq
 from graft.scripts.bench.contenders.stock import Chunks, HardenedCelery, OneProcess, Solo, StockCelery
@@ -30,6 +30,7 @@ CONTENDERS: dict[str, type[Contender]] = {
         MultiprocessingPool,
         Joblib,
         PlainAsyncio,
+        OneByOne,
         Dramatiq,
         Taskiq,
         TaskiqOne,

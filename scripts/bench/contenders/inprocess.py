@@ -18,6 +18,7 @@ class ProcessPool(Contender):
     name = "ppe"
     title = "ProcessPoolExecutor (no broker)"
     shapes = frozenset({"batch", "singles", "submit", "latency", "pool"})
+    functions = frozenset({"noop", "spin", "pause"})
     chunk = 1
 
     def open(self) -> None:
@@ -93,6 +94,19 @@ class Joblib(Contender):
         target = self.delayed(callable_of(function))
         found: list[Any] = self.parallel(target(item) for item in items)
         return found
+
+
+class OneByOne(Contender):
+    """No pool at all: one task after the other in the caller, as the old figures for pools compare themselves with."""
+
+    name = "one-by-one"
+    title = "one after the other, in the caller"
+    shapes = frozenset({"pool"})
+    functions = frozenset({"noop", "spin", "pause"})
+
+    def pooled(self, function: str, items: Sequence[Any], at_once: int) -> Sequence[Any]:
+        call = callable_of(function)
+        return [call(item) for item in items]
 
 
 class PlainAsyncio(Contender):

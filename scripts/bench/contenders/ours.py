@@ -96,6 +96,7 @@ class GraftPool(Graft):
     name = "graft-pool"
     title = "celery-graft, WorkerPool(20, 200)"
     shapes = frozenset({"pool", "submit"})
+    functions = frozenset({"noop", "spin", "pause"})
 
     def open(self) -> None:
         from graft.compat.worker_pool import Task, WorkerPool

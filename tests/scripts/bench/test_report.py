@@ -11,6 +11,7 @@ from graft.scripts.bench.machine import Machine
 from graft.scripts.bench.measuring import Answer, Repetition, Series
 from graft.scripts.bench.report import as_json, as_markdown, show
 from graft.scripts.bench.run import Outcome, Plan
+from graft.scripts.bench.targets import examined
 from graft.scripts.bench.workloads import catalogue
 
 MACHINE = Machine.here("7.0", 0.0)
@@ -76,3 +77,31 @@ def test_json_has_every_series_and_every_promise() -> None:
     assert sum(bool(each["failure"]) for each in run["results"]) == len(catalogue(cores=2))
     assert {"reached", "not measured"} < {each["verdict"] for each in run["targets"]}
     assert run["machine"]["redis"] == "7.0"
+
+
+def test_the_claims_of_the_old_pools_are_judged() -> None:
+    chosen = {workload.name: workload for workload in catalogue(cores=2) if workload.group == "pool"}
+
+    def series(name: str, contender: str, seconds: float, **memory: float) -> Series:
+        workload = chosen[name]
+        answer = Answer(workload.items.count, seconds, (), {"work": 10.0} if workload.is_work else {})
+        return Series(workload, contender, [Repetition(answer, 0.1, 0.2, 0.3)], memory=memory)
+
+    found = [
+        series("pool", "graft-pool", 5.0),
+        series("pool-10ms", "graft-pool", 5.0, before=1e8, after=1.3e8),
+        series("pool-waits", "graft-pool", 2.0),
+        series("pool-waits", "one-by-one", 10.0),
+    ]
+    outcome = Outcome(Plan(list(chosen.values()), ["graft-pool", "one-by-one"], cores=2), found)
+    judged = {
+        verdict.target.promise: (round(verdict.found or 0, 6), verdict.is_reached)
+        for verdict in examined(outcome)
+        if verdict.target.promise.startswith("old claim: ")
+    }
+    assert judged == {
+        "old claim: requests through a pool": (4000, True),
+        "old claim: 8 worker processes against one task after the other": (5, False),
+        "old claim: 6 times the sequential on 8 cores, here in shares of the cores": (1, True),
+        "old claim: memory of a pool's processes once they compute": (1.3, False),
+    }

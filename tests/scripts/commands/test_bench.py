@@ -141,7 +141,7 @@ def test_every_promise_is_about_workloads_and_contenders_that_exist() -> None:
     everything = [series(each.name, name, 1.0, work=1.0, idle_tail=0.0, caller_growth=1.0, redis_growth=1.0)
                   for each in catalogue() for name in CONTENDERS]  # fmt: skip
     for each in everything:
-        each.memory["after"] = 1.0
+        each.memory.update(before=1.0, after=1.0)
         each.repetitions[0] = replace(each.repetitions[0], answer=replace(each.repetitions[0].answer, times=(1.0,)))
     missing = [each.target.promise for each in verdicts(outcome(*everything)) if each.found is None]
     assert not missing

@@ -136,6 +136,20 @@ def test_a_process_that_observes_what_it_sends_takes_turns_as_well(stack, huge, 
     assert runs(huge) - before <= 2 * SMALL
 
 
+@pytest.mark.parametrize("share", [1, 3])
+def test_a_durable_batch_which_workers_send_takes_its_share_and_no_more(stack, tmp_path, share):
+    path = tmp_path / "huge"
+    batch = graft.submit(note, [(str(path), 0.05)] * HUGE, batch_size=1, in_flight=200, durable=True, share=share)
+    try:
+        wait_until(lambda: runs(path) >= 4, what="the huge batch is under way")
+        before = runs(path)
+        graft.submit(note, [(str(tmp_path / "small"), 0.05)] * SMALL, batch_size=1).collect(WAIT)
+        meanwhile = runs(path) - before
+    finally:
+        batch.cancel()
+    assert SMALL * share / 2 <= meanwhile <= 2 * SMALL * share + 10
+
+
 def test_coroutines_share_the_io_lane(fresh_stack, tmp_path):
     stack = fresh_stack(cpu=0, io=2)
     huge, small = tmp_path / "huge", tmp_path / "small"
