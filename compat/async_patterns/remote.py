@@ -28,7 +28,7 @@ def on_workers(
 
     Args:
         limit: a semaphore, connection pool or rate limiter with a name. A call that has no permit yet goes back to the
-            queue with a delay, and goes before newcomers when it is back: it occupies no worker while it waits. A
+            queue with a delay, and asks the more often the longer it has waited: it occupies no worker meanwhile. A
             coroutine whose turn seems less than a second away waits for it on its event loop instead.
         call: this call's name in the call report.
         options: ``place``, ``retry``, ``timeout`` and ``priority``, see :class:`CallOptions`. Waits for a permit are

@@ -11,9 +11,9 @@ local now = time[1] + time[2] / 1e6
 -- After a restart of Redis the holders need a moment to renew what ran out meanwhile: nothing expires until then.
 local grace = lease / 3 + 1
 
--- Seconds: what a permit is taken to be held for at first; bounds of a wait in a queue; for how long after that a place
--- is kept; and for how long newcomers yield to one that ought to be back.
-local unknown_hold, soonest, longest, away, yielded = 0.1, 0.01, 5, 90, 2
+-- Seconds: what a permit is taken to be held for at first; bounds of a wait in a queue; and for how long after that a
+-- place is kept.
+local unknown_hold, soonest, longest, away = 0.1, 0.01, 5, 90
 
 local function uptime()
   return tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
@@ -50,12 +50,13 @@ local function hold()
   return slot
 end
 
--- Seconds until it may be the turn of one that has so many permits before it.
+-- Seconds until one asks again that has so many permits before it: half of the time until its turn may have come. To ask
+-- in vain costs milliseconds, and a permit that lies idle until somebody asks costs them all.
 local function wait_for(ahead)
   local known = redis.call('HMGET', state, 'mean', 'changed')
   local mean = tonumber(known[1] or unknown_hold)
   if known[2] then mean = math.max(mean, now - tonumber(known[2])) end  -- They are held for longer than that.
-  return math.max(soonest, math.min(longest, mean * ahead / limit))
+  return math.max(soonest, math.min(longest, mean * ahead / limit / 2))
 end
 
 local function remember()
@@ -66,8 +67,9 @@ end
 local operations = {}
 
 -- {permit's number, 0}, or {0, permits that others get first, seconds until then}, or {-1, the limit in use}.
--- Who has no patience waits in a queue, and is not here when its turn comes: it gets a permit whenever it finds one, and
--- newcomers yield to those that ought to be back by now. With patience, permits are given strictly in order.
+-- Who has no patience waits in a queue, and is not here when its turn comes: it gets a permit whenever it finds one. To
+-- keep one for another that ought to be back would be to wait for who cannot come, behind those who are refused for it.
+-- Those that have waited for long ask more often. With patience, permits are given strictly in order.
 function operations.acquire()
   local patience, was_used_here = tonumber(ARGV[7]), ARGV[8] == '1'
   local is_away = patience == 0
@@ -85,14 +87,13 @@ function operations.acquire()
     redis.call('ZADD', held, now + lease, ticket)
     return {tonumber(slot), 0}
   end
-  local is_new = not redis.call('ZSCORE', waiters, ticket)
-  if is_new then redis.call('ZADD', waiters, redis.call('HINCRBY', state, 'number', 1), ticket) end
+  if not redis.call('ZSCORE', waiters, ticket) then
+    redis.call('ZADD', waiters, redis.call('HINCRBY', state, 'number', 1), ticket)
+  end
   local free = limit - redis.call('ZCARD', held)
   if now < tonumber(redis.call('HGET', state, 'opens') or 0) then free = 0 end
   local rank = redis.call('ZRANK', waiters, ticket)
-  local first = rank
-  if is_away then first = is_new and redis.call('ZCOUNT', seen, now + away - yielded, now + away) or 0 end
-  if first < free then
+  if (is_away and 0 or rank) < free then
     slot = hold()
     remember()
     return {slot, 0}
