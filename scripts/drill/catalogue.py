@@ -9,6 +9,7 @@ from graft.scripts.drill.fault import Fault
 from graft.scripts.drill.faults import (
     broker,
     clocks,
+    fleet,
     freezes,
     hosts,
     limits,
@@ -28,5 +29,5 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
     messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump, freezes.Freeze,
     resources.DescriptorLimit, resources.DiskFull, resources.OutOfMemory, power.PowerLoss, versions.VersionMix,
     hosts.Partition, limits.SharedLimits, limits.InOrder,
-    soak.Soak,
+    fleet.Fleet, soak.Soak,
 )  # fmt: skip
