@@ -10,6 +10,7 @@ from graft.scripts.drill.faults import (
     batches,
     broker,
     clocks,
+    fleet,
     freezes,
     hosts,
     limits,
@@ -29,5 +30,5 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
     messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump, freezes.Freeze,
     resources.DescriptorLimit, resources.DiskFull, resources.OutOfMemory, power.PowerLoss, versions.VersionMix,
     hosts.Partition, limits.SharedLimits, limits.InOrder, batches.CallerKill, batches.FeederKill,
-    soak.Soak,
+    fleet.Fleet, soak.Soak,
 )  # fmt: skip

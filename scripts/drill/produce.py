@@ -40,6 +40,15 @@ def produce(
         time.sleep(max(0.0, began + (number + 1) / rate - time.monotonic()))
 
 
+def ping_all(workers: int, patience: float = 120.0) -> None:
+    """Ping until as many *workers* answer; one that is just connecting again does not hear a broadcast."""
+    began = time.monotonic()
+    while time.monotonic() - began < patience:
+        if len(drill.app.control.ping(timeout=10, limit=workers)) == workers:
+            note("pinged", f"{workers}:{time.monotonic() - began:.3f}")
+            return
+
+
 def wait_for_answers(count: int, seconds: float = 0.2, prefix: str = "a", patience: float = 90.0) -> None:
     """Send *count* items and wait for what becomes of each: ``answered``, or ``told`` that it failed or is lost."""
     labels = [f"{prefix}{number}" for number in range(count)]
@@ -127,6 +136,8 @@ if __name__ == "__main__":
         wait_for_answers(what.pop("answers"), **what)
     elif "durable" in what:
         send_a_batch(what.pop("durable"), **what)
+    elif "pings" in what:
+        ping_all(what["pings"])
     elif "chords" in what:
         for number in range(what["chords"]):
             drill.send_chord(f"{what.get('prefix', 'c')}{number}")

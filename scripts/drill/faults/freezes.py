@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import psutil
 
+from graft.config.queues import Lane
 from graft.scripts.drill.fault import Fault, FaultResult
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import VISIBILITY, Stage
@@ -23,6 +24,7 @@ class Freeze(Fault):
     name = "freeze"
     limit = "0 lost, 0 dead letters, doubled at most what a frozen worker held, workers live on"
     full_strikes = 5
+    lanes: ClassVar[tuple[Lane, ...]] = ("cpu",)  # There are no pool processes in the other.
     load: ClassVar[Mapping[str, Any]] = {"long": 1.5}
 
     def times(self, full: int | None = None) -> int:

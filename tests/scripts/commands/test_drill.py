@@ -18,12 +18,13 @@ from graft.scripts.commands.drill import chosen, command, lines_of, markdown_of
 from graft.scripts.drill import stage
 from graft.scripts.drill.catalogue import FAULTS
 from graft.scripts.drill.faults.batches import CallerKill, FeederKill
+from graft.scripts.drill.faults.fleet import Fleet
 from graft.scripts.drill.faults.hosts import Partition
 from graft.scripts.drill.faults.limits import SharedLimits
 from graft.scripts.drill.faults.messages import BadMessages
 from graft.scripts.drill.faults.power import PowerLoss
 from graft.scripts.drill.faults.processes import ChildKill, Rolling, WorkerKill
-from graft.scripts.drill.faults.resources import DiskFull, OutOfMemory
+from graft.scripts.drill.faults.resources import OutOfMemory
 from graft.scripts.drill.faults.versions import VersionMix
 from graft.scripts.drill.ledger import Count, read
 from graft.scripts.drill.soak import Soak, grows
@@ -53,7 +54,7 @@ def test_every_fault_of_the_promises_is_there_and_says_what_is_promised():
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 17
     assert all(fault.limit and fault.__doc__ for fault in FAULTS)
     assert chosen(["worker-kill"]) == [WorkerKill]
-    assert chosen([]) == [fault for fault in FAULTS if fault is not Soak]
+    assert chosen([]) == [fault for fault in FAULTS if fault not in (Soak, Fleet)]
     assert chosen(["soak"], "io") == [Soak]
     assert ChildKill not in chosen([], "io")
     assert {WorkerKill, BadMessages, Rolling} <= set(chosen([], "io"))
@@ -81,7 +82,7 @@ def test_a_scale_leaves_every_fault_something_to_do(scale):
 @pytest.mark.worker
 @pytest.mark.parametrize(
     "fault",
-    [WorkerKill, BadMessages, DiskFull, OutOfMemory, PowerLoss, VersionMix, SharedLimits, CallerKill, FeederKill],
+    [WorkerKill, BadMessages, OutOfMemory, PowerLoss, VersionMix, SharedLimits, CallerKill, FeederKill],
     ids=lambda fault: fault.name,
 )
 def test_ours_passes(redis_stack, fault):
