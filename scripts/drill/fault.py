@@ -137,10 +137,10 @@ class Fault:
         )
         passed = self.strikes > 0 and self.passes(stage, count, result)
         seen = history.of_ledger(stage.ledger)
-        if any(one.kind == "answer" for one in seen):
-            flaws = checkers.answers(seen)
-            self.seen += flaws[:3]
-            passed = passed and not flaws
+        asked = {one.on for one in seen if one.kind == "ask"}
+        flaws = checkers.answers(one for one in seen if one.on in asked)
+        self.seen += flaws[:3]
+        passed = passed and not flaws
         return replace(result, passed=passed, seen="; ".join(self.seen))
 
     def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:

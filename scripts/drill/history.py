@@ -75,18 +75,24 @@ def read(path: Path) -> list[Operation]:
 def of_ledger(path: Path) -> list[Operation]:
     """What the drill's ledger (ledger.py) says of each task: when it was sent, ran, and was answered.
 
-    One caller sends one after the other and notes it afterwards, so a line's time stands for both ends.
+    A call that somebody waits for is noted before it is sent (``asked``). Others are noted once they have been sent,
+    and may have begun by then.
     """
     found: list[Operation] = []
     runs: dict[tuple[str, str], float] = {}
+    asked: dict[str, float] = {}
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         parts = line.split(" ")
         if len(parts) != 4 or parts[1].startswith("."):
             continue
         kind, label, actor, at = parts[0], parts[1], parts[2], float(parts[3])
         match kind:
+            case "asked":
+                asked[label] = at
+                found.append(Operation(actor, "ask", label, at, at, label))
             case "sent" | "unsure":
-                found.append(Operation(actor, "send", label, at, at if kind == "sent" else None, label))
+                began = asked.get(label, at)
+                found.append(Operation(actor, "send", label, began, at if kind == "sent" else None, label))
             case "start":
                 found.append(Operation(actor, "take", label, at, at, label))
                 runs[actor, label] = at

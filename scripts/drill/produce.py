@@ -52,6 +52,8 @@ def ping_all(workers: int, patience: float = 120.0) -> None:
 def wait_for_answers(count: int, seconds: float = 0.2, prefix: str = "a", patience: float = 90.0) -> None:
     """Send *count* items and wait for what becomes of each: ``answered``, or ``told`` that it failed or is lost."""
     labels = [f"{prefix}{number}" for number in range(count)]
+    for label in labels:
+        note("asked", label)
     ends = _ends_of_stock if drill.IS_STOCK else _ends_of_ours
     try:
         for label, error in ends(labels, seconds, patience):
