@@ -41,5 +41,5 @@ while list <= #KEYS do
   if list == #KEYS then return {0, taken} end
   list = first(list + 1)
 end
-for queue = 1, queues do redis.call('DEL', KEYS[2 + queue]) end
+redis.call('DEL', unpack(KEYS, 3, 2 + queues))
 return {0, taken}
