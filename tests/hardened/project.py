@@ -75,7 +75,7 @@ class Project:
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
     def run(self, code: str, *, stock: bool = False, timeout: float = 90.0, **environ: str) -> str:
         """What *code* prints, in a process of the project that has imported its tasks."""

@@ -34,10 +34,12 @@ names = ("subscribe", "unsubscribe")
 before = calls(*names)
 result = group(at_once.s(str(number)) for number in range({SIZE})).apply_async()
 print(result.get(timeout=60) == [str(number) for number in range({SIZE})])
-print([now - then for now, then in zip(calls(*names), before)])
+print(*[now - then for now, then in zip(calls(*names), before)])
 """)
-    assert shop.run(code).split("\n") == ["True", "[2, 2]"]
-    assert min(eval(shop.run(code, stock=True).split("\n")[1])) >= SIZE  # Printed by the line above.
+    answer, *counts = shop.run(code).split()
+    assert answer == "True"
+    assert max(map(int, counts)) < 10
+    assert min(map(int, shop.run(code, stock=True).split()[1:])) >= SIZE
 
 
 def test_results_that_came_before_anybody_waited_are_there(shop: Project) -> None:

@@ -56,13 +56,13 @@ EXAMPLES: Final = examples(
     "celery -A graft batch list",
     "celery -A graft batch show ID     the last characters of the id are enough",
     "celery -A graft batch cancel ID",
-    "celery -A graft batch cancel ID --running     end what runs, too",
-    "celery -A graft batch watch NAME              a durable batch, by its id or name",
+    "celery -A graft batch cancel ID --running   end what runs, too",
+    "celery -A graft batch watch NAME            a durable batch, by id or name",
     "celery -A graft batch results NAME --errors",
     "celery -A graft batch results NAME --json > values.jsonl",
     "celery -A graft batch pause NAME",
     "celery -A graft batch resume NAME",
-    "celery -A graft batch resume NAME --failed    its failed items once more",
+    "celery -A graft batch resume NAME --failed  its failed items once more",
     "celery -A graft batch forget NAME",
 )
 

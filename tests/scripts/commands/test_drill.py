@@ -125,7 +125,7 @@ def test_a_drill_fails_by_what_a_caller_saw_whatever_the_sums_say(tmp_path):
     fault, ledger = ChildKill(0.001), tmp_path / "ledger"
     fault.strikes = 1
     stage = SimpleNamespace(kind="ours", ended=[], ledger=ledger)
-    seen = "sent a 1 1.0\nstart a 7 2.0\nend a 7 3.0\nanswered a 1 4.0\n"
+    seen = "asked a 1 0.5\nsent a 1 1.0\nstart a 7 2.0\nend a 7 3.0\nanswered a 1 4.0\n"
     ledger.write_text(seen)
     assert fault.result(stage, read(ledger), 0.0).passed
     ledger.write_text(seen + "answered a 1 5.0\n")
