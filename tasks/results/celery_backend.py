@@ -1,8 +1,8 @@
 """Celery's Redis result backend, which subscribes to the results of many tasks in one command.
 
 Celery subscribes to each task when it is sent, and unsubscribes when its result has come: a third of what a caller
-spends on a task of a group. Here only the first is subscribed to at once, so that a lone call is as quick as before;
-the others when somebody waits.
+spends on a task of a group. So it is done here as long as few results are outstanding. Once there are many, the others
+are subscribed to when somebody waits.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from celery.backends import redis as stock
 from kombu.utils.encoding import bytes_to_str
 
 PATIENCE: Final = 5.0  # Seconds until a connection counts as broken.
-MOST: Final = 500  # Channels in one command.
-ENOUGH: Final = 100  # Channels that nobody needs any more until they are unsubscribed from.
+FEW: Final = 16  # Outstanding results, up to which each has commands of its own.
+MOST: Final = 500  # Channels to subscribe to in one command.
+ENOUGH: Final = 100  # Channels to unsubscribe from in one command.
 
 
 class ResultConsumer(stock.ResultConsumer):
@@ -25,22 +26,19 @@ class ResultConsumer(stock.ResultConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._unasked: dict[str, None] = {}  # Channels to subscribe to, in their order.
-        self._gathers = False  # One was subscribed to since somebody waited last.
 
     def on_after_fork(self) -> None:
         super().on_after_fork()
         self._unasked.clear()
-        self._gathers = False
 
     def _consume_from(self, task_id: str) -> None:
         key = self._get_key_for_task(task_id)
-        if self._gathers and key not in self.subscribed_to:
+        if len(self.subscribed_to) < FEW or key in self.subscribed_to:
+            super()._consume_from(task_id)
+        else:
             self._pending_unsubscribe.discard(key)
             self.subscribed_to.add(key)
             self._unasked[key] = None
-        else:
-            self._gathers = True
-            super()._consume_from(task_id)
 
     def on_wait_for_pending(self, result: Any, **kwargs: Any) -> None:
         self._subscribe()
@@ -53,7 +51,6 @@ class ResultConsumer(stock.ResultConsumer):
 
     def _subscribe(self) -> None:
         """Subscribe to what was sent since the last time, then look which of it is there already."""
-        self._gathers = False
         while self._unasked:
             with self._locked():
                 keys = list(islice(self._unasked, MOST))
@@ -81,12 +78,17 @@ class ResultConsumer(stock.ResultConsumer):
             pubsub.ignore_subscribe_messages = True
         raise redis.ConnectionError(f"Redis did not confirm a subscription within {PATIENCE:g} s")
 
+    @property
+    def _enough(self) -> int:
+        outstanding = len(self.subscribed_to)
+        return 1 if outstanding <= FEW else min(ENOUGH, outstanding)
+
     def _flush_pending_unsubscribe(self) -> None:
         """Unsubscribe from many at once; Celery's own does it one by one, and says why only here."""
         pending, depth = self._pending_unsubscribe, self._lock_depth
         if depth.value:  # In the middle of an operation on the connection.
             return
-        while len(pending) >= ENOUGH and self._pubsub_lock.acquire(blocking=False):
+        while len(pending) >= self._enough and self._pubsub_lock.acquire(blocking=False):
             depth.value += 1
             try:
                 keys = self.subscribed_to & {pending.pop() for _ in range(len(pending))}

@@ -86,8 +86,8 @@ def test_workers_are_rolled_over_forward_and_back_under_load(shop):
         thread.join(120)
     assert sent == ["sent", "sent"]
     wait_until(lambda: len(shop.lines()) == 300, WAIT, "every message to run")
-    # One of each sender. A stock worker that is stopped may forget what it has just handed to a process (Celery 5.7): that
-    # runs twice, and the worker waits half a minute for the process.
+    # One of each sender. A stock worker that is stopped may forget what it has just handed to a process (Celery 5.7):
+    # that runs twice, and the worker waits half a minute for the process.
     runs = shop.lines().values()
     assert min(runs) == 2
     assert sum(runs) <= 2 * 300 + 2
