@@ -16,7 +16,7 @@ import json
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import Empty
 from typing import Any, Final, NamedTuple
@@ -70,7 +70,9 @@ class Channel(stock.Channel):
     stock_unacked_key, stock_unacked_index_key = stock.Channel.unacked_key, stock.Channel.unacked_index_key
     stock_visibility_timeout = stock.Channel.visibility_timeout
     from_transport_options = (*stock.Channel.from_transport_options, *OWN_OPTIONS)
-    gathered: list[tuple[str, dict[str, Any]]] | None = None  # Messages, sealed, that are kept to be pushed together.
+    gather: Callable[[str, dict[str, Any]], None] | None = (
+        None  # Takes messages, sealed, that are to be pushed together.
+    )
     _pool_once_closed: Any = None
     _next_flush_at = 0.0
     _round_trips: RoundTrips | None = None
@@ -304,10 +306,10 @@ class Channel(stock.Channel):
             batch.add("pexpire", self._wakeups(queue), WAKEUP_MS)
             return
         if queue not in (self._expires or ()):
-            if self.gathered is None:
+            if self.gather is None:
                 self.push([Outgoing(queue, message)])
             else:
-                self.gathered.append((queue, message))
+                self.gather(queue, message)
             return
         super()._put(queue, message, **kwargs)
         with self.conn_or_acquire() as client:

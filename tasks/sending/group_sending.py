@@ -1,5 +1,7 @@
 """Sends the tasks of a Celery group many in one round trip, where Celery waits for Redis after each of them.
 
+Only those of a list: Celery sends the tasks of a generator as they come, and it may wait for them.
+
 kombu's own ``Producer.batch()`` gives up at the first lost connection, without saying what has arrived. Here the same
 messages are sent again under the same token, and Redis takes them once (push_once.lua).
 """
@@ -7,7 +9,7 @@ messages are sent again under the same token, and Redis takes them once (push_on
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from typing import Any, Final
 
@@ -36,15 +38,15 @@ def _many_at_once(one_by_one: Any) -> Any:
     ) -> Iterator[Any]:
         app = app or self.app
         pool = app.amqp.producer_pool
-        if not isinstance(pool, Producers) or app.amqp.is_observed():  # Of an app that is not hardened, or listened to.
+        is_whole = type(self.tasks) in (list, tuple)  # A generator, here a list too, may wait for what it has yielded.
+        # An app may not be hardened, or be listened to.
+        if not is_whole or not isinstance(pool, Producers) or app.amqp.is_observed():
             yield from one_by_one(self, tasks, producer, app, *args, **options)
             return
         with app.producer_or_acquire(producer) as taken:
             burst = _Burst(taken, pool, app.amqp.retry_policy)
             try:
-                for result in one_by_one(self, tasks, taken, app, *args, **options):
-                    burst.send_if_large()
-                    yield result
+                yield from one_by_one(self, tasks, taken, app, *args, **options)
             finally:
                 burst.end()
 
@@ -59,19 +61,19 @@ class _Burst:
         self._pool = pool
         self._retry_policy = retry_policy
         self._messages: list[tuple[str, dict[str, Any]]] = []
-        self._seen = self._bytes = 0
-        self._gather(self._messages)
+        self._bytes = 0
+        self._gather(self.add)
 
-    def _gather(self, messages: list[tuple[str, dict[str, Any]]] | None) -> None:
+    def _gather(self, add: Callable[[str, dict[str, Any]], None] | None) -> None:
         channel = self._producer.channel
         if isinstance(channel, Channel):
-            channel.gathered = messages
+            channel.gather = add
 
-    def send_if_large(self) -> None:
-        for _, message in self._messages[self._seen :]:
-            self._bytes += len(message["body"])
-        self._seen = len(self._messages)
-        if self._seen >= MOST or self._bytes >= MOST_BYTES:
+    def add(self, queue: str, message: dict[str, Any]) -> None:
+        """One more; a hundred leave together."""
+        self._messages.append((queue, message))
+        self._bytes += len(message["body"])
+        if len(self._messages) >= MOST or self._bytes >= MOST_BYTES:
             self._send()
 
     def end(self) -> None:
@@ -80,8 +82,7 @@ class _Burst:
         self._send()
 
     def _send(self) -> None:
-        messages, self._messages[:] = self._messages[:], []
-        self._seen = self._bytes = 0
+        messages, self._messages, self._bytes = self._messages, [], 0
         if not messages:
             return
         token = uuid()

@@ -186,14 +186,14 @@ class Publisher:
     def _observed(self, messages: list[OutgoingMessage], channel: Channel) -> list[Outgoing]:
         ready: list[Outgoing] = []
         gathered: list[tuple[str, dict[str, Any]]] = []
-        channel.gathered = gathered
+        channel.gather = lambda queue, sealed: gathered.append((queue, sealed))
         try:
             for message in messages:
                 self._send_observed(message)
                 ready += [Outgoing(queue, sealed, message.flow, message.seconds) for queue, sealed in gathered]
                 gathered.clear()
         finally:
-            channel.gathered = None
+            channel.gather = None
         return ready
 
     def _send_observed(self, message: OutgoingMessage) -> None:

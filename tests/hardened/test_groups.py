@@ -32,7 +32,7 @@ def test_a_group_asks_redis_a_few_times(shop: Project) -> None:
 group(at_once.s("warm") for _ in range(3)).apply_async().get(timeout=30)
 names = ("subscribe", "unsubscribe")
 before = calls(*names)
-result = group(at_once.s(str(number)) for number in range({SIZE})).apply_async()
+result = group([at_once.s(str(number)) for number in range({SIZE})]).apply_async()
 print(result.get(timeout=60) == [str(number) for number in range({SIZE})])
 print(*[now - then for now, then in zip(calls(*names), before)])
 """)
@@ -80,6 +80,23 @@ client = app.connection_for_read().default_channel.client
 print(sum(client.llen(key) for key in client.scan_iter(_type="list") if b"sign" not in key))
 """)
     assert shop.run(code) == shop.run(f"app.control.purge()\n{code}", stock=True) == "EncodeError\n7"
+
+
+def test_the_tasks_of_a_slow_generator_leave_as_they_come(shop: Project) -> None:
+    shop.worker()
+    code = """
+from celery import group
+def slowly():
+    for number in range(4):
+        yield write.s(str(number))
+        if number > 1:  # Celery reads two tasks ahead.
+            deadline = time.monotonic() + 30
+            while str(number - 2) not in open(os.environ["SHOP_LEDGER"]).read() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            print(time.monotonic() < deadline, end=" ")
+group(slowly()).apply_async()
+"""
+    assert shop.run(f"import os\n{code}") == "True True"
 
 
 def test_who_listens_to_publishing_sees_each_message_before_it_leaves(shop: Project) -> None:
@@ -140,7 +157,7 @@ def test_messages_whose_arrival_is_uncertain_are_sent_again_and_taken_once(shop:
     port = urlsplit(server.redis_url).port
     assert port is not None
     relay = _Relay(port)
-    code = "from celery import group\ngroup(write.s(str(number)) for number in range(40)).apply_async()"
+    code = "from celery import group\ngroup([write.s(str(number)) for number in range(40)]).apply_async()"
     shop.run(f"{code}\napp.control.purge()")  # Redis knows the script from now on.
     try:
         shop.run(code, SHOP_REDIS=server.redis_url.replace(str(port), str(relay.port)))

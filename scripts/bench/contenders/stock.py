@@ -32,7 +32,7 @@ class StockCelery(Contender):
         from celery import group
 
         task = self.tasks[function]
-        found: list[Any] = group(task.s(item) for item in items).apply_async().get()
+        found: list[Any] = group([task.s(item) for item in items]).apply_async().get()
         return found
 
     def submit(self, function: str, item: Any) -> Any:
