@@ -4,11 +4,10 @@
 -- ARGV: how long the token is remembered, how long signs last (both in ms), number of messages, the messages, then for
 -- each queue how many of them it has.
 local token, remembered, lasts, messages = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local most = 100  -- Signs to one command.
 
 if not redis.call('SET', token, 1, 'NX', 'PX', remembered) then return end
 for i = 1, messages do redis.call('LPUSH', KEYS[1 + i], ARGV[3 + i]) end
 for i = messages + 2, #KEYS do
-  for _ = 1, math.min(most, tonumber(ARGV[i + 2])) do redis.call('LPUSH', KEYS[i], 1) end
+  for _ = 1, tonumber(ARGV[i + 2]) do redis.call('LPUSH', KEYS[i], 1) end
   redis.call('PEXPIRE', KEYS[i], lasts)
 end

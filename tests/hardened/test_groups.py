@@ -49,7 +49,9 @@ first, *others = [at_once.delay(str(number)) for number in range(60)]
 heard = []
 for other in others:
     other.then(lambda result: heard.append(result.result))
-time.sleep(3)
+deadline = time.monotonic() + 60
+while len(app.backend.client.keys("celery-task-meta-*")) < 60 and time.monotonic() < deadline:
+    time.sleep(0.05)
 print(first.get(timeout=30))
 last = at_once.delay("last")
 print(last.get(timeout=30), sorted(map(int, heard)) == list(range(1, 60)))
@@ -63,7 +65,9 @@ def test_a_lone_call_leaves_no_subscription(shop: Project) -> None:
     code = """
 print(at_once.delay("alone").get(timeout=30))
 at_once.delay("forgotten").forget()
-time.sleep(1)
+deadline = time.monotonic() + 30
+while app.backend.client.pubsub_channels("celery-task-meta-*") and time.monotonic() < deadline:
+    time.sleep(0.05)
 print(app.backend.client.pubsub_channels("celery-task-meta-*"))
 """
     assert shop.run(code).split("\n") == ["alone", "[]"]
