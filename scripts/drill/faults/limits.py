@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import random
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-import psutil
-
 from graft.scripts.drill import checkers, history
 from graft.scripts.drill.fault import Fault, FaultResult
+from graft.scripts.drill.faults.processes import PoolProcessKills
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.limited import BURST, LEASE, PERIOD, PERMITS, RATE, SEMAPHORE
 from graft.scripts.drill.stage import Kind, Stage
 
 
-class SharedLimits(Fault):
+class SharedLimits(PoolProcessKills):
     """Tasks share a semaphore and a rate limit, while a pool process is killed every two seconds."""
 
     name = "shared-limits"
     limit = "no permit too many, no pass too early, 0 lost"
-    full_strikes = 20
-    lanes = ("cpu",)
     kinds: ClassVar[tuple[Kind, ...]] = ("ours",)  # Celery has neither.
     load: ClassVar[dict[str, Any]] = {"task": "limited", "long_share": 0, "seconds": 0.1}
 
@@ -31,21 +26,8 @@ class SharedLimits(Fault):
     def tasks(self) -> int:
         return max(60, round(2000 * self.scale))
 
-    @property
-    def lasts(self) -> float:
-        return 2.0 * self.times() + 2.0
-
     def prepare(self, stage: Stage) -> None:
         self._path = Path(stage.env["DRILL_HISTORY"])
-
-    def inject(self, stage: Stage) -> None:
-        for _ in range(self.times()):
-            if processes := stage.pool_processes():
-                with suppress(psutil.NoSuchProcess):
-                    random.choice(processes).kill()
-                    self.strikes += 1
-            time.sleep(2.0)
-            stage.restart_ended()
 
     def finally_(self, stage: Stage) -> None:
         seen = history.read(self._path)

@@ -17,11 +17,9 @@ from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import Stage
 
 
-class ChildKill(Fault):
-    """A pool process is killed every two seconds."""
+class PoolProcessKills(Fault):
+    """What is played while a pool process is killed every two seconds."""
 
-    name = "child-kill"
-    limit = "0 lost, doubled at most one a kill"
     full_strikes = 20
     lanes = ("cpu",)  # There are no pool processes in the other.
 
@@ -37,6 +35,13 @@ class ChildKill(Fault):
                     self.strikes += 1
             time.sleep(2.0)
             stage.restart_ended()
+
+
+class ChildKill(PoolProcessKills):
+    """A pool process is killed every two seconds."""
+
+    name = "child-kill"
+    limit = "0 lost, doubled at most one a kill"
 
     def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
         return super().passes(stage, count, result) and result.doubled <= self.strikes
