@@ -79,10 +79,27 @@ def refusal(message: Any, now: datetime | None = None) -> Refusal | None:
     """Why *message* (of kombu) must not reach Celery's strategies, or None when it may."""
     headers: dict[str, Any] = message.headers
     if "task" not in headers:
-        return Refusal("no_task_header", "not a task message, or one of protocol 1")
+        return _refused_old_message(message, now or redis_clock.today())
     if not isinstance(headers["task"], str) or not headers["task"]:
         return Refusal("unknown_task", f"the task's name is {headers['task']!r:.100}")
     return _refused_id(headers) or _refused_header(headers, now or redis_clock.today()) or _refused_payload(message)
+
+
+def _refused_old_message(message: Any, now: datetime) -> Refusal | None:
+    """The same for a message of task protocol 1, which says everything in its body."""
+    try:
+        body = message.payload
+    except ContentDisallowed as error:
+        return Refusal("disallowed_content_type", str(error))
+    except (DecodeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        return Refusal("malformed_body", repr(error))
+    if not isinstance(body, dict) or not isinstance(body.get("task"), str) or not body["task"]:
+        return Refusal("no_task_header", "not a task message")
+    parts = {"args": list | tuple, "kwargs": dict, "callbacks": list, "errbacks": list, "chord": dict}
+    wrong = next((name for name, kind in parts.items() if not isinstance(body.get(name), kind | None)), None)
+    if wrong is not None:
+        return Refusal("malformed_body", f"{wrong} is {body[wrong]!r:.100}")
+    return _refused_id(body) or _refused_header(body, now)
 
 
 def _refused_id(headers: dict[str, Any]) -> Refusal | None:

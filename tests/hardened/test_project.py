@@ -70,6 +70,15 @@ def test_submit_works_where_results_go_elsewhere_or_nowhere(shop, tmp_path, resu
     assert told.splitlines() == ["['A']", "2"]
 
 
+def test_messages_of_task_protocol_1_run(shop):
+    shop.worker()
+    code = (
+        "app.conf.task_protocol = 1\nprint(write.delay('old').get(timeout=30), write.apply_async(('new',), countdown=1)"
+    )
+    assert shop.run(f"{code}.get(timeout=30))") == "old new"
+    assert shop.lines() == {"old": 1, "new": 1}
+
+
 def test_every_command_of_ours_works_on_the_project(shop):
     shop.worker()
     shop.run("print(write.delay('x').get(timeout=30))")

@@ -180,6 +180,13 @@ def visibility(setup: Setup) -> Iterator[Problem]:
             "warning", "visibility timeout", "a worker whose loop is blocked for this long has its tasks run twice",
             f"visibility_timeout={timeout:g} s", f"set GRAFT_VISIBILITY_TIMEOUT to {STALL:g} or more",
         )  # fmt: skip
+    prefix = (conf.get("broker_transport_options") or {}).get("global_keyprefix")
+    if prefix:
+        yield Problem(
+            "error", "key prefix", "commands and checks do not see the queues, and lost messages are not found",
+            f"broker_transport_options has global_keyprefix={prefix!r}",
+            "use a Redis database or server of your own instead (/1 at the end of broker_url)",
+        )  # fmt: skip
     eta_limit = conf.get("worker_eta_task_limit")
     if not eta_limit:
         yield Problem(

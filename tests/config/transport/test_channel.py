@@ -60,6 +60,12 @@ def task(**changes: Any) -> dict[str, Any]:
     }
 
 
+def old_task(**changes: Any) -> dict[str, Any]:
+    """A message of task protocol 1 that runs ``sample.note``, but for *changes* of its body."""
+    body = {"task": "sample.note", "id": "some-id", "args": ["bad"], "kwargs": {}, **changes}
+    return task(headers={"task": "absent"}, payload=body)
+
+
 def bomb() -> dict[str, Any]:
     packed, kind = compress(b" " * (64 << 20), "zlib")
     return task(body=base64.b64encode(packed).decode(), headers={"compression": kind})
@@ -78,6 +84,9 @@ BAD_MESSAGES: dict[str, tuple[str, str | bytes | dict[str, Any] | list[Any]]] = 
     "an empty object": ("malformed_envelope", {}),
     "no delivery tag": ("malformed_envelope", task(properties={"delivery_info": {}})),
     "no headers": ("no_task_header", task(headers={"task": "absent"})),
+    "protocol 1 without a list of arguments": ("malformed_body", old_task(args=5)),
+    "protocol 1 without an id": ("missing_id", old_task(id=None)),
+    "protocol 1 with an eta far away": ("eta_too_far", old_task(eta=FAR)),
     "no body": ("malformed_body", task(body=None)),
     "a body that is not base64": ("malformed_body", task(body="*")),
     "a body of one part": ("malformed_body", task(payload=[1])),
@@ -127,7 +136,7 @@ def test_bad_messages_are_kept_with_a_reason_and_disturb_nobody(server, pool):
         kept = [entry for entry in quarantined(server.client) if entry["queue"] == "default"]
         assert sorted(entry["reason"] for entry in kept) == sorted(reason for reason, _ in BAD_MESSAGES.values())
         assert {base64.b64decode(entry["raw"]) for entry in kept} >= {b"\xff\xfe", b"", b"[1]", b"{}"}
-        assert int(server.client.hget(quarantine.COUNTS, "missing_id") or 0) == 2
+        assert int(server.client.hget(quarantine.COUNTS, "missing_id") or 0) == 3
 
 
 @pytest.mark.redis

@@ -125,6 +125,7 @@ NOWHERE = {"x": {"task": "graft.maintenance.prune_dead_letters", "schedule": 1.0
         (acks_early("a", "b", "c", "d", "e", "f"), "note", "late acks", "before the app is finalized"),
         (graft(visibility_timeout=3.0), "warning", "visibility timeout", "10 or more"),
         (conf(worker_eta_task_limit=None), "warning", "ETA", "1000"),
+        (transport(global_keyprefix="shop:"), "error", "key prefix", "of your own"),
         (conf(task_default_priority=None), "error", "priorities", "task_default_priority=5"),
         (transport(priority_steps=[0, 3, 6, 9]), "warning", "priorities", "range(10)"),
         (transport(queue_order_strategy="round_robin"), "warning", "priorities", "queue_order_strategy=priority"),
