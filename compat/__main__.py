@@ -35,6 +35,8 @@ examples:
       The old module is in another package.
   python -m graft.compat --replace acme.pools=async_worker_optimization --report calls.json -m acme.nightly
       The old module has another name; the report is JSON.
+  python -m graft.compat --shadow 0.1 --except "*send*" --verdict verdict.html program.py
+      Run a tenth of the calls, but not those that send, in the cluster as well, and compare.
   python -m graft.compat scan src
       Run nothing: say which pools and executors below src can move, and what stands in the way. (./scan is a program.)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import wait
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from graft.compat.shadow.observation import Observation, Watching
 from graft.compat.shadow.plan import Plan, Purpose, draw
@@ -144,6 +145,14 @@ class Live:
                 record.go_back(why)
 
 
+class _Numbered(NamedTuple):
+    """A call whose number was given before it is made."""
+
+    number: int
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+
 class WatchedCallable:
     """One callable in the caller's place. The old way answers its calls, but for those that are chosen as canary."""
 
@@ -151,15 +160,18 @@ class WatchedCallable:
         self, live: Live, record: Record, func: Callable[..., Any], ref: FunctionRef | None, *, on_loop: bool
     ) -> None:
         self._live, self._record, self._func, self._ref, self._on_loop = live, record, func, ref, on_loop
+        functools.update_wrapper(self, func, updated=())  # Whoever names it in a message names the caller's own.
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and type(args[0]) is _Numbered:
+            return self._call(*args[0])
         return self._call(self._record.numbered(), args, kwargs)
 
     def spread(self, items: Sequence[Any], *, unpack: bool) -> tuple[Callable[..., Any], list[Any]]:
         """See :class:`graft.compat.old_way.Watched`."""
         first = self._record.numbered(len(items))
         pairs = items if unpack else [((item,), {}) for item in items]
-        return self._call, [((number, *pair), {}) for number, pair in enumerate(pairs, first)]
+        return self, [((_Numbered(number, *pair),), {}) for number, pair in enumerate(pairs, first)]
 
     def _call(self, number: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         live = self._live

@@ -17,6 +17,7 @@ Kind = Literal["value", "order", "error", "arguments", "files"]
 
 KINDS: Final[tuple[Kind, ...]] = ("value", "order", "error", "arguments", "files")
 MARK: Final = "graft_never_shadow"
+DEEPEST: Final = 20  # Wrappers around a marked function.
 RANGE: Final = float(1 << 64)
 
 
@@ -119,7 +120,7 @@ def never_shadow(func: F) -> F:
 
 def is_never_shadowed(func: Any) -> bool:
     """Whether *func* bears the mark, or what it wraps or is bound to."""
-    while func is not None:
+    for _ in range(DEEPEST):
         if getattr(func, MARK, False) is True:
             return True
         func = func.func if isinstance(func, functools.partial) else getattr(func, "__wrapped__", None)

@@ -54,8 +54,10 @@ class Shares:
 def put(client: Any, program: str, shares: Shares) -> None:
     """Have *program* follow *shares* within about a second, and lift its ways back.
 
-    ``*`` stands for every program without a setting of its own.
+    ``*`` stands for every program, and takes the place of what was set for single ones.
     """
+    if program == ALL:
+        client.delete(ANSWERS)
     client.hset(ANSWERS, program, json.dumps(asdict(shares)))
     lift(client, program)
 

@@ -34,7 +34,7 @@ def command() -> None:
 
     For programs under `python -m graft.compat --shadow … --canary …` and those that called
     graft.compat.shadow.install(). PROGRAM is the name of the program's file or module, or what --program says; * is
-    every program without a setting of its own. Programs look each second.
+    every program. Programs look each second.
     """
 
 
@@ -101,7 +101,8 @@ def show_verdict(program: str, as_json: bool, html: Path | None) -> None:
 def set_shares(program: str, shadow: float, canary: float, limit: float) -> None:
     """Have PROGRAM follow these shares within about a second, instead of its own options; lifts its ways back.
 
-    A shadowed call runs twice. What was in the cluster's hands is answered there.
+    With * what was set for single programs is forgotten. A shadowed call runs twice. Calls that the cluster has by then
+    are answered there.
     """
     if not program or " " in program:
         complain(f"{program!r} is no program's name: it has no spaces; quote '*' for every program")
