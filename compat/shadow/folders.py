@@ -74,8 +74,15 @@ def digests(folder: str) -> dict[str, str]:
     """The files below *folder*: path below it -> digest of its content.
 
     Raises:
-        CannotCompareError: there are too many, or they are too large.
+        CannotCompareError: there are too many, or they are too large, or cannot be read.
     """
+    try:
+        return _digests(folder)
+    except OSError as error:
+        raise CannotCompareError(f"{folder} cannot be read: {error}") from error
+
+
+def _digests(folder: str) -> dict[str, str]:
     found: dict[str, str] = {}
     size = 0
     for path in sorted(Path(folder).rglob("*")):

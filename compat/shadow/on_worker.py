@@ -117,7 +117,7 @@ class _Making:
         for folder in self.folders:
             try:
                 written = folder.written(folder.copy)
-            except (CannotCompareError, OSError) as error:
+            except CannotCompareError as error:
                 return Answer(answer.seconds, cannot=str(error))
             files |= {os.path.join(folder.real, path): digest for path, digest in written.items()}
         return answer._replace(changed=changed, files=files)
