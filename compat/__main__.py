@@ -18,8 +18,9 @@ from pkgutil import get_importer
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
-from graft.compat import redirect
+from graft.compat import redirect, shadow
 from graft.compat.call_report import calls
+from graft.compat.shadow import options as shadow_options
 
 PROGRAM: Final = "python -m graft.compat"
 EXAMPLES: Final = """\
@@ -34,6 +35,8 @@ examples:
       The old module is in another package.
   python -m graft.compat --replace acme.pools=async_worker_optimization --report calls.json -m acme.nightly
       The old module has another name; the report is JSON.
+  python -m graft.compat --shadow 0.1 --except "*send*" --verdict verdict.html program.py
+      Run a tenth of the calls, but not those that send, in the cluster as well, and compare.
   python -m graft.compat scan src
       Run nothing: say which pools and executors below src can move, and what stands in the way. (./scan is a program.)
 
@@ -54,8 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         os.environ["GRAFT_MODE"] = options.mode
         current.reread_settings()
+    try:
+        if (plan := shadow_options.plan_of(options, program)) is not None:
+            shadow.start(plan)
+    except ValueError as error:
+        _refuse(str(error), 2)
     # Registered before anything of the program, so called after all of it.
-    ending = _Ending(options.report)
+    ending = _Ending(options)
     atexit.register(ending)
     redirect.install(*options.replace)
     try:
@@ -67,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         atexit.unregister(ending)
         raise
     except SystemExit as error:
-        if _unused(options.replace) and error.code in (None, 0):
+        ending.is_well = not _unused(options.replace) and error.code in (None, 0)
+        if error.code in (None, 0) and not ending.is_well:
             raise SystemExit(2) from None
         raise
     except BaseException as error:
@@ -77,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise
     if _unused(options.replace):
         raise SystemExit(2)
+    ending.is_well = True
 
 
 class _Refusal(SystemExit):
@@ -99,13 +109,14 @@ def _unused(replace: list[str]) -> bool:
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our options, and the rest of the line: a program, or -m and a module, with its own arguments."""
+    parser = _parser()
+    valued = {"--replace", "--mode", "--report"} | shadow_options.add_to(parser)
     index = 0
     while index < len(arguments) and arguments[index].startswith("-") and not arguments[index].startswith("-m"):
-        index += 2 if arguments[index] in ("--replace", "--mode", "--report") else 1
+        index += 2 if arguments[index] in valued else 1
     ours, program = arguments[:index], arguments[index:]
     if program and program[0].startswith("-m") and program[0] != "-m":
         program[:1] = ["-m", program[0][2:]]
-    parser = _parser()
     options = parser.parse_args(ours)
     if not program:
         parser.error("name a program to run, or a module with -m")
@@ -130,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         usage="%(prog)s [--replace OLD[=NEW]]... [--mode cluster|local] [--report FILE|-] program.py [args...]\n"
+        "       %(prog)s --shadow FRACTION [--only NAME]... [--verdict FILE]... program.py [args...]\n"
         "       %(prog)s [options] -m module [args...]\n"
         "       %(prog)s scan [--json] [--fail-on care|unknown|blocked|never] PATH...",
         description="Run an unchanged Python program on Celery workers: imports of its old worker-pool module give\n"
@@ -161,10 +173,11 @@ def _parser() -> argparse.ArgumentParser:
 class _Ending:
     """The last act of this process: flush, report, and end by the signal that interrupted the program."""
 
-    def __init__(self, target: str) -> None:
-        self.target = target
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.target = options, options.report
         self.process = os.getpid()
         self.is_interrupted = False
+        self.is_well = False  # The program ends with exit code 0.
 
     def __call__(self) -> None:
         if os.getpid() != self.process:  # A forked child.
@@ -173,8 +186,12 @@ class _Ending:
             if sys.stdout is not None and not sys.stdout.closed:
                 sys.stdout.flush()  # The program's output comes first, also if both streams go to one file.
             self.report()
+            code = shadow_options.conclude(self.options, is_interrupted=self.is_interrupted)
         except (OSError, ValueError) as error:  # ValueError: the program closed the stream.
             print(f"{PROGRAM}: the call report could not be written: {error}", file=sys.__stderr__)
+            code = 0
+        if code and self.is_well:
+            shadow_options.end_with(code)
         if self.is_interrupted:
             # As Python does, unless Python code runs after the interrupt, as here.
             signal.signal(signal.SIGINT, signal.SIG_DFL)

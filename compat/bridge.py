@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from graft.compat import local
+from graft.compat import local, old_way
 from graft.compat.call_report import ReportedCall
 from graft.compat.placement import CallOptions, Placement, place_calls
 from graft.compat.routes import batch_options
@@ -83,7 +83,16 @@ class _Request:
     unpack: bool = False
 
     async def run(self, call: str, shown: Callable[..., Any]) -> list[Any]:
-        placement, frames = await self._place()
+        watcher = old_way.watcher() if self.options.get("place") is None else None
+        if watcher is not None:
+            rule = place_calls(self.func)
+            watched = watcher.watch(self.func, rule.function, rule.reason, shown=shown, on_loop=True)
+            return await replace(self, func=watched)._run(call, shown, Placement("local", old_way.REASON), None)
+        return await self._run(call, shown, *await self._place())
+
+    async def _run(
+        self, call: str, shown: Callable[..., Any], placement: Placement, frames: Sequence[bytes] | None
+    ) -> list[Any]:
         report = ReportedCall(call, shown, placement, len(self.items))
         batch, failed = None, True
         try:

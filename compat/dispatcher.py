@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Unpack
 from weakref import WeakSet
 
+from graft.compat import old_way
 from graft.compat.call_report import ReportedCall
 from graft.compat.futures import CallFuture, executor_error
 from graft.compat.local_threads import LocalThreads
@@ -86,6 +87,8 @@ class CallDispatcher:
         """The future of one more call on *route*."""
         if self._abandoned is not None:
             return self.refused(self._abandoned)
+        route, (item,) = self._watched(route, [(args, kwargs)], unpack=True)
+        args, kwargs = item
         future = CallFuture()
         report = self._opened(future, future, route, 1)
         self._make(future, route, args, kwargs, report)
@@ -93,6 +96,8 @@ class CallDispatcher:
 
     def map(self, route: Route, items: Sequence[Any], *, unpack: bool) -> MapCall:
         """Call for every item, or for every ``(args, kwargs)`` pair if *unpack*; returns at once."""
+        watched, items = self._watched(route, items, unpack=unpack)
+        unpack, route = unpack or watched is not route, watched
         frames: Sequence[bytes] | None = None
         if route.options is not None and (unpack or codec.plain_size(items) is None):
             try:
@@ -118,6 +123,15 @@ class CallDispatcher:
             batch.fail(error)
             raise
         return batch
+
+    def _watched(self, route: Route, items: Sequence[Any], *, unpack: bool) -> tuple[Route, Sequence[Any]]:
+        """*route* and *items* as they are called where the old way answers; as they are where it does not."""
+        watcher = old_way.watcher() if self.place is None else None
+        if watcher is None:
+            return route, items
+        watched = watcher.watch(route.func, route.placement.function, route.placement.reason, shown=route.shown)
+        func, spread = watched.spread(items, unpack=unpack)
+        return replace(route.moved_here(old_way.REASON), func=func), spread
 
     def add_reader(self, reader: InputReader) -> None:
         """Wait for *reader*, and end it, with the open calls; a reader that is dropped is forgotten."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from graft.compat import old_way
 from graft.config.deployment import settings
 from graft.tasks.callables.importable import name_of
 from graft.tasks.callables.references import FunctionRef, refer
@@ -70,7 +71,7 @@ def check_place(place: object) -> None:
 
 def reference(func: Callable[..., Any], place: Where | None) -> FunctionRef | None:
     """How *func* reaches a worker; None if it stays in this process whatever its arguments are."""
-    if place == "local" or is_local():
+    if place == "local" or is_local() or (place is None and old_way.watcher() is not None):
         return None
     try:
         return _refer(func, place)

@@ -8,13 +8,14 @@ from typing import Any
 from redis.commands.core import Script
 
 
-def load(module: str, name: str) -> Script:
-    """The script in *name*``.lua`` beside the file *module*; call it with keys, arguments and a client or pipeline.
+def load(module: str, *names: str) -> Script:
+    """The script in ``.lua`` files beside the file *module*; call it with keys, arguments and a client or pipeline.
 
+    Of several *names* the last is the script, and those before it define what it shares with others.
     Redis is sent the digest of the script, and its text only where it does not know it yet.
     """
     no_client: Any = None  # Each call names its own.
-    return Script(no_client, text(module, name).encode())
+    return Script(no_client, "".join(text(module, name) for name in names).encode())
 
 
 def text(module: str, name: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from graft.compat import old_way
 from graft.compat.call_report import CallReportEntry, calls
 from graft.compat.placement import Where, check_place
 from graft.config.deployment import settings
@@ -76,6 +77,8 @@ class Placing:
             PayloadTooLargeError: an item is larger than the deployment allows.
             UnreferenceableError, UnpicklableError: forced to the cluster, and it cannot travel.
         """
+        if self.only_here == old_way.REASON and (watcher := old_way.watcher()) is not None:
+            return self._watched(call, work, watcher, by_value=by_value)
         known = self._known.get((work.func, call)) if len(work.items) == 1 else None
         if known is not None:
             try:
@@ -104,6 +107,17 @@ class Placing:
                 self._known.clear()
             self._known[work.func, call] = placed.function, record
         return placed
+
+    def _watched(self, call: str, work: Work, watcher: old_way.Watcher, *, by_value: bool) -> Placed:
+        """*work* as the old way runs it."""
+        try:
+            function, reason = self._refer(work.func, by_value), ""
+        except UnreferenceableError as error:
+            function, reason = None, str(error)
+        func, items = watcher.watch(work.func, function, reason).spread(work.items, unpack=work.unpack)
+        name = name_of(work.func)
+        calls().record(CallReportEntry(f"{self.pool}.{call}", name, "local", self.only_here, len(work.items)))
+        return Placed(Work(work.key, func, items, unpack=True, timeout=work.timeout))
 
     def _refer(self, func: Callable[..., Any], by_value: bool) -> FunctionRef:
         try:

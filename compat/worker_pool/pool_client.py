@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import Final, Literal, NamedTuple
 from uuid import uuid4
 
+from graft.compat import old_way
 from graft.compat.placement import is_local
 from graft.compat.worker_pool.delivery import Delivery
 from graft.compat.worker_pool.errors import PoolClosedError
@@ -68,8 +69,10 @@ class PoolClient:
         self.is_private = name is None
         self.is_alone = self.is_private  # No other process uses it; a child made by fork would.
         self.name = name or f"unnamed-{uuid4().hex}"
-        self.is_in_redis = not is_local() and not in_worker() and (place != "local" or name is not None)
+        is_watched = name is None and place is None and old_way.watcher() is not None
+        self.is_in_redis = not (is_local() or in_worker() or is_watched) and (place != "local" or name is not None)
         only_here = "" if self.is_in_redis else "the pool is kept in this process (GRAFT_MODE=local, or inside a task)"
+        only_here = old_way.REASON if is_watched else only_here
         self.placing = Placing(kind, only_here, place)
         self.is_strict = is_strict
         self.is_started = False

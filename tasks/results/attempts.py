@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
-from celery import signals
 from celery.exceptions import Ignore, Reject, Retry
 
 from graft.config import keys, lua
-from graft.config.deployment import existing, part, settings
+from graft.config.deployment import part, settings
+from graft.config.each_second import each_second
 from graft.config.redis_client import shared
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ PAGE: Final = 2000
 LONGEST_ERROR: Final = 200
 SEARCH: Final = lua.load(__file__, "attempts")
 FIELDS: Final = ("id", "run", "worker", "seconds", "outcome", "name", "batch", "error", "age")
-EVERY: Final = 1.0  # Seconds between two writings of what was noted.
 MOST: Final = 10_000  # Noted runs that wait for Redis; the oldest go first.
 
 
@@ -108,20 +107,15 @@ class _Noted:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ended: deque[tuple[tuple[Any, ...], float]] = deque(maxlen=MOST)
-        self._thread: threading.Thread | None = None
+        self._is_written = False
 
     def add(self, values: tuple[Any, ...]) -> None:
         self._ended.append((values, time.monotonic()))
-        if self._thread is None:
+        if not self._is_written:
             with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._keep_writing, name="graft-attempts", daemon=True)
-                    self._thread.start()
-
-    def _keep_writing(self) -> None:
-        while True:
-            time.sleep(EVERY)
-            self.write()
+                if not self._is_written:
+                    self._is_written = True
+                    each_second(self.write)
 
     def write(self) -> None:
         ended = [self._ended.popleft() for _ in range(len(self._ended))]
@@ -133,13 +127,6 @@ class _Noted:
                 pipe.execute()
         except (redis.RedisError, OSError) as error:
             logger.debug("how %d runs ended is not kept: %r", len(ended), error)
-
-
-@signals.worker_process_shutdown.connect
-@signals.worker_shutdown.connect
-def _write_what_is_left(**_: Any) -> None:
-    if (noted := existing(_Noted)) is not None:
-        noted.write()
 
 
 def of(name: str, client: Any = None) -> list[Attempt]:

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import redis
-from celery import signals
 
 from graft.config import keys, redis_clock
-from graft.config.deployment import existing, part
+from graft.config.deployment import part
+from graft.config.each_second import each_second
 from graft.config.redis_client import shared
 
 logger = logging.getLogger(__name__)
 
-EVERY: Final = 1.0  # Seconds between two writings of what was counted.
 KEPT: Final = 30 * 86400  # Seconds for which a limit that nobody uses is remembered.
 KEYS: Final = 1000  # Keys of one limit that are remembered, those that were used last.
 LONGEST_ERROR: Final = 200
@@ -93,7 +91,7 @@ class LimitCounts:
         self._counts: dict[str, Counter[str]] = {}
         self._notes: dict[str, dict[str, str]] = {}
         self._labels: dict[str, set[str]] = {}
-        self._thread: threading.Thread | None = None
+        self._is_written = False
 
     def count(self, name: str, kind: str, what: str, number: int = 1) -> None:
         with self._lock:
@@ -114,14 +112,9 @@ class LimitCounts:
             self._start()
 
     def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._keep_writing, name="graft-limits", daemon=True)
-            self._thread.start()
-
-    def _keep_writing(self) -> None:
-        while True:
-            time.sleep(EVERY)
-            self.write()
+        if not self._is_written:
+            self._is_written = True
+            each_second(self.write)
 
     def write(self) -> None:
         with self._lock:
@@ -151,10 +144,3 @@ class LimitCounts:
                 pipe.execute()
         except (redis.RedisError, OSError) as error:
             logger.debug("what %d limits did is not counted: %r", len(names), error)
-
-
-@signals.worker_process_shutdown.connect
-@signals.worker_shutdown.connect
-def _write_what_is_left(**_: Any) -> None:
-    if (counted := existing(LimitCounts)) is not None:
-        counted.write()

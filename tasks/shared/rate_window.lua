@@ -16,15 +16,7 @@ local function forget_the_old()
     redis.call('LPOP', admitted)
     oldest = redis.call('LINDEX', admitted, 0)
   end
-  for _, each in ipairs(redis.call('ZRANGEBYSCORE', seen, '-inf', now)) do
-    redis.call('ZREM', waiters, each)
-    redis.call('ZREM', seen, each)
-  end
-end
-
-local function stop_waiting()
-  redis.call('ZREM', seen, ticket)
-  return redis.call('ZREM', waiters, ticket)
+  for _, each in ipairs(given_up(seen, now)) do stop_waiting(waiters, seen, each) end
 end
 
 local operations = {}
@@ -42,13 +34,10 @@ function operations.take()
   if taken < count then
     redis.call('RPUSH', admitted, exact(now))
     redis.call('PEXPIRE', admitted, math.ceil(window * 1000) + 1000)
-    stop_waiting()
+    stop_waiting(waiters, seen, ticket)
     return {'0', ''}
   end
-  if not redis.call('ZSCORE', waiters, ticket) then
-    redis.call('ZADD', waiters, redis.call('HINCRBY', state, 'number', 1), ticket)
-  end
-  local rank = redis.call('ZRANK', waiters, ticket)
+  local rank = ask(waiters, state, ticket)
   local leaves = tonumber(redis.call('LINDEX', admitted, taken - count + rank % count))
   local wait = math.max(leaves + window * (1 + math.floor(rank / count)) - now, 0.001)
   redis.call('ZADD', seen, now + math.min(wait, longest) + patience, ticket)
@@ -58,7 +47,7 @@ function operations.take()
 end
 
 function operations.withdraw()
-  return stop_waiting()
+  return stop_waiting(waiters, seen, ticket)
 end
 
 return operations[operation]()

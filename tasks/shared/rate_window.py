@@ -75,7 +75,7 @@ class SharedRate(SharedPrimitive):
     rate: Rate
     kind: str = field(default="rate", kw_only=True)
 
-    script = lua.load(__file__, "rate_window")
+    script = lua.load(__file__, "waiters", "rate_window")
     parts = ("admitted", "waiters", "seen", "state")
 
     def take(self, ticket: str) -> float:

@@ -21,29 +21,21 @@ end
 
 local function sweep()
   local lapsed = redis.call('ZRANGEBYSCORE', held, '-inf', now)
-  local gone = redis.call('ZRANGEBYSCORE', seen, '-inf', now)
+  local gone = given_up(seen, now)
   if (#lapsed == 0 and #gone == 0) or uptime() < grace then return end
   for _, each in ipairs(lapsed) do
     redis.call('ZREM', held, each)
     redis.call('HDEL', slots, each)
     redis.call('HDEL', state, 'since:' .. each)
   end
-  for _, each in ipairs(gone) do
-    redis.call('ZREM', waiters, each)
-    redis.call('ZREM', seen, each)
-  end
-end
-
-local function stop_waiting()
-  redis.call('ZREM', seen, ticket)
-  return redis.call('ZREM', waiters, ticket)
+  for _, each in ipairs(gone) do stop_waiting(waiters, seen, each) end
 end
 
 local function hold()
   local taken, slot = {}, 1
   for _, each in ipairs(redis.call('HVALS', slots)) do taken[tonumber(each)] = true end
   while taken[slot] do slot = slot + 1 end
-  stop_waiting()
+  stop_waiting(waiters, seen, ticket)
   redis.call('ZADD', held, now + lease, ticket)
   redis.call('HSET', slots, ticket, slot)
   redis.call('HSET', state, 'since:' .. ticket, now, 'changed', now)
@@ -87,12 +79,9 @@ function operations.acquire()
     redis.call('ZADD', held, now + lease, ticket)
     return {tonumber(slot), 0}
   end
-  if not redis.call('ZSCORE', waiters, ticket) then
-    redis.call('ZADD', waiters, redis.call('HINCRBY', state, 'number', 1), ticket)
-  end
+  local rank = ask(waiters, state, ticket)
   local free = limit - redis.call('ZCARD', held)
   if now < tonumber(redis.call('HGET', state, 'opens') or 0) then free = 0 end
-  local rank = redis.call('ZRANK', waiters, ticket)
   if (is_away and 0 or rank) < free then
     slot = hold()
     remember()
@@ -127,11 +116,11 @@ function operations.release()
   end
   redis.call('ZREM', held, ticket)
   redis.call('HDEL', slots, ticket)
-  return stop_waiting()
+  return stop_waiting(waiters, seen, ticket)
 end
 
 function operations.withdraw()
-  return stop_waiting()
+  return stop_waiting(waiters, seen, ticket)
 end
 
 function operations.available()

@@ -41,7 +41,7 @@ class SharedSemaphore(SharedPrimitive):
     lease: float = LEASE
     kind: str = field(default="semaphore", kw_only=True)
 
-    script = lua.load(__file__, "semaphore")
+    script = lua.load(__file__, "waiters", "semaphore")
     parts = ("held", "waiters", "seen", "slots", "state")
 
     def __post_init__(self) -> None:

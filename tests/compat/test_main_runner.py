@@ -265,6 +265,12 @@ def test_without_a_safe_path_flag_the_folder_comes_first_and_with_it_it_does_not
         ),
         (["--replace", "acme=nothing", "ok.py"], "there is no facade named 'nothing'; choose one of: async_worker", 2),
         (["--rep=-", "ok.py"], "unrecognized arguments", 2),
+        (["--shadow", "2", "ok.py"], "shadow=2 must be a share from 0 to 1", 2),
+        (["--shadow", "0.5", "--equal", "a", "ok.py"], "equal='a' must be ==, pickle, or module:function", 2),
+        (["--mode", "local", "--canary", "1", "ok.py"], "GRAFT_MODE is local: there is no cluster to compare with", 2),
+        (["--verdict", "a.html", "ok.py"], "--verdict says nothing without --shadow or --canary", 2),
+        (["--shadow", "1", "--verdict", "missing/a.html", "ok.py"], "missing/a.html: there is no such folder", 2),
+        (["--shadow", "1", "--files", "missing", "ok.py"], "there is no folder {here}/missing; make it first", 2),
     ],
 )
 def test_bad_arguments_are_refused_before_the_program_runs(write, tmp_path, arguments, message, code):
@@ -275,6 +281,22 @@ def test_bad_arguments_are_refused_before_the_program_runs(write, tmp_path, argu
     assert message.format(here=tmp_path) in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "Call report" not in ended.stderr
+
+
+def test_without_redis_the_old_way_answers_and_the_verdict_says_what_was_missed(write, tmp_path):
+    write("old.py", OLD_STYLE)
+    env = os.environ | {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0", "GRAFT_SIGNING_KEY": "k" * 32}
+    env.pop("CELERY_RESULT_BACKEND", None)
+    ended = graft("--shadow", "1", "--canary", "0.5", "--json", "--fail-on", "cannot", "old.py", env=env)
+    printed, _, verdict = ended.stdout.partition("\n")
+    assert printed == str([2 * x for x in range(25)])
+    assert "Redis does not answer, so the old way answers every call" in ended.stderr
+    (one,) = json.loads(verdict)["callables"]
+    assert (one["callable"], one["verdict"], one["missed"]) == ("__main__:double", "cannot", 25)
+    assert one["reason"] == "Redis did not answer"
+    assert ended.returncode == 3
+    write("fails.py", OLD_STYLE + "    raise SystemExit(5)\n")
+    assert graft("--shadow", "1", "--fail-on", "cannot", "fails.py", env=env).returncode == 5
 
 
 def test_other_modules_are_replaced_on_request(write):

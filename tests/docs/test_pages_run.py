@@ -32,7 +32,7 @@ def check(printed: list[tuple[pages.Command, str]], page: Path) -> None:
 
 @pytest.mark.worker
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("name", ["README.md", "docs/get-started.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/get-started.md", "docs/tutorial.md", "docs/shadow.md"])
 def test_a_page_that_starts_its_own_stack_prints_what_it_says(sandbox: Sandbox, name: str) -> None:
     page = ROOT / name
     try:
