@@ -43,7 +43,18 @@ class Plan:
 # Those whose workers differ from everybody's, so that they only fit where they are asked for.
 BY_NAME_ONLY = frozenset(
     {
-        *("hardened", "graft-plain", "graft-io", "graft-cpu", "graft-pool", "celery-1", "celery-solo", "taskiq-1"),
+        *(
+            "hardened",
+            "hardened-direct",
+            "graft-direct",
+            "graft-plain",
+            "graft-io",
+            "graft-cpu",
+            "graft-pool",
+            "celery-1",
+            "celery-solo",
+            "taskiq-1",
+        ),
         *("arq", "one-by-one"),
     }
 )

@@ -108,7 +108,7 @@ class Workload:
 
 NOOP_SCALE: Final = (10, 100, 1_000, 10_000)
 POOLS: Final = ("ppe", "mp")
-PLAIN: Final = ("hardened", "celery")
+PLAIN: Final = ("hardened", "hardened-direct", "celery")
 PLACED: Final = ("graft-pool", "celery", "ppe")
 LANES: Final = ("graft-io", "graft-cpu")
 BULK: Final = ("graft", "celery", "chunks", "loop", "loop-batched", "loop-bare", *POOLS, "joblib")

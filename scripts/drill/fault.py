@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from graft.config.deployment import settings
 from graft.config.queues import Lane
 from graft.scripts.drill import checkers, history
 from graft.scripts.drill.ledger import Count
@@ -122,7 +123,7 @@ class Fault:
 
     def result(self, stage: Stage, count: Count, healed: float) -> FaultResult:
         result = FaultResult(
-            self.name if self.lane == "cpu" else f"{self.name}, io lane",
+            f"{self.name}{', io lane' if self.lane == 'io' else ', direct' if settings().pool == 'direct' else ''}",
             stage.kind,
             False,
             len(count.sent),

@@ -47,7 +47,9 @@ class Stage(LocalStack):
         worker_environ: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         foreign = ("CELERY_", "GRAFT_", "DRILL_")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(foreign) or name == "GRAFT_POOL"
+        }
         own = {
             "GRAFT_VISIBILITY_TIMEOUT": str(VISIBILITY),
             "GRAFT_LOST_AFTER": "5",

@@ -54,6 +54,17 @@ class Graft(Contender):
         return self.send(callable_of(function), items, batch_size=self.batch_size, in_flight=self.in_flight)
 
 
+class GraftDirect(Graft):
+    """Its pool processes take their messages themselves."""
+
+    name = "graft-direct"
+    title = "celery-graft, GRAFT_POOL=direct"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**super().environ, "GRAFT_POOL": "direct"}
+
+
 class GraftIo(Graft):
     """One process of the io lane."""
 

@@ -50,6 +50,17 @@ class HardenedCelery(StockCelery):
     module = "graft.scripts.bench.peers.hardened_app"
 
 
+class HardenedDirect(HardenedCelery):
+    """Its pool processes take their messages themselves."""
+
+    name = "hardened-direct"
+    title = "the same, GRAFT_POOL=direct"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**super().environ, "GRAFT_POOL": "direct"}
+
+
 class OneProcess(StockCelery):
     """For comparisons with one process of an async queue."""
 
