@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from celery import Celery, signals
+from celery.concurrency import ALIASES
 from kombu.utils.imports import symbol_by_name
 
 from graft.config import redis_clock
@@ -38,6 +39,7 @@ BACKENDS: Final = {  # By the scheme of the result backend's address.
     "sentinel": "graft.tasks.results.celery_backend:SentinelBackend",
 }
 WORKER: Final = "graft.workers.app"
+DIRECT: Final = "graft.workers.direct.direct_pool:TaskPool"
 STEPS: Final = {
     "worker": [f"graft.workers.bootsteps.preflight:{name}" for name in ("SigningKeyPreflight", "RedisPreflight")],
     "consumer": [
@@ -45,7 +47,12 @@ STEPS: Final = {
         for name in (
             *("heartbeat:Heartbeat", "pool_upkeep:PoolUpkeep", "lease_renewal:LeaseRenewal", "queue_pause:QueuePause"),
             *("leak_sampler:LeakSampler", "beat_stand_in:BeatStandIn", "queue_throughput:QueueThroughput"),
-            *("metrics:Metrics", "cancel_filter:CancelFilter", "batch_feeder:BatchFeeder"),
+            *(
+                "metrics:Metrics",
+                "cancel_filter:CancelFilter",
+                "batch_feeder:BatchFeeder",
+                "direct_taking:DirectTaking",
+            ),
         )
     ],
 }
@@ -125,6 +132,14 @@ class Hardening:
         self.app.__dict__.pop("_pool", None)
 
 
+def _offer_pool() -> None:
+    """Have ``celery worker -P direct`` mean our pool. The command line has read Celery's list of pools by now."""
+    ALIASES["direct"] = DIRECT
+    command = sys.modules.get("celery.bin.worker")
+    if command is not None and "direct" not in command.WORKERS_POOL.choices:
+        command.WORKERS_POOL.choices = (*command.WORKERS_POOL.choices, "direct")
+
+
 def harden(app: Celery) -> Celery:
     """Give *app*, a Celery app with its broker on Redis, every guarantee of celery-graft; returns it.
 
@@ -141,6 +156,7 @@ def harden(app: Celery) -> Celery:
     app = _checked(app)
     if _of(app) is not None:
         return app
+    _offer_pool()
     hardening = _hardenings[id(app)] = Hardening(app)
     current.adopt(app, lambda: settings_of(app))
     app.on_after_configure.connect(_configure, weak=False)

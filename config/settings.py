@@ -184,6 +184,11 @@ class Settings(BaseSettings):
         None, ge=1, description="Items after which a pool process is replaced by a new one, between two envelopes."
     )
 
+    pool: Literal["prefork", "direct"] = Field(
+        "prefork",
+        description="Pool of a worker that is started with Celery's default, prefork. In direct, processes take their "
+        "messages from Redis themselves.",
+    )
     io_threads: int = Field(
         16, ge=1, le=1000, description="Plain functions that a worker of the io lane runs at once, beside its loop."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -26,6 +27,10 @@ EXAMPLES = ROOT / "docs" / "examples"
 FOREIGN = ("CELERY_", "GRAFT_", "FLOWER_")
 # What a lost worker held is delivered again after 4 s; the tests of the old proof of concept want its routes.
 SETTINGS = {"GRAFT_VISIBILITY_TIMEOUT": "4", "GRAFT_POC_TASKS": "true"}
+# TESTED_POOL=direct pytest tests/hardened tests/workers runs what holds for prefork with the other pool.
+TESTED_POOL = os.environ.get("TESTED_POOL", "prefork")
+if TESTED_POOL != "prefork":
+    SETTINGS["GRAFT_POOL"] = TESTED_POOL
 
 
 def clean_environ(environ: Mapping[str, str]) -> dict[str, str]:

@@ -48,6 +48,7 @@ class HardenedConsumer(Consumer):
         self.kept: dict[str, Any] = {}
         self._extra_prefetch = 0
         self._is_reconnecting = False
+        self.promotion: Any = None  # Of a pool whose processes take their messages themselves.
         self.paused_queues: set[str] = set()  # By bootsteps/queue_pause.py, which reads them again after the pause.
         super().__init__(*args, **kwargs)
         if self.hub:
@@ -90,6 +91,8 @@ class HardenedConsumer(Consumer):
             settle(self.pool, self.hub)
             super().on_close()
             return
+        if self.promotion is not None:
+            self.promotion.stop_taking()
         ignore_errors(self, self.task_consumer.cancel)
         channel.finish_fetching()
         settle(self.pool, self.hub)
@@ -104,7 +107,9 @@ class HardenedConsumer(Consumer):
 
     def take_turn(self, seconds: float) -> None:
         """Process what has ended, and whatever else is due, for up to *seconds*; nothing begins."""
-        if not self.hub or not read_replies(self.pool, self.hub, seconds):
+        if self.promotion is not None:
+            self.pool.take_turn(seconds)
+        elif not self.hub or not read_replies(self.pool, self.hub, seconds):
             time.sleep(seconds)
         if self.hub:
             self._call_ready()
@@ -117,9 +122,10 @@ class HardenedConsumer(Consumer):
 
     def connect(self) -> Any:
         connection = self.connection_for_read(heartbeat=self.amqheartbeat)
-        if self.kept:
+        held = {**(self.promotion.held() if self.promotion is not None else {}), **self.kept}
+        if held:
             # Registering sweeps for abandoned messages, and ours may look it.
-            connection.default_channel.renew(self.kept)
+            connection.default_channel.renew(held)
         if self.hub:
             connection.transport.register_with_event_loop(connection.connection, self.hub)
         return connection

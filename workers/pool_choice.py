@@ -1,4 +1,4 @@
-"""Which of Celery's pools a hardened worker runs with: threads are ours, green ones are refused.
+"""Which of Celery's pools a hardened worker runs with: threads are ours, green ones are refused, prefork may be direct.
 
 gevent and eventlet switch greenlets inside the code that settles messages and speaks to Redis, which is written for
 processes, threads and asyncio. With them messages ran and were never acknowledged, at 6 tasks a second.
@@ -10,8 +10,11 @@ import os
 from typing import Any, Final
 
 import celery.concurrency
+import celery.concurrency.prefork
 import celery.concurrency.thread
 
+from graft.config.deployment import settings
+from graft.workers.direct.direct_pool import TaskPool
 from graft.workers.thread_pool import ThreadPool
 
 GREEN: Final = ("gevent", "eventlet")
@@ -22,7 +25,7 @@ REMEDY: Final = (
 
 
 def prepare(worker: Any) -> None:
-    """Have *worker* use our threads where it asks for threads.
+    """Have *worker* use our threads where it asks for threads, and our processes where the settings ask for them.
 
     Raises:
         SystemExit: it asks for gevent or eventlet.
@@ -34,5 +37,8 @@ def prepare(worker: Any) -> None:
     green = next((each for each in GREEN if each in name), None)
     if green:
         raise SystemExit(f"a hardened worker does not run on {green} (pool {name}): {REMEDY}")
-    if celery.concurrency.get_implementation(asked) is celery.concurrency.thread.TaskPool:
+    kind = celery.concurrency.get_implementation(asked)
+    if kind is celery.concurrency.thread.TaskPool:
         worker.pool_cls = ThreadPool
+    elif kind is celery.concurrency.prefork.TaskPool and settings().pool == "direct":
+        worker.pool_cls = TaskPool

@@ -7,6 +7,7 @@ acknowledges it (tasks/delivery/lease.py).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +15,7 @@ from celery import states
 from celery.backends.redis import RedisBackend
 
 from graft.config import keys, lua
+from graft.config.deployment import part
 from graft.tasks.delivery import lease
 from graft.tasks.results.celery_backend import Backend
 
@@ -59,6 +61,18 @@ def arguments(
     return StoreArguments(backend.get_key_for_task(task_id), record, seconds, success, delivery, settles)
 
 
+class _Later:
+    """Whoever stores results with what is sent to Redis next; nobody, in most processes."""
+
+    def __init__(self) -> None:
+        self.take: Callable[[StoreArguments], None] | None = None
+
+
+def store_later(take: Callable[[StoreArguments], None]) -> None:
+    """Have *take* given each result that also acknowledges its run's message, instead of storing it at once."""
+    part(_Later).take = take
+
+
 def install() -> None:
     """In a worker: change how Celery's own Redis backend stores, and ours."""
     store = RedisBackend._store_result
@@ -70,7 +84,10 @@ def install() -> None:
         how = arguments(self, task_id, result, state, traceback, request) if type(self) in STORES else None
         if how is None:
             return store(self, task_id, result, state, traceback, request, **options)
-        if self.ensure(lambda: STORE(how.keys, how[1:], self.client), ()) == -1:
+        later = part(_Later).take if how.settles else None
+        if later is not None:
+            later(how)
+        elif self.ensure(lambda: STORE(how.keys, how[1:], self.client), ()) == -1:
             lease.warn_of_loss(task_id)
         return result
 

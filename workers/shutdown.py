@@ -41,6 +41,7 @@ from celery.worker import state
 from graft.config.deployment import settings
 from graft.config.redis_client import connect
 from graft.tasks.delivery import run_counter
+from graft.workers import active_runs
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def has_begun() -> bool:
 @signals.worker_shutting_down.connect
 def pardon_active(**_: Any) -> None:
     """Note in Redis that this worker ends what runs here. Called once or twice on the way out."""
+    active_runs.reveal()
     runs = {
         (request.id, int(request.request_dict.get("retries") or 0), str(request.message.delivery_tag))
         for request in tuple(state.active_requests)

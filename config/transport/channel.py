@@ -63,6 +63,7 @@ class Channel(stock.Channel):
     QoS = QoS
     message_limit = MESSAGE_LIMIT
     fetch_limit = 1  # Messages taken by one fetch, for a pool that runs many at once.
+    leaves_fetching = False  # To the pool's processes.
     collects_acks = False  # Acknowledgements wait a moment for others, on the worker's event loop.
     self_acking_tasks: frozenset[str] = frozenset()  # Whose runs acknowledge their own messages: ours has time.
     unacked_key, unacked_index_key, unacked_mutex_key = keys.UNACKED, keys.UNACKED_INDEX, keys.UNACKED_MUTEX
@@ -92,7 +93,7 @@ class Channel(stock.Channel):
     # ---- receiving ---------------------------------------------------------------------------------------------------
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        if not self._may_fetch():
+        if self.leaves_fetching or not self._may_fetch():
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
@@ -106,7 +107,8 @@ class Channel(stock.Channel):
         if not self._fetcher.waits_next:
             acks, self.unsent_acks = self.unsent_acks, []
         command = self._fetch_command(tuple(queues))
-        self._fetcher.send(connection, command, self.fetch_limit if room is None else room, wait or 0, acks)
+        tags = self._fetcher.tags(self.fetch_limit if room is None else room)
+        self._fetcher.send(connection, command, tags, wait or 0, acks)
 
     @property
     def _longest_wait(self) -> float:
@@ -123,6 +125,14 @@ class Channel(stock.Channel):
             keys = Keys(unacked, unacked_index, self._prefixed(map(self._wakeups, queues)), lists)
             command = self._fetch_commands[queues] = FetchCommand(queues, keys)
         return command
+
+    def source(self) -> tuple[Any, ...]:
+        """What another process needs to know to fetch for this channel: queues, whether they take turns, and keys."""
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        takes_turns = self.queue_order_strategy == "round_robin"
+        unacked, unacked_index = self._prefixed([self.unacked_key, self.unacked_index_key])
+        lists = [self._prefixed(self._q_for_pri(queue, step) for step in self.priority_steps) for queue in queues]
+        return list(queues), takes_turns, unacked, unacked_index, self._prefixed(map(self._wakeups, queues)), lists
 
     def _prefixed(self, keys: Iterable[str]) -> list[str]:
         return [self.global_keyprefix + key for key in keys]

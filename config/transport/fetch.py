@@ -11,6 +11,7 @@ knows the text, and a guess where the next message is: 49 us of its time for a l
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -77,18 +78,19 @@ def _packed(argument: object) -> bytes:
 class Pending(NamedTuple):
     """A fetch that has not been answered: the tags that its messages would have, and what it asks.
 
-    ``acks`` are messages of earlier fetches that are acknowledged on the way.
+    ``acks`` are messages of earlier fetches that are acknowledged on the way; ``others`` are commands that go first.
     """
 
     tags: tuple[str, ...]
     command: FetchCommand
     waits: bool
     acks: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     @property
     def replies_before(self) -> tuple[str, ...]:
         """The commands that are answered before the fetch, in this order."""
-        return (*(("BRPOP",) if self.waits else ()), *(("HDEL", "ZREM") if self.acks else ()))
+        return (*self.others, *(("HDEL", "ZREM") if self.acks else ()), *(("BRPOP",) if self.waits else ()))
 
 
 class Taken(NamedTuple):
@@ -107,22 +109,30 @@ class Fetcher:
         self.waits_next = False  # The last fetch left no message.
         self.unannounced_at = -math.inf  # When a message was found last that its sender had not announced.
         self._next_limit = 1
+        self._name, self._numbers = uuid(), itertools.count()  # A random number for each tag would cost 15 us.
         self._is_script_known = False
         self._last_place: tuple[int, str] | None = None  # Where the last message came from.
 
-    def send(self, connection: Any, command: FetchCommand, limit: int, wait: float, acks: Sequence[str]) -> None:
-        """Ask for up to *limit* messages; where the last fetch left none, once there are some, or after *wait* seconds.
+    def tags(self, limit: int) -> tuple[str, ...]:
+        """Delivery tags for the next fetch, of up to *limit* messages."""
+        return tuple(f"{self._name}-{next(self._numbers)}" for _ in range(max(1, min(self._next_limit, limit))))
 
-        *acks* travel along, except behind a wait, and so do those of a fetch that was never answered.
+    def send(
+        self, connection: Any, command: FetchCommand, tags: tuple[str, ...], wait: float, acks: Sequence[str],
+        others: Sequence[tuple[Any, ...]] = (),
+    ) -> None:  # fmt: skip
+        """Ask for a message for each of *tags*; where the last fetch left none, once there are some, or after *wait*
+        seconds.
+
+        *others* are commands that go first. *acks* travel along, and so do those of a fetch that was never answered.
         """
-        tags = tuple(uuid() for _ in range(max(1, min(self._next_limit, limit))))
-        acks = () if self.waits_next else (*self.unanswered_acks, *acks)
-        self.pending = Pending(tags, command, self.waits_next, acks)
-        commands: list[tuple[Any, ...]] = []
+        acks = (*self.unanswered_acks, *acks)
+        self.pending = Pending(tags, command, self.waits_next, acks, tuple(str(other[0]) for other in others))
+        commands: list[tuple[Any, ...]] = [*others]
+        if acks:
+            commands += [("HDEL", command.keys.unacked, *acks), ("ZREM", command.keys.unacked_index, *acks)]
         if self.waits_next:
             commands.append(("BRPOP", *command.keys.wakeups, wait))
-        elif acks:
-            commands += [("HDEL", command.keys.unacked, *acks), ("ZREM", command.keys.unacked_index, *acks)]
         before = connection.pack_commands(commands) if commands else []
         guess = command.number(self._last_place)
         fetch = command.packed(int(self.waits_next), guess, *tags, is_known=self._is_script_known)

@@ -188,6 +188,14 @@ class QoS(_Records):
             return
         self._drop(delivery_tag)
 
+    def return_record(self, delivery_tag: str, *, is_lost: bool) -> None:
+        """Put back a message that was never this channel's to run, but a pool process's."""
+        try:
+            self.restore_by_tag(delivery_tag, leftmost=is_lost, is_lost=is_lost)
+        except Exception as error:
+            logger.warning("%s could not be put back, trying again later: %r", delivery_tag, error)
+            self.channel.pending_acks[delivery_tag] = "lost" if is_lost else "back"
+
     def restore_unacked(self, client: Any = None) -> None:
         """Give back what this process holds: its own decision, so nothing is lost with it."""
         for tag in self._delivered:

@@ -14,9 +14,10 @@ import pytest
 import graft
 from graft.tasks.messages.message_format import lists
 from tests import samples
-from tests.stack import run_python, wait_until
+from tests.stack import TESTED_POOL, run_python, wait_until
 
 WAIT = 90.0
+of_prefork = pytest.mark.skipif(TESTED_POOL != "prefork", reason="about the pipes of Celery's prefork pool")
 
 
 def lines(ledger: Path) -> list[str]:
@@ -62,6 +63,7 @@ def test_an_item_outlives_more_restarts_than_it_may_kill_processes(fresh_stack, 
     assert len(lines(ledger)) == 3
 
 
+@of_prefork
 def test_a_cold_stop_does_not_wait_for_a_process_that_waits_for_the_rest_of_its_task(fresh_stack):
     """The message is larger than a pipe, so that half of it is on its way when the signal comes."""
     stack = fresh_stack(cpu=1, GRAFT_VISIBILITY_TIMEOUT="60")
@@ -113,6 +115,7 @@ def test_rolling_restarts_under_load_lose_nothing(fresh_stack, tmp_path):
     assert 600 <= len(lines(ledger)) <= 600 + restarts * 2 * 2 * 2  # Two envelopes of two items a process at most.
 
 
+@of_prefork
 def test_a_task_that_was_just_handed_to_a_process_is_waited_for(fresh_stack):
     """Celery gives its message back, though the process runs it, and then waits 30 s for that process."""
     stack = fresh_stack(cpu=0)

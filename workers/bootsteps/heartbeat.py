@@ -43,6 +43,11 @@ def processes(pool: Any) -> int:
     return len(listed) if listed else int(pool.num_processes)
 
 
+def unseen_runs(pool: Any) -> int:
+    """Runs of *pool* for which Celery has no request."""
+    return int(getattr(pool, "unseen_runs", 0))
+
+
 class Heartbeat(PeriodicStep):
     """Beats while the consumer is connected; the first beat says that it also hears control commands."""
 
@@ -68,7 +73,7 @@ class Heartbeat(PeriodicStep):
             beat(self._report(consumer), self._client)
 
     def _report(self, consumer: Any) -> WorkerBeat:
-        active = len(state.active_requests)
+        active = len(state.active_requests) + unseen_runs(consumer.pool)
         info = consumer.pool.info or {}
         memory, stopped = memory_and_stopped(consumer.pool)
         return WorkerBeat(
@@ -78,7 +83,7 @@ class Heartbeat(PeriodicStep):
             queues=sorted(consumer.app.amqp.queues.consume_from),
             processes=processes(consumer.pool),
             busy=active,
-            waiting=max(0, len(state.reserved_requests) - active),
+            waiting=max(0, len(state.reserved_requests) - len(state.active_requests)),
             memory=memory,
             at=time.time(),
             lag=float(info.get("lag", 0.0)),

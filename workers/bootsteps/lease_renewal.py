@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from celery import bootsteps
@@ -32,7 +32,7 @@ class LeaseRenewal(bootsteps.StartStopStep):
     they get a thread, and have no children that could inherit it.
     """
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    requires = ("celery.worker.consumer.tasks:Tasks", "graft.workers.bootsteps.direct_taking:DirectTaking")
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
@@ -42,6 +42,7 @@ class LeaseRenewal(bootsteps.StartStopStep):
         self._is_failing = False
         self._doubtful: set[str] = set()  # Leases that may have been lost: their runs have to ask.
         self._kept: Mapping[str, Any] = {}  # Messages of the connection before this one.
+        self._taken: Callable[[], Mapping[str, Any]] = dict  # Those that pool processes took themselves.
 
     def start(self, consumer: Any) -> None:
         channel = consumer.task_consumer.channel
@@ -54,6 +55,8 @@ class LeaseRenewal(bootsteps.StartStopStep):
         self._channel = channel
         every = channel.visibility_timeout / 3
         self._kept = getattr(consumer, "kept", {})
+        if getattr(consumer, "promotion", None) is not None:
+            self._taken = consumer.promotion.held
         self.renew()
         if isinstance(consumer.pool, Prefork):
             channel.self_acking_tasks, channel.collects_acks = SETTLING, True
@@ -90,7 +93,7 @@ class LeaseRenewal(bootsteps.StartStopStep):
 
     def _renew(self, channel: Channel) -> None:
         at, clock = lease.now(), lease.keep_clock()
-        held = {**self._kept, **channel.qos.outstanding()}
+        held = {**self._taken(), **self._kept, **channel.qos.outstanding()}
         gone = [tag for tag in channel.renew(held) if tag in held and tag not in self._doubtful]
         if gone:
             clock.doubt()

@@ -32,6 +32,7 @@ from prometheus_client.registry import Collector
 from graft.config import redis_clock
 from graft.config.deployment import settings
 from graft.tasks.messages.message_format import SENT_AT
+from graft.workers.bootsteps.heartbeat import unseen_runs
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Gauges(Collector):
         running = len(state.active_requests)
         for name, text, value in (
             ("graft_worker_slots", "Slots of the pool", self.consumer.pool.num_processes),
-            ("graft_worker_running_tasks", "Task messages that run now", running),
+            ("graft_worker_running_tasks", "Task messages that run now", running + unseen_runs(self.consumer.pool)),
             (
                 "graft_worker_prefetched_tasks",
                 "Task messages fetched and not begun",

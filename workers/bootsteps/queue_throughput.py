@@ -6,6 +6,7 @@ A queue's length does not say how fast it is emptied.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from celery import signals
@@ -17,6 +18,12 @@ from graft.workers.bootsteps.periodic import PeriodicStep
 
 _taken: Counter[str] = Counter()
 _unsigned: set[str] = set()
+
+
+def note(queues: Mapping[str, int], unsigned: Iterable[str]) -> None:
+    """Add what pool processes have taken themselves."""
+    _taken.update(queues)
+    _unsigned.update(unsigned)
 
 
 @signals.task_received.connect

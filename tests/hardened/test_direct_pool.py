@@ -1,0 +1,198 @@
+"""The pool ``direct``, whose processes take their messages from Redis themselves: all that holds for prefork, and more.
+
+``TESTED_POOL=direct pytest tests/hardened tests/workers`` runs what was written for prefork with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+from tests.stack import wait_until
+
+OUTCOME = """
+def outcome(result, timeout=60):
+    try:
+        return result.get(timeout=timeout)
+    except BaseException as error:
+        return type(error).__name__
+"""
+LEARN = "from celery import group\ngroup([write.s('quick') for _ in range(200)])().get(timeout=60)\n"
+
+
+@pytest.fixture
+def direct(shop):
+    """The project with a worker of two processes, and that worker."""
+    return shop, shop.worker(pool="direct", GRAFT_VISIBILITY_TIMEOUT="60")
+
+
+def processes(worker):
+    return psutil.Process(worker.pid).children()
+
+
+def ask(shop, command):
+    """What the one worker answers to an inspect *command*."""
+    return shop.run(f"print((app.control.inspect(timeout=5).{command}() or {{}})['worker@test'])")
+
+
+def test_tasks_that_harm_their_process_harm_nobody_else(direct):
+    shop, _ = direct
+    harm = {
+        "kill": "PoisonedError", "hang": "TimeLimitExceeded", "leave": "ProcessExitError", "reject_twice": "done",
+        "exhaust": "OutOfMemoryError", "unencodable": "EncodeError", "kill_acked_early": "WorkerLostError",
+    }  # fmt: skip
+    found = shop.run(f"{OUTCOME}\nsent = [task.delay() for task in ({', '.join(harm)})]\nprint(*map(outcome, sent))")
+    assert found.split() == list(harm.values())
+    assert shop.lines()["kill"] == 3
+    assert shop.lines()["kill_acked_early"] == 1
+    assert shop.run(f"{OUTCOME}\nprint(outcome(write.delay('alive')))") == "alive"
+    with shop.redis() as client:
+        wait_until(lambda: not client.hlen("graft:unacked"), what="everything to be settled")
+
+
+def test_quick_tasks_do_not_wait_behind_a_long_one_nor_do_their_results(direct):
+    """Processes take several quick tasks at a time; the long one is among those."""
+    shop, _ = direct
+    code = (
+        f"{LEARN}results = group([*(write.s(str(n)) for n in range(20)), slow.s(6.0), slow.s(6.0),"
+        " *(write.s(str(n)) for n in range(20, 60))])()\n"
+        "for result in results: result.name_of = None\n"
+        "quick = [result for n, result in enumerate(results) if n not in (20, 21)]\n"
+        "time.sleep(3.0)\n"
+        "print(sum(result.ready() for result in quick), sum(result.ready() for result in results))\n"
+        "print(len(results.get(timeout=60)))"
+    )
+    first, whole = shop.run(code).split("\n")
+    # Both processes are taken by then, and what they held behind went back: it runs once they are free.
+    assert first.split()[0] == first.split()[1]
+    assert int(first.split()[0]) >= 20
+    assert whole == "62"
+    assert shop.lines()["slow begins"] == 2
+
+
+def test_quick_tasks_pass_by_one_long_one(direct):
+    shop, _ = direct
+    code = (
+        f"{LEARN}results = group([*(write.s(str(n)) for n in range(20)), slow.s(20.0),"
+        " *(write.s(str(n)) for n in range(20, 60))])()\n"
+        "quick = [result for n, result in enumerate(results) if n != 20]\n"
+        "print(len([result.get(timeout=15) for result in quick]), results[20].ready())"
+    )
+    assert shop.run(code) == "60 False"
+
+
+def test_what_is_not_ordinary_is_seen_by_the_main_process(direct):
+    shop, _ = direct
+    code = f"""{OUTCOME}
+later = write.apply_async(("later",), countdown=2)
+early = later.ready()
+expired = write.apply_async(("expired",), countdown=0.5, expires=0.1)
+revoked = write.apply_async(("revoked",), countdown=1.5)
+revoked.revoke()
+print(early, outcome(later), outcome(expired), outcome(revoked))
+app.control.rate_limit("tests.projects.shop.tasks.write", "10/s", reply=True, timeout=5)
+sent = [write.delay("limited") for _ in range(30)]
+time.sleep(1)
+waiting = len(app.control.inspect(timeout=5).reserved()["worker@test"])
+print(len([result.get(timeout=30) for result in sent]), waiting <= 2)
+"""
+    assert shop.run(code).split("\n") == ["False later TaskRevokedError TaskRevokedError", "30 True"]
+    assert shop.lines() == {"later": 1, "limited": 30}
+
+
+def test_a_run_that_lasts_can_be_inspected_limited_and_ended(direct):
+    shop, worker = direct
+    code = f"""{OUTCOME}
+sent = slow.delay(60.0)
+limited = slow.apply_async((60.0,), soft_time_limit=1)
+print(outcome(limited))
+(active,) = app.control.inspect(timeout=5).active()["worker@test"]
+print(active["id"] == sent.id, active["time_start"] is not None)
+app.control.revoke(sent.id, terminate=True)
+print(outcome(sent))
+"""
+    assert shop.run(code).split() == ["SoftTimeLimitExceeded", "True", "True", "TaskRevokedError"]
+    wait_until(lambda: len(processes(worker)) == 2, what="the process to be replaced")
+    assert shop.run(f"{OUTCOME}\nprint(outcome(write.delay('alive')))") == "alive"
+
+
+def test_who_listens_to_events_hears_all_of_them_and_nobody_slows_the_rest_down_afterwards(direct):
+    shop, _ = direct
+    code = """
+import threading
+heard = []
+def listen():
+    with app.connection_for_read() as connection:
+        app.events.Receiver(connection, handlers={"*": lambda event: heard.append(event["type"])}).capture(limit=None)
+threading.Thread(target=listen, daemon=True).start(); time.sleep(1)
+app.control.enable_events(reply=True, timeout=5)
+print([write.delay(str(n)).get(timeout=30) for n in range(5)])
+time.sleep(1)
+print(*(heard.count(f"task-{kind}") for kind in ("received", "started", "succeeded")))
+app.control.disable_events(reply=True, timeout=5)
+print(write.delay("after").get(timeout=30))
+"""
+    assert shop.run(code).split("\n") == [str([str(n) for n in range(5)]), "5 5 5", "after"]
+
+
+def test_what_a_stopped_process_has_taken_is_taken_back(direct):
+    shop, worker = direct
+    stopped, _ = processes(worker)
+    shop.run(LEARN)
+    stopped.suspend()
+    try:
+        assert shop.run(f"{LEARN}print(len(group([write.s('all') for _ in range(100)])().get(timeout=60)))") == "100"
+    finally:
+        stopped.resume()
+    time.sleep(1.0)  # For what it would run a second time.
+    assert shop.lines()["all"] == 100
+
+
+def test_nothing_is_lost_with_processes_that_are_killed_all_the_time(direct):
+    shop, worker = direct
+    code = "from celery import group\nprint(len(group([slow.s(0.05) for _ in range(200)])().get(timeout=120)))"
+    killer = os.fork()
+    if not killer:
+        for _ in range(12):
+            time.sleep(0.5)
+            for process in processes(worker)[:1]:
+                process.send_signal(signal.SIGKILL)
+        os._exit(0)
+    try:
+        assert shop.run(code, timeout=150) == "200"
+    finally:
+        os.waitpid(killer, 0)
+    assert shop.letters() == []
+    with shop.redis() as client:
+        wait_until(lambda: not client.hlen("graft:unacked"), what="everything to be settled")
+    counts = Counter(shop.lines())
+    assert counts["slow ends"] >= 200
+    assert counts["slow begins"] - 200 <= 12  # At most one run for each process that was killed.
+
+
+def test_a_queue_that_is_read_no_more_is_left_alone_and_the_most_urgent_goes_first(direct):
+    shop, _ = direct
+    code = """
+app.control.cancel_consumer("celery", reply=True, timeout=5)
+time.sleep(0.5)  # A process that waits may take one more, and gives it back.
+sent = [write.apply_async((str(n),), priority=n) for n in (7, 3, 9, 0, 5)]
+time.sleep(2)
+print(any(result.ready() for result in sent))
+app.control.pool_shrink(1, reply=True, timeout=5)
+time.sleep(2)
+app.control.add_consumer("celery", reply=True, timeout=5)
+print(*(result.get(timeout=30) for result in sent))
+"""
+    assert shop.run(code).split("\n") == ["False", "7 3 9 0 5"]
+    assert shop.ledger.read_text().split() == ["0", "3", "5", "7", "9"]
+
+
+def test_a_worker_counts_what_its_processes_run(direct):
+    shop, _ = direct
+    shop.run(LEARN)
+    wait_until(lambda: "200" in ask(shop, "stats").partition("'total'")[2][:80], what="the runs to be counted")

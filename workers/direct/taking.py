@@ -1,0 +1,235 @@
+"""How a pool process of ``direct`` takes messages: one round trip settles what it has run, and brings what comes next.
+
+    results that are to be stored ─ acknowledgements ─ wait for a sign, where nothing is left ─ fetch
+
+While Redis does not answer, everything stays here, and goes out with the next round trip. What a fetch may have brought
+that was never answered is told to the main process, which gives it back.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import redis
+from redis.exceptions import NoScriptError, RedisError
+
+from graft.config import keys
+from graft.config.redis_client import broker
+from graft.config.transport.channel import STOCK_SEEN
+from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
+from graft.tasks.delivery import lease
+from graft.workers.result_patch import STORE, StoreArguments
+
+logger = logging.getLogger(__name__)
+
+WAIT: Final = 1.0  # Seconds after which one that waits looks at its orders again.
+MOST: Final = 16  # Messages taken by one fetch, where they are short.
+AT_ONCE: Final = 0.004  # Seconds of work that one fetch may bring.
+PAUSE: Final = 0.2  # Seconds between two attempts to reach Redis.
+
+
+class Source(NamedTuple):
+    """From where messages are taken; part of the orders."""
+
+    queues: tuple[str, ...] = ()
+    takes_turns: bool = False  # The queues, among their messages of one priority.
+    unacked: str = ""
+    unacked_index: str = ""
+    wakeups: tuple[str, ...] = ()
+    lists: tuple[tuple[str, ...], ...] = ()  # Of each queue, by priority.
+
+    @classmethod
+    def of(cls, given: Sequence[Any]) -> Source:
+        """From what JSON made of it."""
+        queues, takes_turns, unacked, index, wakeups, lists = given
+        return cls(tuple(queues), takes_turns, unacked, index, tuple(wakeups), tuple(map(tuple, lists)))
+
+    def command(self, first: int) -> FetchCommand:
+        """The fetch in which the queue with the number *first* comes first among those of a priority."""
+        order = [*range(first, len(self.queues)), *range(first)]
+        lists = [self.lists[queue][rank] for rank in range(len(self.lists[0])) for queue in order]
+        keys = Keys(self.unacked, self.unacked_index, [self.wakeups[queue] for queue in order], lists)
+        return FetchCommand(tuple(self.queues[queue] for queue in order), keys)
+
+
+class Taking:
+    """The connection of one pool process, and what is to be told on it."""
+
+    def __init__(self) -> None:
+        self._client: Any = None
+        self._connection: Any = None
+        self._fetcher = Fetcher()
+        self._source = Source()
+        self._commands: dict[int, FetchCommand] = {}
+        self._first = 0
+        self._stores: list[StoreArguments] = []
+        self._acks: list[str] = []
+        self._stored_at = 0.0
+        self._poll = WAIT
+        self._seconds = 0.0  # Of the usual run here.
+        self._is_failing = False
+        self._client_id = 0
+
+    def use(self, source: Source, poll: float) -> None:
+        """Take from *source* from now on, and look every *poll* seconds where senders announce nothing."""
+        self._poll = poll
+        if source != self._source:
+            self._source, self._commands, self._first = source, {}, 0
+
+    def reads(self, queue: str) -> bool:
+        """Whether messages of *queue* may be taken, still."""
+        return queue in self._source.queues
+
+    # ---- what is to be told ------------------------------------------------------------------------------------------
+
+    @property
+    def settles(self) -> bool:
+        """Whether what stores a result also acknowledges: not under a prefix of the broker's own keys."""
+        return self._source.unacked == keys.UNACKED
+
+    def store(self, how: StoreArguments) -> None:
+        """Have a result stored with the next round trip, which acknowledges its message too."""
+        if not self._stores:
+            self._stored_at = time.monotonic()
+        self._stores.append(how)
+
+    @property
+    def owed_for(self) -> float:
+        """Seconds for which a result has waited to be stored."""
+        return time.monotonic() - self._stored_at if self._stores else 0.0
+
+    def ack(self, tag: str) -> None:
+        self._acks.append(tag)
+
+    def note(self, seconds: float) -> None:
+        """A run took *seconds*: short ones are taken several at a time, a long one makes the next fetch careful."""
+        self._seconds = seconds if seconds > self._seconds else self._seconds + 0.1 * (seconds - self._seconds)
+
+    @property
+    def owes(self) -> bool:
+        """Whether Redis has still to be told something."""
+        return bool(self._stores or self._acks)
+
+    # ---- round trips -------------------------------------------------------------------------------------------------
+
+    def tags(self) -> tuple[str, ...]:
+        """The tags that the next fetch gives to its messages."""
+        return self._fetcher.tags(max(1, min(MOST, int(AT_ONCE / (self._seconds + 1e-6)))))
+
+    def fetch(self, tags: tuple[str, ...]) -> list[Taken]:
+        """Tell what is to be told; messages under *tags*, none where none came within a second.
+
+        Raises:
+            redis.ConnectionError: Redis does not answer. Messages may have been taken under *tags* all the same.
+        """
+        turn = self._first % len(self._source.queues)
+        command = self._commands.get(turn) or self._commands.setdefault(turn, self._source.command(turn))
+        connection = self._connected()
+        hears_all = time.monotonic() - self._fetcher.unannounced_at > STOCK_SEEN
+        stores, acks = self._stores, self._acks
+        replies: list[Any] = []
+
+        def read(name: str) -> Any:
+            if name != "EVALSHA":
+                return self._client.parse_response(connection, name)
+            try:
+                replies.append(self._client.parse_response(connection, name))
+            except redis.ResponseError as error:
+                replies.append(error)
+            return None
+
+        try:
+            others = [self._stored(how) for how in stores]
+            self._fetcher.send(connection, command, tags, WAIT if hears_all else self._poll, acks, others)
+            taken = self._fetcher.read(read, MOST)
+        except (RedisError, OSError) as error:
+            self._lose(error)
+            raise redis.ConnectionError(str(error)) from error
+        self._is_failing = False
+        self._stores, self._acks = [], []
+        for how, reply in zip(stores, replies, strict=False):
+            self._note_stored(how, reply)
+        if taken and self._source.takes_turns:
+            self._first = self._source.queues.index(taken[-1].queue) + 1
+        return taken
+
+    def flush(self) -> bool:
+        """Tell what is to be told, without a fetch; False where Redis does not answer."""
+        if not self.owes:
+            return True
+        stores, acks = self._stores, self._acks
+        try:
+            connection = self._connected()
+            commands = [self._stored(how) for how in stores]
+            if acks:
+                commands += [("HDEL", self._source.unacked, *acks), ("ZREM", self._source.unacked_index, *acks)]
+            connection.send_packed_command(connection.pack_commands(commands))
+            replies = [self._reply(connection, command[0]) for command in commands]
+        except (RedisError, OSError) as error:
+            self._lose(error)
+            return False
+        self._stores, self._acks = [], []
+        for how, reply in zip(stores, replies, strict=False):
+            self._note_stored(how, reply)
+        return True
+
+    def _reply(self, connection: Any, name: str) -> Any:
+        try:
+            return self._client.parse_response(connection, name)
+        except redis.ResponseError as error:
+            return error
+
+    def _stored(self, how: StoreArguments) -> tuple[Any, ...]:
+        return ("EVALSHA", STORE.sha, len(how.keys), *how.keys, *how[1:])
+
+    def _note_stored(self, how: StoreArguments, reply: Any) -> None:
+        if reply == -1:
+            lease.warn_of_loss(how.key)
+        elif isinstance(reply, NoScriptError):  # Another server, or one that was told to forget scripts.
+            self._stores.append(how)
+            self._client.script_load(STORE.script)
+        elif isinstance(reply, Exception):  # A full Redis, for instance: until it takes the result.
+            logger.warning("the result of %s cannot be stored, trying again: %s", how.key, reply)
+            self._stores.append(how)
+            time.sleep(PAUSE)
+
+    # ---- the connection ----------------------------------------------------------------------------------------------
+
+    @property
+    def client_id(self) -> int:
+        """Redis's number of the connection, 0 where there is none."""
+        return int(self._client_id) if self._connection is not None else 0
+
+    def _connected(self) -> Any:
+        if self._connection is None:
+            self._client = self._client or broker(client_name="graft-direct")
+            connection = self._client.connection_pool.get_connection()
+            try:
+                connection.send_command("SCRIPT", "LOAD", STORE.script)
+                connection.read_response()
+                connection.send_command("CLIENT", "ID")
+                self._client_id = connection.read_response()
+            except redis.ResponseError:  # A role that may not: whoever waits is not woken early.
+                self._client_id = 0
+            except BaseException:
+                connection.disconnect()
+                self._client.connection_pool.release(connection)
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _lose(self, error: Exception) -> None:
+        if not self._is_failing:
+            logger.warning("a pool process cannot reach Redis, and keeps what it has to tell: %s", error)
+        self._is_failing = True
+        self._fetcher = Fetcher()
+        self.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.disconnect()
+            self._client.connection_pool.release(connection)
