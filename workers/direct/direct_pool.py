@@ -21,74 +21,27 @@ from typing import Any, Final
 
 from billiard.common import human_status
 from billiard.context import ForkContext
-from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from billiard.pool import SIG_SOFT_TIMEOUT
 from celery.concurrency import prefork
 from celery.exceptions import ImproperlyConfigured
 from kombu.asynchronous import get_event_loop
 
-from graft.workers.direct.process import LENGTH, PoolProcess
+from graft.workers.direct.job import Job
+from graft.workers.direct.link import MainEnd, ProcessEnd
+from graft.workers.direct.process import PoolProcess
 from graft.workers.direct.shared_state import MOST_PROCESSES, SharedState, State
 
 logger = logging.getLogger(__name__)
 
-READ: Final = 1 << 18
 KILLED_AFTER: Final = 0.1  # Seconds that a process has to end by itself after its hard time limit.
 TERMINATE_SECONDS: Final = 5.0
-SEND_SECONDS: Final = 5.0
-
-
-class Job:
-    """A task that a pool process runs, or will run, for the main process."""
-
-    def __init__(
-        self, number: int, target: Any = None, arguments: Any = (), callback: Any = None, accept_callback: Any = None,
-        error_callback: Any = None, timeout_callback: Any = None, soft_timeout: float | None = None,
-        timeout: float | None = None, **_: Any,
-    ) -> None:  # fmt: skip
-        self.number, self.target, self.arguments = number, target, arguments
-        self._callback, self._error_callback = callback, error_callback
-        self._accept_callback, self._timeout_callback = accept_callback, timeout_callback
-        self.soft, self.hard = soft_timeout, timeout
-        self.began: float | None = None
-        self.signal: int | None = None  # By which it was terminated.
-        self.is_over = False
-
-    def accept(self, pid: int, began: float) -> None:
-        self.began = began
-        if self._accept_callback:
-            self._accept_callback(pid, began)
-
-    def end(self, answer: tuple[bool, Any]) -> None:
-        """Tell Celery how it ended; once."""
-        if self.is_over:
-            return
-        self.is_over = True
-        is_answer, value = answer
-        callback = self._callback if is_answer else self._error_callback
-        if callback:
-            callback(value)
-
-    def fail(self, error: BaseException) -> None:
-        try:
-            raise error
-        except type(error):
-            self.end((False, ExceptionInfo()))
-
-    def terminate(self, signum: Any) -> None:
-        """Note that its process was sent a signal for its sake: Celery asks for that."""
-        self.signal = int(signum)
-
-    def tell_timeout(self, *, soft: bool) -> None:
-        if self._timeout_callback:
-            self._timeout_callback(soft=soft, timeout=self.soft if soft else self.hard)
 
 
 class Child:
     """A pool process, as the main process knows it."""
 
-    def __init__(self, number: int, process: Any, link: socket.socket, lock: Any) -> None:
+    def __init__(self, number: int, process: Any, link: MainEnd, lock: Any) -> None:
         self.number, self.process, self.link, self.lock = number, process, link, lock
         self.pid: int = process.pid
         self.is_up = False
@@ -96,46 +49,6 @@ class Child:
         self.job: Job | None = None
         self.tag = ""  # Of the run that was promoted to this job.
         self.kill_at: float | None = None
-        self._received = bytearray()
-
-    def read(self) -> tuple[list[tuple[Any, ...]], bool]:
-        """What it has said, and whether it is gone."""
-        while True:
-            try:
-                part = self.link.recv(READ)
-            except BlockingIOError:
-                return self._whole(), False
-            except OSError:
-                return self._whole(), True
-            if not part:
-                return self._whole(), True
-            self._received += part
-            if len(part) < READ:
-                return self._whole(), False
-
-    def _whole(self) -> list[tuple[Any, ...]]:
-        found = []
-        while len(self._received) >= LENGTH.size:
-            end = LENGTH.size + LENGTH.unpack_from(self._received)[0]
-            if len(self._received) < end:
-                break
-            found.append(pickle.loads(bytes(self._received[LENGTH.size : end])))  # Of a process of our own.
-            del self._received[:end]
-        return found
-
-    def send(self, text: bytes) -> None:
-        self.link.settimeout(SEND_SECONDS)
-        try:
-            self.link.sendall(LENGTH.pack(len(text)) + text)
-        finally:
-            self.link.setblocking(False)
-
-    def wake(self) -> None:
-        """Have it look at its orders, should it sleep."""
-        try:
-            self.link.send(LENGTH.pack(0))
-        except OSError:  # It has been woken so often that the pipe is full, or it is gone.
-            pass
 
 
 class TaskPool(prefork.TaskPool):
@@ -184,7 +97,7 @@ class TaskPool(prefork.TaskPool):
         lock = multiprocessing.get_context("fork").Lock()
         app, hostname = self.options["initargs"]
         runner = PoolProcess(
-            number, theirs, self.shared, lock, app, hostname,
+            number, ProcessEnd(theirs), self.shared, lock, app, hostname,
             self.options.get("maxtasksperchild"), self.options.get("max_memory_per_child"),
         )  # fmt: skip
         process = ForkContext().Process(
@@ -195,13 +108,12 @@ class TaskPool(prefork.TaskPool):
         process.index = number
         process.start()
         theirs.close()
-        ours.setblocking(False)
-        child = self.children[number] = Child(number, process, ours, lock)
+        child = self.children[number] = Child(number, process, MainEnd(ours), lock)
         if self._hub is not None:
-            self._hub.add_reader(ours.fileno(), self._read, child)
+            self._hub.add_reader(child.link.fileno(), self._read, child)
 
     def _read(self, child: Child) -> None:
-        messages, is_gone = child.read()
+        messages, is_gone = child.link.read()
         for kind, *rest in messages:
             self._understand(child, kind, rest)
         if is_gone:
@@ -270,7 +182,7 @@ class TaskPool(prefork.TaskPool):
         if self._jobs:
             idle = [child for child in self.children.values() if child.is_up and child.job is None]
             for child in idle[: len(self._jobs)]:
-                child.wake()
+                child.link.wake()
             self.wake_others(idle)
 
     def _give_job(self, child: Child) -> None:
@@ -278,7 +190,7 @@ class TaskPool(prefork.TaskPool):
         self.shared.jobs = len(self._jobs)
         text = pickle.dumps(job and (job.number, job.target, tuple(job.arguments)))
         try:
-            child.send(text)
+            child.link.answer(text)
         except OSError:  # It ends, or was stopped.
             if job is not None:
                 self._jobs.appendleft(job)
@@ -365,7 +277,7 @@ class TaskPool(prefork.TaskPool):
     def _send_away(self, child: Child) -> None:
         child.is_leaving = True
         self.shared.end(child.number)
-        child.wake()
+        child.link.wake()
         self.wake_others([child])
 
     def did_start_ok(self) -> bool:
@@ -436,7 +348,7 @@ class TaskPool(prefork.TaskPool):
         self._turn(seconds)
 
 
-def _run(runner: PoolProcess, of_the_parent: Iterable[socket.socket]) -> None:
+def _run(runner: PoolProcess, of_the_parent: Iterable[socket.socket | MainEnd]) -> None:
     for link in of_the_parent:
         link.close()
     runner.run()

@@ -11,13 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
-import select
 import signal
-import socket
-import struct
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,13 +22,15 @@ import redis
 from billiard.common import clear_terminate_handler_fired, reset_signals, terminate_handler_fired
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
-from billiard.pool import SIG_SOFT_TIMEOUT, MaybeEncodingError
+from billiard.pool import SIG_SOFT_TIMEOUT
 from celery.app import trace
 from celery.concurrency.prefork import process_destructor, process_initializer
 from celery.exceptions import Ignore, Retry
 from celery.worker.strategy import logger as strategy_logger
 
 from graft.config.transport.fetch import Taken
+from graft.workers.direct.flusher import Flusher
+from graft.workers.direct.link import ProcessEnd
 from graft.workers.direct.plain_run import Judge, PlainRun
 from graft.workers.direct.shared_state import Entry, SharedState, State
 from graft.workers.direct.taking import MOST, PAUSE, WAIT, Source, Taking
@@ -42,16 +38,14 @@ from graft.workers.result_patch import StoreArguments, store_later
 
 logger = logging.getLogger(__name__)
 
-LENGTH: Final = struct.Struct("<I")
 TELL_EVERY: Final = 0.5  # Seconds between two reports of how many were taken and run.
-FLUSH_AFTER: Final = 0.02  # Seconds for which an ended run's result may wait for the run behind it.
 
 
 class PoolProcess:
     """What runs in the process, from its first to its last task."""
 
     def __init__(
-        self, number: int, link: socket.socket, shared: SharedState, lock: Any, app: Any, hostname: str,
+        self, number: int, link: ProcessEnd, shared: SharedState, lock: Any, app: Any, hostname: str,
         most_tasks: int | None, most_memory: int | None,
     ) -> None:  # fmt: skip
         self._number, self._link, self._shared, self._lock = number, link, shared, lock
@@ -69,7 +63,7 @@ class PoolProcess:
         self._counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
         self._unsigned: set[str] = set()
         self._told_at = time.monotonic()
-        self._flusher = _Flusher(self._taking)
+        self._flusher = Flusher(self._taking)
 
     def run(self) -> None:
         """Run until the worker has no more use for this process; never returns."""
@@ -100,7 +94,7 @@ class PoolProcess:
         self._trace = trace.fast_trace_task if self._app.use_fast_trace_task else trace.trace_task_ret
         self._logs = strategy_logger.isEnabledFor(logging.INFO)
         store_later(self._store)
-        self._tell("up")
+        self._link.tell("up")
 
     def _on_soft_limit(self, number: int, frame: Any) -> None:
         if self._is_in_run:
@@ -120,7 +114,7 @@ class PoolProcess:
             else:
                 self._settle_all()
                 self._tell_counts()
-                self._sleep()
+                self._link.sleep(WAIT)
 
     def _read_orders(self) -> None:
         if self._version == self._shared.version:
@@ -130,10 +124,6 @@ class PoolProcess:
         if "source" in orders:
             self._taking.use(Source.of(orders["source"]), orders["poll"])
             self._judge.limit, self._judge.others = orders["limit"], frozenset(orders["others"])
-
-    def _sleep(self) -> None:
-        if select.select([self._link], [], [], WAIT)[0] and not self._link.recv(64):
-            raise SystemExit(0)  # The main process is gone.
 
     def _is_worn_out(self) -> bool:
         if self._most_tasks and self._completed >= self._most_tasks:
@@ -156,7 +146,7 @@ class PoolProcess:
                 taken = self._taking.fetch(tags)
         except redis.ConnectionError:
             self._free(bank)
-            self._tell("back", tags)
+            self._link.tell("back", tags)
             self._bank = bank
             time.sleep(PAUSE)
             return
@@ -180,7 +170,7 @@ class PoolProcess:
             ):
                 continue
             if run is None:
-                self._tell("deliver", *message)
+                self._link.tell("deliver", *message)
                 self._shared.set(self._number, number, State.FREE)
             else:
                 runs.append((number, run))
@@ -198,7 +188,7 @@ class PoolProcess:
 
     def _give_back(self, entry: int, run: PlainRun) -> None:
         if self._shared.change(self._number, entry, run.taken.tag, State.HELD, State.FREE, self._lock):
-            self._tell("back", (run.taken.tag,))
+            self._link.tell("back", (run.taken.tag,))
 
     def _run(self, entry: int, run: PlainRun) -> None:
         queue = run.taken.queue
@@ -216,7 +206,7 @@ class PoolProcess:
                 self._taking.ack(tag)
         else:
             self._settle_all()
-            self._tell("ended", tag, answer, None if not is_own else (run.taken.raw, queue))
+            self._link.tell("ended", tag, answer, None if not is_own else (run.taken.raw, queue))
             self._shared.set(self._number, entry, State.FREE)
         if leaves:
             self._settle_all()
@@ -257,8 +247,8 @@ class PoolProcess:
     def _run_job(self) -> bool:
         """Run a job of the main process; False where others have them all."""
         self._settle_all()
-        self._tell("job")
-        job = self._receive()
+        self._link.tell("job")
+        job = self._link.receive()
         if job is None:
             return False
         number, target, arguments = job
@@ -266,7 +256,7 @@ class PoolProcess:
         answer, leaves = self._traced(target, *arguments)
         self._completed += 1
         self._settle_all()
-        self._tell("done", number, answer)
+        self._link.tell("done", number, answer)
         if leaves:
             raise SystemExit(1)
         return True
@@ -291,42 +281,8 @@ class PoolProcess:
         if not (always or now - self._told_at > TELL_EVERY) or not (queues or tasks):
             return
         self._told_at = now
-        self._tell("counts", dict(queues), dict(tasks), self._unsigned)
+        self._link.tell("counts", dict(queues), dict(tasks), self._unsigned)
         self._counts, self._unsigned = (Counter(), Counter()), set()
-
-    def _tell(self, *what: Any) -> None:
-        try:
-            text = pickle.dumps(what)
-        except Exception as error:  # A result that cannot be pickled: billiard says so too.
-            answer = what[2] if what[0] in ("ended", "done") else None
-            if answer is None:
-                raise
-            try:
-                raise MaybeEncodingError(error, answer[1])
-            except MaybeEncodingError:
-                text = pickle.dumps((what[0], what[1], (False, ExceptionInfo()), *what[3:]))
-        try:
-            self._link.sendall(LENGTH.pack(len(text)) + text)
-        except OSError:
-            sys.exit(1)  # The main process is gone.
-
-    def _receive(self) -> Any:
-        """The answer to a question; what wakes a process that sleeps is no answer."""
-        while True:
-            head = self._receive_bytes(LENGTH.size)
-            (length,) = LENGTH.unpack(head)
-            if length:
-                return pickle.loads(self._receive_bytes(length))
-
-    def _receive_bytes(self, count: int) -> bytes:
-        parts = []
-        while count:
-            part = self._link.recv(min(count, 1 << 20))
-            if not part:
-                raise SystemExit(0)
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
 
 
 def _is_simple(answer: tuple[bool, Any]) -> bool:
@@ -339,43 +295,3 @@ def _is_simple(answer: tuple[bool, Any]) -> bool:
         return True
     error = getattr(value, "exception", None)
     return isinstance(getattr(error, "exc", error), Ignore | Retry)
-
-
-class _Flusher:
-    """Has results stored that wait for longer than a moment: behind short runs there may be a long one.
-
-    The thread sleeps for good where nothing was stored for a second.
-    """
-
-    def __init__(self, taking: Taking) -> None:
-        self.lock = threading.RLock()
-        self._taking = taking
-        self._thread: threading.Thread | None = None
-        self._is_wanted = threading.Event()
-        self._is_parked = True
-
-    def watch(self) -> None:
-        """Something waits."""
-        if not self._is_parked:
-            return
-        self._is_parked = False
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._keep_flushing, name="flusher", daemon=True)
-            self._thread.start()
-        self._is_wanted.set()
-
-    def _keep_flushing(self) -> None:
-        while True:
-            self._is_wanted.wait()
-            self._is_wanted.clear()
-            idle = 0.0
-            while idle < 1.0:
-                time.sleep(FLUSH_AFTER)
-                idle += FLUSH_AFTER
-                if self._taking.owed_for > FLUSH_AFTER and self.lock.acquire(blocking=False):
-                    idle = 0.0
-                    try:
-                        self._taking.flush()
-                    finally:
-                        self.lock.release()
-            self._is_parked = True

@@ -32,7 +32,8 @@ from graft.config.transport.channel import STOCK_POLL, Channel
 from graft.config.transport.fetch import Taken
 from graft.tasks.delivery import cancellation
 from graft.workers import active_runs, shutdown
-from graft.workers.direct.direct_pool import Child, Job, TaskPool
+from graft.workers.direct.direct_pool import Child, TaskPool
+from graft.workers.direct.job import Job
 from graft.workers.direct.shared_state import Entry, State
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Promotion:
             self._orders = orders
             self._pool.shared.write_orders(orders)
             for child in self._pool.children.values() if sleep and orders["takes"] else ():
-                child.wake()
+                child.link.wake()
 
     def _is_ordinary(self) -> bool:
         """Whether nobody has to see each message in this process."""
