@@ -1,23 +1,29 @@
-"""Celery's Redis result backend, which subscribes to the results of many tasks in one command.
+"""Celery's Redis result backend, with fewer commands for each result.
 
 Celery subscribes to each task when it is sent, and unsubscribes when its result has come: a third of what a caller
-spends on a task of a group. So it is done here as long as few results are outstanding. Once there are many, the others
-are subscribed to when somebody waits.
+spends on a task of a group. Here many results are subscribed to in one command when somebody waits, once many are
+outstanding, and several are unsubscribed from at once.
+
+Celery also looks by key when somebody begins to wait. A result that was subscribed to before its task was sent is
+announced; so here that look comes a moment later, for what was not.
 """
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 from typing import Any, Final
 
 import redis
+from celery._state import task_join_will_block
 from celery.backends import redis as stock
 from kombu.utils.encoding import bytes_to_str
 
 PATIENCE: Final = 5.0  # Seconds until a connection counts as broken.
-FEW: Final = 16  # Outstanding results, up to which each has commands of its own.
+FEW: Final = 16  # Outstanding results, up to which each is subscribed to when it is sent.
 MOST: Final = 500  # Channels to subscribe to in one command.
-ENOUGH: Final = 100  # Channels to unsubscribe from in one command.
+ENOUGH: Final = 100  # Channels to unsubscribe from in one command, where many results are outstanding; else FEW.
+LOOK_AFTER: Final = 0.05  # Seconds until a result that was not announced is looked for.
 
 
 class ResultConsumer(stock.ResultConsumer):
@@ -26,14 +32,24 @@ class ResultConsumer(stock.ResultConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._unasked: dict[str, None] = {}  # Channels to subscribe to, in their order.
+        self._announced: set[str] = set()  # Those subscribed to before their task was sent.
+        self._looks: dict[str, tuple[float, Any]] = {}  # Results to look for, and when.
 
     def on_after_fork(self) -> None:
         super().on_after_fork()
         self._unasked.clear()
+        self._announced.clear()
+        self._looks.clear()
+
+    def will_send(self, task_id: str) -> None:
+        """The task is sent next: whatever comes of it is announced, if its channel is subscribed to by now."""
+        self.consume_from(task_id)
+        if self._get_key_for_task(task_id) not in self._unasked:
+            self._announced.add(task_id)
 
     def _consume_from(self, task_id: str) -> None:
         key = self._get_key_for_task(task_id)
-        if len(self.subscribed_to) < FEW or key in self.subscribed_to:
+        if self._outstanding < FEW or key in self.subscribed_to:
             super()._consume_from(task_id)
         else:
             self._pending_unsubscribe.discard(key)
@@ -42,12 +58,29 @@ class ResultConsumer(stock.ResultConsumer):
 
     def on_wait_for_pending(self, result: Any, **kwargs: Any) -> None:
         self._subscribe()
-        super().on_wait_for_pending(result, **kwargs)
+        patience = kwargs.get("timeout")
+        if getattr(result, "id", None) in self._announced and (patience is None or patience > 2 * LOOK_AFTER):
+            self._looks[result.id] = (time.monotonic() + LOOK_AFTER, result)
+        else:
+            super().on_wait_for_pending(result, **kwargs)
 
     def drain_events(self, timeout: float | None = None) -> None:
         if self._unasked:  # Somebody sends while another waits.
             self._subscribe()
-        super().drain_events(timeout)
+        if not self._looks:
+            super().drain_events(timeout)
+            return
+        super().drain_events(LOOK_AFTER if timeout is None else min(timeout, LOOK_AFTER))
+        now = time.monotonic()
+        for task_id, (at, result) in tuple(self._looks.items()):
+            if now >= at:
+                self._looks.pop(task_id, None)
+                super().on_wait_for_pending(result)
+
+    def cancel_for(self, task_id: str) -> None:
+        self._announced.discard(task_id)
+        self._looks.pop(task_id, None)
+        super().cancel_for(task_id)
 
     def _subscribe(self) -> None:
         """Subscribe to what was sent since the last time, then look which of it is there already."""
@@ -79,9 +112,12 @@ class ResultConsumer(stock.ResultConsumer):
         raise redis.ConnectionError(f"Redis did not confirm a subscription within {PATIENCE:g} s")
 
     @property
+    def _outstanding(self) -> int:
+        return len(self.subscribed_to) - len(self._pending_unsubscribe)
+
+    @property
     def _enough(self) -> int:
-        outstanding = len(self.subscribed_to)
-        return 1 if outstanding <= FEW else min(ENOUGH, outstanding)
+        return max(FEW, min(ENOUGH, self._outstanding))
 
     def _flush_pending_unsubscribe(self) -> None:
         """Unsubscribe from many at once; Celery's own does it one by one, and says why only here."""
@@ -102,13 +138,20 @@ class ResultConsumer(stock.ResultConsumer):
                 self._pubsub_lock.release()
 
 
-class Backend(stock.RedisBackend):
-    """Celery's, with that consumer."""
+class _Announcing:
+    """A backend with that consumer."""
 
     ResultConsumer = ResultConsumer
+    result_consumer: Any
+
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        if not task_join_will_block():
+            self.result_consumer.will_send(task_id)
 
 
-class SentinelBackend(stock.SentinelBackend):
-    """Celery's, with that consumer."""
+class Backend(_Announcing, stock.RedisBackend):
+    """Celery's own."""
 
-    ResultConsumer = ResultConsumer
+
+class SentinelBackend(_Announcing, stock.SentinelBackend):
+    """Celery's own, where Sentinel says who the master is."""
