@@ -228,8 +228,7 @@ class PoolProcess:
     def _store(self, how: StoreArguments) -> None:
         """Keep a result that also acknowledges its message, for the next round trip."""
         self._is_stored = self._taking.settles
-        with self._flusher.lock:
-            self._taking.store(how)
+        self._taking.store(how)
         if self._has_more:
             self._flusher.watch()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -65,8 +66,8 @@ class Taking:
         self._source = Source()
         self._commands: dict[int, FetchCommand] = {}
         self._first = 0
-        self._stores: list[StoreArguments] = []
-        self._acks: list[str] = []
+        self._stores: deque[StoreArguments] = deque()  # Two threads put in and take out.
+        self._acks: deque[str] = deque()
         self._stored_at = 0.0
         self._poll = WAIT
         self._seconds = 0.0  # Of the usual run here.
@@ -129,7 +130,7 @@ class Taking:
         command = self._commands.get(turn) or self._commands.setdefault(turn, self._source.command(turn))
         connection = self._connected()
         hears_all = time.monotonic() - self._fetcher.unannounced_at > STOCK_SEEN
-        stores, acks = self._stores, self._acks
+        stores, acks = _drained(self._stores), _drained(self._acks)
         replies: list[Any] = []
 
         def read(name: str) -> Any:
@@ -146,10 +147,9 @@ class Taking:
             self._fetcher.send(connection, command, tags, WAIT if hears_all else self._poll, acks, others)
             taken = self._fetcher.read(read, MOST)
         except (RedisError, OSError) as error:
-            self._lose(error)
+            self._lose(error, stores, acks)
             raise redis.ConnectionError(str(error)) from error
         self._is_failing = False
-        self._stores, self._acks = [], []
         for how, reply in zip(stores, replies, strict=False):
             self._note_stored(how, reply)
         if taken and self._source.takes_turns:
@@ -160,7 +160,7 @@ class Taking:
         """Tell what is to be told, without a fetch; False where Redis does not answer."""
         if not self.owes:
             return True
-        stores, acks = self._stores, self._acks
+        stores, acks = _drained(self._stores), _drained(self._acks)
         try:
             connection = self._connected()
             commands = [self._stored(how) for how in stores]
@@ -169,9 +169,8 @@ class Taking:
             connection.send_packed_command(connection.pack_commands(commands))
             replies = [self._reply(connection, command[0]) for command in commands]
         except (RedisError, OSError) as error:
-            self._lose(error)
+            self._lose(error, stores, acks)
             return False
-        self._stores, self._acks = [], []
         for how, reply in zip(stores, replies, strict=False):
             self._note_stored(how, reply)
         return True
@@ -221,7 +220,9 @@ class Taking:
             self._connection = connection
         return self._connection
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, error: Exception, stores: list[StoreArguments], acks: list[str]) -> None:
+        self._stores.extendleft(reversed(stores))
+        self._acks.extendleft(reversed(acks))
         if not self._is_failing:
             logger.warning("a pool process cannot reach Redis, and keeps what it has to tell: %s", error)
         self._is_failing = True
@@ -233,3 +234,11 @@ class Taking:
             connection, self._connection = self._connection, None
             connection.disconnect()
             self._client.connection_pool.release(connection)
+
+
+def _drained(owed: deque[Any]) -> list[Any]:
+    """All that is in *owed*, taken out; what another thread puts in meanwhile is in the list or stays."""
+    found = []
+    while owed:
+        found.append(owed.popleft())
+    return found
