@@ -40,6 +40,7 @@ SEES_DEAD: Final = f"(+hexists %R~{keys.DEAD_LETTERS})"  # Whether a call is bur
 LISTS: Final = f"(+zrange +lindex %R~{pattern(keys.LEAKS)})"  # The processes that can be asked to trace allocations.
 
 CONNECTIONS: Final = "+client|list"  # The look for leaks counts them by name.
+WAKES: Final = "+client|unblock"  # A worker its own processes, which wait for messages (workers/direct).
 HEARS: Final = ("+subscribe", "+psubscribe", "+unsubscribe", "+punsubscribe", "+pubsub")
 # Every role may ask these, which say whether the server is fit, and who we are; some of them count as dangerous.
 HARMLESS: Final = ("+info", "+time", "+select", "+acl|whoami", "+client|setname", "+client|id")
@@ -100,7 +101,7 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
     return {
         "worker": Role(
             "runs tasks; keeps the record of the messages it holds, and everything the deployment knows of itself",
-            _commands(*data, "+publish", refused=moves, although=(CONNECTIONS,)),
+            _commands(*data, "+publish", refused=moves, although=(CONNECTIONS, WAKES)),
             (
                 *waiting, BINDINGS, PIDBOX, EVENTS, *HELD, keys.STOCK_HELD, *RESULTS, pattern(keys.RESOURCE_POOL),
                 "graft:*",
