@@ -91,7 +91,7 @@ class Hardening:
         self.is_active = is_redis(address_of(self.app.conf.broker_url))
         if not self.is_active:
             self._use_amqp(self._amqp)
-            self.app.__dict__.pop("now", None)
+            self._leave_the_clock()
             return
         current.reread_settings()
         self._defaults = defaults(settings())
@@ -99,13 +99,18 @@ class Hardening:
         self._use_amqp(_hardened_amqp(self._amqp))
         symbol_by_name(GROUPS)()
         self.app.loader.override_backends = {**BACKENDS, **self.app.loader.override_backends}
-        self.app.now = self._now
+        if "now" not in self.app.__dict__ and type(self.app).now is Celery.now:  # Else it has a clock of its own.
+            self.app.now = self._now
         for blueprint, steps in STEPS.items():
             self.app.steps[blueprint].update(steps)
 
     def _now(self) -> datetime:
         """What Celery takes for now where it sends (a countdown, an expiry) and where Beat looks what is due."""
         return redis_clock.today().astimezone(self.app.timezone)
+
+    def _leave_the_clock(self) -> None:
+        if self.app.__dict__.get("now") == self._now:
+            del self.app.__dict__["now"]
 
     def schedule(self) -> None:
         """Have Beat send our checks too."""
@@ -117,7 +122,7 @@ class Hardening:
         self._use_amqp(self._amqp)
         theirs = {name: each for name, each in self.app.loader.override_backends.items() if each != BACKENDS.get(name)}
         self.app.loader.override_backends = theirs
-        self.app.__dict__.pop("now", None)
+        self._leave_the_clock()
         for blueprint, steps in STEPS.items():
             self.app.steps[blueprint].difference_update(steps)
         if self.app.configured:

@@ -96,7 +96,7 @@ PROJECTS: Final = (
         arguments=[f"t/integration/test_{name}.py" for name in CELERY_TESTS],
         more=("t/integration", "--ignore=t/integration/test_backend.py"),
         environ={"TEST_BROKER": REDIS, "TEST_BACKEND": REDIS, "REDIS_HOST": HOST, "REDIS_PORT": PORT,
-                 "CELERY_BROKER_URL": "", "GRAFT_BEAT": "false"},
+                 "CELERY_BROKER_URL": ""},
         keeps=("t", "pyproject.toml"),
         edits={"t/integration/conftest.py": ("if configured != {'celery'}", "if configured - {'graft'} != {'celery'}")},
         excused={
@@ -111,8 +111,7 @@ PROJECTS: Final = (
         "--everything, test_chord_header_id_duplicated_on_rabbitmq_msg_duplication is expected to fail on Redis, in "
         "stock Celery too, since it sends no duplicate (tests/hardened/test_duplicates.py does), and "
         "test_replaced_task_nesting_level_0 may fail where a worker is quick: it clears its note of the task after it "
-        "has sent it, and test_pidbox_reset_after_repeated_control_errors fails in stock Celery too; run with "
-        "GRAFT_BEAT=false, since its tests of Beat expect an empty schedule",
+        "has sent it, and test_pidbox_reset_after_repeated_control_errors fails in stock Celery too",
         limit=5400.0,
     ),
 )  # fmt: skip

@@ -70,6 +70,16 @@ def test_submit_works_where_results_go_elsewhere_or_nowhere(shop, tmp_path, resu
     assert told.splitlines() == ["['A']", "2"]
 
 
+def test_a_clock_of_the_projects_own_stays(shop):
+    code = (
+        "from datetime import datetime, UTC\nfrom celery import Celery\n"
+        "made = Celery('own', broker=app.conf.broker_url)\n"
+        "graft.undo(app)\ngraft.harden(made)\nmade.now = lambda: datetime(2026, 3, 7, tzinfo=UTC)\n"
+        "made.amqp.router\nprint(made.now().year, made.now().month)"
+    )
+    assert shop.run(code) == "2026 3"
+
+
 def test_messages_of_task_protocol_1_run(shop):
     shop.worker()
     code = (
