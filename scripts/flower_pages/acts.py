@@ -70,6 +70,7 @@ class Do(Page):
         fields = self.fields()
         is_confirmed = fields.pop("confirmed", "") == "yes"
         back = fields.pop("back", "")
+        back = back if is_safe_redirect(back) else self.address("graft-overview")
         given = {key: text for key, text in fields.items() if key not in OUR_FIELDS}
         try:
             plan = await readings().run(action.plan, given)
@@ -90,8 +91,7 @@ class Do(Page):
             self.finish(json.dumps(told))
         elif is_confirmed:
             remember_result(act, wording.cleaned(result))
-            target = back if is_safe_redirect(back) else self.address("graft-overview")
-            path, _, asked = target.partition("?")
+            path, _, asked = back.partition("?")
             kept = "&".join(part for part in asked.split("&") if part and not part.startswith("act="))
             self.redirect(f"{path}?{kept}{'&' if kept else ''}act={act}", status=303)
         else:

@@ -14,6 +14,7 @@ from graft.scripts.console import several
 from graft.scripts.flower_pages.frame import Page, Paged, addresses
 from graft.scripts.flower_pages.plans import Action, Given, Plan
 from graft.scripts.snapshot import seconds_left
+from graft.tasks.dead_letters.store import without_values
 from graft.tasks.durable import feeder_lease
 from graft.tasks.durable import record as records
 from graft.tasks.durable.record import BatchRecord
@@ -118,8 +119,9 @@ def every() -> list[BatchRow]:
 
 @dataclass(frozen=True)
 class BatchLook:
-    """One batch. ``causes`` are errors of its failed runs with counts, ``workers`` runs by worker; ``waiting`` and
-    ``held`` are messages in its queue and with workers, ``feeder`` the worker that sends a durable batch.
+    """One batch. ``causes`` are the latest error of each cause with its runs, ``workers`` runs by worker.
+
+    ``waiting`` and ``held`` are messages in its queue and with workers, ``feeder`` the worker that sends a durable one.
     """
 
     row: BatchRow
@@ -150,11 +152,13 @@ class BatchPage(Page):
 
 
 def _sums(runs: Sequence[Attempt]) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int, float], ...]]:
-    causes = Counter(run.error for run in runs if run.error)
+    errors = {without_values(run.error): run.error for run in runs if run.error}
+    causes = Counter(without_values(run.error) for run in runs if run.error)
     counts, times = Counter(run.worker for run in runs), Counter[str]()
     for run in runs:
         times[run.worker] += run.seconds  # type: ignore[assignment]  # Typed for whole numbers alone.
-    return tuple(causes.most_common(SHOWN)), tuple((name, count, times[name]) for name, count in counts.most_common())
+    latest = tuple((errors[cause], count) for cause, count in causes.most_common(SHOWN))
+    return latest, tuple((name, count, times[name]) for name, count in counts.most_common())
 
 
 def find(name: str, runs: Sequence[Attempt] = ()) -> BatchRow:

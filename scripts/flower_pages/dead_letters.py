@@ -109,20 +109,24 @@ def letters_page(every: Sequence[DeadLetter], unread: int, filters: dict[str, st
     choice = choice_of(filters.items())
     matching = [letter for letter in every if choice.holds(letter)]
     found = causes(matching)
+    hours = _hours(found[:CAUSES], matching)
     paged = Paged(page, len(matching))
     return Letters(
-        tuple(CauseRow(cause, _hours(cause, matching)) for cause in found[:CAUSES]), len(found),
+        tuple(CauseRow(cause, tuple(hours[cause.fingerprint])) for cause in found[:CAUSES]), len(found),
         tuple(matching[paged.first : paged.first + paged.rows]), paged, unread, len(every), filters, jobs().lines(),
     )  # fmt: skip
 
 
-def _hours(cause: Cause, letters: Iterable[DeadLetter]) -> tuple[int, ...]:
-    now, counts = time.time(), [0] * HOURS
+def _hours(found: Sequence[Cause], letters: Iterable[DeadLetter]) -> dict[str, list[int]]:
+    """For each of those causes its letters by the hour of the last day, the oldest first; *letters* newest first."""
+    now, counts = time.time(), {cause.fingerprint: [0] * HOURS for cause in found}
     for letter in letters:
-        hour = int((now - letter.buried_at) // 3600)
-        if letter.fingerprint == cause.fingerprint and 0 <= hour < HOURS:
-            counts[HOURS - 1 - hour] += 1
-    return tuple(counts)
+        hour = max(0, int((now - letter.buried_at) // 3600))
+        if hour >= HOURS:
+            break
+        if letter.fingerprint in counts:
+            counts[letter.fingerprint][HOURS - 1 - hour] += 1
+    return counts
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,7 @@ def _replay(given: Given) -> str:
         return letter is not None and dead_letter_replay.replay(letter, target)
 
     jobs().start(given["act"], f"Replay {several(len(found), 'dead letter')}", [one.id for one in found], step, rate)
-    return f"{several(len(found), 'dead letter')} are sent again, {rate:g} a second"
+    return f"sending {several(len(found), 'dead letter')} again, {rate:g} a second"
 
 
 def _plan_drop(given: Given) -> Plan:
@@ -272,7 +276,7 @@ def _drop(given: Given) -> str:
         return any(map(store.remove, store.read([letter_id])))
 
     jobs().start(given["act"], f"Drop {several(len(found), 'dead letter')}", [one.id for one in found], step)
-    return f"{several(len(found), 'dead letter')} are being removed"
+    return f"removing {several(len(found), 'dead letter')}"
 
 
 ACTIONS: Final = {

@@ -20,6 +20,7 @@ from tornado import web
 from tornado.escape import xhtml_escape
 from tornado.web import url
 
+from graft.config import harden
 from graft.config.redis_client import shared
 from graft.scripts.flower_pages import wording
 from graft.scripts.flower_pages.reading import Readings, Told
@@ -81,6 +82,8 @@ class Page(BaseApiHandler):
     def prepare(self) -> None:
         if self.as_json:
             super().prepare()
+        if not harden.is_active(self.capp):
+            raise web.HTTPError(404, harden.why_inactive(self.capp))
 
     def write_error(self, status_code: int, **about: Any) -> None:
         if self.as_json:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from tornado import web
 from tornado.web import url
 
+from graft.config import harden
 from graft.config.deployment import app_name
 from graft.scripts.commands import health
 from graft.scripts.flower_pages.frame import Page, addresses
@@ -134,9 +135,12 @@ def _last_rate(past: Sequence[Snapshot]) -> float | None:
 class Start(Page):
     """Flower's own start page stays at /workers; its script would take this page for it at the address /."""
 
+    def prepare(self) -> None:
+        """An app whose broker is not Redis has Flower's own start page."""
+
     @web.authenticated
     async def get(self, *path: str) -> None:
-        self.redirect(self.address("graft-overview"))
+        self.redirect(self.address("graft-overview" if harden.is_active(self.capp) else "workers"))
 
 
 ADDRESSES: Final = [url(r"/", Start), *addresses(r"", OverviewPage, "graft-overview")]

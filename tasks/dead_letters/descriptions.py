@@ -23,6 +23,7 @@ LONGEST_ERROR: Final = 300  # Bytes of an error's text that are kept.
 WHOLE_EVERY: Final = 300.0  # Seconds after which all is read again: a letter may be replaced under its id.
 SHARED_TEXTS: Final = ("task", "queue", "reason", "function", "error", "fingerprint")
 NEWEST: Final = 1000
+SOON: Final = 0.2  # Seconds to wait for another who reads.
 
 
 class Descriptions:
@@ -41,16 +42,19 @@ class Descriptions:
         Raises:
             RedisError: Redis does not answer.
         """
-        with self._lock:
-            deadline = time.monotonic() + budget
-            client = shared()
-            self._find_ids(client)
-            while self._missing and time.monotonic() < deadline:
-                page = self._missing[-PAGE:]
-                self._read(page, client)
-                del self._missing[-len(page) :]
-            newest = sorted(self._known.values(), key=lambda letter: -letter.buried_at)
-            return newest, len(self._missing)
+        if self._lock.acquire(timeout=SOON):  # Else another reads, and this one has what there is.
+            try:
+                deadline = time.monotonic() + budget
+                client = shared()
+                self._find_ids(client)
+                while self._missing and time.monotonic() < deadline:
+                    page = self._missing[-PAGE:]
+                    self._read(page, client)
+                    del self._missing[-len(page) :]
+            finally:
+                self._lock.release()
+        newest = sorted(self._known.values(), key=lambda letter: -letter.buried_at)
+        return newest, len(self._missing)
 
     def _find_ids(self, client: Any) -> None:
         """Note which letters there are: the newest alone where the counts say that nothing else has changed."""

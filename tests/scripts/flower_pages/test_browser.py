@@ -47,7 +47,7 @@ def test_a_planted_failure_is_seen_replayed_and_watched_to_succeed(acting, visit
     page.get_by_role("button", name="Replay …").first.click()
     assert "Replay 1 dead letter" in page.inner_text("h1")
     page.get_by_role("button", name="Replay them").click()
-    page.wait_for_selector("text=Done: 1 dead letter are sent again")
+    page.wait_for_selector("text=Done: sending 1 dead letter again")
     page.wait_for_selector("text=1 of 1 done", timeout=60_000)  # Without a click: the page is live.
     page.get_by_role("link", name="Calls", exact=True).first.click()
     page.get_by_label("Callable").fill("*read_text")
