@@ -24,7 +24,7 @@ from graft.config.redis_client import why_not
 FRESH: Final = 1.0  # Seconds for which one reading serves everybody.
 PATIENCE: Final = 2.5  # Seconds after which a viewer gets what was last known.
 REMEMBERED: Final = 200  # Readings; the oldest are forgotten.
-THREADS: Final = 8
+THREADS: Final = 4  # Each keeps a connection: more would look like a leak of them while they are made.
 USERS: Final = "`viewer` may read every page, `admin` may act"
 UNREACHABLE: Final = (redis.RedisError, OperationalError, OSError)
 
@@ -69,8 +69,8 @@ class Readings:
         return Told(known.value, known.at, f"{settings().broker_name} has not answered for {PATIENCE:g} s")
 
     async def run(self, func: Callable[..., Any], *args: Any) -> Any:
-        """Do something in a thread, however long it takes."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, func, *args)
+        """Do something in a thread of Flower's own, however long it takes; viewers do not wait for it."""
+        return await asyncio.get_running_loop().run_in_executor(None, func, *args)
 
     def forget(self) -> None:
         """Read everything again when it is next asked for; while Redis is away, what was known still is."""

@@ -10,6 +10,7 @@
     var every = parseFloat(page.dataset.graftEvery) * 1000;
     var isLive = every > 0 && !new URLSearchParams(location.search).has("still");
     var isAsking = false;
+    var isPressing = false; // What is pressed must not be replaced before it is let go.
 
     function two(number) {
         return (number < 10 ? "0" : "") + number;
@@ -27,14 +28,14 @@
             var text = inViewersZone(new Date(element.dateTime));
             element.title = text;
             if (element.classList.contains("graft-moment")) {
-                element.textContent = text;
+                element.textContent = window.innerWidth < 600 ? text.slice(5, 19) : text;
             }
         });
     }
 
     function isBusy(live) {
         var selected = window.getSelection();
-        return document.hidden || live.contains(document.activeElement) || live.querySelector("input:checked") ||
+        return document.hidden || isPressing || live.contains(document.activeElement) || live.querySelector("input:checked") ||
             (selected && !selected.isCollapsed && live.contains(selected.anchorNode));
     }
 
@@ -71,6 +72,16 @@
         liveSwitch.lastElementChild.textContent = isLive ? "Live" : "Stopped";
     }
 
+    document.addEventListener("pointerdown", function () {
+        isPressing = true;
+    });
+    ["pointerup", "pointercancel"].forEach(function (name) {
+        document.addEventListener(name, function () {
+            window.setTimeout(function () {
+                isPressing = false;
+            }, 300);
+        });
+    });
     showTimes(document);
     if (liveSwitch && every > 0) {
         liveSwitch.hidden = false;

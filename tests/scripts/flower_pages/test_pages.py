@@ -161,11 +161,22 @@ def test_a_queue_is_shown_by_callable_and_purged_to_the_dead_letters(acting):
     assert [(row["cause"]["reason"], row["cause"]["letters"]) for row in letters["causes"]] == [("revoked", 3)]
     assert acting.ask("/graft/dead-letters.jsonl?queue=low").text.count("\n") == 3
     assert '"count": 3' in acting.do("drop", queue="low").text  # A plan alone: nothing is dropped.
-    acting.do("drop", ids=[row["id"] for row in letters["rows"]][:2], confirmed=True)
-    wait_until(lambda: acting.data("/dead-letters?queue=low")["paged"]["total"] == 1, 30, "two letters are dropped")
-    job = acting.data("/dead-letters")["jobs"][0]
-    assert (job["result"], job["title"]) == ("2 of 2 done", "Drop 2 dead letters")
-    assert acting.data("/acts")[0]["result"] == "2 of 2 done"
+
+    assert acting.do("replay", queue="low", rate=0.001, confirmed=True).status == 200
+
+    def job() -> dict[str, object]:
+        found: dict[str, object] = acting.data("/dead-letters?queue=low")["jobs"][0]
+        return found
+
+    wait_until(lambda: job()["seen"] == 1, 30, "the first letter is sent; the next one waits for a quarter of an hour")
+    assert acting.do("stop-job", job=job()["id"], confirmed=True).status == 200
+    wait_until(lambda: job()["ended"], 30, "the job is stopped")
+    assert job()["result"] == "1 of 3 done; stopped"
+    left = [row["id"] for row in acting.data("/dead-letters?queue=low")["rows"]]
+    acting.do("drop", ids=left[:1], confirmed=True)
+    wait_until(lambda: acting.data("/dead-letters?queue=low")["paged"]["total"] == 1, 30, "a letter is dropped")
+    assert (job()["result"], job()["title"]) == ("1 of 1 done", "Drop 1 dead letter")
+    assert acting.data("/acts")[0]["result"] == "1 of 1 done"
     assert acting.do("drop").status == 400  # Nothing was chosen.
 
 
@@ -214,7 +225,7 @@ def test_workers_say_what_they_run_and_an_entry_of_the_schedule_is_run_now(actin
     wait_until(lambda: "tests.samples:sleep" in running(), 30, "it is seen to run")
     lines = {line["name"]: line for line in acting.data("/schedule")["lines"]}
     assert lines["graft.health.check"]["schedule"] == "every 30 s"
-    assert acting.do("run-now", entry="nobody").status == 400
+    assert acting.do("run-now", entry="nobody").status == acting.do("trace", process="nobody").status == 400
     assert "sent graft.health.check" in acting.do("run-now", entry="graft.health.check", confirmed=True).text
     wait_until(lambda: any(one["check"] == "workers" for one in acting.data("/health")["report"]["verdicts"]), 30)
 
