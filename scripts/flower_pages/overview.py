@@ -57,10 +57,24 @@ class Overview:
     app: str
 
 
+# The page that shows more of what a check found; for those of one queue, that of the queue.
+SHOWN_ON: Final = {
+    "dead letters": "graft-letters", "errors": "graft-calls", "retries": "graft-calls", "workers": "graft-workers",
+    "worker": "graft-workers", "beat": "graft-schedule",
+}  # fmt: skip
+OF_QUEUES: Final = ("depth", "age", "round trip")
+
+
 class OverviewPage(Page):
     template = "graft_overview.html"
     tab = "graft-overview"
     title = "Overview"
+
+    def address_of(self, verdict: Verdict) -> str:
+        """The address of the page that shows more of what a check found."""
+        if verdict.check in OF_QUEUES and verdict.subject:
+            return self.address("graft-queue", verdict.subject)
+        return self.address(SHOWN_ON.get(verdict.check, "graft-health"))
 
     def read(self, question: Any) -> Overview:
         moment = moments().take()

@@ -92,7 +92,7 @@ class Flower:
 def another(stack: Stack, folder: Path, prefix: str = "", **environ: str) -> Iterator[Flower]:
     """One more Flower beside *stack*, with variables of its own."""
     port = free_port()
-    env = {**stack.env_of("operator"), "FLOWER_BASIC_AUTH": LOGIN, "FLOWER_DB": str(folder / "db"), **environ}
+    env = {**stack.env_of("viewer"), "FLOWER_BASIC_AUTH": LOGIN, "FLOWER_DB": str(folder / "db"), **environ}
     log = folder / "flower.log"
     with log.open("w") as file:
         argv = [sys.executable, "-m", "celery", "-A", "graft", "flower", f"--port={port}"]

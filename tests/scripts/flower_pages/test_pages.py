@@ -147,6 +147,7 @@ def test_a_queue_is_shown_by_callable_and_purged_to_the_dead_letters(acting):
     acting.do("pause", queue="low", confirmed=True)
     send(acting, "square", "range(12)", 4, "import time; time.sleep(0.5)", 'queue="low"')
     look = acting.data("/queue/low")
+    assert '<a href="/graft/queue/low">depth low</a>' in acting.page("/graft")  # A queue that holds work is a finding.
     assert [(one["function"], one["messages"], one["items"]) for one in look["groups"]] == [
         ("tests.samples:square", 3, 12)
     ]
