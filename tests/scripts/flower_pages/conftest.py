@@ -16,7 +16,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 @pytest.fixture(scope="package")
 def acting() -> Iterator[Flower]:
     """A stack whose Flower may act; its user is whoever may do everything."""
-    environ = {**clean_environ(os.environ), "FLOWER_READ_ONLY": "false"}
+    environ = {**clean_environ(os.environ), "FLOWER_READ_ONLY": "false", "GRAFT_LEAKS_EVERY": "1"}
     with Stack({"cpu": 2}, environ, flower=True) as stack:
         yield Flower.of(stack)
 

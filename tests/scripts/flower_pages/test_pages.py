@@ -218,12 +218,17 @@ def test_a_call_is_found_by_its_error_and_leads_to_its_letter_batch_and_flowers_
 
 
 def test_workers_say_what_they_run_and_an_entry_of_the_schedule_is_run_now(acting):
-    send(acting, "sleep", "[4.0]", 1, "", 'name="pages-sleeper"')
+    send(acting, "sleep", "[12.0]", 1, "", 'name="pages-sleeper"')
 
     def running() -> list[str]:
         return [run["function"] for row in acting.data("/workers")["rows"] for run in row["running"]]
 
     wait_until(lambda: "tests.samples:sleep" in running(), 30, "it is seen to run")
+    pids = {run["pid"] for row in acting.data("/workers")["rows"] for run in row["running"]}
+    wait_until(lambda: pids & {row["last"]["pid"] for row in acting.data("/health")["processes"]}, 30, "its samples")
+    key = next(row["key"] for row in acting.data("/health")["processes"] if row["last"]["pid"] in pids)
+    assert acting.do("stack", process=key, confirmed=True).status == 200
+    wait_until(lambda: "samples.py" in acting.page("/graft/health"), 30, "the stack of what it runs")
     lines = {line["name"]: line for line in acting.data("/schedule")["lines"]}
     assert lines["graft.health.check"]["schedule"] == "every 30 s"
     assert acting.do("run-now", entry="nobody").status == acting.do("trace", process="nobody").status == 400
