@@ -39,7 +39,7 @@ def actions() -> dict[str, Action]:
     """Every action, by the name in its address."""
     found: dict[str, Action] = {}
     for name in ACTING:
-        found |= import_module(f"graft.scripts.flower_pages.{name}").ACTIONS
+        found |= import_module(f"graft.scripts.flower_pages.pages.{name}").ACTIONS
     return found
 
 

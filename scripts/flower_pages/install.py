@@ -27,7 +27,7 @@ TASK: Final = (
     '<a class="btn btn-outline-primary" href="{{ reverse_url(\'graft-call\', task.uuid) }}">Runs and letters</a>',
 )
 ADDED: Final = {"navbar.html": NAVIGATION, "task.html": TASK}
-PAGES: Final = ("overview", "queues", "dead_letters", "batches", "calls", "health", "workers", "schedule", "acts")
+PAGES: Final = ("overview", "queues", "dead_letters", "batches", "calls", "health", "workers", "schedule")
 NEEDED: Final = ("handlers", "settings")
 
 
@@ -82,7 +82,7 @@ def _install(urls: Any) -> None:
 def handlers() -> list[Any]:
     """The addresses of all pages, and the same as JSON."""
     found = [url(r"/graft/static/(.*)", StaticFileHandler, {"path": str(HERE / "static")}, name="graft-static")]
-    for name in PAGES:
+    for name in ("acts", *(f"pages.{page}" for page in PAGES)):
         found += import_module(f"graft.scripts.flower_pages.{name}").ADDRESSES
     return found
 

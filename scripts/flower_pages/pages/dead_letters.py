@@ -18,8 +18,8 @@ from graft.scripts.commands.dead_letters.options import Chosen
 from graft.scripts.console import several
 from graft.scripts.flower_pages.frame import Page, Paged, addresses, readings
 from graft.scripts.flower_pages.jobs import STOP, JobLine, jobs
+from graft.scripts.flower_pages.pages.queues import seconds
 from graft.scripts.flower_pages.plans import Action, Given, Plan
-from graft.scripts.flower_pages.queues import seconds
 from graft.tasks.dead_letters import replay as dead_letter_replay
 from graft.tasks.dead_letters import store
 from graft.tasks.dead_letters.descriptions import Descriptions

@@ -17,7 +17,7 @@ from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.scripts.commands import track
 from graft.scripts.flower_pages.frame import ROWS, Page, addresses
-from graft.scripts.flower_pages.queues import seconds
+from graft.scripts.flower_pages.pages.queues import seconds
 from graft.tasks.dead_letters import store
 from graft.tasks.queues.locate import Location
 from graft.tasks.results import attempts
