@@ -40,6 +40,7 @@ BACKENDS: Final = {  # By the scheme of the result backend's address.
 }
 WORKER: Final = "graft.workers.app"
 DIRECT: Final = "graft.workers.direct.direct_pool:TaskPool"
+PAGES: Final = "graft.scripts.flower_pages.install"
 STEPS: Final = {
     "worker": [f"graft.workers.bootsteps.preflight:{name}" for name in ("SigningKeyPreflight", "RedisPreflight")],
     "consumer": [
@@ -169,6 +170,8 @@ def harden(app: Celery) -> Celery:
         hardening.configure()
     if "celery.bin.celery" in sys.modules:
         import_module("graft.workers.control")  # `celery -A shop control` lists our commands too.
+        if "flower" in sys.argv:
+            import_module(PAGES).install()
     return app
 
 

@@ -38,6 +38,7 @@ BETWEEN_CALLERS_AND_WORKERS: Final = (
 )  # fmt: skip
 
 ATTEMPTS: Final = "graft:attempts"  # A stream: how each run of an envelope or task ended.
+AUDIT: Final = "graft:audit"  # A stream: what people did through Flower's pages.
 BEATS: Final = "graft:beats"
 BEAT_SCHEDULES: Final = "graft:beats:schedules"
 BEAT_SENT: Final = "graft:beats:sent"

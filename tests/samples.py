@@ -111,6 +111,11 @@ def note(path_and_text: tuple[str, str]) -> str:
     return text
 
 
+def read_text(path: str) -> str:
+    """The text of a file; it fails until somebody has written that."""
+    return Path(path).read_text()
+
+
 def note_success(summary: Any) -> None:
     """Append a line to the file that the batch is named after."""
     note((f"{summary.name}.success", f"{summary.succeeded} {summary.total} {summary.failed}"))

@@ -15,7 +15,7 @@ from graft.config.queues import table as queue_table
 from graft.config.redis_client import server_time, shared
 from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.console import complain, output, say, show
-from graft.tasks.leaks import findings, keyspace, samples, tracemalloc_session
+from graft.tasks.leaks import findings, keyspace, samples, thread_stacks, tracemalloc_session
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.leaks.keyspace import RedisSample
 from graft.tasks.leaks.samples import Sample
@@ -26,13 +26,15 @@ STYLES = {"clean": "green", "suspect": "yellow", "leaking": "bold red"}
 @click.command(cls=RedisCommand, epilog=examples(
     "celery -A graft leaks",
     "celery -A graft leaks --trace 4711 --seconds 30",
+    "celery -A graft leaks --stack 4711            where its threads are now",
 ))  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print findings and the last samples as JSON.")
 @click.option("--trace", "pid", type=int, metavar="PID", help="Trace the allocations of this worker process.")
+@click.option("--stack", "stuck", type=int, metavar="PID", help="Show where this worker process is now.")
 @click.option(
     "--seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="With --trace: for how long."
 )
-def command(as_json: bool, pid: int | None, seconds: float) -> None:
+def command(as_json: bool, pid: int | None, stuck: int | None, seconds: float) -> None:
     """Show which worker processes and Redis keys grow, and which callables ran meanwhile.
 
     Workers and Redis are measured every GRAFT_LEAKS_EVERY seconds, if Beat runs. A finding needs a dozen measurements
@@ -43,6 +45,9 @@ def command(as_json: bool, pid: int | None, seconds: float) -> None:
     latest = samples.latest(client)
     if pid is not None:
         trace(pid, seconds, latest)
+        return
+    if stuck is not None:
+        stack(stuck, latest)
         return
     found = findings.read(client)
     measured = keyspace.series(client)
@@ -111,16 +116,12 @@ def age(seconds: float) -> str:
 
 def trace(pid: int, seconds: float, latest: list[Sample]) -> None:
     """Let a process trace its allocations, wait, and show where memory was allocated and not freed."""
-    known = [one for one in latest if one.pid == pid]
-    if not known:
-        complain(f"no worker process {pid} is known; known are {', '.join(str(one.pid) for one in latest) or 'none'}")
-        raise SystemExit(3)
-    client = shared()
-    tracemalloc_session.request(known[0].key, seconds, client)
+    process, client = wanted(pid, latest), shared()
+    tracemalloc_session.request(process.key, seconds, client)
     every = settings().leaks_every
     say(f"Process {pid} begins to trace within {every:g} s, and does so for {seconds:g} s. It is slower meanwhile.")
     deadline = time.monotonic() + seconds + 3 * every + 30
-    while (lines := tracemalloc_session.result(known[0].key, client)) is None:
+    while (lines := tracemalloc_session.result(process.key, client)) is None:
         if time.monotonic() > deadline:
             complain(f"process {pid} sent no trace; it may have ended")
             raise SystemExit(3)
@@ -131,3 +132,27 @@ def trace(pid: int, seconds: float, latest: list[Sample]) -> None:
         where = Text(f"{one['file']}:{one['line']}\n  {one['code']}")
         table.add_row(f"{one['bytes'] / 1024:,.0f}", f"{one['blocks']:,}", where)
     show(table)
+
+
+def wanted(pid: int, latest: list[Sample]) -> Sample:
+    """The process *pid*; the program ends where it is not known."""
+    for one in latest:
+        if one.pid == pid:
+            return one
+    complain(f"no worker process {pid} is known; known are {', '.join(str(one.pid) for one in latest) or 'none'}")
+    raise SystemExit(3)
+
+
+def stack(pid: int, latest: list[Sample]) -> None:
+    """Have a process show where its threads are, wait, and print it."""
+    process, client, every = wanted(pid, latest), shared(), settings().leaks_every
+    thread_stacks.request(process.key, client)
+    say(f"Process {pid} answers within {every:g} s.")
+    deadline = time.monotonic() + 2 * every + 10
+    while (found := thread_stacks.result(process.key, client)) is None:
+        if time.monotonic() > deadline:
+            complain(f"process {pid} did not answer; it may have ended, or be stopped")
+            raise SystemExit(3)
+        time.sleep(0.2)
+    for name, text in found.threads.items():
+        output.print(f"{name}\n{text}", markup=False)

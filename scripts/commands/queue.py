@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -112,30 +112,8 @@ def peek(queue: str, limit: int, group: bool, as_json: bool) -> None:
     say(f"{several(len(waiting), 'message')} of {line.waiting:,}.{' The queue is paused.' if line.is_paused else ''}")
 
 
-@dataclass
-class Group:
-    """The waiting messages of one callable. ``oldest`` is when the first of them was sent, where they say so."""
-
-    function: str
-    messages: int = 0
-    items: int = 0
-    bytes: int = 0
-    oldest: float | None = None
-
-    def add(self, one: Waiting) -> None:
-        self.messages += 1
-        self.items += one.items
-        self.bytes += one.size
-        if one.sent_at is not None:
-            self.oldest = one.sent_at if self.oldest is None else min(self.oldest, one.sent_at)
-
-
 def show_groups(queue: str, limit: int, as_json: bool) -> None:
-    groups: dict[str, Group] = {}
-    for one in queue_peek.every(queue):
-        name = one.function or one.task
-        groups.setdefault(name, Group(name)).add(one)
-    found = sorted(groups.values(), key=lambda group: -group.messages)
+    found = queue_peek.grouped(queue_peek.every(queue))
     if as_json:
         for group in found[:limit]:
             click.echo(json.dumps(asdict(group)))

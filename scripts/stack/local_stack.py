@@ -58,7 +58,7 @@ class LocalStack:
         pythonpath: directories put before PYTHONPATH, so that the workers import what the program imports.
         environ: what the processes inherit, and where CELERY_BROKER_URL is looked for; this process's own by default.
         beat: also run Beat.
-        flower: also run Flower, read-only and behind a password.
+        flower: also run Flower, behind a password; read-only unless FLOWER_READ_ONLY says otherwise.
         app: what follows ``celery -A``: a project's hardened app instead of our own. Its workers read the queues that
             it declares, whatever their lane.
         reads: queues that the workers read beside those (GRAFT_QUEUES).
@@ -298,9 +298,10 @@ class LocalStack:
     def _start_flower(self) -> Service:
         port, login = free_port(), f"graft:{secrets.token_urlsafe(12)}"
         self.flower_url = f"http://{login}@127.0.0.1:{port}"
-        arguments = ["flower", "--address=127.0.0.1", f"--port={port}", "--read-only"]
+        arguments = ["flower", "--address=127.0.0.1", f"--port={port}"]
         # The password travels in the environment: command lines can be read by everybody.
         environ = {"FLOWER_BASIC_AUTH": login, "FLOWER_DB": str(self.directory / "flower")}
+        environ["FLOWER_READ_ONLY"] = self.env.get("FLOWER_READ_ONLY", "true")
         return self._start_service("flower", arguments, environ)
 
     def _answers(self, service: Service, client: redis.Redis) -> bool:

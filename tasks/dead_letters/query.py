@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from graft.tasks.dead_letters.store import DeadLetter
@@ -61,18 +62,27 @@ class Cause:
 
 def causes(letters: Iterable[DeadLetter]) -> list[Cause]:
     """The causes of *letters*, the most frequent first, each with its latest error."""
-    found: dict[str, Cause] = {}
+    latest: dict[str, DeadLetter] = {}
+    letter_counts, item_counts = Counter[str](), Counter[str]()
+    first: dict[str, float] = {}
     for letter in letters:
-        known = found.get(letter.fingerprint)
-        latest = known is None or letter.buried_at >= known.last
-        found[letter.fingerprint] = Cause(
-            letter.fingerprint,
-            letter.reason,
-            letter.function,
-            letter.error if latest or known is None else known.error,
-            1 + (known.letters if known else 0),
-            letter.items + (known.items if known else 0),
-            min(letter.buried_at, known.first) if known else letter.buried_at,
-            max(letter.buried_at, known.last) if known else letter.buried_at,
+        name, at = letter.fingerprint, letter.buried_at
+        letter_counts[name] += 1
+        item_counts[name] += letter.items
+        first[name] = min(first.get(name, at), at)
+        if name not in latest or at >= latest[name].buried_at:
+            latest[name] = replace(letter, envelope="", traceback="") if letter.envelope else letter
+    found = [
+        Cause(
+            name,
+            one.reason,
+            one.function,
+            one.error,
+            letter_counts[name],
+            item_counts[name],
+            first[name],
+            one.buried_at,
         )
-    return sorted(found.values(), key=lambda cause: (-cause.letters, -cause.last))
+        for name, one in latest.items()
+    ]
+    return sorted(found, key=lambda cause: (-cause.letters, -cause.last))

@@ -99,7 +99,12 @@ class DeadLetter:
 
 def cause_of(error: BaseException) -> str:
     """The type and text of *error* without what differs from item to item."""
-    return f"{type(error).__name__}\0{_VALUES.sub('*', str(error)[:500])[:200]}"
+    return f"{type(error).__name__}\0{without_values(str(error))}"
+
+
+def without_values(text: str) -> str:
+    """The text of an error without its numbers, ids and quoted values: the same for all of one cause."""
+    return _VALUES.sub("*", text[:500])[:200]
 
 
 def bury(letter: DeadLetter, client: Any = None, *, delivery: str = "") -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -74,11 +75,17 @@ def _remembered() -> int:
 
 def all_series(client: Any) -> list[list[Sample]]:
     """The series of every live process, the oldest sample first."""
-    keys = [SERIES + key.decode() for key in client.zrange(PROCESSES, 0, -1)]
+    return list(series([key.decode() for key in client.zrange(PROCESSES, 0, -1)], client).values())
+
+
+def series(processes: Iterable[str], client: Any) -> dict[str, list[Sample]]:
+    """The series of those *processes* that have one, by key, the oldest sample first."""
+    wanted = list(processes)
     with client.pipeline(transaction=False) as pipe:
-        for key in keys:
-            pipe.lrange(key, 0, -1)
-        return [[Sample(**json.loads(text)) for text in texts] for texts in pipe.execute() if texts]
+        for key in wanted:
+            pipe.lrange(SERIES + key, 0, -1)
+        found = zip(wanted, pipe.execute(), strict=True)
+    return {key: [Sample(**json.loads(text)) for text in texts] for key, texts in found if texts}
 
 
 def latest(client: Any) -> list[Sample]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -75,6 +75,12 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:1000])
 
 
+def labelled(arguments: str) -> tuple[str, int] | None:
+    """The callable and the number of items that an envelope's arguments, as they are shown, stand for."""
+    found = _LABEL.search(printable(arguments))
+    return (found["function"], int(found["items"])) if found else None
+
+
 def mentioning(text: str, queue: str, client: Any) -> Iterator[tuple[str, bytes]]:
     """The messages of *queue* that mention *text*, with the list that each is in. The search runs inside Redis."""
     for key in lists(queue):
@@ -142,3 +148,30 @@ def every(queue: str) -> Iterator[Waiting]:
         for step, key in enumerate(lists(queue)):
             for at in range(0, int(client.llen(key)), PAGE):
                 yield from (read(raw, step) for raw in client.lrange(key, at, at + PAGE - 1))
+
+
+@dataclass
+class Group:
+    """The waiting messages of one callable. ``oldest`` is when the first of them was sent, where they say so."""
+
+    function: str
+    messages: int = 0
+    items: int = 0
+    bytes: int = 0
+    oldest: float | None = None
+
+    def add(self, one: Waiting) -> None:
+        self.messages += 1
+        self.items += one.items
+        self.bytes += one.size
+        if one.sent_at is not None:
+            self.oldest = one.sent_at if self.oldest is None else min(self.oldest, one.sent_at)
+
+
+def grouped(messages: Iterable[Waiting]) -> list[Group]:
+    """*messages* by callable, those with the most first."""
+    groups: dict[str, Group] = {}
+    for one in messages:
+        name = one.function or one.task
+        groups.setdefault(name, Group(name)).add(one)
+    return sorted(groups.values(), key=lambda group: -group.messages)

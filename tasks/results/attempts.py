@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -138,6 +138,40 @@ def of(name: str, client: Any = None) -> list[Attempt]:
         after = f"({last.decode()}" if last else ""
         attempts += [_read(entry, fields) for entry, fields in page]
     return attempts
+
+
+@dataclass(frozen=True)
+class Search:
+    """The runs that were found, the last that ended first. ``after`` is where a further search goes on; "" at the end.
+
+    ``seen`` counts all that were looked at.
+    """
+
+    found: tuple[Attempt, ...]
+    seen: int
+    after: str
+
+
+def search(
+    holds: Callable[[Attempt], bool], limit: int, client: Any, *, after: str = "", budget: float = 1.5
+) -> Search:
+    """The last *limit* runs that meet *holds*, searched for about *budget* seconds; *after* goes on with a search."""
+    deadline = time.monotonic() + budget
+    found: list[Attempt] = []
+    seen = 0
+    while True:
+        page = client.xrevrange(STREAM, f"({after}" if after else "+", "-", count=PAGE)
+        for entry, fields in page:
+            seen, after = seen + 1, entry.decode()
+            attempt = _read(entry, [part for pair in fields.items() for part in pair])
+            if holds(attempt):
+                found.append(attempt)
+                if len(found) == limit:
+                    return Search(tuple(found), seen, after)
+        if len(page) < PAGE:
+            return Search(tuple(found), seen, "")
+        if time.monotonic() > deadline:
+            return Search(tuple(found), seen, after)
 
 
 def _read(entry: bytes, fields: list[bytes]) -> Attempt:

@@ -98,6 +98,7 @@ def test_a_batch_is_shown_by_its_callable_and_items(watched):
     assert row is not None
     assert re.fullmatch(r"10 items from (0|10|20), batch .{8}….{4}", row["args"])
     wait_until(lambda: any(row["result"] == "10 items" for row in rows(watched)), 30, "a result")
+    assert f'href="/graft/call/{row["uuid"]}"' in ask(watched, f"/task/{row['uuid']}")[1]  # From Flower's page to ours.
 
 
 def test_an_envelope_says_how_many_of_its_items_failed_and_the_first_error(watched):

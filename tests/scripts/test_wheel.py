@@ -27,6 +27,7 @@ ABSENT = (
     "comparison",
     "check.py",
     "reference.py",
+    "screenshots.py",
     "setup",
     "test",
     "versions.py",
@@ -82,6 +83,8 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Insta
 def test_the_wheel_holds_the_package_and_nothing_that_is_for_this_repository(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {"graft/celery.py", "graft/py.typed", "graft/config/alerts.yml", "graft/scripts/dev.py"} <= set(names)
+    pages = {"install.py", "templates/graft_page.html", "static/graft.css", "static/graft.js"}
+    assert {f"graft/scripts/flower_pages/{name}" for name in pages} <= set(names)
     assert not [name for name in names if name.startswith(tuple(f"graft/scripts/{each}" for each in ABSENT))]
     assert not [
         name for name in names if name.startswith("graft/scripts/commands/") and name.endswith(("bench.py", "drill.py"))

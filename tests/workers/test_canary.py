@@ -50,6 +50,10 @@ for raw in (b"garbage", b"{}", json.dumps({"body": "W10=", "headers": {"task": "
     client.lpush("default", raw)
 client.publish("/0.celery.pidbox", "[1]")
 """
+PAGES = [
+    f"/graft{page}"
+    for page in ("", "/queues", "/batches", "/dead-letters", "/calls", "/health", "/workers", "/schedule")
+]
 COMMANDS = (
     ("report",), ("inspect", "conf", "--timeout", "10"), ("inspect", "stats", "--timeout", "10"),
     ("control", "graft_cancel", "some-id"), ("doctor", "--json"), ("dead-letters", "list"), ("exporter", "--json"),
@@ -181,7 +185,7 @@ def test_no_secret_leaves_the_environment(tmp_path):
                     done = program(stack.env, *command, cwd=tmp_path)
                     assert_clean(f"celery {' '.join(command)}", done.stdout + done.stderr)
                 assert_clean("the report", (tmp_path / "page.html").read_bytes())
-                for path in ("/workers", "/worker/debug@canary", "/broker", "/tasks", "/metrics"):
+                for path in ("/workers", "/worker/debug@canary", "/broker", "/tasks", "/metrics", *PAGES):
                     assert_clean(f"Flower's {path}", flower_page(stack, path))
                 with urllib.request.urlopen(
                     f"http://127.0.0.1:{environ['GRAFT_METRICS_PORT']}/metrics", timeout=30

@@ -22,7 +22,7 @@ from celery import signals
 
 from graft.config.deployment import settings
 from graft.config.redis_client import server_time, shared
-from graft.tasks.leaks import borrowed_connections, samples
+from graft.tasks.leaks import borrowed_connections, samples, thread_stacks
 from graft.tasks.leaks.findings import RECYCLE
 from graft.tasks.leaks.samples import Sample
 from graft.tasks.leaks.tracemalloc_session import Tracer
@@ -48,10 +48,11 @@ class ProcessSampler:
         self._tracer = Tracer()
 
     def sample(self, client: Any) -> None:
-        """Measure this process and keep the sample; trace or replace the process where that is requested."""
+        """Measure this process and keep the sample; trace, show or replace the process where that is requested."""
         sample = self.measure(server_time(client))
         samples.keep(sample, client)
         self._tracer.step(sample.key, sample.at, client)
+        thread_stacks.answer(sample.key, sample.at, client)
         run_counts().add_plain_to(client)
         if self.role == "pool" and client.getdel(f"{RECYCLE}:{sample.key}"):
             logger.warning("this process leaks: it is replaced when its task has ended")

@@ -128,6 +128,9 @@ def test_the_command_says_what_leaks_and_traces_it(watched):
         assert "leaky.py" in traced.stdout, traced.stderr
         assert "bytearray" in traced.stdout
         assert tracemalloc_session.result("nobody", client) is None
+        argv = [*leaks, "--stack", pid]
+        stacks = subprocess.run(argv, env=watched.env_of("operator"), capture_output=True, text=True, check=False)
+        assert "MainThread" in stacks.stdout, stacks.stderr
         shown = json.loads(
             subprocess.run([*leaks, "--json"], env=watched.env_of("viewer"), capture_output=True, check=False).stdout
         )

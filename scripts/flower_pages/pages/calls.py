@@ -1,0 +1,125 @@
+"""Calls: how each run of the last day ended, searched by callable, worker, outcome, error; one call with its past.
+
+The runs are those that ``track`` shows, kept in Redis (``GRAFT_ATTEMPTS_KEPT``): a restart of Flower forgets nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from tornado import web
+
+from graft.config.deployment import settings
+from graft.config.redis_client import shared
+from graft.scripts.commands import track
+from graft.scripts.flower_pages.frame import ROWS, Page, addresses
+from graft.scripts.flower_pages.pages.queues import seconds
+from graft.tasks.dead_letters import store
+from graft.tasks.queues.locate import Location
+from graft.tasks.results import attempts
+from graft.tasks.results.attempts import Attempt
+
+FILTERS: Final = ("id", "function", "worker", "outcome", "error", "newer")
+
+Filters = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The runs that match, the last that ended first. ``after`` is where the next page begins, "" at the end."""
+
+    rows: tuple[Attempt, ...]
+    seen: int
+    after: str
+    filters: dict[str, str]
+    kept: int
+    hours: float
+
+
+class CallsPage(Page):
+    template = "graft_calls.html"
+    tab = "graft-calls"
+    title = "Calls"
+    every = 3.0
+
+    def question(self, *path: str) -> Hashable:
+        filters = tuple((name, text) for name in FILTERS if (text := self.asked(name)))
+        try:
+            seconds(self.asked("newer") or "1s")
+        except ValueError as error:
+            raise web.HTTPError(400, str(error)) from error
+        after = self.asked("after")
+        if after and not all(part.isdecimal() for part in after.split("-", 1)):
+            raise web.HTTPError(400, f"after={after!r:.60} is not a place in the runs")
+        return filters, after
+
+    def read(self, question: tuple[Filters, str]) -> Calls:
+        filters, after = question
+        said = dict(filters)
+        since = time.time() - seconds(said["newer"]) if "newer" in said else 0.0
+
+        def holds(run: Attempt) -> bool:
+            return (
+                ("id" not in said or said["id"] in (run.id, run.batch))
+                and ("function" not in said or fnmatchcase(run.name, said["function"]))
+                and ("worker" not in said or said["worker"] in run.worker)
+                and ("outcome" not in said or outcome_of(run) == said["outcome"])
+                and ("error" not in said or said["error"].casefold() in run.error.casefold())
+                and run.ended >= since
+            )
+
+        found = attempts.search(holds, ROWS, shared(), after=after)
+        hours = settings().attempts_ttl / 3600
+        return Calls(found.found, found.seen, found.after, said, settings().attempts_kept, hours)
+
+
+def outcome_of(run: Attempt) -> str:
+    """One word for how a run ended: an envelope's own outcome counts its items."""
+    if run.outcome in ("runs again", "given back", "ignored"):
+        return run.outcome
+    return "failed" if run.error else "succeeded"
+
+
+@dataclass(frozen=True)
+class CallLook:
+    """One call: its state, its runs, where its message is, and its dead letters."""
+
+    id: str
+    state: str
+    function: str
+    batch: str
+    sent: float | None
+    location: Location | None
+    workers: dict[str, str]
+    result: str
+    runs: tuple[Attempt, ...]
+    lost_runs: int
+    letters: tuple[str, ...]
+    is_batch: bool
+
+
+class CallPage(Page):
+    template = "graft_call.html"
+    tab = "graft-calls"
+    title = "Call"
+    every = 5.0
+
+    def read(self, question: tuple[str]) -> CallLook:
+        (name,) = question
+        runs = attempts.of(name, shared())
+        found = track.look_for(name, runs)
+        if found.is_unknown:
+            raise LookupError(f"nothing is known of {name}: it was never sent here, or ended too long ago")
+        letters = store.of_call(name)
+        return CallLook(
+            name, found.state, runs[-1].name if runs else "", found.batch, found.traces.record.created,
+            found.traces.location, found.workers, found.traces.state, tuple(runs[-ROWS:]), track.lost_runs(runs),
+            tuple(letters[:ROWS]), bool(runs) and all(run.batch == name for run in runs),
+        )  # fmt: skip
+
+
+ADDRESSES: Final = [*addresses(r"/calls", CallsPage, "graft-calls"), *addresses(r"/call/(.+)", CallPage, "graft-call")]

@@ -1,0 +1,84 @@
+"""The workers now: lane, slots, memory, and what each runs for how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from graft.config.deployment import app
+from graft.config.redis_client import shared
+from graft.scripts.flower_pages.frame import Page, addresses
+from graft.scripts.flower_pages.reading import UNREACHABLE
+from graft.tasks.monitoring import worker_registry
+from graft.tasks.monitoring.worker_registry import WorkerBeat
+from graft.tasks.queues.peek import labelled
+
+ASKED: Final = 1.0  # Seconds that workers have to say what they run.
+SHOWN: Final = 30  # Running tasks of one worker.
+
+
+@dataclass(frozen=True)
+class Running:
+    """A task that runs now; ``since`` is seconds since the epoch on the worker's clock, None where it does not say."""
+
+    id: str
+    function: str
+    items: int
+    since: float | None
+    pid: int
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """One worker; ``answers``: it said what it runs."""
+
+    beat: WorkerBeat
+    running: tuple[Running, ...]
+    count: int
+    answers: bool
+    idle: str
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The page. ``refused`` says why nobody was asked what it runs."""
+
+    rows: tuple[WorkerRow, ...]
+    refused: str
+
+
+class WorkersPage(Page):
+    template = "graft_workers.html"
+    tab = "graft-more"
+    title = "Workers now"
+    every = 5.0
+
+    def read(self, question: Any) -> Workers:
+        beats = worker_registry.workers(shared())
+        active: Mapping[str, Any] = {}
+        refused = ""
+        try:
+            active = (app().control.inspect(timeout=ASKED).active(safe=True) or {}) if beats else {}
+        except UNREACHABLE as error:
+            refused = f"nobody could be asked what it runs: {error}"
+        return Workers(tuple(row_of(beat, active.get(beat.name)) for beat in beats), refused)
+
+
+def row_of(beat: WorkerBeat, active: Sequence[Mapping[str, Any]] | None) -> WorkerRow:
+    """The row of one worker, from its heartbeat and its answer. Pure."""
+    running = sorted((_running(one) for one in active or ()), key=lambda one: one.since or time.time())
+    return WorkerRow(beat, tuple(running[:SHOWN]), len(running), active is not None, beat.consumes_nothing)
+
+
+def _running(told: Mapping[str, Any]) -> Running:
+    name, arguments = str(told.get("name")), str(told.get("args") or "")
+    function, items = labelled(arguments.strip("'\"")) or (name, 1)
+    since = told.get("time_start")
+    return Running(
+        str(told.get("id")), function, items, float(since) if since else None, int(told.get("worker_pid") or 0)
+    )
+
+
+ADDRESSES: Final = addresses(r"/workers", WorkersPage, "graft-workers")

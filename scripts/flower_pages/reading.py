@@ -1,0 +1,101 @@
+"""Reads Redis for the pages: once a second for all viewers, and never longer than a viewer has patience.
+
+While Redis does not answer, viewers get what was last known, and since when. Threads read, so that Flower's event loop
+never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import redis
+from kombu.exceptions import OperationalError
+from redis.exceptions import NoPermissionError
+
+from graft.config.deployment import settings
+from graft.config.redis_client import why_not
+
+FRESH: Final = 1.0  # Seconds for which one reading serves everybody.
+PATIENCE: Final = 2.5  # Seconds after which a viewer gets what was last known.
+REMEMBERED: Final = 200  # Readings; the oldest are forgotten.
+THREADS: Final = 4  # Each keeps a connection: more would look like a leak of them while they are made.
+USERS: Final = "`viewer` may read every page, `admin` may act"
+UNREACHABLE: Final = (redis.RedisError, OperationalError, OSError)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was read, and when, in this machine's time; ``error`` says why it is not newer. None: nothing is known.
+
+    ``is_old``: somebody has acted since.
+    """
+
+    value: Any = None
+    at: float = 0.0
+    error: str = ""
+    is_old: bool = False
+
+
+class Readings:
+    """The latest readings of this process, by what was asked."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="graft-pages")
+        self._known: OrderedDict[Hashable, Told] = OrderedDict()
+        self._asked: dict[Hashable, asyncio.Future[Told]] = {}
+
+    async def ask(self, what: Hashable, read: Callable[[], Any], *, fresh: float = FRESH) -> Told:
+        """What *read* returns, or has returned within *fresh* seconds; the last that is known while Redis is away.
+
+        Raises:
+            LookupError, ValueError: *read* did: there is no such thing.
+        """
+        known = self._known.get(what, Told())
+        if known.value is not None and not (known.error or known.is_old) and time.time() - known.at < fresh:
+            return known
+        asked = self._asked.get(what)
+        if asked is None:
+            asked = self._asked[what] = asyncio.get_running_loop().run_in_executor(self._threads, _told, read, known)
+            asked.add_done_callback(lambda done: self._keep(what, done))
+        await asyncio.wait({asked}, timeout=PATIENCE)
+        if asked.done():
+            return asked.result()
+        return Told(known.value, known.at, f"{settings().broker_name} has not answered for {PATIENCE:g} s")
+
+    async def run(self, func: Callable[..., Any], *args: Any) -> Any:
+        """Do something in a thread of Flower's own, however long it takes; viewers do not wait for it."""
+        return await asyncio.get_running_loop().run_in_executor(None, func, *args)
+
+    def forget(self) -> None:
+        """Read everything again when it is next asked for; while Redis is away, what was known still is."""
+        self._known = OrderedDict((what, replace(told, is_old=True)) for what, told in self._known.items())
+
+    def _keep(self, what: Hashable, done: asyncio.Future[Told]) -> None:
+        self._asked.pop(what, None)
+        if done.exception() is None:
+            self._known[what] = done.result()
+            self._known.move_to_end(what)
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+
+
+def _told(read: Callable[[], Any], known: Told) -> Told:
+    at = time.time()
+    try:
+        return Told(read(), at)
+    except UNREACHABLE as error:
+        return Told(known.value, known.at, explain(error))
+
+
+def explain(error: BaseException) -> str:
+    """What a Redis that raised *error* does, and the remedy, in one line."""
+    if isinstance(error, NoPermissionError):
+        return f"the Redis user of CELERY_BROKER_URL may not do this: {error}; {USERS}"
+    what, remedy = why_not(error)
+    return f"{settings().broker_name} {what}: {error}; {remedy}"

@@ -1,0 +1,95 @@
+/* Keeps the figures of a page live, and shows times in the viewer's zone. Without it the pages work too. */
+(function () {
+    "use strict";
+
+    var page = document.getElementById("graft-page");
+    if (!page) {
+        return;
+    }
+    var liveSwitch = document.getElementById("graft-live-switch");
+    var every = parseFloat(page.dataset.graftEvery) * 1000;
+    var isLive = every > 0 && !new URLSearchParams(location.search).has("still");
+    var isAsking = false;
+    var isPressing = false; // What is pressed must not be replaced before it is let go.
+
+    function two(number) {
+        return (number < 10 ? "0" : "") + number;
+    }
+
+    function inViewersZone(moment) {
+        var ahead = -moment.getTimezoneOffset(), zone = Math.abs(ahead);
+        return moment.getFullYear() + "-" + two(moment.getMonth() + 1) + "-" + two(moment.getDate()) + " " +
+            two(moment.getHours()) + ":" + two(moment.getMinutes()) + ":" + two(moment.getSeconds()) + " " +
+            (ahead < 0 ? "-" : "+") + two(Math.floor(zone / 60)) + ":" + two(zone % 60);
+    }
+
+    function showTimes(root) {
+        root.querySelectorAll("time[datetime]").forEach(function (element) {
+            var text = inViewersZone(new Date(element.dateTime));
+            element.title = text;
+            if (element.classList.contains("graft-moment")) {
+                element.textContent = window.innerWidth < 600 ? text.slice(5, 19) : text;
+            }
+        });
+    }
+
+    function isBusy(live) {
+        var selected = window.getSelection();
+        return document.hidden || isPressing || live.contains(document.activeElement) || live.querySelector("input:checked") ||
+            (selected && !selected.isCollapsed && live.contains(selected.anchorNode));
+    }
+
+    function update() {
+        var live = document.getElementById("graft-live");
+        if (!isLive || isAsking || isBusy(live)) {
+            return;
+        }
+        isAsking = true;
+        fetch(location.href, {credentials: "same-origin"}).then(function (answer) {
+            return answer.text();
+        }).then(function (text) {
+            var next = new DOMParser().parseFromString(text, "text/html").getElementById("graft-live");
+            if (next && !isBusy(live)) {
+                live.querySelectorAll("details[open][id]").forEach(function (open) {
+                    var again = next.querySelector("#" + CSS.escape(open.id));
+                    if (again) {
+                        again.open = true;
+                    }
+                });
+                showTimes(next);
+                live.replaceWith(document.importNode(next, true));
+            }
+            page.classList.remove("graft-away");
+        }).catch(function () {
+            page.classList.add("graft-away");
+        }).finally(function () {
+            isAsking = false;
+        });
+    }
+
+    function showSwitch() {
+        liveSwitch.setAttribute("aria-pressed", isLive ? "true" : "false");
+        liveSwitch.lastElementChild.textContent = isLive ? "Live" : "Stopped";
+    }
+
+    document.addEventListener("pointerdown", function () {
+        isPressing = true;
+    });
+    ["pointerup", "pointercancel"].forEach(function (name) {
+        document.addEventListener(name, function () {
+            window.setTimeout(function () {
+                isPressing = false;
+            }, 300);
+        });
+    });
+    showTimes(document);
+    if (liveSwitch && every > 0) {
+        liveSwitch.hidden = false;
+        liveSwitch.addEventListener("click", function () {
+            isLive = !isLive;
+            showSwitch();
+        });
+        showSwitch();
+        window.setInterval(update, every);
+    }
+}());

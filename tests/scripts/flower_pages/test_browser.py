@@ -1,0 +1,117 @@
+"""The pages in a real Chromium: what a person sees, presses and confirms, and what hostile text does there: nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from graft.tasks.dead_letters.store import INDEX, LETTERS
+from tests.scripts.flower_pages.flower import Flower
+from tests.scripts.flower_pages.test_pages import PAGES, send
+from tests.stack import wait_until
+
+pytestmark = pytest.mark.worker
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202egnp.exe\x1b[31m \ud800\"'`</pre>"
+LOOK = Path(__file__).with_name("look.js").read_text()
+
+
+def plant_hostile(flower: Flower) -> str:
+    """A letter as hostile as a task can make it, past everything that checks it on the way; its id."""
+    name = f"hostile-{HOSTILE[:25]}"
+    letter = {
+        "id": name, "task": HOSTILE, "queue": "default", "reason": "retries_exhausted", "function": HOSTILE,
+        "error": f"{HOSTILE}{'x' * (1 << 20)}", "traceback": HOSTILE * 10, "runs": 1, "items": 1,
+        "envelope": json.dumps({"args": [HOSTILE], "kwargs": {"password": "hunter2"}}), "buried_at": 1e9,
+        "fingerprint": "0" * 12,
+    }  # fmt: skip
+    with flower.stack.connect() as client:
+        client.hset(LETTERS, name, json.dumps(letter))
+        client.zadd(INDEX, {name: 1e9})
+    return name
+
+
+def test_a_planted_failure_is_seen_replayed_and_watched_to_succeed(acting, visit, tmp_path):
+    path = tmp_path / "mended"
+    send(acting, "read_text", f"[{str(path)!r}]")
+    page = visit("/")
+    page.get_by_role("link", name="Dead letters", exact=True).first.click()
+    page.get_by_label("Callable").fill("tests.samples:read_text")
+    page.get_by_role("button", name="Filter").click()
+    page.wait_for_selector("text=No such file")
+    path.write_text("now it is there")
+    page.get_by_role("button", name="Replay …").first.click()
+    page.wait_for_selector("h1:has-text('Replay 1 dead letter')")
+    page.get_by_role("button", name="Replay them").click()
+    page.wait_for_selector("text=Done: sending 1 dead letter again")
+    page.wait_for_selector("text=1 of 1 done", timeout=60_000)  # Without a click: the page is live.
+    page.get_by_role("link", name="Calls", exact=True).first.click()
+    page.get_by_label("Callable").fill("*read_text")
+    page.get_by_role("button", name="Search").click()
+    wait_until(lambda: page.locator("#graft-live .graft-succeeded").count() > 0, 60, "the run that succeeds")
+    page.locator("#graft-live a code").first.click()
+    page.wait_for_selector(".graft-facts .graft-succeeded")
+    acts = visit("/graft/acts").inner_text("#graft-live")
+    assert "Replay 1 dead letter" in acts
+    assert "1 of 1 done" in acts
+
+
+def test_a_paused_queue_holds_its_messages_until_it_is_resumed(acting, visit):
+    page = visit("/graft/queue/heavy")
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Pause it").press("Enter")
+    page.wait_for_selector("text=Done: heavy is paused")
+    batch = send(acting, "square", "range(3)", 1, "import time; time.sleep(0.5)", 'queue="heavy", name="held"')
+    page.wait_for_selector("text=tests.samples:square", timeout=60_000)
+    page.wait_for_selector(".graft-badge:has-text('paused')")
+    assert acting.data(f"/batch/{batch}")["row"]["done"] == 0
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Resume it").click()
+    page.wait_for_selector("text=Nothing waits in heavy", timeout=60_000)
+    wait_until(lambda: acting.data(f"/batch/{batch}")["row"]["done"] == 3, 60, "the held items")
+
+
+def test_a_batch_is_cancelled_after_a_look_at_what_that_means(acting, visit):
+    batch = send(acting, "sleep", "[0.3] * 400", 2, "", 'name="to-cancel"')
+    page = visit("/graft")
+    page.get_by_role("link", name="Batches", exact=True).first.click()
+    page.get_by_role("link", name="to-cancel").click()
+    page.get_by_role("button", name="Cancel …").click()
+    page.wait_for_selector("h1:has-text('Cancel the batch to-cancel?')")
+    assert re.search(r"\d+ items will not run", page.inner_text("#main-content"))
+    page.get_by_role("link", name="Leave it").click()
+    assert acting.data(f"/batch/{batch}")["row"]["state"] == "running"
+    page.get_by_role("button", name="Cancel …").click()
+    page.get_by_role("button", name="Cancel it").click()
+    page.wait_for_selector("text=Done: cancelled batch to-cancel", timeout=60_000)
+    assert acting.data(f"/batch/{batch}")["row"]["state"] in ("cancelled", "failed")
+
+
+def test_hostile_text_is_shown_as_text_and_every_page_can_be_read_in_both_themes_and_on_a_phone(acting, visit):
+    name = plant_hostile(acting)
+    letter = f"/dead-letter/{quote(name, safe='')}"
+    page = visit("/healthcheck")
+    faults: dict[str, list[str]] = {}
+    for path in (*PAGES, letter):
+        assert page.goto(f"{acting.address}/graft{path}?still").status == 200, path
+        for width, theme in ((1400, "light"), (390, "dark")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            page.wait_for_selector(f'html[data-bs-theme="{theme}"]')
+            faults[f"{path} at {width}, {theme}"] = page.evaluate(LOOK)
+    assert not {where: found for where, found in faults.items() if found}
+    shown = page.inner_text("#main-content")
+    assert "<script>alert(1)</script><img src=x onerror=alert(2)>\ufffdgnp.exe\ufffd[31m \ufffd" in shown
+    assert "characters)" in shown  # Of the line of a megabyte the beginning is shown.
+    assert "hunter2" not in shown
+    assert page.locator("#main-content script, #main-content img").count() == 0
+    told = acting.data("/dead-letters?queue=default")
+    assert "alert(1)" in json.dumps(told)
+    assert acting.ask("/graft/dead-letters.jsonl?queue=default").status == 200
+    with acting.stack.connect() as client:
+        client.hdel(LETTERS, name)
+        client.zrem(INDEX, name)

@@ -1,0 +1,245 @@
+"""The pages inside a real Flower: who sees them, who may act, what is noted, and what is shown while Redis is away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from urllib.parse import quote
+
+import pytest
+
+from tests.scripts.flower_pages.flower import Flower, another, links
+from tests.stack import run_python, wait_until
+
+pytestmark = pytest.mark.worker
+
+PAGES = (
+    "",
+    "/queues",
+    "/queue/low",
+    "/batches",
+    "/dead-letters",
+    "/calls",
+    "/health",
+    "/workers",
+    "/schedule",
+    "/acts",
+)
+BATCH = """
+import graft
+from tests import samples
+batch = graft.submit(samples.{function}, {items}, batch_size={size}, {options})
+print(batch.id)
+{then}
+"""
+
+
+def send(
+    flower: Flower,
+    function: str,
+    items: str,
+    size: int = 1,
+    then: str = "list(batch.as_completed())",
+    options: str = "",
+) -> str:
+    """Send a batch from a process of its own; its id."""
+    code = BATCH.format(function=function, items=items, size=size, then=then, options=options)
+    done = run_python(flower.stack, code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[0]
+
+
+def test_every_page_is_part_of_flower_and_says_the_same_as_json(acting):
+    for path in PAGES:
+        answer = acting.ask(f"/graft{path}")
+        assert answer.status == 200, f"{path}: {answer.text[-3000:]}"
+        assert 'class="app-brand navbar-brand"' in answer.text
+        assert "script-src 'self';" in answer.headers["Content-Security-Policy"]
+        assert acting.data(path) is not None
+        for closed in (f"/graft{path}", f"/api/graft{path}"):
+            assert acting.ask(closed, login=False).status == 401, closed
+    assert 'href="/graft/queues"' in acting.page("/workers")  # In Flower's own navigation.
+    start = acting.ask("/")
+    assert (start.status, start.headers["Location"]) == (302, "/graft")
+    assert acting.ask("/graft/queue/nowhere").status == 404
+    assert acting.ask("/api/graft/dead-letters?newer=soon").status == 400
+
+
+def test_nothing_is_done_without_token_and_confirmation_and_what_is_done_is_noted(acting):
+    page = acting.page("/graft/queues")
+    assert '<form class="graft-act"' in page
+    form = b"queue=heavy&confirmed=yes"
+    assert acting.ask("/graft/do/pause", form).status == 403  # No token.
+    assert acting.ask("/api/graft/do/pause", b"{}").status == 403  # Not as JSON: another site can send it.
+    json = {"Content-Type": "application/json"}
+    assert acting.ask("/api/graft/do/pause", b'{"queue": "heavy"}', login=False, headers=json).status == 401
+    assert acting.submit("/graft/do/pause", queue="nowhere").status == 400
+    asked = acting.submit("/graft/do/pause", queue="heavy", back="//evil.example/")
+    assert (asked.status, "Pause the queue heavy?" in asked.text) == (200, True)
+    assert not acting.data("/queue/heavy")["row"]["is_paused"]
+
+    done = acting.submit("/graft/do/pause", queue="heavy", confirmed="yes", back="//evil.example/")
+    assert done.status == 303
+    assert done.headers["Location"].startswith("/graft?act=")
+    assert "heavy is paused" in acting.page(done.headers["Location"])
+    assert acting.do("resume", queue="heavy").text.count('"done": false') == 1
+    assert '"done": true' in acting.do("resume", queue="heavy", confirmed=True).text
+    acts = acting.data("/acts")
+    assert [(act["who"], act["what"], act["result"]) for act in acts[:2]] == [
+        ("graft", "Resume the queue heavy", "heavy is resumed"),
+        ("graft", "Pause the queue heavy", "heavy is paused; no worker reads it"),
+    ]
+    assert acting.do("pause", queue="maintenance").status == 400
+
+
+def test_a_read_only_flower_behind_a_prefix_refuses_and_shows_no_button(acting, tmp_path):
+    with another(acting.stack, tmp_path, "/ops", FLOWER_URL_PREFIX="ops", FLOWER_READ_ONLY="true") as flower:
+        for path in PAGES:
+            html = flower.page(f"/graft{path}")
+            assert 'class="graft-act"' not in html
+            assert not [link for link in links(html) if link.startswith("/") and not link.startswith("/ops/")]
+        assert flower.page("/graft/static/graft.js")
+        refused = flower.do("pause", queue="low", confirmed=True)
+        assert (refused.status, "read-only" in refused.text) == (403, True)
+        assert flower.submit("/graft/do/pause", queue="low", confirmed="yes").status == 403
+    assert not acting.data("/queue/low")["row"]["is_paused"]
+
+
+def test_a_redis_user_who_may_only_read_sees_everything_and_does_nothing(acting, tmp_path):
+    from graft.config import acl
+
+    stack = acting.stack
+    version = tuple(map(int, str(stack.connect().info("server")["redis_version"]).split(".")))
+    with stack.connect() as client:
+        rules = acl.roles(())["viewer"].rules(version)
+        client.execute_command("ACL", "SETUSER", "looks", "reset", "on", ">on", *rules)
+    address = f"redis://looks:on@127.0.0.1:{stack.redis.port}/0"
+    environ = {"CELERY_BROKER_URL": address, "CELERY_RESULT_BACKEND": address, "FLOWER_READ_ONLY": "false"}
+    with another(stack, tmp_path, **environ) as flower:
+        for path in PAGES:
+            html = flower.page(f"/graft{path}")
+            assert 'class="graft-act"' not in html
+            assert "Not up to date" not in html, path
+        assert "may only read" in flower.page("/graft/acts")
+        refused = flower.do("pause", queue="low", confirmed=True)
+        assert (refused.status, "may only read" in refused.text) == (403, True)
+
+
+def test_a_redis_that_does_not_answer_leaves_what_was_last_known_and_since_when(acting):
+    assert "Not up to date" not in acting.page("/graft/queues")
+    redis = acting.stack.redis.pid
+    os.kill(redis, signal.SIGSTOP)
+    try:
+        # Redis answers nobody yet, so these pages did not wait for it.
+        time.sleep(1.0)  # For so long one reading serves everybody.
+        html = acting.page("/graft/queues")
+        assert "Not up to date" in html
+        assert "maintenance" in html
+        unknown = acting.ask("/api/graft/dead-letter/never-asked")
+        assert (unknown.status, "has not answered" in unknown.text) == (503, True)
+    finally:
+        os.kill(redis, signal.SIGCONT)
+    wait_until(lambda: "Not up to date" not in acting.page("/graft/queues"), 60, "news of Redis")
+
+
+def test_a_queue_is_shown_by_callable_and_purged_to_the_dead_letters(acting):
+    acting.do("pause", queue="low", confirmed=True)
+    send(acting, "square", "range(12)", 4, "import time; time.sleep(0.5)", 'queue="low"')
+    look = acting.data("/queue/low")
+    assert '<a href="/graft/queue/low">depth low</a>' in acting.page("/graft")  # A queue that holds work is a finding.
+    assert [(one["function"], one["messages"], one["items"]) for one in look["groups"]] == [
+        ("tests.samples:square", 3, 12)
+    ]
+    assert sum(look["steps"]) == 3
+    for other in ("nobody:*", "*:square"):
+        plan = acting.do("purge", queue="low", function=other).text
+        assert ('"count": 3' in plan) == (other == "*:square")
+    assert "3 messages" in acting.do("purge", queue="low", confirmed=True).text
+    acting.do("resume", queue="low", confirmed=True)
+    assert acting.data("/queue/low")["row"]["waiting"] == 0
+    letters = acting.data("/dead-letters?queue=low")
+    assert [(row["cause"]["reason"], row["cause"]["letters"]) for row in letters["causes"]] == [("revoked", 3)]
+    assert acting.ask("/graft/dead-letters.jsonl?queue=low").text.count("\n") == 3
+    assert '"count": 3' in acting.do("drop", queue="low").text  # A plan alone: nothing is dropped.
+
+    assert acting.do("replay", queue="low", rate=0.001, confirmed=True).status == 200
+
+    def job() -> dict[str, object]:
+        found: dict[str, object] = acting.data("/dead-letters?queue=low")["jobs"][0]
+        return found
+
+    wait_until(lambda: job()["seen"] == 1, 30, "the first letter is sent; the next one waits for a quarter of an hour")
+    assert acting.do("stop-job", job=job()["id"], confirmed=True).status == 200
+    wait_until(lambda: job()["ended"], 30, "the job is stopped")
+    assert job()["result"] == "1 of 3 done; stopped"
+    left = [row["id"] for row in acting.data("/dead-letters?queue=low")["rows"]]
+    acting.do("drop", ids=left[:1], confirmed=True)
+    wait_until(lambda: acting.data("/dead-letters?queue=low")["paged"]["total"] == 1, 30, "a letter is dropped")
+    assert (job()["result"], job()["title"]) == ("1 of 1 done", "Drop 1 dead letter")
+    assert acting.data("/acts")[0]["result"] == "1 of 1 done"
+    assert acting.do("drop").status == 400  # Nothing was chosen.
+
+
+def test_a_durable_batch_is_paused_resumed_and_its_failures_run_again(acting):
+    name = "pages-nightly"
+    batch = send(acting, "raise_value_error_if_odd", "range(20)", 5, "batch.wait(60)", f'name="{name}"')
+    look = acting.data(f"/batch/{name}")
+    assert (look["row"]["state"], look["row"]["failed"], look["row"]["id"]) == ("failed", 10, batch)
+    assert {run["batch"] for run in look["runs"]} == {batch}
+    assert sum(count for _, count in look["causes"]) == look["run_count"] == len(look["runs"])
+    assert "10 failed items" in acting.do("resume-batch", batch=batch, failed=True, confirmed=True).text
+    wait_until(lambda: acting.data(f"/batch/{name}")["run_count"] > look["run_count"], 60, "they run again")
+    wait_until(lambda: acting.data(f"/batch/{name}")["row"]["state"] == "failed", 60, "its end")
+    assert name in acting.page("/graft/batches")
+    assert "timeline" in acting.page(f"/graft/batch/{name}")
+    assert acting.do("forget-batch", batch=batch, confirmed=True).status == 200
+    wait_until(lambda: acting.ask(f"/graft/batch/{name}").status == 404, 30, "it is forgotten")
+
+
+def test_a_call_is_found_by_its_error_and_leads_to_its_letter_batch_and_flowers_page(acting):
+    batch = send(acting, "raise_value_error_if_odd", "[41]")
+    (run,) = acting.data(f"/calls?id={batch}")["rows"]
+    assert run["name"] == "tests.samples:raise_value_error_if_odd"
+    assert "41 is odd" in run["error"]
+    found = acting.data("/calls?error=41+IS+odd&outcome=failed&function=*:raise_value*&newer=1h")["rows"]
+    assert run["id"] in [one["id"] for one in found]
+    assert not acting.data("/calls?error=41+is+odd&outcome=succeeded")["rows"]
+    call = acting.data(f"/call/{run['id']}")
+    assert (call["batch"], len(call["letters"])) == (batch, 1)
+    html = acting.page(f"/graft/call/{run['id']}")
+    for link in (
+        f"/graft/batch/{batch}",
+        f"/graft/dead-letter/{quote(call['letters'][0], safe='')}",
+        f"/task/{run['id']}",
+    ):
+        assert link in links(html), link
+    assert acting.ask("/graft/call/nobody-knows-me").status == 404
+
+
+def test_workers_say_what_they_run_and_an_entry_of_the_schedule_is_run_now(acting):
+    send(acting, "sleep", "[12.0]", 1, "", 'name="pages-sleeper"')
+
+    def running() -> list[str]:
+        return [run["function"] for row in acting.data("/workers")["rows"] for run in row["running"]]
+
+    wait_until(lambda: "tests.samples:sleep" in running(), 30, "it is seen to run")
+    pids = {run["pid"] for row in acting.data("/workers")["rows"] for run in row["running"]}
+    wait_until(lambda: pids & {row["last"]["pid"] for row in acting.data("/health")["processes"]}, 30, "its samples")
+    key = next(row["key"] for row in acting.data("/health")["processes"] if row["last"]["pid"] in pids)
+    assert acting.do("stack", process=key, confirmed=True).status == 200
+    wait_until(lambda: "samples.py" in acting.page("/graft/health"), 30, "the stack of what it runs")
+    lines = {line["name"]: line for line in acting.data("/schedule")["lines"]}
+    assert lines["graft.health.check"]["schedule"] == "every 30 s"
+    assert acting.do("run-now", entry="nobody").status == acting.do("trace", process="nobody").status == 400
+    assert "sent graft.health.check" in acting.do("run-now", entry="graft.health.check", confirmed=True).text
+    wait_until(lambda: any(one["check"] == "workers" for one in acting.data("/health")["report"]["verdicts"]), 30)
+
+
+def test_a_flower_that_lacks_something_starts_without_the_pages_and_says_so(acting, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import flower.urls\ndel flower.urls.settings['template_path']\n")
+    with another(
+        acting.stack, tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{acting.stack.env['PYTHONPATH']}"
+    ) as flower:
+        assert flower.ask("/graft").status != 200
+        assert "starts without the pages of celery-graft" in (tmp_path / "flower.log").read_text()
