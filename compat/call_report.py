@@ -50,6 +50,7 @@ class CallReportEntry:
     retries: int = 0
     failures: int = 0
     calls: int = 1
+    busy: float = 0.0
 
 
 class ReportedCall:
@@ -98,7 +99,7 @@ class CallReport:
 
     def record(self, entry: CallReportEntry) -> None:
         key = (entry.call, entry.func, entry.where, entry.reason)
-        figures = (entry.items, entry.seconds, entry.envelopes, entry.retries, entry.failures, entry.calls)
+        figures = (entry.items, entry.seconds, entry.envelopes, entry.retries, entry.failures, entry.calls, entry.busy)
         with self._lock:
             known = self._rows.get(key)
             self._rows[key] = tuple(map(operator.add, known, figures)) if known else figures

@@ -1,0 +1,90 @@
+"""Has the process pools of this program made on workers: the classes stay, their contexts are ours."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final
+
+from graft.compat.guests.context import GuestContext
+from graft.compat.guests.leases import Leases
+from graft.compat.guests.program import Start
+from graft.config.deployment import part
+
+_before: Final[list[tuple[Any, str, Any]]] = []
+_lock = threading.Lock()
+
+
+def install(seed: str | None = None) -> None:
+    """Have every process pool that is made from here on ask whether it moves. *seed* is that of this process's hashes.
+
+    A second call changes nothing.
+    """
+    with _lock:
+        if _before:
+            return
+        executors, pools = import_module("concurrent.futures.process"), import_module("multiprocessing.pool")
+        start = part(Start)
+        start.seed = seed
+        _patch(executors.ProcessPoolExecutor, "__init__", _executor_init)
+        _patch(pools.Pool, "__init__", functools.partial(_pool_init, "multiprocessing"))
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
+
+
+def uninstall() -> None:
+    """Undo :func:`install`; pools that have moved stay where they are."""
+    with _lock:
+        while _before:
+            owner, name, value = _before.pop()
+            setattr(owner, name, value)
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _patch(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+    before = getattr(owner, name)
+    _before.append((owner, name, before))
+    setattr(owner, name, wrap(before))
+
+
+def _executor_init(before: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(before)
+    def init(self: Any, max_workers: Any = None, mp_context: Any = None, *args: Any, **options: Any) -> None:
+        if mp_context is None:
+            is_fresh = options.get("max_tasks_per_child") is not None
+            mp_context = multiprocessing.get_context("spawn" if is_fresh else None)
+        before(self, max_workers, GuestContext(mp_context, "multiprocessing", "executor", self), *args, **options)
+
+    return init
+
+
+def _pool_init(package: str, before: Callable[..., None]) -> Callable[..., None]:
+    threads = import_module(f"{package}.pool").ThreadPool
+
+    @functools.wraps(before)
+    def init(self: Any, processes: Any = None, initializer: Any = None, initargs: Any = (),
+             maxtasksperchild: Any = None, context: Any = None) -> None:  # fmt: skip
+        if not isinstance(self, threads):
+            base = context or import_module(f"{package}.context")._default_context.get_context()
+            context = GuestContext(base, package, "pool", self)
+        before(self, processes, initializer, initargs, maxtasksperchild, context)
+
+    return init
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    """Ctrl-C: the processes of a pool would have heard it too."""
+    leases = part(Leases)
+    threading.Thread(target=_interrupt_all, args=(leases,), name="graft-interrupt", daemon=True).start()
+    signal.default_int_handler(signum, frame)
+
+
+def _interrupt_all(leases: Leases) -> None:
+    for pool in leases.owners():
+        pool.interrupt()
