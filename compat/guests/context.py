@@ -6,14 +6,15 @@ import itertools
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from graft.compat.call_report import CallReportEntry, calls
 from graft.compat.dispatcher import CallDispatcher
 from graft.compat.guests.decision import PoolKind, decide
-from graft.compat.guests.group import Group, _shown
+from graft.compat.guests.group import Group
 from graft.compat.guests.staying import StaysHomeError
 
 logger = logging.getLogger(__name__)
@@ -27,18 +28,39 @@ class GuestContext:
     Whether the pool moves is decided when it starts its first process, as a fork would be made then.
 
     Args:
-        owner: the pool; asked for the number of its processes.
         package: ``multiprocessing``, or a package that has its modules.
+        kind: ``executor`` or ``pool``.
+        shown: the name of such pools in the report.
+        environ: what its processes have in their environment besides.
+        runs_main: whether they run the main module.
     """
 
-    def __init__(self, base: Any, package: str, kind: str, owner: Any) -> None:
+    def __init__(
+        self, base: Any, package: str, kind: str, *, shown: str = "", environ: Mapping[str, str] | None = None,
+        runs_main: bool = True,
+    ) -> None:  # fmt: skip
         self._base, self._package, self._kind = base, package, kind
-        self._owner: Any = owner
+        self._shown = shown or ("ProcessPoolExecutor" if kind == "executor" else f"{package}.Pool")
+        self._more: dict[str, Any] = {"environ": environ or {}, "runs_main": runs_main}
+        self._owner: Any = None
         self._group: Group | None = None
         self._is_decided = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._base, name)
+
+    def belongs_to(self, owner: Any) -> Self:
+        """*owner* is the pool, which is asked for the number of its processes."""
+        self._owner = owner
+        return self
+
+    def moves(self, executor: Any) -> bool:
+        """Decide now whether *executor* moves."""
+        queues = executor._call_queue, executor._result_queue
+        self._is_decided = True
+        self._group = self._decided(*queues, executor._initializer, executor._initargs, None)
+        self._owner = None
+        return self._group is not None
 
     def Process(self, *args: Any, **options: Any) -> Any:
         """One more process of the pool."""
@@ -56,7 +78,7 @@ class GuestContext:
         initializer, initargs, max_tasks, *wrap = rest
         kind = PoolKind(
             self._package, self._kind, self._base.get_start_method(), initializer, tuple(initargs), max_tasks,
-            bool(wrap and wrap[0]), is_daemon=self._kind == "pool",
+            bool(wrap and wrap[0]), self._kind == "pool", self._shown, **self._more,
         )  # fmt: skip
         count = self._owner._max_workers if self._kind == "executor" else self._owner._processes
         dispatcher = CallDispatcher(count)
@@ -68,7 +90,7 @@ class GuestContext:
         except StaysHomeError as error:
             reason = str(error)
             logger.info("a pool stays on this machine: %s", reason)
-            calls().record(CallReportEntry(_shown(kind), _function(initializer), "local", reason, 0))
+            calls().record(CallReportEntry(kind.shown, _function(initializer), "local", reason, 0))
             return None
         return Group(kind, moved, dispatcher, calls_queue, results_queue)
 

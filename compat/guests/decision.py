@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
@@ -36,6 +36,9 @@ class PoolKind:
         package: ``multiprocessing``, or another package that has its modules.
         kind: ``executor`` or ``pool``.
         method: the start method that the program asked for.
+        shown: its name in the report.
+        environ: what its processes have in their environment besides.
+        runs_main: whether they run the main module.
     """
 
     package: str
@@ -46,6 +49,9 @@ class PoolKind:
     max_tasks: int | None
     is_wrapping: bool
     is_daemon: bool
+    shown: str
+    environ: Mapping[str, str]
+    runs_main: bool
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,10 @@ def decide(pool: PoolKind, names: list[str], dispatcher: CallDispatcher) -> Move
         spec = program.describe(pool.package, pool.method, pool.kind)
         spec |= {
             "init": init, "names": names, "max_tasks": pool.max_tasks, "wrap": pool.is_wrapping,
-            "daemon": pool.is_daemon,
+            "daemon": pool.is_daemon, "env": {**spec["env"], **pool.environ},
         }  # fmt: skip
+        if not pool.runs_main:
+            spec |= {"main_name": None, "main_path": None, "main_kept": None}
         moved = Moved(new_id(), spec)
         guest_program.store(moved.pool, spec)
         part(Leases).add(moved.pool)

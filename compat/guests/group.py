@@ -221,7 +221,7 @@ class Group:
             self._record(call, time.perf_counter() - began, busy, failed=failed)
 
     def _record(self, call: CallFrame, seconds: float, busy: float, *, failed: bool) -> None:
-        entry = CallReportEntry(_shown(self._kind), call.function, "cluster", MOVED, 1, seconds, 1, 0, int(failed))
+        entry = CallReportEntry(self._kind.shown, call.function, "cluster", MOVED, 1, seconds, 1, 0, int(failed))
         calls().record(replace(entry, busy=busy))
 
     def _put(self, frame: bytes) -> None:
@@ -286,7 +286,3 @@ class Group:
         self._sending.join()
         self._wake.close()
         self._reader.close()
-
-
-def _shown(kind: PoolKind) -> str:
-    return "ProcessPoolExecutor" if kind.kind == "executor" else f"{kind.package}.Pool"

@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import Any, Final
 
 from graft.compat.guests.context import GuestContext
@@ -32,6 +36,7 @@ def install(seed: str | None = None) -> None:
         start.seed = seed
         _patch(executors.ProcessPoolExecutor, "__init__", _executor_init)
         _patch(pools.Pool, "__init__", functools.partial(_pool_init, "multiprocessing"))
+        _after_import.start()
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
@@ -40,6 +45,7 @@ def install(seed: str | None = None) -> None:
 def uninstall() -> None:
     """Undo :func:`install`; pools that have moved stay where they are."""
     with _lock:
+        _after_import.stop()
         while _before:
             owner, name, value = _before.pop()
             setattr(owner, name, value)
@@ -59,7 +65,9 @@ def _executor_init(before: Callable[..., None]) -> Callable[..., None]:
         if mp_context is None:
             is_fresh = options.get("max_tasks_per_child") is not None
             mp_context = multiprocessing.get_context("spawn" if is_fresh else None)
-        before(self, max_workers, GuestContext(mp_context, "multiprocessing", "executor", self), *args, **options)
+        if not isinstance(mp_context, GuestContext):
+            mp_context = GuestContext(mp_context, "multiprocessing", "executor")
+        before(self, max_workers, mp_context.belongs_to(self), *args, **options)
 
     return init
 
@@ -72,10 +80,55 @@ def _pool_init(package: str, before: Callable[..., None]) -> Callable[..., None]
              maxtasksperchild: Any = None, context: Any = None) -> None:  # fmt: skip
         if not isinstance(self, threads):
             base = context or import_module(f"{package}.context")._default_context.get_context()
-            context = GuestContext(base, package, "pool", self)
+            context = GuestContext(base, package, "pool").belongs_to(self)
         before(self, processes, initializer, initargs, maxtasksperchild, context)
 
     return init
+
+
+def _patch_joblib(module: ModuleType) -> None:
+    from graft.compat.guests import joblib_pools
+
+    _before.append((module, "get_memmapping_executor", module.get_memmapping_executor))
+    joblib_pools.patch(module)
+
+
+def _patch_multiprocess(module: ModuleType) -> None:
+    _patch(module.Pool, "__init__", functools.partial(_pool_init, "multiprocess"))
+
+
+class _AfterImport(MetaPathFinder):
+    """First on the path: patches the modules of other packages as soon as the program has imported them."""
+
+    patches: Final = {"joblib.executor": _patch_joblib, "multiprocess.pool": _patch_multiprocess}
+
+    def start(self) -> None:
+        sys.meta_path.insert(0, self)
+        for name, patch in self.patches.items():
+            if name in sys.modules:
+                patch(sys.modules[name])
+
+    def stop(self) -> None:
+        sys.meta_path.remove(self)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        patch = self.patches.get(fullname)
+        spec = PathFinder.find_spec(fullname, path, target) if patch is not None else None
+        if spec is None or spec.loader is None or patch is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            patch(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+_after_import = _AfterImport()
 
 
 def _interrupt(signum: int, frame: Any) -> None:

@@ -43,8 +43,8 @@ class Main(TypedDict):
     main_kept: list[Position] | None
 
 
-def for_guests(method: str) -> Main:
-    """How guests started by *method* get the main module.
+def for_guests(method: str, package: str) -> Main:
+    """How guests started by *method* of *package* get the main module.
 
     Raises:
         StaysHomeError: calls may need it, and its source cannot be read.
@@ -56,7 +56,7 @@ def for_guests(method: str) -> Main:
     found = Main(main_name=None, main_path=None, main_file=file, main_package=getattr(main, "__package__", None),
                  main_kept=None)  # fmt: skip
     if method == "fork":
-        if _defines(main):
+        if _defines(main) or package != "multiprocessing":  # dill copies what is nameless, and refers to its globals.
             found["main_path"], found["main_kept"] = file, _definitions(file)
     elif name is None:
         found["main_path"] = file or None

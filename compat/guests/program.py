@@ -78,8 +78,8 @@ def describe(package: str, method: str, kind: str) -> Spec:
     context = import_module(f"{package}.context")._default_context
     process = import_module(f"{package}.process")
     names = modules() if method == "fork" else []
-    main = main_module.for_guests(method)
-    compared = [*names, *(["__main__"] if method == "fork" and (main["main_name"] or main["main_path"]) else [])]
+    main = main_module.for_guests(method, package)
+    compared = [*names, *(["__main__"] if method == "fork" and main["main_path"] else [])]
     return {
         **main,
         "version": tuple(sys.version_info[:2]),
