@@ -33,7 +33,8 @@ class JoblibExecutor:
 
     def submit(self, func: Any) -> Future[Any]:
         """The future of one of joblib's batches."""
-        return self._pool.submit(self._wrap(func, keep_wrapper=False))
+        future: Future[Any] = self._pool.submit(self._wrap(func, keep_wrapper=False))
+        return future
 
     def is_usable(self) -> bool:
         """Whether it still takes calls."""
