@@ -98,8 +98,11 @@ def decide(pool: PoolKind, names: list[str], dispatcher: CallDispatcher) -> Move
             part(Leases).remove(moved.pool)
             guest_program.end(moved.pool)
             raise
-    except TaskQueueError as error:
+    except (StaysHomeError, TaskQueueError) as error:
         raise StaysHomeError(str(error)) from error
+    except Exception as error:  # Whatever it is, the program goes on as it would without us.
+        logger.debug("a pool could not be described", exc_info=True)
+        raise StaysHomeError(f"the program could not be described for guests: {error!r}") from error
     return moved
 
 

@@ -21,6 +21,7 @@ from graft.config.deployment import part
 
 _before: Final[list[tuple[Any, str, Any]]] = []
 _lock = threading.Lock()
+_default_int_handler: Final = signal.default_int_handler
 
 
 def install(seed: str | None = None) -> None:
@@ -40,17 +41,22 @@ def install(seed: str | None = None) -> None:
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
+            # asyncio and others put a handler of theirs in the place of this one alone.
+            _before.append((signal, "default_int_handler", signal.default_int_handler))
+            signal.default_int_handler = _interrupt  # type: ignore[assignment]
 
 
 def uninstall() -> None:
     """Undo :func:`install`; pools that have moved stay where they are."""
     with _lock:
-        _after_import.stop()
+        if _before:
+            _after_import.stop()
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, _default_int_handler)
         while _before:
             owner, name, value = _before.pop()
             setattr(owner, name, value)
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is _interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _patch(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
@@ -93,6 +99,18 @@ def _patch_joblib(module: ModuleType) -> None:
     joblib_pools.patch(module)
 
 
+def _patch_asyncio(module: ModuleType) -> None:
+    def wrap(before: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(before)
+        def on_interrupt(*args: Any, **options: Any) -> None:
+            _interrupt_all()
+            before(*args, **options)
+
+        return on_interrupt
+
+    _patch(module.Runner, "_on_sigint", wrap)
+
+
 def _patch_multiprocess(module: ModuleType) -> None:
     _patch(module.Pool, "__init__", functools.partial(_pool_init, "multiprocess"))
 
@@ -100,7 +118,11 @@ def _patch_multiprocess(module: ModuleType) -> None:
 class _AfterImport(MetaPathFinder):
     """First on the path: patches the modules of other packages as soon as the program has imported them."""
 
-    patches: Final = {"joblib.executor": _patch_joblib, "multiprocess.pool": _patch_multiprocess}
+    patches: Final = {
+        "asyncio.runners": _patch_asyncio,
+        "joblib.executor": _patch_joblib,
+        "multiprocess.pool": _patch_multiprocess,
+    }
 
     def start(self) -> None:
         sys.meta_path.insert(0, self)
@@ -133,11 +155,15 @@ _after_import = _AfterImport()
 
 def _interrupt(signum: int, frame: Any) -> None:
     """Ctrl-C: the processes of a pool would have heard it too."""
-    leases = part(Leases)
-    threading.Thread(target=_interrupt_all, args=(leases,), name="graft-interrupt", daemon=True).start()
-    signal.default_int_handler(signum, frame)
+    _interrupt_all()
+    _default_int_handler(signum, frame)
 
 
-def _interrupt_all(leases: Leases) -> None:
-    for pool in leases.owners():
-        pool.interrupt()
+def _interrupt_all() -> None:
+    """End the calls that run, on a thread: this may be the handler of a signal."""
+
+    def end(leases: Leases) -> None:
+        for pool in leases.owners():
+            pool.interrupt()
+
+    threading.Thread(target=end, args=(part(Leases),), name="graft-interrupt", daemon=True).start()

@@ -78,6 +78,11 @@ def describe(package: str, method: str, kind: str) -> Spec:
     context = import_module(f"{package}.context")._default_context
     process = import_module(f"{package}.process")
     names = modules() if method == "fork" else []
+    for name in names:
+        if getattr(sys.modules[name].__spec__, "_initializing", False):
+            raise StaysHomeError(
+                f"it is made while {name} is imported, and each guest would import that again; make it in a function"
+            )
     main = main_module.for_guests(method, package)
     compared = [*names, *(["__main__"] if method == "fork" and main["main_path"] else [])]
     return {

@@ -271,3 +271,27 @@ def test_a_folder_or_module_that_a_worker_lacks_is_refused_before_anything_runs(
     ended = moved("program.py")
     assert (ended.code, ended.out) == (0, "1\n")
     assert "a worker cannot import the program's module made_here" in ended.reasons()
+
+
+def test_joblibs_default_backend_is_the_same_on_workers(write, plain, moved):
+    write("program.py", """
+        import os
+        from joblib import Parallel, delayed
+        def describe(n):
+            print("working on", n)
+            return n, os.environ["OMP_NUM_THREADS"], len(n * "x" if isinstance(n, int) else n)
+        if __name__ == "__main__":
+            factor = 3
+            print(Parallel(n_jobs=1)(delayed(len)("x" * n) for n in range(3)))
+            print(Parallel(n_jobs=2)(delayed(lambda n: n * factor)(n) for n in range(5)))
+            print(Parallel(n_jobs=2)(delayed(describe)(n) for n in (3, "y" * 3_000_000))[0])
+            print(list(Parallel(n_jobs=2, return_as="generator")(delayed(abs)(-n) for n in range(4))))
+            try:
+                Parallel(n_jobs=2)(delayed(int)(text) for text in ("1", "two"))
+            except ValueError as error:
+                print(error)
+    """)  # fmt: skip
+    at_home, ended = plain("program.py"), moved("program.py")
+    assert ended.code == at_home.code == 0, ended.err
+    assert sorted(ended.out.splitlines()) == sorted(at_home.out.splitlines())
+    assert ended.where() == {"cluster"}, ended.reasons()
