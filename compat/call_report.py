@@ -37,7 +37,8 @@ SECTIONS: Final[dict[Where, tuple[str, str]]] = {
 class CallReportEntry:
     """One call of an old interface, or the sum of those that differ in their figures only.
 
-    ``reason`` says why it ran where it did; ``seconds`` are the caller's wall time.
+    ``reason`` says why it ran where it did; ``seconds`` are the caller's wall time, ``busy`` those of the items
+    themselves, where a pool's guests measure them: about what the program alone would have taken.
     """
 
     call: str
@@ -161,6 +162,8 @@ def _lines(rows: list[CallReportEntry]) -> Iterator[RenderableType]:
         for row in chosen:
             note = notes.setdefault(row.reason, len(notes) + 1)
             yield Text(f"  {row.call}\n  {row.func} [{note}]\n{_columns(_figures(row))}", overflow="fold")
+            if row.busy:
+                yield Text(f"      {row.busy:,.2f} s of work on workers")
     reasons = Table.grid(padding=(0, 1))
     for reason, note in notes.items():
         reasons.add_row(f"[{note}]", Text(reason, overflow="fold"))

@@ -25,7 +25,7 @@ from graft.tasks.worker_runtime import in_worker
 
 logger = logging.getLogger(__name__)
 
-PROBE_SECONDS: Final = 60.0  # A worker that has not made a guest by then is too busy for this pool.
+PROBE_SECONDS: Final = 30.0  # A worker that has not made a guest by then is too busy for this pool.
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from graft.scripts.programs.table import SAMPLES, Program
 TIMEOUT: Final = 300.0
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?")
 TRACKER: Final = re.compile(r".*resource_tracker.*\n(  warnings\.warn.*\n)?")  # Of pools that end badly at home.
-WORD: Final = re.compile(r"ERROR:|\S+?(?=ERROR:)|\S+")
+WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\w\s]")
 SKIPPED: Final = (".pyc", ".lock")  # Their bytes hold times.
 
 
