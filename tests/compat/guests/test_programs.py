@@ -69,7 +69,7 @@ EXECUTOR = """
             for n in range(2):
                 print(*executor.submit(work, n).result())
             print(list(executor.map(Point(2).scaled, [1, 2])), executor._max_workers)
-            print(executor.submit(below, 1).result()[0])
+            print(executor.submit(below, 1).result()[0], len(executor.submit(bytes, 9_000_000).result()))
             print([hash(Point(n)) for n in executor.map(Point, range(3))])
             try:
                 executor.submit(raises, 5).result()
