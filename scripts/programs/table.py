@@ -41,7 +41,9 @@ def pages(folder: Path) -> None:
     """HTML pages."""
     (folder / "src").mkdir()
     for number in range(8):
-        lines = "".join(f"<p>Paragraph {each} of page {number}, which says enough to be kept.</p>" for each in range(9))
+        lines = "".join(
+            f"<p>Paragraph {each} of page {number}, which says enough to be kept.</p>" for each in range(400)
+        )
         page = f"<html><head><title>Page {number}</title></head><body><article><h1>Page</h1>{lines}</article>"
         (folder / "src" / f"page{number}.html").write_text(f"{page}<img src='x.png'></body></html>\n")
 
