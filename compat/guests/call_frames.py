@@ -15,6 +15,8 @@ WRAPPERS: Final = frozenset({
     "_process_chunk", "mapstar", "starmapstar", "partial", "_CallItem", "_reduce_partial", "getattr", "BatchedCalls",
     "_rebuild_partial", "_create_type", "_load_type",
 })  # fmt: skip
+COPIERS: Final = ("dill.", "joblib.externals.")  # Their functions make a copy of the caller's, which has no name here.
+COPIED: Final = "?:copied"
 OPCODES: Final = 400  # The function's name is near the beginning.
 
 
@@ -37,7 +39,8 @@ def read(frame: bytes, kind: str) -> CallFrame:
     try:
         for opcode, value, strings in _opcodes(frame):
             if opcode == "STACK_GLOBAL" and len(strings) > 1 and strings[-1] not in WRAPPERS:
-                names.append(f"{strings[-2]}:{strings[-1]}")
+                is_copy = str(strings[-2]).startswith(COPIERS)
+                names.append(COPIED if is_copy else f"{strings[-2]}:{strings[-1]}")
             elif opcode == "GLOBAL":
                 module, _, name = str(value).partition(" ")
                 if name not in WRAPPERS:
@@ -51,8 +54,8 @@ def read(frame: bytes, kind: str) -> CallFrame:
             if "UNICODE" in opcode:
                 is_work_id = value == "work_id"
     except Exception:  # Another pickler's frame: it runs all the same.
-        names = names or ["?:?"]
-    function = names[0] if names else "?:?"
+        names = names or [COPIED]
+    function = names[0] if names else COPIED
     if kind == "executor":
         return CallFrame(function, work_id=work_id)
     return CallFrame(function, job=numbers[0] if numbers else None, index=numbers[1] if len(numbers) > 1 else None)
