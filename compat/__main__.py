@@ -10,6 +10,7 @@ import argparse
 import atexit
 import importlib.util
 import os
+import random
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from graft.compat.call_report import calls
 from graft.compat.shadow import options as shadow_options
 
 PROGRAM: Final = "python -m graft.compat"
+HASH_SEED: Final = "GRAFT_HASH_SEED"  # Tells the second start of Python what the first one drew.
 EXAMPLES: Final = """\
 examples:
   python -m graft.compat program.py --its-own-option
@@ -37,6 +39,8 @@ examples:
       The old module has another name; the report is JSON.
   python -m graft.compat --shadow 0.1 --except "*send*" --verdict verdict.html program.py
       Run a tenth of the calls, but not those that send, in the cluster as well, and compare.
+  python -m graft.compat --pools -m black src
+      Run on the workers what the program runs in ProcessPoolExecutor and multiprocessing.Pool.
   python -m graft.compat scan src
       Run nothing: say which pools and executors below src can move, and what stands in the way. (./scan is a program.)
 
@@ -52,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         raise SystemExit(command.main(given[1:]))
     options, program = _parse(given)
+    seed = _with_known_hashes(is_own_process=arguments is None) if options.pools else None
     if options.mode:
         from graft.config.deployment import current
 
@@ -66,10 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ending = _Ending(options)
     atexit.register(ending)
     redirect.install(*options.replace)
+    if options.pools:
+        from graft.compat.guests import install
+
+        install.install(seed)
     try:
         code, module = _module(program[1:]) if program[0] == "-m" else _program(program)
         # For good: threads and callbacks that outlive the body look themselves up in __main__.
         sys.modules["__main__"] = module
+        if "__mp_main__" in sys.modules:  # multiprocessing has noted the one before.
+            sys.modules["__mp_main__"] = module
         exec(code, vars(module))  # noqa: S102 - running the program is what this is for
     except _Refusal:
         atexit.unregister(ending)
@@ -87,6 +98,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if _unused(options.replace):
         raise SystemExit(2)
     ending.is_well = True
+
+
+def _with_known_hashes(*, is_own_process: bool) -> str | None:
+    """The seed of this process's hashes, which guests need as well; starts Python anew where nobody knows it."""
+    seed = os.environ.pop(HASH_SEED, None)
+    if seed is not None:
+        del os.environ["PYTHONHASHSEED"]  # The program's environment is as it was.
+    elif is_own_process and os.environ.get("PYTHONHASHSEED", "random") == "random" and sys.flags.hash_randomization:
+        drawn = str(random.SystemRandom().randrange(1, 1 << 32))
+        environ = {**os.environ, "PYTHONHASHSEED": drawn, HASH_SEED: drawn}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606 - this same program
+    return seed
 
 
 class _Refusal(SystemExit):
@@ -140,7 +163,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        usage="%(prog)s [--replace OLD[=NEW]]... [--mode cluster|local] [--report FILE|-] program.py [args...]\n"
+        usage="%(prog)s [--pools] [--replace OLD[=NEW]]... [--mode cluster|local] [--report FILE|-] program.py [args]\n"
         "       %(prog)s --shadow FRACTION [--only NAME]... [--verdict FILE]... program.py [args...]\n"
         "       %(prog)s [options] -m module [args...]\n"
         "       %(prog)s scan [--json] [--fail-on care|unknown|blocked|never] PATH...",
@@ -158,6 +181,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="redirect imports of the module OLD to the facade NEW. Default for NEW: the last part of OLD. Facades: "
         f"{', '.join(redirect.FACADES)}. May be repeated",
+    )
+    parser.add_argument(
+        "--pools",
+        action="store_true",
+        help="run the process pools of the standard library, and joblib's, on workers: ProcessPoolExecutor, "
+        "multiprocessing.Pool. Their processes are made for this program alone",
     )
     parser.add_argument("--mode", choices=("cluster", "local"), help="where callables run. Default: GRAFT_MODE")
     parser.add_argument(

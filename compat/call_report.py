@@ -37,7 +37,8 @@ SECTIONS: Final[dict[Where, tuple[str, str]]] = {
 class CallReportEntry:
     """One call of an old interface, or the sum of those that differ in their figures only.
 
-    ``reason`` says why it ran where it did; ``seconds`` are the caller's wall time.
+    ``reason`` says why it ran where it did; ``seconds`` are the caller's wall time, ``busy`` those of the items
+    themselves, where a pool's guests measure them: about what the program alone would have taken.
     """
 
     call: str
@@ -50,6 +51,7 @@ class CallReportEntry:
     retries: int = 0
     failures: int = 0
     calls: int = 1
+    busy: float = 0.0
 
 
 class ReportedCall:
@@ -98,7 +100,7 @@ class CallReport:
 
     def record(self, entry: CallReportEntry) -> None:
         key = (entry.call, entry.func, entry.where, entry.reason)
-        figures = (entry.items, entry.seconds, entry.envelopes, entry.retries, entry.failures, entry.calls)
+        figures = (entry.items, entry.seconds, entry.envelopes, entry.retries, entry.failures, entry.calls, entry.busy)
         with self._lock:
             known = self._rows.get(key)
             self._rows[key] = tuple(map(operator.add, known, figures)) if known else figures
@@ -160,6 +162,8 @@ def _lines(rows: list[CallReportEntry]) -> Iterator[RenderableType]:
         for row in chosen:
             note = notes.setdefault(row.reason, len(notes) + 1)
             yield Text(f"  {row.call}\n  {row.func} [{note}]\n{_columns(_figures(row))}", overflow="fold")
+            if row.busy:
+                yield Text(f"      {row.busy:,.2f} s of work on workers")
     reasons = Table.grid(padding=(0, 1))
     for reason, note in notes.items():
         reasons.add_row(f"[{note}]", Text(reason, overflow="fold"))

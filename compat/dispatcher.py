@@ -60,6 +60,10 @@ class CallDispatcher:
         self._renew()
         part(_Dispatchers).alive.add(self)
 
+    def leave_end_to_owner(self) -> None:
+        """The owner waits for the calls when the program ends, or ends them."""
+        part(_Dispatchers).alive.discard(self)
+
     def _renew(self) -> None:
         """Begin without open calls; after a fork those belong to the parent."""
         self._changed = threading.Condition()
@@ -243,6 +247,8 @@ class CallDispatcher:
                 if self.is_closed:
                     self._threads.retire()
                 self._changed.notify_all()
+        if not report.call:  # The owner reports it.
+            return
         if isinstance(held, MapCall):
             progress = held.progress()
             report.close(failed=progress.failed > 0, progress=progress)

@@ -42,7 +42,7 @@ _used: set[str] = set()
 _before: dict[str, tuple[Any, Any]] = {}  # What sys.modules and the parent held under an old name, or MISSING.
 
 
-def install(*replace: str) -> None:
+def install(*replace: str, pools: bool = False) -> None:
     """Redirect the old module names to the facades, and those in *replace* as well.
 
     A second call adds to the first. A module that has been imported already is replaced in ``sys.modules``, with a
@@ -50,10 +50,16 @@ def install(*replace: str) -> None:
 
     Args:
         replace: ``OLD``, whose last part is the name of a facade, or ``OLD=FACADE``.
+        pools: also run the process pools of the standard library, and joblib's, on workers. Hashes of strings must be
+            the same there: start the program with a ``PYTHONHASHSEED``, or its pools stay here.
 
     Raises:
         ValueError: not of this form, or no facade of that name.
     """
+    if pools:
+        from graft.compat.guests import install as guests
+
+        guests.install()
     asked = dict(parse(item) for item in replace)
     wanted = dict(parse(old) for name in OLD_MODULES for old in (name, name.rpartition(".")[2]))
     with _lock:
@@ -68,6 +74,8 @@ def install(*replace: str) -> None:
 
 def uninstall() -> None:
     """Undo every redirection: ``sys.modules`` and parent packages are as they were before :func:`install`."""
+    if (guests := sys.modules.get("graft.compat.guests.install")) is not None:
+        guests.uninstall()
     with _lock:
         for finder in (_names, _parents):
             if finder in sys.meta_path:

@@ -21,6 +21,7 @@ DURABLE: Final = "graft:durable:"
 FUNCTION: Final = "graft:function:"
 FUNCTION_STATS: Final = "graft:figures:"
 FUNCTIONS: Final = "graft:figures"
+GUESTS: Final = "graft:guests:"
 OUTCOME: Final = "graft:outcome:"
 OVERLAP: Final = "graft:overlap:"
 PACE: Final = "graft:pace:"
@@ -33,7 +34,7 @@ VIRTUAL_TIMES: Final = "graft:virtual-times"  # Of each list on which batches wa
 RESOURCE_POOL: Final = "resource_pool:"  # Known to the callers of compat/celery_migration_poc by this name.
 BETWEEN_CALLERS_AND_WORKERS: Final = (
     BATCH, BATCHES, BODY, CALL, CALLS, CANCEL, CANCELLED, CHORD, CHORDS, COMPAT, DURABLE, FUNCTION_STATS, FUNCTIONS,
-    FUNCTION, OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SENT, SHARED, VIRTUAL_TIMES,
+    FUNCTION, GUESTS, OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SENT, SHARED, VIRTUAL_TIMES,
     RESOURCE_POOL,
 )  # fmt: skip
 

@@ -173,6 +173,12 @@ class Settings(BaseSettings):
     )
 
     item_limit: int = Field(4 << 20, ge=1024, description="Bytes of one pickled item or result.")
+    guest_lease: float = Field(
+        30.0, ge=1, description="Guest processes of `--pools` outlive a program that was killed for so long at most."
+    )
+    guest_value_limit: int = Field(
+        256 << 20, ge=1024, description="Bytes of one pickled call or result of a pool under `--pools`."
+    )
     envelope_limit: int = Field(1 << 20, ge=1024, description="Bytes of pickled items in one envelope.")
     envelope_items: int = Field(20_000, ge=1, description="Items in one envelope.")
     envelope_seconds: float = Field(0.5, gt=0, description="Work that one envelope should hold when sizes are learnt.")

@@ -49,6 +49,10 @@ class ProcessExitError(PermanentError):
     """The function tried to end the worker's process (``sys.exit``, ``KeyboardInterrupt``)."""
 
 
+class GuestRefusedError(PermanentError):
+    """A worker has no folder, module or Python as the program has them, so that its pool cannot run there."""
+
+
 class SelfCancelledError(TaskQueueError):
     """A coroutine ended in a cancellation that nobody had asked for."""
 

@@ -133,6 +133,7 @@ def test_json_has_the_same_rows(report):
         "envelopes": 36,
         "retries": 3,
         "failures": 0,
+        "busy": 0.0,
     }
 
 

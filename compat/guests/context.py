@@ -1,0 +1,172 @@
+"""A multiprocessing context: its processes are members of a group where the pool moves, else the standard library's."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any, Final, Self
+
+from graft.compat.call_report import CallReportEntry, calls
+from graft.compat.dispatcher import CallDispatcher
+from graft.compat.guests.decision import PoolKind, decide
+from graft.compat.guests.group import Group
+from graft.compat.guests.staying import StaysHomeError
+
+logger = logging.getLogger(__name__)
+
+NO_PROCESS: Final = itertools.count(1 << 22)  # Above every pid of this machine: whoever signals it finds nobody.
+
+
+class GuestContext:
+    """Stands for the context *base* of one pool, and makes its processes.
+
+    Whether the pool moves is decided when it starts its first process, as a fork would be made then.
+
+    Args:
+        package: ``multiprocessing``, or a package that has its modules.
+        kind: ``executor`` or ``pool``.
+        shown: the name of such pools in the report.
+        environ: what its processes have in their environment besides.
+        runs_main: whether they run the main module.
+    """
+
+    def __init__(
+        self, base: Any, package: str, kind: str, *, shown: str = "", environ: Mapping[str, str] | None = None,
+        runs_main: bool = True,
+    ) -> None:  # fmt: skip
+        self._base, self._package, self._kind = base, package, kind
+        self._shown = shown or ("ProcessPoolExecutor" if kind == "executor" else f"{package}.Pool")
+        self._more: dict[str, Any] = {"environ": environ or {}, "runs_main": runs_main}
+        self._owner: Any = None
+        self._group: Group | None = None
+        self._is_decided = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._base, name)
+
+    def belongs_to(self, owner: Any) -> Self:
+        """*owner* is the pool, which is asked for the number of its processes."""
+        self._owner = owner
+        return self
+
+    def moves(self, executor: Any) -> bool:
+        """Decide now whether *executor* moves."""
+        queues = executor._call_queue, executor._result_queue
+        self._is_decided = True
+        self._group = self._decided(*queues, executor._initializer, executor._initargs, None)
+        self._owner = None
+        return self._group is not None
+
+    def Process(self, *args: Any, **options: Any) -> Any:
+        """One more process of the pool."""
+        if not self._is_decided:
+            self._is_decided = True
+            self._group = self._decided(*options["args"])
+            self._owner = None
+        if self._group is None:
+            return self._base.Process(*args, **options)
+        member = _member_class(self._base.Process)(*args, **options)
+        member._group = self._group
+        return member
+
+    def _decided(self, calls_queue: Any, results_queue: Any, *rest: Any) -> Group | None:
+        initializer, initargs, max_tasks, *wrap = rest
+        kind = PoolKind(
+            self._package, self._kind, self._base.get_start_method(), initializer, tuple(initargs), max_tasks,
+            bool(wrap and wrap[0]), self._kind == "pool", self._shown, **self._more,
+        )  # fmt: skip
+        count = self._owner._max_workers if self._kind == "executor" else self._owner._processes
+        dispatcher = CallDispatcher(count)
+        dispatcher.leave_end_to_owner()
+        try:
+            if not isinstance(self._base.Process, type):
+                raise StaysHomeError(f"its context is one of the program's own ({type(self._base).__name__})")
+            moved = decide(kind, self._names(count), dispatcher)
+        except StaysHomeError as error:
+            reason = str(error)
+            logger.info("a pool stays on this machine: %s", reason)
+            calls().record(CallReportEntry(kind.shown, _function(initializer), "local", reason, 0))
+            return None
+        return Group(kind, moved, dispatcher, calls_queue, results_queue)
+
+    def _names(self, count: int) -> list[str]:
+        """The names that processes of this machine would have."""
+        probe = self._base.Process()
+        kind = type(probe).__name__.replace("Process", "PoolWorker") if self._kind == "pool" else type(probe).__name__
+        process: Any = import_module(f"{self._package}.process")
+        first = probe._identity[-1]
+        process._process_counter = itertools.count(first)  # It was not started.
+        prefix = ":".join(map(str, probe._identity[:-1]))
+        return [f"{kind}-{prefix + ':' if prefix else ''}{first + number}" for number in range(count)]
+
+
+def _function(initializer: Any) -> str:
+    from graft.tasks.callables.importable import name_of
+
+    return "-" if initializer is None else name_of(initializer)
+
+
+class Member:
+    """The Popen of a process that is a member of a group."""
+
+    def __init__(self, process: Any) -> None:
+        self.pid = next(NO_PROCESS)
+        self.returncode: int | None = None
+        self.sentinel, self._write_end = os.pipe()
+        self._is_over = threading.Event()
+        self._lock = threading.Lock()
+        self._group: Group = process._group
+        self._group.join(self)
+
+    def note_end(self, exitcode: int) -> None:
+        """It has ended; whoever waits for its sentinel hears of it."""
+        with self._lock:
+            if self.returncode is not None:
+                return
+            self.returncode = exitcode
+            os.close(self._write_end)
+        self._is_over.set()
+
+    def poll(self, flag: int = 0) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._is_over.wait(timeout)
+        return self.returncode
+
+    def terminate(self) -> None:
+        self._group.terminate(-15)
+
+    def kill(self) -> None:
+        self._group.terminate(-9)
+
+    def interrupt(self) -> None:
+        self._group.interrupt()
+
+    def duplicate_for_child(self, descriptor: int) -> int:
+        return descriptor
+
+    def close(self) -> None:
+        with self._lock:
+            if self.sentinel >= 0:
+                os.close(self.sentinel)
+                self.sentinel = -1
+
+
+@cache
+def _member_class(kind: type) -> type:
+    """Processes like those of *kind*, with a Member for a Popen."""
+
+    class MemberProcess(kind):  # type: ignore[misc]
+        @staticmethod
+        def _Popen(process: Any) -> Member:
+            return Member(process)
+
+    MemberProcess.__name__, MemberProcess.__qualname__ = kind.__name__, kind.__qualname__
+    MemberProcess.__module__ = kind.__module__
+    return MemberProcess

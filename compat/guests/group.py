@@ -1,0 +1,288 @@
+"""The calls of one pool whose processes are guests.
+
+    the pool's own queue of calls ── one thread ── items on the road ──► workers' guests
+    the pool's own queue of results ◄── one thread: what a call wrote, then its result ◄──
+
+The pool believes that it has processes (context.py). As many calls are on their way as it has of those. A guest that
+ends in the middle of a call takes one of them with it: a ProcessPoolExecutor is broken then, as it always was.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from concurrent.futures import CancelledError, Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
+from multiprocessing.connection import wait as wait_readable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from graft.compat.call_report import CallReportEntry, calls
+from graft.compat.guests import call_frames, output
+from graft.compat.guests.call_frames import CallFrame
+from graft.compat.guests.leases import Leases
+from graft.config.deployment import part, settings
+from graft.tasks.errors import CancelledBatchError
+from graft.tasks.guests import guest_program
+from graft.tasks.guests.host import Answer, run_call
+
+if TYPE_CHECKING:
+    from graft.compat.dispatcher import CallDispatcher
+    from graft.compat.guests.decision import Moved, PoolKind
+    from graft.compat.routes import Route
+
+logger = logging.getLogger(__name__)
+
+ENDS: Final = 5.0  # Seconds for which a terminated pool waits for workers to say that its calls have ended.
+MOVED: Final = "its processes are guests on workers"
+
+
+class Member(Protocol):
+    """A process that the pool believes it has."""
+
+    def note_end(self, exitcode: int) -> None:
+        """It has ended."""
+
+
+class Group:
+    """The calls of one pool, from *calls_queue* to guests, and their results to *results_queue*."""
+
+    def __init__(
+        self, kind: PoolKind, moved: Moved, dispatcher: CallDispatcher, calls_queue: Any, results_queue: Any
+    ) -> None:
+        self.pool = moved.pool
+        self._kind, self._dispatcher = kind, dispatcher
+        self._calls, self._results = calls_queue, results_queue
+        self._pickler = import_module(f"{kind.package}.reduction").ForkingPickler
+        self._sentinel = bytes(self._pickler.dumps(None))
+        # Of our own: an executor closes its queue while its processes still read the rest.
+        connection = type(calls_queue._reader)
+        self._reader = connection(os.dup(calls_queue._reader.fileno()), writable=False)
+        self._wake, self._woken = import_module(f"{kind.package}").Pipe(duplex=False)
+        self._changed = threading.Condition()
+        self._members: list[Member] = []
+        self._in_flight = 0
+        self._has_begun = self._is_ending = self._is_interrupted = False
+        self._ended: queue.SimpleQueue[tuple[Future[Any], CallFrame | None, Any, float] | None] = queue.SimpleQueue()
+        self._routes: dict[str, Route] = {}
+        self._sending = threading.Thread(target=self._send, name="graft-guests", daemon=True)
+        part(Leases).add(self.pool, self)
+
+    def join(self, member: Member) -> None:
+        """One more process of the pool has started."""
+        with self._changed:
+            self._members.append(member)
+            self._changed.notify_all()
+            is_first, self._has_begun = not self._has_begun, True
+        if is_first:
+            self._sending.start()
+            threading.Thread(target=self._receive, name="graft-guests", daemon=True).start()
+        if self._kind.kind == "pool" and self._kind.initializer is not None:
+            self._make("start", None)  # A pool's processes run it whether there are calls or not.
+
+    def end(self, member: Member, exitcode: int) -> None:
+        """*member* has ended; with the last one the pool has."""
+        with self._changed:
+            if member in self._members:
+                self._members.remove(member)
+            self._changed.notify_all()
+            is_last = not self._members
+        member.note_end(exitcode)
+        if is_last:
+            self._finish()
+
+    def terminate(self, exitcode: int) -> None:
+        """End the calls that run, on workers too; then all processes have ended."""
+        with self._changed:
+            if self._is_ending:
+                return
+            self._is_ending = True
+        self._finish()
+        self._dispatcher.end_running()
+        threading.Thread(target=self._end_all, args=(exitcode,), name="graft-guests-end", daemon=True).start()
+
+    def interrupt(self) -> None:
+        """Ctrl-C: end the calls that run, as it would in processes of this machine."""
+        self._is_interrupted = True
+        self._dispatcher.end_running()
+
+    def lose(self) -> None:
+        """The lease was lost: the guests have ended."""
+        logger.error("the guests of a pool have ended: its lease in Redis was not renewed within %g s",
+                     settings().guest_lease)  # fmt: skip
+        for member in list(self._members):
+            self.end(member, -9)
+
+    # ---- on threads of its own --------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        try:
+            while (frame := self._next()) is not None:
+                if frame == self._sentinel:
+                    with self._changed:
+                        member = self._members[-1] if self._members else None
+                    if member is not None:
+                        self.end(member, 0)
+                    continue
+                self._make("call", frame)
+        except EOFError:  # The pool has closed its queue, and nothing is left in it.
+            for member in list(self._members):
+                self.end(member, 0)
+        except Exception:
+            logger.exception("the calls of a pool can no longer be sent")
+            for member in list(self._members):
+                self.end(member, 1)
+
+    def _next(self) -> bytes | None:
+        """The next frame of the pool's queue, once a process is free for it; None when there are no processes."""
+        reader = self._reader
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_ending or not self._members or self._is_free())
+                if self._is_ending or not self._members:
+                    return None
+            if self._wake in wait_readable([reader, self._wake]):
+                return None
+            if not self._calls._rlock.acquire(timeout=0.2):  # The pool empties its queue, as it does when it ends.
+                continue
+            try:
+                if not reader.poll(0):
+                    continue
+                frame = bytes(reader.recv_bytes())
+            finally:
+                self._calls._rlock.release()
+            if hasattr(self._calls, "_sem"):
+                self._calls._sem.release()
+            return frame
+
+    def _is_free(self) -> bool:
+        return self._in_flight < len(self._members)
+
+    def _make(self, step: str, frame: bytes | None) -> None:
+        call = None if frame is None else call_frames.read(frame, self._kind.kind)
+        began = time.perf_counter()
+        with self._changed:
+            if step == "call":
+                self._in_flight += 1
+        packed = None
+        try:
+            packed = None if frame is None else guest_program.pack(self.pool, frame)
+            future: Future[Any] = self._dispatcher.follow(self._route(call), (self.pool, step, packed), {})
+        except Exception as error:
+            future = Future()
+            future.set_exception(error)
+        future.add_done_callback(lambda ended: self._ended.put((ended, call, packed, began)))
+
+    def _route(self, call: CallFrame | None) -> Route:
+        name = call.function if call else "?:initializer"
+        route = self._routes.get(name)
+        if route is None:
+            module, _, qualname = name.partition(":")
+            shown = cast("Any", SimpleNamespace(__module__=module, __qualname__=qualname))
+            route = self._dispatcher.route(run_call, call="", batch_size=1, shown=shown)
+            self._routes[name] = route
+        return route
+
+    def _receive(self) -> None:
+        while (ended := self._ended.get()) is not None:
+            future, call, packed, began = ended
+            try:
+                self._take(future, call, began)
+                if packed is not None:
+                    guest_program.forget(packed)
+            except Exception:
+                logger.exception("the result of a pool's call could not be taken")
+            finally:
+                if call is not None:
+                    with self._changed:
+                        self._in_flight -= 1
+                        self._changed.notify_all()
+            del future, ended
+
+    def _take(self, future: Future[Any], call: CallFrame | None, began: float) -> None:
+        failed, busy = True, 0.0
+        try:
+            answer = Answer.of(future.result())
+            busy, failed = answer.seconds, answer.result is None
+            output.replay(answer.events)
+            if answer.exitcode is not None:
+                self._note_dead_guest(call, answer.exitcode)
+            elif call is not None and answer.result is not None:
+                self._put(guest_program.unpack(answer.result, keep=False))
+        except (Exception, CancelledError) as error:
+            self._note_error(call, error)
+        if call is not None:
+            self._record(call, time.perf_counter() - began, busy, failed=failed)
+
+    def _record(self, call: CallFrame, seconds: float, busy: float, *, failed: bool) -> None:
+        entry = CallReportEntry(self._kind.shown, call.function, "cluster", MOVED, 1, seconds, 1, 0, int(failed))
+        calls().record(replace(entry, busy=busy))
+
+    def _put(self, frame: bytes) -> None:
+        with suppress(OSError, ValueError), self._results._wlock:  # The pool has ended, and closed its queue.
+            self._results._writer.send_bytes(frame)
+
+    def _note_dead_guest(self, call: CallFrame | None, exitcode: int) -> None:
+        if self._is_ending:
+            return
+        if self._kind.kind == "executor":  # It finds that one of its processes has ended, and is broken.
+            with self._changed:
+                member = self._members[-1] if self._members else None
+            if member is not None:
+                self.end(member, exitcode)
+            return
+        self._note_error(call, BrokenProcessPool(
+            f"a process of the pool ended with exit code {exitcode} during the call; the standard library's pool would "
+            "wait for it for ever"
+        ))  # fmt: skip
+
+    def _note_error(self, call: CallFrame | None, error: BaseException) -> None:
+        if call is None:
+            if not self._is_ending:
+                logger.error("the initializer of a pool did not run on a worker: %s", error)
+            return
+        if isinstance(error, CancelledBatchError | CancelledError) and (self._is_interrupted or self._is_ending):
+            error = KeyboardInterrupt()
+        try:
+            self._put(bytes(self._pickler.dumps(self._failure(call, error))))
+        except Exception:
+            self._put(bytes(self._pickler.dumps(self._failure(call, RuntimeError(repr(error))))))
+
+    def _failure(self, call: CallFrame, error: BaseException) -> Any:
+        """The result that the pool's own process would have sent."""
+        if self._kind.kind != "executor":
+            return call.job, call.index, (False, error)
+        return import_module("concurrent.futures.process")._ResultItem(call.work_id, exception=error)
+
+    def _end_all(self, exitcode: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_flight, ENDS)
+        for member in list(self._members):
+            self.end(member, exitcode)
+
+    def _finish(self) -> None:
+        """No process is left, or will be: the guests end."""
+        with self._changed:
+            woken, self._woken = self._woken, None
+        if woken is None:
+            return
+        woken.close()
+        part(Leases).remove(self.pool)
+        self._dispatcher.close()
+        with suppress(Exception):  # The lease ends them too.
+            guest_program.end(self.pool)
+        threading.Thread(target=self._close, name="graft-guests-end", daemon=True).start()
+
+    def _close(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_flight and not self._members, 2 * ENDS)
+        self._ended.put(None)
+        self._sending.join()
+        self._wake.close()
+        self._reader.close()

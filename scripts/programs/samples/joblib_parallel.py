@@ -1,0 +1,30 @@
+"""joblib's default backend: generators, closures, exceptions, large arrays, its memory."""
+
+import tempfile
+from math import sqrt
+
+import numpy as np
+from joblib import Memory, Parallel, delayed
+
+
+def total(array):
+    return float(array.sum())
+
+
+def fail(x):
+    raise ValueError(f"no {x}")
+
+
+if __name__ == "__main__":
+    print(Parallel(n_jobs=2)(delayed(sqrt)(i**2) for i in range(10)))
+    print(Parallel(n_jobs=2)(delayed(lambda x, y=2: x * y)(i) for i in range(10)))
+    big = np.arange(400_000, dtype=float)
+    print(Parallel(n_jobs=2)(delayed(total)(big * i) for i in range(3)))
+    print(list(Parallel(n_jobs=2, return_as="generator")(delayed(abs)(-i) for i in range(5))))
+    try:
+        Parallel(n_jobs=2)(delayed(fail)(i) for i in range(3))
+    except ValueError as error:
+        print("ValueError", error)
+    with tempfile.TemporaryDirectory() as folder:
+        cached = Memory(folder, verbose=0).cache(total)
+        print(Parallel(n_jobs=2)(delayed(cached)(np.ones(n)) for n in (2, 3)))

@@ -1,0 +1,297 @@
+"""Unchanged programs with process pools: what they print, how they end, and what is left, with and without us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.stack import wait_until
+
+SETTINGS = """
+    import logging
+    LIMIT = None
+    HANDLERS = []
+    class Config:
+        debug = False
+    def seen(n):
+        return n, LIMIT, Config.debug, HANDLERS
+"""
+PLUGIN = """
+    import settings
+    settings.HANDLERS.append("plugin")
+"""
+EXECUTOR = """
+    import logging, multiprocessing, os, subprocess, sys, warnings
+    from concurrent.futures import ProcessPoolExecutor
+    import plugin, settings
+
+    options = None
+    DEFAULT = settings.seen(0)
+
+    class Point:
+        def __init__(self, x): self.x = x
+        def __eq__(self, other): return type(other) is Point and other.x == self.x
+        def __repr__(self): return f"Point({self.x})"
+        def __hash__(self): return hash(self.x)
+        def scaled(self, by): return Point(self.x * by)
+
+    def work(n, default=DEFAULT):
+        print("print", n)
+        sys.stderr.write(f"stderr {n}\\n")
+        sys.stdout.buffer.write(b"buffer\\n")
+        logging.getLogger("app").info("logged %d", n)
+        logging.getLogger("app").debug("not logged")
+        warnings.warn("warned")
+        subprocess.run(["echo", "echoed"])
+        os.write(1, b"written\\n")
+        umask = os.umask(0); os.umask(umask)
+        process = multiprocessing.current_process()
+        return (options, settings.seen(n), os.environ["SET"], os.getcwd(), sys.argv, umask, hash("a"), Point(n),
+                process.name, process.daemon, multiprocessing.parent_process().name, sys.getrecursionlimit(), default)
+
+    def raises(n):
+        raise LookupError(n)
+
+    if __name__ == "__main__":
+        options, settings.LIMIT, settings.Config.debug = {"level": 3}, 7, True
+        os.environ["SET"] = "yes"
+        os.umask(0o027)
+        sys.setrecursionlimit(1234)
+        logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s", stream=sys.stdout)
+        warnings.simplefilter("always")
+        parent = os.getpid()
+        def below(n):
+            return n, multiprocessing.parent_process().pid == os.getppid()
+        with ProcessPoolExecutor(1) as executor:
+            for n in range(2):
+                print(*executor.submit(work, n).result())
+            print(list(executor.map(Point(2).scaled, [1, 2])), executor._max_workers)
+            print(executor.submit(below, 1).result()[0], len(executor.submit(bytes, 9_000_000).result()))
+            print([hash(Point(n)) for n in executor.map(Point, range(3))])
+            try:
+                executor.submit(raises, 5).result()
+            except LookupError as error:
+                print(error, type(error.__cause__).__name__, "line" in str(error.__cause__))
+            try:
+                executor.submit(lambda: 1).result()
+            except Exception as error:
+                print(type(error).__name__)
+        raise SystemExit(executor._broken or 3)
+"""
+POOL = """
+    import multiprocessing as mp, sys, time
+
+    def square(x): return x * x
+    def add(a, b=1): return a + b
+    def raises(x): raise KeyError(x)
+    def remember(value):
+        global held
+        held = value
+    def read(_): return held
+    def put(shared, key): shared[key] = key
+
+    def numbers():
+        yield 1
+        raise RuntimeError("input")
+
+    with mp.Pool(2) as pool:  # Without a main guard: a fork needs none.
+        print(pool, pool._processes, len(pool._pool), pool._pool[0].name)
+        print(pool.map(square, range(10)), pool.starmap(add, [(1, 2), (3, 4)]), pool.apply(add, (1,), {"b": 5}))
+        print(list(pool.imap(square, range(5))), sorted(pool.imap_unordered(square, range(5), 2)))
+        for call in (pool.apply, pool.map, lambda *given: list(pool.imap(*given))):
+            try:
+                call(raises, [1])
+            except KeyError as error:
+                print(repr(error), type(error.__cause__).__name__)
+        values = pool.imap(square, numbers())
+        print(next(values))
+        try:
+            next(values)
+        except RuntimeError as error:
+            print(error)
+        print(pool.apply_async(square, (3,), callback=lambda value: print("called back", value)).get())
+    with mp.get_context("fork").Pool(1, remember, (9,)) as pool:
+        print(pool.map(read, [1, 2]))
+    pool = mp.Pool(2, maxtasksperchild=1)
+    print(pool.map(square, [1, 2, 3], chunksize=1))
+    pool.close()
+    pool.join()
+    with mp.Manager() as manager:
+        shared = manager.dict()
+        with mp.Pool(2) as pool:
+            pool.starmap(put, [(shared, "a"), (shared, "b")])
+        print(sorted(shared.items()))
+"""
+
+
+def test_a_program_with_an_executor_is_the_same_on_workers(write, plain, moved):
+    write("settings.py", SETTINGS)
+    write("plugin.py", PLUGIN)
+    write("program.py", EXECUTOR)
+    at_home, ended = plain("program.py", "--option"), moved("program.py", "--option")
+    assert (ended.code, sorted(ended.out.splitlines())) == (at_home.code, sorted(at_home.out.splitlines()))
+    assert (ended.out, ended.err) == (at_home.out, at_home.err)
+    assert ended.where() == {"cluster"}, ended.reasons()
+
+
+def test_a_program_with_pools_is_the_same_on_workers(write, plain, moved):
+    write("program.py", POOL)
+    at_home, ended = plain("program.py"), moved("program.py")
+    assert (ended.code, ended.out, ended.err) == (at_home.code, at_home.out, at_home.err)
+    assert ended.where() == {"cluster"}, ended.reasons()
+
+
+def test_nothing_of_one_run_is_left_for_the_next(write, moved):
+    write("counted.py", "seen = []\ndef count(n):\n    seen.append(n)\n    return len(seen), 'old'\n")
+    write("program.py", """
+        from concurrent.futures import ProcessPoolExecutor
+        from counted import count
+        if __name__ == "__main__":
+            with ProcessPoolExecutor(1) as executor:
+                print(executor.submit(count, 1).result())
+    """)  # fmt: skip
+    assert moved("program.py").out == "(1, 'old')\n"
+    write("counted.py", "seen = []\ndef count(n):\n    seen.append(n)\n    return len(seen), 'edited'\n")
+    assert moved("program.py").out == "(1, 'edited')\n"
+
+
+def test_a_call_that_ends_its_process_breaks_the_executor_and_runs_once(write, plain, moved, tmp_path):
+    write("program.py", """
+        import os, sys
+        from concurrent.futures import ProcessPoolExecutor
+        def end(n):
+            with open("runs", "a") as file:
+                file.write("x")
+            os._exit(3)
+        if __name__ == "__main__":
+            with ProcessPoolExecutor(2) as executor:
+                print(repr(executor.submit(end, 1).exception()))
+                try:
+                    executor.submit(end, 2)
+                except Exception as error:
+                    print(type(error).__name__)
+    """)  # fmt: skip
+    at_home = plain("program.py")
+    assert moved("program.py").out == at_home.out
+    assert (tmp_path / "runs").read_text() == "xx"  # Once at home, and once on a worker.
+
+
+def test_a_pool_that_only_inheritance_can_serve_stays_at_home_and_says_why(write, plain, moved):
+    write("program.py", """
+        import multiprocessing as mp, threading
+        def remember(queue):
+            global held
+            held = queue
+        def send(n):
+            held.put(n)
+        def locked(n):
+            with lock:
+                return n
+        if __name__ == "__main__":
+            queue = mp.Queue()
+            with mp.Pool(2, remember, (queue,)) as pool:
+                pool.map(send, range(3))
+                print(sorted(queue.get() for _ in range(3)))
+            lock = threading.Lock()
+            lines = open(__file__)
+            def first(n):
+                return lines.readline()
+            with mp.Pool(1) as pool:
+                print(pool.map(first, range(1)))
+    """)  # fmt: skip
+    at_home, ended = plain("program.py"), moved("program.py")
+    assert (ended.code, ended.out, ended.err) == (at_home.code, at_home.out, at_home.err)
+    assert (
+        "its initializer or initargs can only be inherited (RuntimeError: Queue objects should only" in ended.reasons()
+    )
+    assert "__main__.lock was set before the pool was made, and cannot be pickled" in ended.reasons()
+
+
+LONG = """
+    import os, sys, time
+    from concurrent.futures import ProcessPoolExecutor
+    def write_late(n):
+        open(f"began{n}", "w").close()
+        time.sleep(40)
+        open(f"ended{n}", "w").close()
+    if __name__ == "__main__":
+        print(os.getpid(), flush=True)
+        with ProcessPoolExecutor(2) as executor:
+            list(executor.map(write_late, range(2)))
+"""
+
+
+def test_after_ctrl_c_and_after_kill_nothing_goes_on(write, stack, tmp_path):
+    write("program.py", LONG)
+    began = [tmp_path / "began0", tmp_path / "began1"]
+    for number in (signal.SIGINT, signal.SIGKILL):
+        program = subprocess.Popen(
+            [sys.executable, "-m", "graft.compat", "--pools", "--report", "report.txt", "program.py"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "GRAFT_GUEST_LEASE": "1"},
+        )  # fmt: skip
+        wait_until(lambda: all(path.exists() for path in began), what="both calls run")
+        program.send_signal(number)
+        program.communicate(timeout=30)
+        assert program.returncode == -number
+        wait_until(lambda: not _guests_in(tmp_path), timeout=20, what="the guests have ended")
+        assert not list(tmp_path.glob("ended*"))
+        for path in began:
+            path.unlink()
+
+
+def _guests_in(folder: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"guest_process.py" in (process / "cmdline").read_bytes() and os.readlink(process / "cwd") == str(
+                folder
+            ):
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_a_folder_or_module_that_a_worker_lacks_is_refused_before_anything_runs(write, plain, moved, tmp_path):
+    write("program.py", """
+        import os, sys, types
+        from importlib.machinery import ModuleSpec
+        from concurrent.futures import ProcessPoolExecutor
+        made = sys.modules["made_here"] = types.ModuleType("made_here")
+        made.__spec__, made.__file__ = ModuleSpec("made_here", object()), "/nowhere/made_here.py"
+        def work(n):
+            return n
+        if __name__ == "__main__":
+            with ProcessPoolExecutor(1) as executor:
+                print(executor.submit(work, 1).result())
+    """)  # fmt: skip
+    ended = moved("program.py")
+    assert (ended.code, ended.out) == (0, "1\n")
+    assert "a worker cannot import the program's module made_here" in ended.reasons()
+
+
+def test_joblibs_default_backend_is_the_same_on_workers(write, plain, moved):
+    write("program.py", """
+        import os
+        from joblib import Parallel, delayed
+        def describe(n):
+            print("working on", n)
+            return n, os.environ["OMP_NUM_THREADS"], len(n * "x" if isinstance(n, int) else n)
+        if __name__ == "__main__":
+            factor = 3
+            print(Parallel(n_jobs=1)(delayed(len)("x" * n) for n in range(3)))
+            print(Parallel(n_jobs=2)(delayed(lambda n: n * factor)(n) for n in range(5)))
+            print(Parallel(n_jobs=2)(delayed(describe)(n) for n in (3, "y" * 3_000_000))[0])
+            print(list(Parallel(n_jobs=2, return_as="generator")(delayed(abs)(-n) for n in range(4))))
+            try:
+                Parallel(n_jobs=2)(delayed(int)(text) for text in ("1", "two"))
+            except ValueError as error:
+                print(error)
+    """)  # fmt: skip
+    at_home, ended = plain("program.py"), moved("program.py")
+    assert ended.code == at_home.code == 0, ended.err
+    assert sorted(ended.out.splitlines()) == sorted(at_home.out.splitlines())
+    assert ended.where() == {"cluster"}, ended.reasons()
