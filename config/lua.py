@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from redis.commands.core import Script
 
+LOADED: Final[list[bytes]] = []  # Each script that may be run, as Redis is sent it.
 
-def load(module: str, *names: str) -> Script:
+
+def load(module: str, *names: str, functions: str = "") -> Script:
     """The script in ``.lua`` files beside the file *module*; call it with keys, arguments and a client or pipeline.
 
-    Of several *names* the last is the script, and those before it define what it shares with others.
-    Redis is sent the digest of the script, and its text only where it does not know it yet.
+    Of several *names* the last is the script, and those before it define what it shares with others; *functions* is the
+    text of what it shares with scripts elsewhere. Redis is sent the digest of the script, and its text only where it
+    does not know it yet.
     """
     no_client: Any = None  # Each call names its own.
-    return Script(no_client, "".join(text(module, name) for name in names).encode())
+    whole = "".join([functions, *(text(module, name) for name in names)]).encode()
+    LOADED.append(whole)
+    return Script(no_client, whole)
 
 
 def text(module: str, name: str) -> str:

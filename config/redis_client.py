@@ -94,6 +94,15 @@ def broker(**options: Any) -> Any:
     return connect(settings().model_copy(update={"result_backend": settings().broker_url}), **options)
 
 
+def _shared_broker() -> Any:
+    return broker(retry=part(_Patience).retry)
+
+
+def patient_broker() -> Any:
+    """The same as :func:`shared` for the broker's Redis."""
+    return shared() if settings().backend_url == settings().broker_url else part(_shared_broker)
+
+
 def server_time(client: Any) -> float:
     """Redis's own time in seconds since the epoch: the one clock that all machines share."""
     seconds, microseconds = client.time()
@@ -125,4 +134,5 @@ def be_patient(seconds: float) -> None:
     retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), int(seconds) + 5)
     retry.update_supported_errors((OutOfMemoryError, ReadOnlyError, MasterDownError))
     part(_Patience).retry = retry
-    current.drop(_shared)
+    for make in (_shared, _shared_broker):
+        current.drop(make)

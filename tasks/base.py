@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 from celery import Task
 from celery.exceptions import Reject, Retry
 
+from graft.tasks.delivery import lease, outbox
 from graft.tasks.policy import ONCE, RetryPolicy
 
 
@@ -43,7 +44,10 @@ def raise_postponed(task: Any, wait: float, error: Exception) -> NoReturn:
     request = task.request
     again = task.signature_from_request(request, countdown=wait, retries=request.retries or 0)
     try:
-        again.apply_async()
+        with outbox.instead_of_the_message():
+            again.apply_async()
+    except lease.LeaseLost:
+        raise
     except Exception as refused:
         raise Reject(refused, requeue=True) from refused
     raise Retry(exc=error, when=wait, sig=again)

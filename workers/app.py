@@ -22,6 +22,7 @@ from graft.workers import (
     control,
     due_times,
     late_failures,
+    outbox_patch,
     pool_choice,
     prefork_patch,
     recycling,
@@ -53,6 +54,7 @@ def prepare(worker: Any) -> None:
     cancellation.keep_filter()
     lease.keep_clock()
     result_patch.install()
+    outbox_patch.install()
     recycling.prepare(worker)
     metrics.prepare()
     pool_choice.prepare(worker)

@@ -16,31 +16,64 @@ from celery.backends.redis import RedisBackend
 
 from graft.config import keys, lua
 from graft.config.deployment import part
-from graft.tasks.delivery import lease
+from graft.config.transport.sending_channel import PUSH_MESSAGES, push_arguments
+from graft.tasks import guard
+from graft.tasks.delivery import lease, outbox
+from graft.tasks.delivery.outbox import Outbox
 from graft.tasks.results.celery_backend import Backend
 
-STORE: Final = lua.load(__file__, "store_result")
+STORE_TEXT: Final = PUSH_MESSAGES + lua.text(__file__, "store_result")
+STORE: Final = lua.load(__file__, "store_result", functions=PUSH_MESSAGES)
 STORES: Final = (RedisBackend, Backend)  # Celery's own and ours, but no class of a project that derives from them.
 STATE: Final = len('{"status": ')
+LOST: Final = -1  # The script's reply where the message went back.
 
 
 class StoreArguments(NamedTuple):
-    """What the script is given: the key, the record, its seconds to live, and how a record of a success begins.
+    """What the script is given for the run of *request*. ``outbox`` holds the messages that it sends, if any."""
 
-    ``delivery`` is the tag of the message of a run that ends with this result, else "".
-    """
+    keys: list[str]
+    arguments: list[Any]
+    settles: bool  # Whether it acknowledges the run's message, too.
+    outbox: Outbox | None = None
+    request: Any = None
 
-    key: str
-    record: str
-    seconds: int
-    success: str
-    delivery: str
-    settles: int
+    @classmethod
+    def make(
+        cls, key: str, record: str, seconds: int, success: str, delivery: str, *, settles: bool,
+        follows: Outbox | None = None, request: Any = None,
+    ) -> StoreArguments:  # fmt: skip
+        """For the *record* under *key*, its *seconds* to live, how that of a *success* begins; and of a run that ends
+        with it, the *delivery* of its message, whether nothing else is to be done, and the outbox of what *follows*.
+        """
+        names = [keys.RETURNED + delivery, keys.UNACKED, keys.UNACKED_INDEX]
+        lists, messages = push_arguments(())
+        if follows is not None:
+            names, lists, messages = follows.arguments()
+        stored = [record, seconds, success, delivery, int(settles)]
+        return cls([key, *names, *lists], [*stored, *messages], settles, follows, request)
 
     @property
-    def keys(self) -> list[str]:
-        """The keys that the script touches."""
-        return [self.key, keys.RETURNED + self.delivery, keys.UNACKED, keys.UNACKED_INDEX]
+    def key(self) -> str:
+        """Where the result is stored."""
+        return self.keys[0]
+
+    def hand_over(self) -> None:
+        """Somebody else runs the script, later: until then nothing of this run is sent or forgotten."""
+        self.request.graft_stored_later = True
+        if self.outbox is not None:
+            self.outbox.hand_over()
+
+    def told(self, reply: int) -> None:
+        """The script said *reply*."""
+        if self.outbox is not None:
+            self.outbox.settled(has_left=reply != LOST)
+        if reply == LOST:
+            lease.warn_of_loss(self.request.id)
+            self.request.graft_record = None  # The runs of the message count on.
+        if getattr(self.request, "graft_stored_later", False):
+            self.request.graft_stored_later = False
+            guard.concluded(self.request)
 
 
 def arguments(
@@ -56,9 +89,14 @@ def arguments(
         return None
     kept = backend.failure_expires if state == states.FAILURE else None
     seconds = int(backend.expires or 0) if kept is None else int(kept)
+    # The message of a run that ends with this result. It stays where something is still to be done.
     delivery = lease.fence_of(request) if state in states.READY_STATES else ""
-    settles = int(bool(delivery) and not (request.chord or (request.errbacks and state != states.SUCCESS)))
-    return StoreArguments(backend.get_key_for_task(task_id), record, seconds, success, delivery, settles)
+    settles = bool(delivery) and not (request.chord or (request.errbacks and state != states.SUCCESS))
+    follows = outbox.of(request) if settles else None
+    key = backend.get_key_for_task(task_id)
+    return StoreArguments.make(
+        key, record, seconds, success, delivery, settles=settles, follows=follows, request=request
+    )
 
 
 class _Later:
@@ -86,9 +124,10 @@ def install() -> None:
             return store(self, task_id, result, state, traceback, request, **options)
         later = part(_Later).take if how.settles else None
         if later is not None:
+            how.hand_over()
             later(how)
-        elif self.ensure(lambda: STORE(how.keys, how[1:], self.client), ()) == -1:
-            lease.warn_of_loss(task_id)
+        else:
+            how.told(self.ensure(lambda: STORE(how.keys, how.arguments, self.client), ()))
         return result
 
     if not hasattr(store, "__wrapped__"):

@@ -1,16 +1,17 @@
 -- Stores a task's result and publishes it. As in Celery, which asks first and stores then, nothing takes the place of a
 -- success; success is how the record of one begins. A ttl of 0 is none.
 -- Of a run with a delivery, -1 and nothing else where its message has gone back: the result is another run's to store.
--- settles: nothing is left to be done, so its message is acknowledged in the same instant. Between the two a worker
--- could die, and the run after it give another answer.
-local key, returned, unacked, index = unpack(KEYS)
+-- settles: nothing is left to be done, so its message is acknowledged in the same instant, and what follows from the run
+-- is sent, as in conclude.lua. In between a worker could die, and the run after it give another answer.
+-- KEYS from the fifth, ARGV from the sixth on: as push_messages.
+local key, returned, unacked, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local record, ttl, success, delivery, settles = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
 if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end
 
 local function settle()
   if not settles then return end
-  redis.call('HDEL', unacked, delivery)
   redis.call('ZREM', index, delivery)
+  if redis.call('HDEL', unacked, delivery) == 1 then push_messages(5, 6) end
 end
 
 local old = redis.call('GET', key)

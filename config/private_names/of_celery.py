@@ -17,7 +17,8 @@ WORKER: Final[Names] = {
         *("connect", "ensure_connected", "create_task_handler", "on_unknown_task", "connection_for_read"),
         "cancel_active_requests",
     ),
-    "celery.worker.request:Request": ("maybe_expire",),  # workers/due_times.py: Redis's clock says what has expired.
+    # workers/due_times.py: Redis's clock says what has expired; workers/outbox_patch.py.
+    "celery.worker.request:Request": ("maybe_expire", "_success_was_stored", "_context"),
     # Celery 5.6 empties the worker's timer when the connection is lost: tasks that run on would lose their time limits.
     "celery.worker.loops": ("_cancel_timer_entries",),
     "celery.apps.worker": ("_shutdown_handler",),  # workers/shutdown.py
@@ -42,5 +43,8 @@ WORKER: Final[Names] = {
         *("get", "_set", "ensure", "_store_result", "_get_result_meta", "_MAX_STR_VALUE_SIZE"),
         *("on_chord_part_return", "chord_error_from_stack", "_call_task_errbacks"),
     ),
+    # workers/outbox_patch.py: what follows from a run leaves with its acknowledgement.
+    "celery.backends.base:Backend": ("mark_as_done", "mark_as_failure", "_call_task_errbacks"),
+    "celery.app.task:Task": ("retry", "on_replace"),
     "celery.app.amqp:AMQP": ("_create_task_sender", "_retry_publish"),  # tasks/sending/amqp.py
 }

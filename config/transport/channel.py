@@ -15,49 +15,35 @@ import binascii
 import json
 import logging
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from queue import Empty
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import redis
 from kombu.utils.json import dumps
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
-from graft.config import keys, lua, redis_clock
+from graft.config import keys, lua
 from graft.config.deployment import part, settings
 from graft.config.private_names.of_kombu import stock
 from graft.config.transport import quarantine, signing
-from graft.config.transport.fair_order import FairOrder, Flow, FlowMessage
-from graft.config.transport.fence import Fence
+from graft.config.transport.fair_order import FairOrder
 from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
 from graft.config.transport.message_validation import MESSAGE_LIMIT, BadMessage, checked, decode
 from graft.config.transport.qos import LOST, PendingAcks, QoS
-from graft.config.transport.round_trip import Command, RoundTrips
+from graft.config.transport.sending_channel import SendingChannel
 
 logger = logging.getLogger(__name__)
 
 OWN_OPTIONS: Final = ("message_limit", "stock_unacked_key", "stock_unacked_index_key", "stock_visibility_timeout")
-WAKEUP_MS: Final = 10_000  # A reader that waits fetches again every second, woken or not.
 STOCK_POLL: Final = 0.02  # Seconds between two fetches while stock producers, which wake nobody, were seen lately.
 STOCK_SEEN: Final = 3600.0
-SENT_MS: Final = 60_000  # Longer than anybody tries to send a batch of messages again.
 RENEW: Final = lua.load(__file__, "renew")
-PUSH_ONCE: Final = lua.load(__file__, "push_once")
 FLUSH_PAUSE: Final = 1.0  # Seconds between two attempts to send pending acknowledgements that Redis refuses.
 
 
-class Outgoing(NamedTuple):
-    """A *message* for *queue*; of which batch it is, if of any, and how many seconds of work are expected of it."""
-
-    queue: str
-    message: dict[str, Any]
-    flow: Flow | None = None
-    seconds: float = 0.0
-
-
-class Channel(stock.Channel):
+class Channel(SendingChannel):
     """A Redis channel that survives its messages and its server."""
 
     QoS = QoS
@@ -71,13 +57,8 @@ class Channel(stock.Channel):
     stock_unacked_key, stock_unacked_index_key = stock.Channel.unacked_key, stock.Channel.unacked_index_key
     stock_visibility_timeout = stock.Channel.visibility_timeout
     from_transport_options = (*stock.Channel.from_transport_options, *OWN_OPTIONS)
-    gather: Callable[[str, dict[str, Any]], None] | None = (
-        None  # Takes messages, sealed, that are to be pushed together.
-    )
     _pool_once_closed: Any = None
     _next_flush_at = 0.0
-    _round_trips: RoundTrips | None = None
-    _kept_client: Any = None
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         address = connection.client
@@ -133,13 +114,6 @@ class Channel(stock.Channel):
         unacked, unacked_index = self._prefixed([self.unacked_key, self.unacked_index_key])
         lists = [self._prefixed(self._q_for_pri(queue, step) for step in self.priority_steps) for queue in queues]
         return list(queues), takes_turns, unacked, unacked_index, self._prefixed(map(self._wakeups, queues)), lists
-
-    def _prefixed(self, keys: Iterable[str]) -> list[str]:
-        return [self.global_keyprefix + key for key in keys]
-
-    def _wakeups(self, queue: str) -> str:
-        """The list that holds one element for each message that came to *queue*, for readers that wait."""
-        return f"{queue}{self.sep}sign"
 
     def _brpop_read(self, **options: Any) -> bool:
         try:
@@ -237,113 +211,6 @@ class Channel(stock.Channel):
         if flaw:
             raise BadMessage("bad_signature", f"a control command is refused: {flaw}")
 
-    # ---- sending -----------------------------------------------------------------------------------------------------
-
-    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
-        self._refuse_too_large(message)
-        return super().basic_publish(message, exchange, routing_key, **kwargs)
-
-    def seal(self, queue: str, message: dict[str, Any]) -> None:
-        """Make *message* ready for *queue*, as :meth:`basic_publish` does."""
-        self._refuse_too_large(message)
-        self._inplace_augment_message(message, "", queue)
-
-    def push(self, messages: Iterable[Outgoing], fence: Fence | None = None) -> None:
-        """Put *messages*, which are sealed, on their queues in one round trip. Those of a flow share their lists.
-
-        Raises:
-            FencedOffError: *fence* says that this sender may not any more.
-        """
-        own = None if fence is None else Flow()
-        wakeups: Counter[str] = Counter()
-        commands: list[Command] = []
-        ordered: defaultdict[str, list[FlowMessage]] = defaultdict(list)
-        for queue, message, flow, seconds in messages:
-            key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
-            (key,) = self._prefixed([key])
-            if one := flow or own:
-                ordered[key].append(FlowMessage(one, seconds, dumps(message)))
-            else:
-                commands.append(("LPUSH", key, dumps(message)))
-            wakeups[queue] += 1
-        for queue, count in wakeups.items():
-            (key,) = self._prefixed([self._wakeups(queue)])
-            commands += [("LPUSH", key, *[1] * count), ("PEXPIRE", key, WAKEUP_MS)]
-        self._fair_order.push(ordered, commands, fence)
-
-    def push_once(self, messages: list[tuple[str, dict[str, Any]]], token: str) -> None:
-        """Put *messages*, each with its queue, on their queues, unless that was done under *token* before."""
-        (guard,) = self._prefixed([keys.SENT + token])
-        lists = [
-            self._q_for_pri(queue, self._get_message_priority(message, reverse=False)) for queue, message in messages
-        ]
-        counts = Counter(queue for queue, _ in messages)
-        names = [guard, *self._prefixed([*lists, *map(self._wakeups, counts)])]
-        bodies = [dumps(message) for _, message in messages]
-        with self.conn_or_acquire() as client:
-            PUSH_ONCE(names, [SENT_MS, WAKEUP_MS, len(bodies), *bodies, *counts.values()], client)
-
-    def reorder(self, queue: str, priority: int, mark: str, flow: Flow, factor: float) -> int:
-        """Multiply by *factor* the spacing of *flow*'s messages that wait, with *mark* in their text; how many."""
-        (key,) = self._prefixed([self._q_for_pri(queue, priority)])
-        with self.conn_or_acquire() as client:
-            return self._fair_order.reorder(key, mark, flow, factor, client)
-
-    def _run(self, commands: list[Command]) -> list[Any]:
-        if self._round_trips is None:
-            self._round_trips = RoundTrips(self.pool)
-        return self._round_trips.run(commands)
-
-    def _create_client(self, asynchronous: bool = False) -> Any:
-        """A client of this channel's pool. kombu makes one for each command, and takes 0.1 ms for it."""
-        if asynchronous:
-            return super()._create_client(asynchronous=True)
-        if self._kept_client is None or self._kept_client.connection_pool is not self.pool:
-            self._kept_client = super()._create_client()
-        return self._kept_client
-
-    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        super()._queue_bind(exchange, routing_key, pattern, queue)
-        if exchange != signing.REPLIES and self.typeof(exchange).type != "fanout":
-            with self.conn_or_acquire() as client, suppress(ResponseError):  # A role that may not: others have.
-                client.execute_command("ZADD", keys.QUEUES, redis_clock.now(), queue)
-
-    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        batch = kwargs.get("_publish_batch")
-        if batch is not None:
-            super()._put(queue, message, **kwargs)
-            batch.add("lpush", self._wakeups(queue), 1)
-            batch.add("pexpire", self._wakeups(queue), WAKEUP_MS)
-            return
-        if queue not in (self._expires or ()):
-            if self.gather is None:
-                self.push([Outgoing(queue, message)])
-            else:
-                self.gather(queue, message)
-            return
-        super()._put(queue, message, **kwargs)
-        with self.conn_or_acquire() as client:
-            self._wake(client.pipeline(transaction=False), queue).execute()
-
-    def _wake(self, pipe: Any, queue: str) -> Any:
-        pipe.lpush(self._wakeups(queue), 1)
-        pipe.pexpire(self._wakeups(queue), WAKEUP_MS)
-        return pipe
-
-    def _inplace_augment_message(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
-        super()._inplace_augment_message(message, exchange, routing_key)
-        config = settings()
-        if config.signs and exchange not in signing.UNSIGNED:
-            signing.sign(message, signing.target(exchange or "", routing_key or ""), config.signing_keys)
-
-    def _refuse_too_large(self, message: dict[str, Any]) -> None:
-        size = len(message["body"]) * 4 // 3
-        if size > self.message_limit:
-            raise ValueError(
-                f"a message of {size} bytes exceeds message_limit={self.message_limit} of the transport, which its "
-                "reader enforces; send smaller batches, or a reference to the data"
-            )
-
     def quarantine(self, raw: bytes, queue: str, reason: str, detail: str) -> None:
         """Keep *raw* for people to look at. Raises RedisError when Redis cannot; then it is not kept."""
         with self.conn_or_acquire() as client:
@@ -361,8 +228,8 @@ class Channel(stock.Channel):
         unread = self._fetcher.pending.tags if self._fetcher.pending is not None else ()
         if not held and not unread:
             return []
-        with self.conn_or_acquire() as client:
-            found = RENEW(self._prefixed([self.unacked_index_key, keys.RETURNED]), [*held, *unread], client)
+        names = self._prefixed([self.unacked_index_key, keys.RETURNED])
+        found = RENEW(names, [*held, *unread], self._unprefixed_client())
         gone = [tag.decode() for tag in found]
         self._gone.update(set(gone).intersection(unread))
         return gone

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celery import Celery, chord
+from celery import Celery, chain, chord
 
 from graft.scripts.drill.ledger import note
 
@@ -139,6 +139,22 @@ def body(values: list[int], label: str) -> int:
 def send_chord(label: str, parts: int = 3) -> str:
     """Send one chord whose body leaves the lines; the id of its body."""
     return str(chord([part.s(f"{label}-{number}") for number in range(parts)], body.s(label)).apply_async().id)
+
+
+@_task("drill.step")
+def step(before: int, label: str) -> int:
+    note("start", label)
+    note("end", label)
+    return before + 1
+
+
+def send_chain(label: str) -> list[str]:
+    """Send two steps, a chord and a step behind it; the labels of what leaves lines: all but the parts of the chord."""
+    labels = [f"{label}-{name}" for name in ("first", "second", "body", "last")]
+    first, second, end, last = labels
+    parts = [part.si(f"{label}-part-{number}") for number in range(2)]
+    chain(step.s(0, first), step.s(second), chord(parts, body.s(end)), step.s(last)).apply_async()
+    return labels
 
 
 if os.environ.get("DRILL_FAILPOINT"):

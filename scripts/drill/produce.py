@@ -140,6 +140,10 @@ if __name__ == "__main__":
         send_a_batch(what.pop("durable"), **what)
     elif "pings" in what:
         ping_all(what["pings"])
+    elif "chains" in what:
+        for number in range(what["chains"]):
+            for label in drill.send_chain(f"chain{number}"):
+                note("sent", label)
     elif "chords" in what:
         for number in range(what["chords"]):
             drill.send_chord(f"{what.get('prefix', 'c')}{number}")

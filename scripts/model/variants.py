@@ -120,6 +120,9 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     ),
     "answer-then-settle": Variant(
         "a result is stored in one step and its message acknowledged in the next", ("fails-first-a",), deaths=1,
-        lines=("redis.call('HDEL', unacked, delivery)", "redis.call('ZREM', index, delivery)"),
+        lines=(
+            "redis.call('ZREM', index, delivery)",
+            "if redis.call('HDEL', unacked, delivery) == 1 then push_messages(5, 6) end",
+        ),
     ),
 }  # fmt: skip

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import redis
@@ -25,8 +24,7 @@ from redis.backoff import NoBackoff
 from redis.lock import Lock
 from redis.retry import Retry
 
-import graft
-from graft.config import keys, redis_client, redis_clock
+from graft.config import keys, lua, redis_client, redis_clock
 from graft.config.deployment import current as deployment
 from graft.config.deployment import settings
 from graft.config.transport import fetch, qos, quarantine
@@ -39,7 +37,7 @@ from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import cancellation
 from graft.tasks.messages.message_format import lists
 from graft.tasks.queues import locate
-from graft.workers import async_tasks, result_patch
+from graft.workers import async_tasks, outbox_patch, result_patch
 
 T = TypeVar("T")
 
@@ -119,8 +117,8 @@ class World:
     def know_scripts(self) -> None:
         """Have Redis know every script of the project: asking for one that it does not know is another history."""
         self.wire.forget_scripts()
-        for path in Path(graft.__file__).parent.glob("*/**/*.lua"):
-            self.wire.load(path.read_bytes(), self.redis)
+        for script in (*lua.LOADED, fetch.FETCH.encode()):
+            self.wire.load(script, self.redis)
         for text in (Lock.LUA_RELEASE_SCRIPT, Lock.LUA_EXTEND_SCRIPT, Lock.LUA_REACQUIRE_SCRIPT):
             self.wire.load(text.encode(), self.redis)
 
@@ -136,6 +134,7 @@ class World:
             return world.item(task.request.id, label)
 
         result_patch.install()
+        outbox_patch.install()
         async_tasks.prepare(self.app)
 
     # ---- installing -------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from celery.exceptions import Ignore, Reject
 
 from graft.config import keys, redis_clock
 from graft.config.deployment import existing, part, settings
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import patient_broker
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +90,7 @@ def refuse_if_lost(request: Any) -> None:
 
 
 def _is_held(tag: str) -> bool:
-    if settings().backend_url == settings().broker_url:
-        return bool(shared().hexists(keys.UNACKED, tag))  # Which bears with an outage.
-    with broker() as client:
-        return bool(client.hexists(keys.UNACKED, tag))
+    return bool(patient_broker().hexists(keys.UNACKED, tag))
 
 
 def warn_of_loss(task_id: str) -> None:

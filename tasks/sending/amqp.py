@@ -9,7 +9,7 @@ import atexit
 import sys
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 from celery import signals
@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 
 from graft.config.deployment import settings
 from graft.config.transport import Transport, hardened
-from graft.tasks.delivery import chord_records
+from graft.tasks.delivery import chord_records, outbox
 from graft.tasks.queues import overlap
 from graft.tasks.sending.producers import Producers, attempts, policy_until
 
@@ -75,6 +75,11 @@ class Amqp(AMQP):
         conf = self.app.conf
         return dict(conf.task_publish_retry_policy) if conf.task_publish_retry else {"max_retries": 0}
 
+    def _retry_publish(self, publish: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Celery's way to send what follows from a run: here it leaves with the run's acknowledgement."""
+        with outbox.kept_for_the_end():
+            return super()._retry_publish(publish, *args, **options)
+
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()
         middle = self.app.conf.task_default_priority
@@ -88,7 +93,7 @@ class Amqp(AMQP):
             if mode != "allow" and not overlap.may_send(headers, body, mode, options):
                 return None
             if headers.get("group") and (body[2] or {}).get("chord"):
-                chord_records.note_part(headers, body)
+                outbox.afterwards(partial(chord_records.note_part, headers, body))
             if (
                 options.get("declare") is None
                 and not self.is_observed()

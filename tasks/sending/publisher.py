@@ -20,8 +20,9 @@ from kombu.serialization import dumps as serialize
 from graft.config import redis_clock
 from graft.config.deployment import app, existing, part, settings
 from graft.config.redis_client import connect
-from graft.config.transport.channel import Channel, Outgoing
+from graft.config.transport.channel import Channel
 from graft.config.transport.fence import FencedOffError
+from graft.config.transport.sending_channel import Outgoing
 from graft.tasks.callables import function_store
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.messages import payloads

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Final
+from typing import Any
 
 from celery import Celery
 from celery.backends.redis import RedisBackend
 
-from graft.config import lua
-from graft.tasks.delivery import lease
-from graft.workers import result_patch
 from graft.workers.aio import greenlet_bridge
 from graft.workers.aio.loop_thread import LoopThread
 from graft.workers.aio.pipelined_redis import PipelinedRedis
-from graft.workers.result_patch import arguments
-
-STORE: Final = lua.text(result_patch.__file__, "store_result")
+from graft.workers.result_patch import STORE_TEXT, arguments
 
 
 def attach(app: Celery, loop_thread: LoopThread, patience: float) -> None:
@@ -57,9 +52,8 @@ def attach(app: Celery, loop_thread: LoopThread, patience: float) -> None:
         how = arguments(backend, task_id, result, state, traceback, request) if can_wait else None
         if how is None:
             return store(task_id, result, state, traceback, request, **options)
-        reply = greenlet_bridge.wait(pipelined.send(("EVAL", STORE, len(how.keys), *how.keys, *how[1:])))[0]
-        if int(reply) == -1:
-            lease.warn_of_loss(task_id)
+        command = ("EVAL", STORE_TEXT, len(how.keys), *how.keys, *how.arguments)
+        how.told(int(greenlet_bridge.wait(pipelined.send(command))[0]), task_id)
         return result
 
     backend.get = get_pipelined

@@ -21,7 +21,6 @@ from graft.config import keys
 from graft.config.redis_client import broker
 from graft.config.transport.channel import STOCK_SEEN
 from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
-from graft.tasks.delivery import lease
 from graft.workers.result_patch import STORE, StoreArguments
 
 logger = logging.getLogger(__name__)
@@ -182,11 +181,11 @@ class Taking:
             return error
 
     def _stored(self, how: StoreArguments) -> tuple[Any, ...]:
-        return ("EVALSHA", STORE.sha, len(how.keys), *how.keys, *how[1:])
+        return ("EVALSHA", STORE.sha, len(how.keys), *how.keys, *how.arguments)
 
     def _note_stored(self, how: StoreArguments, reply: Any) -> None:
-        if reply == -1:
-            lease.warn_of_loss(how.key)
+        if isinstance(reply, int):
+            how.told(reply)
         elif isinstance(reply, NoScriptError):  # Another server, or one that was told to forget scripts.
             self._stores.append(how)
             self._client.script_load(STORE.script)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from graft.scripts.drill.fault import Fault, FaultResult
 from graft.scripts.drill.garbage import BROADCASTS, GARBAGE
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.stage import VISIBILITY, Kind, Stage
+
+REST: Final = 5.0
 
 
 class LongTasks(Fault):
@@ -73,6 +75,32 @@ class Chords(Fault):
 
     def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
         return super().passes(stage, count, result) and result.doubled == 0
+
+
+class ChainKill(Fault):
+    """The process of each step of a chain, and of the body of a chord in it, dies just before its result is stored."""
+
+    name = "chain-kill"
+    limit = "0 lost; a death doubles the step that died, and nothing behind it"
+    full_strikes = 100
+    lanes = ("cpu",)  # It ends the worker itself in the other.
+
+    def play(self, kind: Kind) -> FaultResult:
+        from graft.scripts.drill.failpoints import RESULT
+
+        with Stage(kind, worker_environ={"DRILL_FAILPOINT": RESULT}) as stage:
+            began = time.monotonic()
+            stage.run({"chains": self.times()}, timeout=120)
+            stage.settle(max(90.0, 600.0 * self.scale))
+            time.sleep(REST)  # What has run once may be about to run again.
+            count = stage.count()
+            self.strikes = count.died
+            most = max(count.starts.values(), default=0)
+            self.seen.append(f"{count.died} deaths; a step ran {most} times at most")
+            return replace(self.result(stage, count, began), seconds=None)
+
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        return super().passes(stage, count, result) and result.doubled == count.died == len(count.sent)
 
 
 class BadMessages(Fault):

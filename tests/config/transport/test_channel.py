@@ -22,7 +22,8 @@ from kombu.transport import redis as stock
 from graft.config import transport
 from graft.config.private_names import UnknownVersionError
 from graft.config.transport import quarantine
-from graft.config.transport.channel import Channel, Outgoing
+from graft.config.transport.channel import Channel
+from graft.config.transport.sending_channel import Outgoing
 from tests.workers.redis_server import ROOT, RedisServer, Worker, wait_until
 
 PIDBOX = "/0.celery.pidbox"

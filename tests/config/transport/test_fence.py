@@ -6,8 +6,8 @@ import pytest
 
 from graft.config.deployment import app
 from graft.config.redis_client import shared
-from graft.config.transport.channel import Outgoing
 from graft.config.transport.fence import Fence, FencedOffError
+from graft.config.transport.sending_channel import Outgoing
 from graft.tasks.durable import feeder_lease
 from graft.tasks.durable.feeder_lease import FeederLease
 from graft.tasks.messages.message_format import lists

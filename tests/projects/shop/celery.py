@@ -7,6 +7,7 @@ import os
 from celery import Celery
 
 import graft
+from tests.projects.shop import failpoints
 
 WHERE = os.environ.get("HARDEN_WHERE", "first") if os.environ.get("HARDEN") else ""
 
@@ -26,6 +27,8 @@ def at_once(text: str) -> str:
     return text
 
 
+if os.environ.get("SHOP_FAILPOINTS"):
+    failpoints.arm()
 if WHERE == "finalized":
     app.finalize()
     graft.harden(app)

@@ -182,3 +182,35 @@ def ask_the_bank(self: Any, number: int) -> int:
     if os.path.exists(os.environ["SHOP_LEDGER"] + ".down"):
         raise ConnectionError("the bank is closed")
     return number
+
+
+@shared_task
+def step(before: int = 0, name: str = "", dies: str = "") -> int:
+    note(f"{name} {before}")
+    return before + 1
+
+
+@shared_task
+def total(values: list[int], name: str = "", dies: str = "") -> int:
+    note(f"{name} of {len(values)}")
+    return sum(values)
+
+
+@shared_task(bind=True, max_retries=1)
+def twice(self: Any, name: str, dies: str = "") -> int:
+    note(f"{name} {self.request.retries}")
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    return 0
+
+
+@shared_task(bind=True)
+def become(self: Any, name: str, dies: str = "") -> Any:
+    note(f"{name} before")
+    return self.replace(step.s(name=f"{name} after"))
+
+
+@shared_task
+def break_down(name: str, dies: str = "") -> None:
+    note(f"{name} breaks")
+    raise LookupError(name)

@@ -28,9 +28,9 @@ def task(redis):
     redis.zrem(dead_letters.INDEX, name)
 
 
-def stored(redis, name, record, settles=1):
-    how = StoreArguments(f"result:{name}", record, 60, '{"status": "SUCCESS"', name, settles)
-    return STORE(how.keys, how[1:], redis)
+def stored(redis, name, record, settles=True):
+    how = StoreArguments.make(f"result:{name}", record, 60, '{"status": "SUCCESS"', name, settles=settles)
+    return STORE(how.keys, how.arguments, redis)
 
 
 def hold(redis, name):
@@ -48,7 +48,7 @@ def test_a_result_is_stored_and_its_message_acknowledged_in_one_step(redis, task
 
 def test_a_message_is_kept_where_more_is_to_be_done_after_its_result(redis, task):
     hold(redis, task)
-    assert stored(redis, task, "FAILURE", settles=0) == 1
+    assert stored(redis, task, "FAILURE", settles=False) == 1
     assert redis.hexists(keys.UNACKED, task)
 
 
