@@ -231,14 +231,27 @@ def _begun(record: Runs, request: Any, run_limit: int) -> Delivery:
     return delivery
 
 
+def concluded(request: Any) -> None:
+    """What came of the run of *request* is stored, and its message settled: its runs need be counted no more."""
+    record = getattr(request, "graft_record", None)
+    if record is not None and not getattr(request, "graft_stored_later", False):
+        _do([record.close])
+
+
 def _close(record: Runs, request: Any, error: BaseException | None) -> None:
     steps: list[Callable[..., Any]] = []
     if isinstance(error, lease.LeaseLost) or (isinstance(error, Reject) and error.requeue):
         steps = [record.survived]
-    elif record.is_on_record:
+    elif record.is_on_record and isinstance(error, TaskPredicate):
         steps = [record.close]
+    elif record.is_on_record:
+        request.graft_record = record  # Until its result is stored: a run that dies before counts with those before it.
     if not isinstance(error, Retry | Reject | lease.LeaseLost) and getattr(request, overlap.HEADER, None):
         steps.append(partial(overlap.note_ended, request))
+    _do(steps)
+
+
+def _do(steps: Sequence[Callable[..., Any]]) -> None:
     try:
         for step in steps:
             worker_runtime.off_loop(step)

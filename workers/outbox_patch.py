@@ -14,6 +14,7 @@ from celery import Task
 from celery.backends.base import Backend
 from celery.worker.request import Request
 
+from graft.tasks import guard
 from graft.tasks.delivery import outbox
 
 
@@ -44,6 +45,7 @@ def _concluding_success(mark: Callable[..., Any]) -> Callable[..., Any]:
         outbox.close(request)
         mark(self, task_id, result, request, *args, **options)
         outbox.conclude(request)
+        guard.concluded(request)
 
     return mark_as_done
 
@@ -56,6 +58,7 @@ def _concluding_failure(mark: Callable[..., Any]) -> Callable[..., Any]:
         outbox.close(request, has_failed=True)
         mark(self, task_id, exc, traceback, request, *args, **options)
         outbox.conclude(request)
+        guard.concluded(request)
 
     return mark_as_failure
 

@@ -43,7 +43,7 @@ class Actor:
         self.name = name
         self.next: Any = "begin"  # Before which step it stands.
         self.steps: list[Any] = []  # Those that it took.
-        self.heard = 0  # A digest of the replies that it got: with its steps, all that its next ones depend on.
+        self.heard: tuple[bytes, ...] = ()  # The replies that it got, with its steps: its next ones depend on no more.
         self.is_over = False
         self.error: BaseException | None = None
         self._func = func
@@ -101,13 +101,13 @@ class Scheduler:
         actor.steps.append(what)
         cut = "cut" if actor.process.is_cut else fate
         self.on_step(f"  {actor.name}: {what}{'' if cut == 'go' else ' (' + cut + ')'}")
-        actor.heard = hash((actor.heard, what))
+        actor.heard += (str(what).encode(),)
         return fate
 
     def hear(self, reply: object) -> None:
         """An actor was answered."""
         if self.current is not None:
-            self.current.heard = hash((self.current.heard, normal(reply)))
+            self.current.heard += (normal(reply),)
 
     def pause(self, commands: list[Command]) -> tuple[bool, bool]:
         """Before a step of the actor that runs: whether it is run, and its reply read."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from graft.config.deployment import settings
+from graft.scripts.model.items import CHAINED, follower
+from graft.scripts.model.people import READY
+from graft.scripts.model.snapshot import Snapshot
 from graft.scripts.model.worker import PREFETCH, Worker
-from graft.scripts.model.world import READY, Broken, World
+from graft.scripts.model.world import Broken, World
 
 CONCLUDED: Final = frozenset({"poisoned", "retries_exhausted", "lost", "revoked"})
 
@@ -24,6 +27,8 @@ class Checks:
     def after(self, who: Worker | None) -> None:
         """Check everything, after a step of worker *who*, or of somebody else."""
         world, now = self.world, self.world.look()
+        self._what_follows_comes_once(now)
+        self._each_message_is_there_once(now)
         self._nothing_is_lost({*now.waiting, *now.held.values(), *now.results, *now.letters, *now.quarantined})
         self._live_leases_stay(now.held, who)
         self._the_most_urgent_goes_first(now.held)
@@ -36,6 +41,25 @@ class Checks:
     def _nothing_is_lost(self, somewhere: set[str]) -> None:
         if lost := self.world.accepted - somewhere:
             raise Broken(f"{', '.join(sorted(lost))}: neither waiting nor held, and neither answered nor kept")
+
+    def _each_message_is_there_once(self, now: Snapshot) -> None:
+        for task_id, copies in now.copies.items():
+            if copies > 1 + self.world.doubled[task_id]:
+                raise Broken(f"the message of {task_id} is there {copies} times")
+
+    def _what_follows_comes_once(self, now: Snapshot) -> None:
+        """A task that follows another is accepted when that has succeeded, and not before."""
+        world = self.world
+        before, copies = self._before.copies, now.copies
+        for label in [label for label in world.accepted if label.startswith(CHAINED)]:
+            name = follower(label)
+            world.arrived[name] += max(0, copies[name] - before[name])
+            if now.results.get(label, ("",))[0] == "SUCCESS":
+                world.accepted.add(name)
+            elif world.arrived[name]:
+                raise Broken(f"{name} was sent, and {label} has not succeeded")
+            if world.arrived[name] > 1 + world.doubled[label] + world.replayed[name]:
+                raise Broken(f"{name} was sent {world.arrived[name]} times")
 
     def _live_leases_stay(self, held: dict[str, str], who: Worker | None) -> None:
         world = self.world

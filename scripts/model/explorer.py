@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from graft.scripts.model import fingerprint
 from graft.scripts.model.moves import Budget, Move, Play
 from graft.scripts.model.world import Broken, World
 
@@ -59,7 +60,7 @@ def _follow(play: Play, seen: set[str], left: deque[tuple[Move, ...]]) -> None:
     """Go on to the end of the history, and note the turns that were not taken."""
     while True:
         budget = play.budget
-        name = f"{play.world.fingerprint()} {budget.to_send} {budget.deaths} {budget.jumps}"
+        name = f"{fingerprint.of(play.world)} {budget.to_send} {budget.deaths} {budget.jumps}"
         if name in seen:
             return
         seen.add(name)

@@ -32,7 +32,7 @@ class Peaceful(RuleBasedStateMachine):
     """
 
     world: ClassVar[World]
-    labels: ClassVar[tuple[str, ...]] = ("plain", "raises", "fails-first")
+    labels: ClassVar[tuple[str, ...]] = ("plain", "raises", "fails-first", "retries", "chained", "garbled")
 
     @initialize()
     def begin(self) -> None:
@@ -206,7 +206,7 @@ class Peaceful(RuleBasedStateMachine):
 class Violent(Peaceful):
     """The same, and processes die: killed from outside, or by what they run, alone or with their worker."""
 
-    labels = ("plain", "raises", "fails-first", "kills-process", "kills-worker")
+    labels = (*Peaceful.labels, "kills-process", "kills-worker")
 
     @rule(name=names)
     def kill_process(self, name: str) -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from graft.config import keys
+from graft.config.transport import quarantine
+from graft.config.transport.channel import Channel
 from graft.config.transport.qos import QoS
 from graft.scripts.model.world import World
 from graft.tasks import guard
-from graft.tasks.delivery import lease
+from graft.tasks.delivery import lease, outbox
 
 
 def _record_later(qos: QoS, message: Any, tag: str) -> None:
@@ -50,11 +52,18 @@ def _local_now(qos: QoS, client: Any) -> float:
     return time.time()
 
 
+def _drop_then_keep(channel: Channel, raw: bytes, queue: str, reason: str, detail: str) -> None:
+    channel.qos._drop(channel.recorded_tag)
+    with channel.conn_or_acquire() as client:
+        quarantine.keep(client, "", raw, queue, reason, detail)
+
+
 @dataclass(frozen=True)
 class Variant:
     """One wrong protocol, and the smallest deployment that shows it.
 
-    ``lines`` of scripts are left out; ``patches`` replace functions; the clocks of some workers go wrong (``skew``).
+    ``lines`` of scripts are left out, or others put ``instead``; ``patches`` replace functions; the clocks of some
+    workers go wrong (``skew``).
     """
 
     what: str
@@ -62,6 +71,7 @@ class Variant:
     deaths: int = 0
     jumps: int = 0
     lines: tuple[str, ...] = ()
+    instead: tuple[tuple[str, str], ...] = ()
     patches: tuple[tuple[Any, str, Callable[..., Any]], ...] = ()
     skew: Mapping[str, float] = field(default_factory=dict)
 
@@ -84,11 +94,12 @@ class Variant:
             world.know_scripts()
 
     def _rewritten(self, text: str) -> str:
-        for line in self.lines:
-            text = text.replace(line, "")
+        for line, other in (*((line, "") for line in self.lines), *self.instead):
+            text = text.replace(line, other)
         return text
 
 
+SETTLED: Final = "redis.call('HDEL', unacked, delivery) == 1"
 VARIANTS: Final[Mapping[str, Variant]] = {
     "pop-then-record": Variant(
         "a message is taken in one step and recorded in the next", ("plain-a",),
@@ -122,7 +133,24 @@ VARIANTS: Final[Mapping[str, Variant]] = {
         "a result is stored in one step and its message acknowledged in the next", ("fails-first-a",), deaths=1,
         lines=(
             "redis.call('ZREM', index, delivery)",
-            "if redis.call('HDEL', unacked, delivery) == 1 then push_messages(5, 6) end",
+            f"if {SETTLED} then push_messages(5, 6) end",
         ),
+    ),
+    "send-then-settle": Variant(
+        "the next step of a chain is sent, and then the message acknowledged: Celery's way", ("chained-a",), deaths=1,
+        patches=((outbox, "_of_current_run", lambda: None),),
+    ),
+    "retry-then-settle": Variant(
+        "a retry is sent, and then the message acknowledged: Celery's way", ("retries-a",),
+        patches=((outbox, "_of_current_run", lambda: None),),
+    ),
+    "settle-whatever-is-held": Variant(
+        "whoever ends a run sends what follows, whether or not its message is still its own", ("chained-a",), jumps=1,
+        lines=("if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end",),
+        instead=((f"if {SETTLED} then", "do"),),
+    ),
+    "drop-then-quarantine": Variant(
+        "a message that cannot be read is dropped, and then kept in the quarantine", ("garbled-a",), deaths=1,
+        patches=((Channel, "quarantine", _drop_then_keep),),
     ),
 }  # fmt: skip

@@ -142,8 +142,8 @@ class Wire:
             for group in steps(commands):
                 try:
                     runs, answers = wire.pause(group)
-                except BaseException:
-                    connection.disconnect()
+                except BaseException as error:
+                    _break_off(connection, error)
                     raise
                 if runs:
                     connection._model_is_inside = True
@@ -179,3 +179,11 @@ class Wire:
             yield
         finally:
             kind.send_packed_command, kind.read_response, kind.disconnect = send, read, disconnect
+
+
+def _break_off(connection: Any, error: BaseException) -> None:
+    """A step on *connection* is not taken. If its actor dies, another may go on with it: nothing was sent."""
+    if isinstance(error, Exception):
+        connection.disconnect()
+    else:
+        connection._model_replies = deque()

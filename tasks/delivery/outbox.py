@@ -108,6 +108,7 @@ class Outbox:
             raise Reject(outage, requeue=True) from outage
         if reply == -1:
             lease.warn_of_loss(self._request.id)
+            self._request.graft_record = None  # The runs of the message count on.
         return reply
 
 

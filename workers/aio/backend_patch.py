@@ -53,7 +53,7 @@ def attach(app: Celery, loop_thread: LoopThread, patience: float) -> None:
         if how is None:
             return store(task_id, result, state, traceback, request, **options)
         command = ("EVAL", STORE_TEXT, len(how.keys), *how.keys, *how.arguments)
-        how.told(int(greenlet_bridge.wait(pipelined.send(command))[0]), task_id)
+        how.told(int(greenlet_bridge.wait(pipelined.send(command))[0]))
         return result
 
     backend.get = get_pipelined

@@ -44,7 +44,10 @@ def test_the_model_finds_a_protocol_that_is_known_to_be_wrong(redis_stack, name)
 
 
 @pytest.mark.redis
-@pytest.mark.parametrize(("messages", "deaths", "jumps"), [("fails-first-a", "1", "0"), ("plain-a,raises-b", "0", "0")])
+@pytest.mark.parametrize(
+    ("messages", "deaths", "jumps"),
+    [("fails-first-a", "1", "0"), ("plain-a,raises-b", "0", "0"), ("chained-a", "1", "0")],
+)
 def test_every_order_of_a_small_deployment_keeps_the_guarantees(redis_stack, messages, deaths, jumps):
     done = model("explore", "--messages", messages, "--deaths", deaths, "--jumps", jumps, "--seconds", "150")
     assert done.returncode == 0, done.stdout + done.stderr

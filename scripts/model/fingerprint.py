@@ -1,0 +1,68 @@
+"""A name for a state of the model, the same for all states that go on in the same ways.
+
+Workers are alike: a state in which they have changed places is the same. So is one whose deliveries have other tags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from itertools import permutations
+from typing import Final
+
+from graft.scripts.model.actors import Actor
+from graft.scripts.model.worker import Worker
+from graft.scripts.model.world import World
+
+TAG: Final = re.compile(r"\b(w\d+)-\d+\b")
+NAME: Final = re.compile(r"\bw\d+\b")
+
+
+def of(world: World) -> str:
+    """The name of the state of *world*."""
+    names = sorted(world.workers)
+    # Workers that differ in a clock are not alike.
+    orders = permutations(names) if not world.wrong_clocks else [tuple(names)]
+    texts = [_text(world, dict(zip(names, order, strict=True))) for order in orders]
+    return hashlib.sha1(min(texts).encode(), usedforsecurity=False).hexdigest()
+
+
+def _text(world: World, names: Mapping[str, str]) -> str:
+    """The state in words, in which workers have other *names*."""
+
+    def renamed(what: object) -> str:
+        told = TAG.sub(lambda tag: f"{tag[1]} {world.tags.get(tag[0], ('', '?'))[1]}", str(what))
+        return NAME.sub(lambda name: names.get(name[0], name[0]), told)
+
+    now, seen = world.now, world.look()
+    parts: list[object] = [
+        seen.queue,
+        sorted((renamed(tag), one) for tag, one in seen.held.items()),
+        sorted((renamed(tag), round(now - at, 3)) for tag, at in seen.leases.items()),
+        sorted(seen.results.items()),
+        sorted(seen.letters.items()),
+        sorted(seen.quarantined),
+        renamed(seen.runs),
+        seen.is_swept,
+        sorted(world.accepted), sorted(world.begun.items()), sorted(world.deaths.items()),
+        sorted(world.arrived.items()),
+        sorted([renamed(name), *map(renamed, _worker(world, worker))] for name, worker in world.workers.items()),
+        [renamed(_trace(actor)) for actor in (world.caller, world.operator)],
+    ]  # fmt: skip
+    return repr(parts)
+
+
+def _worker(world: World, worker: Worker) -> list[object]:
+    return [
+        worker.is_dead, worker.main.is_cut, worker.is_stopping, len(worker.timers),
+        [request.id for request in worker.reserved],
+        [(request.id, str(answer)[:40]) for request, answer in worker.ended],
+        sorted(() if worker.is_dead else worker.held), worker.channel.unsent_acks,
+        round(world.now - worker.renewed_at, 3), worker.is_certain(),
+        [_trace(actor) for actor in (worker.at_main, worker.at_pool)],
+    ]  # fmt: skip
+
+
+def _trace(actor: Actor | None) -> object:
+    return None if actor is None else (actor.next, actor.heard)
