@@ -20,6 +20,7 @@ from graft.scripts.drill.faults import (
     processes,
     resources,
     sentinel,
+    sentinel_hosts,
     versions,
 )
 
@@ -27,8 +28,8 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
     processes.ChildKill, processes.WorkerKill, processes.Poison, processes.PoisonWorker, broker.RedisKill,
     broker.ConnectionsCut, broker.HalfOpen, network.SilentNetwork, network.SlowRedis, messages.LongTasks,
     broker.ResultsDown, messages.Chords, messages.ChainKill, broker.Full, processes.Rolling, messages.BadMessages,
-    messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump, freezes.Freeze,
-    resources.DescriptorLimit, resources.DiskFull, resources.OutOfMemory, power.PowerLoss, versions.VersionMix,
-    hosts.Partition, limits.SharedLimits, limits.InOrder, batches.CallerKill, batches.FeederKill,
-    fleet.Fleet, soak.Soak,
+    messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump, clocks.ClockDrift,
+    freezes.Freeze, resources.DescriptorLimit, resources.DiskFull, resources.OutOfMemory, power.PowerLoss,
+    versions.VersionMix, hosts.Partition, sentinel_hosts.SentinelPartition, limits.SharedLimits, limits.InOrder,
+    batches.CallerKill, batches.FeederKill, fleet.Fleet, soak.Soak,
 )  # fmt: skip

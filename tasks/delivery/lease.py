@@ -75,22 +75,33 @@ def refuse_if_lost(request: Any) -> None:
 
     Raises:
         LeaseLost: another worker has the message of *request*.
-        Reject: Redis does not say, and the message goes back: an outage makes a lease uncertain, and is nobody's fault.
+        Reject: Redis does not say, or does not know it, and the message goes back: an outage makes a lease uncertain,
+            and is nobody's fault.
     """
     tag = (getattr(request, "properties", None) or {}).get("delivery_tag")
     if is_certain() or not tag:
         return
     try:
-        if _is_held(tag):
-            return
+        is_held, went_back = _look_for(tag)
     except redis.RedisError as outage:
         raise Reject(outage, requeue=True) from outage
+    if is_held:
+        return
+    if not went_back:
+        # Perhaps not where this process asks: for a moment after a failover two servers may take themselves for the
+        # master. It goes back to where it came from, if that has it.
+        raise Reject("Redis knows nothing of this delivery", requeue=True)
     warn_of_loss(request.id)
     raise LeaseLost("another worker has this task")
 
 
-def _is_held(tag: str) -> bool:
-    return bool(patient_broker().hexists(keys.UNACKED, tag))
+def _look_for(tag: str) -> tuple[bool, bool]:
+    """Whether the delivery is on record as held, and whether it went back to its queue."""
+    with patient_broker().pipeline(transaction=False) as pipe:  # Which bears with an outage.
+        pipe.hexists(keys.UNACKED, tag)
+        pipe.exists(keys.RETURNED + tag)
+        is_held, went_back = pipe.execute()
+    return bool(is_held), bool(went_back)
 
 
 def warn_of_loss(task_id: str) -> None:

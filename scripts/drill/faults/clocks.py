@@ -20,6 +20,7 @@ SOURCE: Final = Path(__file__).with_name("clock.c")
 DAY: Final = 86_400.0
 JUMPS: Final = (120.0, -120.0, DAY, -DAY)
 WAITS: Final = 3.0  # Seconds until the tasks are due that are sent after each jump.
+DRIFTS: Final = 60.0  # Seconds: at the end a clock is wrong by more than two leases.
 LATE: Final = 15.0  # A due task or a tick of Beat may be so late on a busy machine, and no later.
 
 
@@ -101,3 +102,29 @@ class ClockJump(Fault):
         self.seen.append(f"{early} due tasks early, {late} late; the longest gap between ticks was {gap:.0f} s")
         in_time = not early and not late and gap < LATE
         return super().passes(stage, count, result) and result.doubled == 0 and in_time
+
+
+class ClockDrift(ClockJump):
+    """The clocks of a worker and of Beat go a fifth too fast, that of the caller a fifth too slow."""
+
+    name = "clock-drift"
+    full_strikes = 3
+    rates: ClassVar[Mapping[str, float]] = {"worker1": 0.2, "beat": 0.2, "caller": -0.2}
+
+    @property
+    def lasts(self) -> float:
+        return DRIFTS
+
+    def inject(self, stage: Stage) -> None:
+        assert isinstance(stage, ClockedStage)
+        began = asked = time.monotonic()
+        while (elapsed := time.monotonic() - began) < DRIFTS:
+            for name, rate in self.rates.items():
+                stage.set_clock(name, rate * elapsed)
+            if time.monotonic() - asked > DRIFTS / 4:
+                asked = time.monotonic()
+                self.strikes += 1
+                stage.produce(count=5, countdown=WAITS, rate=50.0, long_share=0, prefix=f"due{self.strikes}-")
+            time.sleep(0.05)
+        time.sleep(LATE)
+        self._over = time.monotonic()

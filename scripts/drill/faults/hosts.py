@@ -1,6 +1,6 @@
 """Several hosts: Redis, two with a worker each and one with the caller, each in a network namespace of its own.
 
-drill ── bridge ─┬─ redis    10.213.x.2
+drill ── switch ─┬─ redis    10.213.x.2
 ├─ worker1  10.213.x.3     a link is cut by a wrong neighbour: packets go nowhere, one way or both,
 ├─ worker2  10.213.x.4     and nothing is refused or closed
 └─ caller   10.213.x.5
@@ -24,6 +24,7 @@ from graft.scripts.drill.stage import VISIBILITY, Kind, Stage
 from graft.scripts.stack.redis_server import RedisServer, StackError
 
 HOSTS: Final = ("redis", "worker1", "worker2", "caller")
+SWITCH: Final = "switch"
 NAMESPACE: Final = "graft-drill-"
 NOBODY: Final = "02:00:00:00:de:ad"
 LASTS: Final = 1.6 * VISIBILITY
@@ -36,6 +37,8 @@ Way = Literal["both", "out", "in"]
 class HostsStage(Stage):
     """Everybody is on a host of his own; links between them can be cut, and made narrow."""
 
+    hosts: ClassVar[Sequence[str]] = HOSTS
+
     def __init__(self, kind: Kind, **options: Any) -> None:
         super().__init__(kind, **options)
         self._net = f"10.213.{random.randrange(1, 255)}"
@@ -43,14 +46,20 @@ class HostsStage(Stage):
 
     def start(self) -> None:
         remove_leftovers()
-        ip("link", "add", self._bridge, "type", "bridge")
-        ip("addr", "add", f"{self._net}.1/24", "dev", self._bridge)
-        ip("link", "set", self._bridge, "up")
-        for number, host in enumerate(HOSTS):
-            there, here = self.namespace(host), f"{self._bridge}{number}"
+        # In a namespace of its own: the machine's firewall, such as Docker's, would drop what goes from host to host.
+        switch, here = self.namespace(SWITCH), self._bridge
+        ip("netns", "add", switch)
+        ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+        ip("-n", switch, "link", "set", "bridge", "up")
+        ip("link", "add", here, "type", "veth", "peer", "name", "drill", "netns", switch)
+        ip("-n", switch, "link", "set", "drill", "master", "bridge", "up")
+        ip("addr", "add", f"{self._net}.1/24", "dev", here)
+        ip("link", "set", here, "up")
+        for host in self.hosts:
+            there = self.namespace(host)
             ip("netns", "add", there)
-            ip("link", "add", here, "type", "veth", "peer", "name", "eth0", "netns", there)
-            ip("link", "set", here, "master", self._bridge, "up")
+            ip("-n", switch, "link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", there)
+            ip("-n", switch, "link", "set", host, "master", "bridge", "up")
             ip("-n", there, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
             ip("-n", there, "link", "set", "eth0", "up")
             ip("-n", there, "link", "set", "lo", "up")
@@ -58,17 +67,15 @@ class HostsStage(Stage):
 
     def stop(self, grace: float = 3.0) -> None:
         super().stop(grace)
-        for host in HOSTS:
+        for host in (*self.hosts, SWITCH):
             with suppress(StackError):
                 ip("netns", "del", self.namespace(host))
-        with suppress(StackError):
-            ip("link", "del", self._bridge)
 
     def namespace(self, host: str) -> str:
         return f"{NAMESPACE}{os.getpid()}-{self._token}-{host}"
 
     def address(self, host: str) -> str:
-        return f"{self._net}.{2 + HOSTS.index(host)}"
+        return f"{self._net}.{2 + self.hosts.index(host)}"
 
     def launch(
         self, name: str, argv: Sequence[str], environ: Mapping[str, str] | None = None
@@ -85,9 +92,10 @@ class HostsStage(Stage):
         return ["ip", "netns", "exec", self.namespace(host)]
 
     @contextmanager
-    def cut(self, host: str, way: Way) -> Iterator[None]:
-        """Have nothing pass between *host* and Redis: both ways, or only not from it (out), not to it (in)."""
-        ends = {"out": [(host, "redis")], "in": [("redis", host)], "both": [(host, "redis"), ("redis", host)]}[way]
+    def cut(self, host: str, way: Way, others: Sequence[str] = ("redis",)) -> Iterator[None]:
+        """Have nothing pass between *host* and *others*: both ways, or only not from it (out), not to it (in)."""
+        out, back = [(host, other) for other in others], [(other, host) for other in others]
+        ends = {"out": out, "in": back, "both": [*out, *back]}[way]
         for one, other in ends:
             self._neighbour("replace", one, other, "lladdr", NOBODY, "nud", "permanent")
         try:
@@ -109,12 +117,12 @@ class HostsStage(Stage):
     @contextmanager
     def narrow(self) -> Iterator[None]:
         """Have all links slow and lossy meanwhile."""
-        for host in HOSTS:
+        for host in self.hosts:
             tc(self.namespace(host), "add", *NARROW)
         try:
             yield
         finally:
-            for host in HOSTS:
+            for host in self.hosts:
                 tc(self.namespace(host), "del")
 
 
@@ -186,7 +194,7 @@ def _run(*command: str) -> None:
 
 
 def remove_leftovers() -> None:
-    """Remove the namespaces of drills that were killed; their bridges have no links then, and do nothing."""
+    """Remove the namespaces of drills that were killed, and with them all links."""
     listed = subprocess.run(["ip", "netns", "list"], check=False, capture_output=True, text=True).stdout
     for name in (line.split(" ")[0] for line in listed.splitlines()):
         pid = name.removeprefix(NAMESPACE).split("-")[0]

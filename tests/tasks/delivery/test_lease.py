@@ -8,7 +8,7 @@ import pytest
 from celery.exceptions import Reject
 
 from graft.config import keys
-from graft.config.deployment import app
+from graft.config.deployment import app, current
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import lease
 from graft.tasks.ids import new_id
@@ -92,3 +92,21 @@ def test_a_run_that_cannot_ask_whether_it_holds_its_message_gives_it_back(redis,
     with pytest.raises(Reject) as rejected:
         lease.refuse_if_lost(SimpleNamespace(id=task, properties={"delivery_tag": task}))
     assert rejected.value.requeue
+
+
+def test_a_delivery_that_redis_knows_nothing_of_goes_back_and_one_that_went_back_is_dropped(redis, task):
+    """After a failover this process may ask another server than the one that its message came from."""
+    request = SimpleNamespace(id=task, properties={"delivery_tag": task})
+    lease.keep_clock().doubt()
+    try:
+        with pytest.raises(Reject) as refused:
+            lease.refuse_if_lost(request)
+        assert refused.value.requeue
+        hold(redis, task)
+        lease.refuse_if_lost(request)
+        redis.hdel(keys.UNACKED, task)
+        redis.set(keys.RETURNED + task, 1)
+        with pytest.raises(lease.LeaseLost):
+            lease.refuse_if_lost(request)
+    finally:
+        current.drop(lease.LeaseClock)
