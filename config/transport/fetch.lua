@@ -10,8 +10,7 @@ local is_sign_taken, guess = tonumber(ARGV[queues + 2]) == 1, tonumber(ARGV[queu
 local tags, most = queues + 3, #ARGV - queues - 3
 local lists = queues + 2
 local taken = {}
-local time = redis.call('TIME')  -- The clocks of workers may differ; leases have this one.
-local now = string.format('%d.%06d', time[1], time[2])
+local now
 
 -- The first list with a message, from list number low on, by halving: of ten priorities of seven queues most are empty.
 local function first(low)
@@ -30,6 +29,10 @@ while list <= #KEYS do
   while #taken < most do
     local raw = redis.call('RPOP', KEYS[list])
     if not raw then break end
+    if not now then
+      local time = redis.call('TIME')  -- The clocks of workers may differ; leases have this one.
+      now = string.format('%d.%06d', time[1], time[2])
+    end
     local queue, tag = (list - lists - 1) % queues + 1, ARGV[tags + 1 + #taken]
     redis.call('HSET', record, tag, '[' .. raw .. ',"",' .. ARGV[1 + queue] .. ']')
     redis.call('ZADD', index, now, tag)

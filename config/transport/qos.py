@@ -55,12 +55,13 @@ class _Records(stock.QoS):
         self._vrestore_count += 1
         if (self._vrestore_count - 1) % max(1, interval):
             return
-        with (
-            suppress(stock.MutexHeld),
-            self.channel.conn_or_acquire() as client,
-            stock.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire),
-        ):
-            self._sweep(client, self._now(client) - self.visibility_timeout, start if num else None, num)
+        with self.channel.conn_or_acquire() as client:
+            latest = self._now(client) - self.visibility_timeout
+            # Usually there is nothing, and nobody need be kept from looking.
+            if not client.zrange(self.unacked_index_key, latest, 0, desc=True, byscore=True, offset=0, num=1):
+                return
+            with suppress(stock.MutexHeld), stock.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire):
+                self._sweep(client, latest, start if num else None, num)
 
     def _sweep(self, client: Any, latest: float, start: int | None, most: int | None) -> None:
         # The newest first: each goes to the head of its queue.
@@ -91,7 +92,9 @@ class _Records(stock.QoS):
             self._remove_from_indices(tag, pipe)
             if record:
                 # In the same step: whoever still runs it can tell that it is another's now.
-                pipe.set(keys.RETURNED + bytes_to_str(tag), 1, ex=RETURNED_TTL)
+                # One that its own worker gives back has no run that could come back from far away.
+                kept = 10 * self.channel.visibility_timeout if renewed_until is None else RETURNED_TTL
+                pipe.set(keys.RETURNED + bytes_to_str(tag), 1, ex=max(1, int(kept)))
                 message, exchange, routing_key = loads(bytes_to_str(record))
                 message["properties"]["delivery_info"][AGAIN] = True  # Not a header: those are signed.
                 if is_lost:

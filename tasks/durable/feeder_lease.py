@@ -60,12 +60,8 @@ class FeederLease:
 
 
 def is_wanted(client: Any) -> bool:
-    """Whether there is something to feed, and nobody who does. One round trip."""
-    with client.pipeline(transaction=False) as pipe:
-        pipe.exists(OPEN)
-        pipe.exists(LEASE)
-        is_open, is_held = pipe.execute()
-    return bool(is_open and not is_held)
+    """Whether there is something to feed, and nobody who does. Usually one command: there is nothing."""
+    return bool(client.exists(OPEN) and not client.exists(LEASE))
 
 
 def holder(client: Any) -> str:

@@ -7,13 +7,14 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from graft.config import keys
+from graft.config import keys, redis_clock
 from graft.config.redis_client import shared
 
 NAMES: Final = keys.WORKERS
 BEAT: Final = keys.WORKER
 BEAT_EVERY: Final = 2.0
 BEAT_TTL: Final = 15
+KEPT: Final = 20 * BEAT_TTL  # Seconds for which the name of a worker that beats no more is kept.
 IO_POOL: Final = "aio_pool"  # ``WorkerBeat.pool`` of the io lane.
 
 
@@ -59,11 +60,12 @@ class WorkerBeat:
 
 def beat(worker: WorkerBeat, client: Any) -> None:
     """Note that *worker* is alive."""
-    now, _ = client.time()  # The clocks of workers may differ.
+    now = int(redis_clock.now())  # The clocks of workers may differ.
     with client.pipeline(transaction=False) as pipe:
         pipe.set(BEAT + worker.name, json.dumps(asdict(worker)), ex=BEAT_TTL)
         pipe.zadd(NAMES, {worker.name: now})
-        pipe.zremrangebyscore(NAMES, 0, now - 20 * BEAT_TTL)
+        if now % KEPT < BEAT_EVERY:  # Nobody looks at what is older; it need not go at once.
+            pipe.zremrangebyscore(NAMES, 0, now - KEPT)
         pipe.execute()
 
 
@@ -79,7 +81,7 @@ def workers(client: Any = None) -> list[WorkerBeat]:
     """The live workers, by name."""
     client = client or shared()
     now, _ = client.time()
-    names = client.zrangebyscore(NAMES, now - 20 * BEAT_TTL, "+inf")
+    names = client.zrangebyscore(NAMES, now - KEPT, "+inf")
     beats = client.mget([BEAT + name.decode() for name in names]) if names else []
     return sorted((WorkerBeat.read(text) for text in beats if text), key=lambda worker: worker.name)
 

@@ -426,6 +426,21 @@ def test_no_workers_clock_decides_about_the_messages_of_another(connection, serv
 
 
 @pytest.mark.redis
+def test_the_mark_of_a_return_lasts_as_long_as_a_run_may_come_back(connection, server):
+    """For a day after a sweep, whose worker may be frozen; what a worker gives back itself has no such run."""
+    qos = connection.default_channel.qos
+    lasts = []
+    for options in ({}, {"renewed_until": float("inf")}):
+        server.client.hset("graft:unacked", "a-tag", json.dumps([task(), "", "q"]))
+        server.client.zadd("graft:unacked_index", {"a-tag": 1.0})
+        qos.restore_by_tag("a-tag", **options)
+        lasts.append(server.client.ttl("graft:returned:a-tag"))
+    own, swept = lasts
+    assert 0 < own <= 10 * connection.default_channel.visibility_timeout
+    assert swept > 80_000
+
+
+@pytest.mark.redis
 def test_a_clock_that_is_a_day_ahead_takes_nothing_from_stock_workers(connection, server, monkeypatch):
     qos = connection.default_channel.qos
     qos._owners_could_report = True

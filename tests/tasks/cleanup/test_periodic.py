@@ -37,8 +37,19 @@ def test_what_has_waited_too_long_goes_to_the_front_oldest_first(redis, heavy):
     assert lift_waiting_messages() == 3
     front = [json.loads(redis.rpop("heavy"))["headers"]["id"] for _ in range(3)]
     assert set(front) == {"a", "b", "c"}
+    assert front.index("a") < front.index("b")
     assert redis.llen(lowest) == 1
     assert redis.llen(middle) == 0
+
+
+def test_what_has_waited_too_long_is_found_behind_a_younger_one_of_another_batch(redis, heavy):
+    """As fair ordering puts it: a newcomer starts where the workers are, not behind all that waits."""
+    lowest, too_long = f"heavy{SEPARATOR}9", settings().max_waiting + 5
+    for name, age in (("newcomer", 1.0), ("old", too_long), ("young", 1.0), ("older", too_long + 1)):
+        redis.lpush(lowest, message(name, age))
+    assert lift_waiting_messages() == 2
+    assert [json.loads(redis.rpop("heavy"))["headers"]["id"] for _ in range(2)] == ["older", "old"]
+    assert [json.loads(raw)["headers"]["id"] for raw in redis.lrange(lowest, 0, -1)] == ["young", "newcomer"]
 
 
 def test_messages_of_others_keep_their_place(redis, heavy):
