@@ -15,7 +15,7 @@ from graft.scripts.model.actors import Actor
 from graft.scripts.model.worker import Worker
 from graft.scripts.model.world import World
 
-TAG: Final = re.compile(r"\b(w\d+)-\d+\b")
+TAG: Final = re.compile(r"\b(w\d+)(?:-\d+)+\b")
 NAME: Final = re.compile(r"\bw\d+\b")
 
 

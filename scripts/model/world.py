@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-import celery.backends.redis
 import redis
 from kombu import Consumer, Queue
 from redis.backoff import NoBackoff
@@ -31,6 +30,7 @@ from graft.scripts.model.wire import CLOCK, Wire
 from graft.scripts.model.worker import QUEUE, Worker
 from graft.tasks import worker_runtime
 from graft.tasks.messages.message_format import lists
+from graft.tasks.results import celery_backend
 from graft.tasks.sending import amqp
 from graft.workers import async_tasks, outbox_patch, result_patch
 
@@ -106,7 +106,7 @@ class World(People):
             (redis_clock, "now", lambda: self.now + self._ticked()),
             (fetch, "uuid", self._next_tag),
             (qos, "get_event_loop", self._hub),
-            (celery.backends.redis, "task_join_will_block", lambda: True),  # As in a pool process: nobody listens.
+            (celery_backend, "task_join_will_block", lambda: True),  # As in a pool process: nobody listens.
             (amqp, "_is_declared", lambda queue, producer: True),  # As in all but the first sending.
             (worker_runtime, "pause", lambda seconds: self.scheduler.stop("pause")),
         ]

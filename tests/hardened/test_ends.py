@@ -68,6 +68,14 @@ def test_the_same_where_results_go_to_another_server(shop):
     assert shop.lines() == {**ONCE, **again}
 
 
+def test_the_same_in_the_pool_direct(shop):
+    """A result is stored with the next round trip there: who dies before runs again."""
+    shop.worker(pool="direct", SHOP_FAILPOINTS="1")
+    assert shop.run(SENT + COLLECTED) == "[4, 4, 1, 5, 1, 2]"
+    wait_until(lambda: shop.lines()["error is told"] and is_over(shop), WAIT, "everything to be done")
+    assert shop.lines() == {**ONCE, **{f"after_store {number}": 2 for number in range(4)}}
+
+
 def test_negative_control_in_stock_celery_a_chain_goes_on_twice_from_each_death(shop):
     shop.worker(stock=True, SHOP_FAILPOINTS="1", SHOP_LATE="1")
     shop.run(SENT, stock=True)
