@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from graft.config.deployment import settings
 from graft.config.queues import broker_priority, table
+from graft.config.transport.unique import IfRunning, Terms
 from graft.config.validation import at_least_one, seconds, weight
 from graft.tasks.batch import Batch
 from graft.tasks.callables.argument_check import ArgumentCheck
@@ -23,6 +25,7 @@ from graft.tasks.sending.chords import ReducingSender
 from graft.tasks.sending.publisher import publisher
 from graft.tasks.sending.sizing import UNKNOWN_ITEMS
 from graft.tasks.sending.sources import IterSource, ListSource
+from graft.tasks.sending.unique_sender import UniqueSender
 from graft.tasks.shared.turns import turns_of
 
 ASYNC_CONCURRENCY = 100
@@ -50,6 +53,9 @@ def submit(
     bad_items: BadItems = "keep",
     resume: Resume | None = None,
     then: Mapping[Event, Callable[[BatchSummary], Any]] | None = None,
+    unique: str | None = None,
+    if_running: IfRunning = "attach",
+    unique_for: float = 0,
 ) -> Batch:
     """Apply *func* to every item on the workers. Return the batch at once, without a round trip to Redis.
 
@@ -94,6 +100,11 @@ def submit(
         then: what a worker calls when a durable batch has ended, with its BatchSummary: ``{"success": func}`` where
             every item has a value, ``{"complete": func}`` in any case. It is a durable batch of one item, submitted
             once for each end, so it has retries, errors and letters like any other.
+        unique: for one item: what the call is about, 1 to 500 characters. While a call of *func* under this key waits,
+            runs, or waits to be run again, in whatever process it was submitted, no second one is made.
+        if_running: what becomes of that one: ``attach`` gives it the outcome of the first; ``drop`` ends it in
+            CancelledBatchError; ``replace`` takes the place of one that has not begun, and is attached otherwise.
+        unique_for: seconds for which that goes on after the call has ended, at most ``GRAFT_BATCH_TTL``.
 
     Returns:
         The batch, a DurableBatch if *durable* or named. A broker that is down is reported there, as BrokerUnavailable.
@@ -124,6 +135,13 @@ def submit(
         share=weight("share", share),
     )
     check = ArgumentCheck(func, unpack=unpack, validate=validate)
+    if unique is not None:
+        _refuse_several(items, durable or name is not None or reduce is not None)
+        terms = Terms.checked(unique, if_running, unique_for).of_callable(ref.name)
+        (item,) = check.items(items)
+        return _started(UniqueSender(item, replace(options, batch_size=1), publisher().wake, terms))
+    if if_running != "attach" or unique_for:
+        raise ValueError("if_running= and unique_for= say how a call with a key is unique: give its unique=")
     if durable or name is not None:
         _refuse_what_ends_with_the_caller(items, reduce)
         _one_of("if_exists", if_exists, IfExists)
@@ -219,6 +237,20 @@ def _refuse_what_ends_with_the_caller(items: Iterable[Any], reduce: Callable[...
             f"items is an iterator ({type(items).__name__}), which ends with this process: a durable batch needs items "
             "that can be read again from the beginning, such as a list, a range, or an object with __iter__; "
             "list(items) makes one"
+        )
+
+
+def _refuse_several(items: Iterable[Any], is_more_than_a_call: bool) -> None:
+    if _is_local():
+        raise ValueError("unique= needs Redis, and GRAFT_MODE=local has none; submit without it")
+    if is_more_than_a_call:
+        raise ValueError(
+            "unique= is for a single call: it takes no durable=, name= or reduce=; a name= runs once itself"
+        )
+    if not isinstance(items, Sequence) or isinstance(items, str) or len(items) != 1:
+        raise ValueError(
+            "unique= is for a single call: pass a list of one item, such as submit(func, [item], unique=key); a batch "
+            "of several items runs once under a name="
         )
 
 

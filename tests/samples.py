@@ -362,3 +362,34 @@ def sleep_through_everything(seconds: float) -> float:
         except BaseException:
             continue
     return seconds
+
+
+def note_and_wait(path: str) -> str:
+    """Append a line to a file, then wait for the one that opens the gate; how many lines there are."""
+    note((path, "run"))
+    return _when_open(path, str(len(Path(path).read_text().split())))
+
+
+def note_first(path_and_text: tuple[str, str]) -> str:
+    note(path_and_text)
+    return _when_open(*path_and_text)
+
+
+def _when_open(path: str, value: str) -> str:
+    while not Path(path).with_suffix(".open").exists():
+        time.sleep(0.02)
+    return value
+
+
+def note_and_fail_until_open(path: str) -> str:
+    note((path, "run"))
+    if not Path(path).with_suffix(".open").exists():
+        raise ConnectionError("not yet")
+    return "at last"
+
+
+def note_large(path_and_size: tuple[str, int]) -> bytes:
+    """Append a line to a file; a value that differs from run to run."""
+    path, size = path_and_size
+    note((path, "run"))
+    return os.urandom(size)

@@ -16,7 +16,9 @@ from celery.backends.redis import RedisBackend
 
 from graft.config import keys, lua
 from graft.config.deployment import part
+from graft.config.transport.unique import Terms
 from graft.tasks.delivery import lease
+from graft.tasks.queues import unique
 from graft.tasks.results.celery_backend import Backend
 
 STORE: Final = lua.load(__file__, "store_result")
@@ -27,7 +29,8 @@ STATE: Final = len('{"status": ')
 class StoreArguments(NamedTuple):
     """What the script is given: the key, the record, its seconds to live, and how a record of a success begins.
 
-    ``delivery`` is the tag of the message of a run that ends with this result, else "".
+    ``delivery`` is the tag of the message of a run that ends with this result, else "". ``unique`` is the key of a call
+    that ends with it, if it has one on the same server, else "".
     """
 
     key: str
@@ -36,11 +39,20 @@ class StoreArguments(NamedTuple):
     success: str
     delivery: str
     settles: int
+    task_id: str = ""
+    keep_ms: int = 0
+    unique: str = ""
 
     @property
     def keys(self) -> list[str]:
         """The keys that the script touches."""
-        return [self.key, keys.RETURNED + self.delivery, keys.UNACKED, keys.UNACKED_INDEX]
+        held = [keys.RETURNED + self.delivery, keys.UNACKED, keys.UNACKED_INDEX]
+        return [self.key, *held, *([self.unique] if self.unique else [])]
+
+    @property
+    def values(self) -> tuple[str | int, ...]:
+        """Its further arguments."""
+        return self[1:-1]
 
 
 def arguments(
@@ -58,7 +70,10 @@ def arguments(
     seconds = int(backend.expires or 0) if kept is None else int(kept)
     delivery = lease.fence_of(request) if state in states.READY_STATES else ""
     settles = int(bool(delivery) and not (request.chord or (request.errbacks and state != states.SUCCESS)))
-    return StoreArguments(backend.get_key_for_task(task_id), record, seconds, success, delivery, settles)
+    terms = Terms.of(request) if state in states.READY_STATES and unique.is_beside_results() else None
+    keep_ms, name = (terms.keep_ms, terms.name) if terms is not None else (0, "")
+    key = backend.get_key_for_task(task_id)
+    return StoreArguments(key, record, seconds, success, delivery, settles, task_id, keep_ms, name)
 
 
 class _Later:
@@ -83,11 +98,14 @@ def install() -> None:
     ) -> Any:
         how = arguments(self, task_id, result, state, traceback, request) if type(self) in STORES else None
         if how is None:
-            return store(self, task_id, result, state, traceback, request, **options)
+            stored = store(self, task_id, result, state, traceback, request, **options)
+            if state in states.READY_STATES:
+                unique.end(request)
+            return stored
         later = part(_Later).take if how.settles else None
         if later is not None:
             later(how)
-        elif self.ensure(lambda: STORE(how.keys, how[1:], self.client), ()) == -1:
+        elif self.ensure(lambda: STORE(how.keys, how.values, self.client), ()) == -1:
             lease.warn_of_loss(task_id)
         return result
 

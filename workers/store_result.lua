@@ -2,12 +2,22 @@
 -- success; success is how the record of one begins. A ttl of 0 is none.
 -- Of a run with a delivery, -1 and nothing else where its message has gone back: the result is another run's to store.
 -- settles: nothing is left to be done, so its message is acknowledged in the same instant. Between the two a worker
--- could die, and the run after it give another answer.
-local key, returned, unacked, index = unpack(KEYS)
+-- could die, and the run after it give another answer. So is the unique key of a call given back that has one
+-- (transport/unique.lua); it stays for as many ms as keeps says.
+local key, returned, unacked, index, unique = unpack(KEYS)
 local record, ttl, success, delivery, settles = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
+local call, keeps = ARGV[6], tonumber(ARGV[7])
 if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end
 
 local function settle()
+  if unique and redis.call('HGET', unique, 'id') == call and redis.call('HEXISTS', unique, 'ended') == 0 then
+    if keeps > 0 then
+      redis.call('HSET', unique, 'ended', 1)
+      redis.call('PEXPIRE', unique, keeps)
+    else
+      redis.call('UNLINK', unique)
+    end
+  end
   if not settles then return end
   redis.call('HDEL', unacked, delivery)
   redis.call('ZREM', index, delivery)

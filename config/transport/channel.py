@@ -35,6 +35,7 @@ from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
 from graft.config.transport.message_validation import MESSAGE_LIMIT, BadMessage, checked, decode
 from graft.config.transport.qos import LOST, PendingAcks, QoS
 from graft.config.transport.round_trip import Command, RoundTrips
+from graft.config.transport.unique import Terms
 
 logger = logging.getLogger(__name__)
 
@@ -309,6 +310,9 @@ class Channel(stock.Channel):
                 client.execute_command("ZADD", keys.QUEUES, redis_clock.now(), queue)
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        if (terms := Terms.of(message.get("headers"))) is not None:
+            self._push_unique(queue, message, terms)
+            return
         batch = kwargs.get("_publish_batch")
         if batch is not None:
             super()._put(queue, message, **kwargs)
@@ -324,6 +328,13 @@ class Channel(stock.Channel):
         super()._put(queue, message, **kwargs)
         with self.conn_or_acquire() as client:
             self._wake(client.pipeline(transaction=False), queue).execute()
+
+    def _push_unique(self, queue: str, message: dict[str, Any], terms: Terms) -> None:
+        """Raises HeldError where another call has the key."""
+        step = self._get_message_priority(message, reverse=False)
+        names = self._prefixed([self._q_for_pri(queue, step), self._wakeups(queue)])
+        with self.conn_or_acquire() as client:
+            terms.push(message["headers"]["id"], (names[0], names[1]), dumps(message), WAKEUP_MS, client)
 
     def _wake(self, pipe: Any, queue: str) -> Any:
         pipe.lpush(self._wakeups(queue), 1)

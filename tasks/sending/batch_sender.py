@@ -318,8 +318,13 @@ class BatchSender(Generic[R]):
 
     def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         """Take a report in; the envelopes that answer for its other items."""
+        return self._take_report(envelope_id, text, sent)
+
+    def _take_report(
+        self, envelope_id: str, text: str, sent: SentEnvelope, *, is_kept: bool = False
+    ) -> Sequence[Child]:  # fmt: skip
         try:
-            report = open_report(text, envelope_id)
+            report = open_report(text, envelope_id, is_kept=is_kept)
         except Exception as error:
             self._note_failed(sent.pending, error)
             return ()

@@ -57,7 +57,7 @@ def attach(app: Celery, loop_thread: LoopThread, patience: float) -> None:
         how = arguments(backend, task_id, result, state, traceback, request) if can_wait else None
         if how is None:
             return store(task_id, result, state, traceback, request, **options)
-        reply = greenlet_bridge.wait(pipelined.send(("EVAL", STORE, len(how.keys), *how.keys, *how[1:])))[0]
+        reply = greenlet_bridge.wait(pipelined.send(("EVAL", STORE, len(how.keys), *how.keys, *how.values)))[0]
         if int(reply) == -1:
             lease.warn_of_loss(task_id)
         return result

@@ -182,7 +182,7 @@ class Taking:
             return error
 
     def _stored(self, how: StoreArguments) -> tuple[Any, ...]:
-        return ("EVALSHA", STORE.sha, len(how.keys), *how.keys, *how[1:])
+        return ("EVALSHA", STORE.sha, len(how.keys), *how.keys, *how.values)
 
     def _note_stored(self, how: StoreArguments, reply: Any) -> None:
         if reply == -1:

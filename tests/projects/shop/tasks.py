@@ -182,3 +182,27 @@ def ask_the_bank(self: Any, number: int) -> int:
     if os.path.exists(os.environ["SHOP_LEDGER"] + ".down"):
         raise ConnectionError("the bank is closed")
     return number
+
+
+@shared_task(graft_unique="account")
+def settle(account: str, number: int) -> str:
+    note(f"{account} {number}")
+    time.sleep(1)
+    return f"{account} {number}"
+
+
+@shared_task(graft_unique="customer")
+def misnamed(account: str = "a") -> None: ...
+
+
+@shared_task(bind=True, max_retries=3)
+def tries(self: Any, text: str) -> str:
+    note("tries")
+    if self.request.retries < 2:
+        raise self.retry(countdown=0.5)
+    return "done"
+
+
+@shared_task
+def write_all(values: Any) -> Any:
+    return values
