@@ -49,12 +49,8 @@ STEPS: Final = {
         for name in (
             *("heartbeat:Heartbeat", "pool_upkeep:PoolUpkeep", "lease_renewal:LeaseRenewal", "queue_pause:QueuePause"),
             *("leak_sampler:LeakSampler", "beat_stand_in:BeatStandIn", "queue_throughput:QueueThroughput"),
-            *(
-                "metrics:Metrics",
-                "cancel_filter:CancelFilter",
-                "batch_feeder:BatchFeeder",
-                "direct_taking:DirectTaking",
-            ),
+            *("metrics:Metrics", "cancel_filter:CancelFilter", "batch_feeder:BatchFeeder", "due_mover:DueMover"),
+            "direct_taking:DirectTaking",
         )
     ],
 }

@@ -29,6 +29,7 @@ from graft.config import keys, lua, redis_clock
 from graft.config.deployment import part, settings
 from graft.config.private_names.of_kombu import stock
 from graft.config.transport import quarantine, signing
+from graft.config.transport.due import Placed, due_of, put
 from graft.config.transport.fair_order import FairOrder, Flow, FlowMessage
 from graft.config.transport.fence import Fence
 from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
@@ -259,7 +260,11 @@ class Channel(stock.Channel):
         wakeups: Counter[str] = Counter()
         commands: list[Command] = []
         ordered: defaultdict[str, list[FlowMessage]] = defaultdict(list)
+        later: list[tuple[float, Placed]] = []
         for queue, message, flow, seconds in messages:
+            if (due := due_of(message)) is not None:
+                later.append((due, self._placed(queue, message)))
+                continue
             key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
             (key,) = self._prefixed([key])
             if one := flow or own:
@@ -271,6 +276,9 @@ class Channel(stock.Channel):
             (key,) = self._prefixed([self._wakeups(queue)])
             commands += [("LPUSH", key, *[1] * count), ("PEXPIRE", key, WAKEUP_MS)]
         self._fair_order.push(ordered, commands, fence)
+        if later:
+            with self.conn_or_acquire() as client:
+                put(later, WAKEUP_MS, client)
 
     def push_once(self, messages: list[tuple[str, dict[str, Any]]], token: str) -> None:
         """Put *messages*, each with its queue, on their queues, unless that was done under *token* before."""
@@ -310,8 +318,13 @@ class Channel(stock.Channel):
                 client.execute_command("ZADD", keys.QUEUES, redis_clock.now(), queue)
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        if (terms := Terms.of(message.get("headers"))) is not None:
-            self._push_unique(queue, message, terms)
+        terms, due = Terms.of(message.get("headers")), due_of(message)
+        if terms is not None or due is not None:
+            with self.conn_or_acquire() as client:
+                if terms is not None:
+                    terms.push(self._placed(queue, message), due, WAKEUP_MS, client)
+                elif due is not None:
+                    put([(due, self._placed(queue, message))], WAKEUP_MS, client)
             return
         batch = kwargs.get("_publish_batch")
         if batch is not None:
@@ -329,12 +342,10 @@ class Channel(stock.Channel):
         with self.conn_or_acquire() as client:
             self._wake(client.pipeline(transaction=False), queue).execute()
 
-    def _push_unique(self, queue: str, message: dict[str, Any], terms: Terms) -> None:
-        """Raises HeldError where another call has the key."""
+    def _placed(self, queue: str, message: dict[str, Any]) -> Placed:
         step = self._get_message_priority(message, reverse=False)
-        names = self._prefixed([self._q_for_pri(queue, step), self._wakeups(queue)])
-        with self.conn_or_acquire() as client:
-            terms.push(message["headers"]["id"], (names[0], names[1]), dumps(message), WAKEUP_MS, client)
+        key, wakeups = self._prefixed([self._q_for_pri(queue, step), self._wakeups(queue)])
+        return Placed(message["headers"]["id"], queue, key, wakeups, dumps(message))
 
     def _wake(self, pipe: Any, queue: str) -> Any:
         pipe.lpush(self._wakeups(queue), 1)

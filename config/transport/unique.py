@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast, get_args
 
-from graft.config import keys, lua
+from graft.config import keys, lua, redis_clock
 from graft.config.deployment import settings
+from graft.config.transport.due import NAMES, Placed
 
 HEADER: Final = "graft_unique"
 LONGEST_KEY: Final = 500
@@ -85,14 +86,16 @@ class Terms:
         """How long the key stays when the call has ended."""
         return int(self.unique_for * 1000)
 
-    def push(self, task_id: str, lists: tuple[str, str], message: str, wakeup_ms: int, client: Any) -> None:
-        """Put *message* on its list, and wake a reader, if the call has the key then.
+    def push(self, message: Placed, due: float | None, wakeup_ms: int, client: Any) -> None:
+        """Put *message* in its place, and wake a reader, if the call has the key then. *due*: it waits until then.
 
         Raises:
             HeldError: another has it.
         """
-        arguments: list[str | int] = ["push", task_id, self.if_running, hold_ms(), wakeup_ms, message]
-        found = UNIQUE([self.name, *lists], arguments, client)
+        hold = hold_ms() + (0 if due is None else max(0, int((due - redis_clock.now()) * 1000)))
+        arguments: list[str | int | float] = ["push", message.id, self.if_running, hold, wakeup_ms, message.text]
+        arguments += [message.queue, *([] if due is None else [due])]
+        found = UNIQUE([self.name, message.list, message.wakeups, *NAMES], arguments, client)
         if found is not None:
             holder, state, silent = (part.decode() for part in found)
             raise HeldError(self, holder, state, float(silent))

@@ -32,6 +32,11 @@ def keep(client: Any, envelope: Envelope, report: Report) -> None:
     _keep(client, envelope.batch, envelope.generation or 0, envelope.id, report, failed)
 
 
+def keep_report(client: Any, batch_id: str, report: Report) -> None:
+    """Keep a *report* of values alone that another batch had, in a batch that has not begun."""
+    _keep(client, batch_id, 0, new_id(), report, ())
+
+
 def keep_failed(
     client: Any,
     batch_id: str,

@@ -4,7 +4,8 @@
     graft:durable:ID:items     pages of items            graft:durable:ID:pages     the item that each page begins with
     graft:durable:ID:blocks    outcomes, as they came    graft:durable:ID:index     which block has an item
     graft:durable:ID:done      a bit for each item       graft:durable:ID:failed    the same for those that have failed
-    graft:durable:ID:sent      envelopes under way       graft:durable:name:NAME    the id of the batch with that name
+    graft:durable:ID:sent      envelopes under way       graft:durable:ID:keys      digests of the items' keys
+    graft:durable:name:NAME    the id of the batch with that name
     graft:durable:all, :open   ids of all batches, and of those to feed, by time
     graft:durable:feeder       the lease of whoever feeds (feeder_lease.py)
 
@@ -30,12 +31,12 @@ RECORD: Final = keys.DURABLE
 NAME: Final = f"{RECORD}name:"
 ALL: Final = f"{RECORD}all"
 OPEN: Final = f"{RECORD}open"
-PARTS: Final = ("done", "failed", "blocks", "index", "sent", "items", "pages", "plan")
+PARTS: Final = ("done", "failed", "blocks", "index", "sent", "items", "pages", "plan", "keys")
 LONGEST_NAME: Final = 200
 
 RERUN: Final = lua.load(__file__, "rerun")
 
-State = Literal["running", "paused", "cancelled", "succeeded", "failed"]
+State = Literal["later", "running", "paused", "cancelled", "succeeded", "failed"]
 Runs = Iterable[tuple[int, int]]
 
 
@@ -72,7 +73,8 @@ class BatchRecord:
     """A durable batch as its record says. Times are Redis's, in seconds since the epoch, 0.0 before they come.
 
     ``callable`` is a digest of the callable, ``input`` one of the items. ``sent`` counts the items without an outcome
-    whose envelopes have left. ``now`` is when the record was read.
+    whose envelopes have left. ``due`` is when it may begin, if it was submitted for later. ``now`` is when the record
+    was read.
     """
 
     id: str
@@ -92,6 +94,7 @@ class BatchRecord:
     arrived: int
     generation: int
     created: float
+    due: float
     ended: float
     now: float
     is_paused: bool
@@ -108,12 +111,14 @@ class BatchRecord:
             return "failed" if self.failed or self.fatal else "succeeded"
         if self.is_cancelled:
             return "cancelled"
-        return "paused" if self.is_paused else "running"
+        if self.is_paused:
+            return "paused"
+        return "later" if self.due > self.now else "running"
 
     @property
     def seconds(self) -> float:
-        """Seconds from when it was submitted until its end, or until now."""
-        return max(0.0, (self.ended or self.now) - self.created)
+        """Seconds from when it was submitted, or was due, until its end, or until now."""
+        return max(0.0, (self.ended or self.now) - max(self.created, self.due))
 
 
 def unknown(name: str) -> UnknownBatchError:
@@ -187,7 +192,8 @@ def _read(batch_id: str, fields: dict[bytes, bytes], sent: list[bytes], flag: by
         failed=number(b"failed"), retries=number(b"retries"), envelopes=number(b"envelopes"),
         sent=sum(last + 1 - first for runs in sent for first, last in runs_in(runs.decode())),
         item_bytes=number(b"bytes"), kept_bytes=number(b"kept_bytes"), arrived=number(b"arrived"),
-        generation=number(b"generation"), created=float(text(b"created") or 0), ended=float(text(b"ended") or 0),
+        generation=number(b"generation"), created=float(text(b"created") or 0), due=float(text(b"due") or 0),
+        ended=float(text(b"ended") or 0),
         now=now, is_paused=b"paused" in fields, is_cancelled=cancellation.is_whole(flag),
         fatal=fields.get(b"fatal", b""),
     )  # fmt: skip
@@ -243,6 +249,8 @@ def go_on(record: BatchRecord, client: Any = None) -> None:
 def cancel(record: BatchRecord, *, running: bool = False) -> None:
     """Have nothing more of the batch begin, nor be sent; end what runs, too, if *running*."""
     cancellation.cancel(record.id, settings().batch_ttl, running=running)
+    if record.due > record.now:  # Whoever feeds is to end it now.
+        shared().zadd(OPEN, {record.id: record.now}, xx=True)
 
 
 def forget(record: BatchRecord, client: Any = None) -> None:
@@ -265,10 +273,20 @@ def drop(batch: BatchKeys, client: Any) -> None:
 
 def renew(records: Iterable[BatchRecord], client: Any = None) -> None:
     """Have the batches expire a whole ``batch_ttl`` from now."""
-    with (client or shared()).pipeline(transaction=False) as pipe:
-        for key in [ALL, OPEN, *(key for record in records for key in record.keys.every)]:
-            pipe.expire(key, int(settings().batch_ttl))
+    client, ttl = client or shared(), int(settings().batch_ttl)
+    with client.pipeline(transaction=False) as pipe:
+        for key in (ALL, OPEN):
+            pipe.ttl(key)
+        # They stay as long as the batch that waits longest for its time.
+        shared_keys = [key for key, left in zip((ALL, OPEN), pipe.execute(), strict=True) if left < ttl]
+        for key in [*shared_keys, *(key for record in records for key in record.keys.every)]:
+            pipe.expire(key, ttl)
         pipe.execute()
+
+
+def to_feed(client: Any) -> list[str]:
+    """The ids of the batches to feed whose time has come, the first ones first."""
+    return [one.decode() for one in client.zrange(OPEN, "-inf", server_time(client), byscore=True)]
 
 
 def now(client: Any = None) -> float:

@@ -158,8 +158,8 @@ class DurableSender(BatchSender[FeedReceiver]):
         if gone := self.pages_source.missing:
             self.pages_source.missing = []
             self._note_failed_runs(gone, EnvelopeError(
-                "the item is not among those that the batch keeps: it could not travel when it was submitted, or Redis "
-                "has lost its page; submit it again"
+                "the item is not among those that the batch keeps: it could not travel when it was submitted, Redis "
+                "has lost its page, or its source gives it no more (the log of who feeds says so); submit it again"
             ))  # fmt: skip
         return messages
 

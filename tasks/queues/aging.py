@@ -9,7 +9,7 @@ from graft.config import lua, redis_clock
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
 from graft.config.redis_client import broker
-from graft.tasks.messages.message_format import SENT_AT, lists
+from graft.tasks.messages.message_format import lists, waits_since
 from graft.tasks.queues import existing
 
 LIFT: Final = lua.load(__file__, "aging")
@@ -33,7 +33,8 @@ def lift_waiting_messages() -> int:
 
 def _is_old(message: bytes) -> bool:
     try:
-        sent_at = float(json.loads(message)["headers"][SENT_AT])
-    except (ValueError, KeyError, TypeError):
-        return False  # Not sent by this project; its priority is left as it is.
-    return redis_clock.now() - sent_at > settings().max_waiting
+        since = waits_since(json.loads(message)["headers"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    # What was not sent by this project says nothing; its priority is left as it is.
+    return since is not None and redis_clock.now() - since > settings().max_waiting

@@ -20,7 +20,7 @@ from celery.app.task import Context
 from graft.config import redis_clock
 from graft.config.deployment import app, settings
 from graft.config.redis_client import broker, shared
-from graft.config.transport import task_validation
+from graft.config.transport import due, task_validation
 from graft.config.transport.unique import HEADER, Terms
 from graft.tasks import codec
 from graft.tasks.dead_letters import store as dead_letters
@@ -159,6 +159,10 @@ def cancel(batch: str, *, running: bool = False) -> int:
                 if not task_validation.flaw(raw) and client.lrem(key, 1, raw):
                     withdrawn += 1
                     publish_revoked(raw, "cancelled")
+            later = [name for name, raw in due.mentioning(batch, client) if peek.read(raw, 0).batch == batch]
+            for raw in due.remove(later, client).values():
+                withdrawn += 1
+                publish_revoked(raw, "cancelled")
             if withdrawn == before:
                 break  # What is taken out moves the rest, so one search may pass some over; this one found none.
     return withdrawn

@@ -36,6 +36,7 @@ class OutgoingMessage:
     fence: Fence | None = None  # Of a sender that may send under a lease alone.
     flow: Flow | None = None
     seconds: float = 0.0
+    due: float | None = None  # When it may run, in seconds since the epoch.
     unique: Terms | None = None  # Of a call of which there is one at a time,
     on_held: Callable[[HeldError], None] | None = None  # and what to do where another one has its key.
 

@@ -10,6 +10,7 @@ import atexit
 import logging
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -293,6 +294,7 @@ def _message(message: OutgoingMessage) -> Any:
         message.task,
         args=message.args,
         kwargs={},
+        eta=None if message.due is None else datetime.fromtimestamp(message.due, UTC),
         group_id=message.group,
         group_index=message.index,
         root_id=message.group,

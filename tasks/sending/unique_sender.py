@@ -18,6 +18,7 @@ from graft.config.deployment import part
 from graft.config.transport.unique import HeldError, Terms
 from graft.tasks.envelope import Child, Envelope
 from graft.tasks.errors import CancelledBatchError, EnvelopeLostError
+from graft.tasks.queues import unique
 from graft.tasks.results.outcomes import Outcomes
 from graft.tasks.results.subscriber import Result, inbox
 from graft.tasks.sending.batch_sender import BatchOptions, BatchSender
@@ -72,6 +73,13 @@ class UniqueSender(BatchSender[Outcomes]):
             if self._in_flight.answered(self._holder) is not None:
                 reason = f"cancelled; the call {self._holder}, which it was attached to, goes on"
                 self._note_failed((0,), CancelledBatchError(reason))
+
+    def _withdraw_later(self) -> None:
+        ids = list(self.sent_ids)
+        super()._withdraw_later()
+        for envelope_id in ids:
+            if self._in_flight.get(envelope_id) is None:
+                unique.end_of(self._terms, envelope_id)
 
     def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         return self._take_report(envelope_id, text, sent, is_kept=True)

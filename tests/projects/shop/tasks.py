@@ -206,3 +206,11 @@ def tries(self: Any, text: str) -> str:
 @shared_task
 def write_all(values: Any) -> Any:
     return values
+
+
+@shared_task(bind=True, max_retries=3)
+def slow_to_try(self: Any) -> str:
+    note("slow_to_try")
+    if not self.request.retries:
+        raise self.retry(countdown=3)
+    return "done"
