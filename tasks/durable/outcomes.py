@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from graft.config import lua
 from graft.config.deployment import settings
-from graft.tasks.durable.record import OPEN, BatchKeys, as_runs, as_text
+from graft.tasks.durable.positions import as_runs, as_text
+from graft.tasks.durable.record import OPEN, BatchKeys
 from graft.tasks.envelope import Child, Envelope, Outcome, Report, error_frame
 from graft.tasks.ids import new_id
 

@@ -25,16 +25,8 @@ from graft.tasks.delivery import cancellation
 from graft.tasks.durable import outcomes
 from graft.tasks.durable.feeder_lease import LEASE, FeederLease
 from graft.tasks.durable.pages import PageReader, trim
-from graft.tasks.durable.record import (
-    BatchRecord,
-    Runs,
-    as_runs,
-    as_text,
-    clear_runs,
-    positions_in,
-    runs_in,
-    without,
-)
+from graft.tasks.durable.positions import Runs, as_runs, as_text, clear_runs, positions_in, runs_in, without
+from graft.tasks.durable.record import BatchRecord
 from graft.tasks.envelope import Child, Envelope, Outcome
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, TaskQueueError
 from graft.tasks.feeding.page_source import PageSource
