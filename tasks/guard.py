@@ -22,6 +22,7 @@ from typing import Any, Final
 import redis
 from billiard.common import terminate_handler_fired
 from celery import Task
+from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject, Retry, TaskPredicate
 
 from graft.config.deployment import settings
@@ -127,7 +128,7 @@ def _run_counted(
     finally:
         # This process has survived the run, however that ended.
         _note_attempt(task.name, request, delivery.run, time.monotonic() - began, sys.exc_info()[1])
-        _close(record, request, sys.exc_info()[1])
+        _close(task, record, request, sys.exc_info()[1])
 
 
 def _note_attempt(name: str, request: Any, run: int, seconds: float, answer: BaseException | None) -> None:
@@ -236,7 +237,7 @@ def _begun(record: Runs, request: Any, run_limit: int) -> Delivery:
     return delivery
 
 
-def _close(record: Runs, request: Any, error: BaseException | None) -> None:
+def _close(task: Any, record: Runs, request: Any, error: BaseException | None) -> None:
     steps: list[Callable[..., Any]] = []
     if isinstance(error, lease.LeaseLost) or (isinstance(error, Reject) and error.requeue):
         steps = [record.survived]
@@ -244,7 +245,7 @@ def _close(record: Runs, request: Any, error: BaseException | None) -> None:
         steps = [record.close]
     if not isinstance(error, Retry | Reject | lease.LeaseLost) and getattr(request, overlap.HEADER, None):
         steps.append(partial(overlap.note_ended, request))
-    if _ends_unstored(request, error):
+    if _ends_unstored(task, request, error):
         steps.append(partial(unique.end, request))
     try:
         for step in steps:
@@ -253,10 +254,11 @@ def _close(record: Runs, request: Any, error: BaseException | None) -> None:
         logger.debug("the record of a run stays until it expires: %r", outage)
 
 
-def _ends_unstored(request: Any, error: BaseException | None) -> bool:
+def _ends_unstored(task: Any, request: Any, error: BaseException | None) -> bool:
     """Whether this is the end of a call with a unique key, and no result will be stored that gives it back."""
     if isinstance(error, Retry | lease.LeaseLost) or Terms.of(request) is None:
         return False
     if isinstance(error, Reject):
         return not error.requeue
-    return bool(request.ignore_result) or isinstance(error, Ignore) or not unique.is_beside_results()
+    is_stored = isinstance(task.backend, RedisBackend) and unique.is_beside_results()
+    return bool(request.ignore_result) or isinstance(error, Ignore) or not is_stored

@@ -75,3 +75,12 @@ def test_a_killed_worker_keeps_the_key_until_its_call_has_run(shop):
     assert shop.run(f"app.AsyncResult('{holder}').get(timeout=60)\n{sent.format(holder)}") == "True"
     assert shop.lines()["slow begins"] == 2
     assert 0 < shop.redis().pttl(key) <= 30_000
+
+
+def test_results_that_are_kept_elsewhere_free_the_key_too(shop):
+    (shop.folder / "results").mkdir()
+    elsewhere = {"SHOP_RESULTS": f"file://{shop.folder}/results"}
+    shop.worker(**elsewhere)
+    assert shop.run("print(settle.delay('a', 1).get(timeout=30), settle.delay('a', 2).get(timeout=30))", **elsewhere)
+    assert shop.lines() == {"a 1": 1, "a 2": 1}
+    wait_until(lambda: not [*shop.redis().scan_iter(UNIQUE)], WAIT)
