@@ -120,8 +120,8 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
             "sends what is due; keeps its schedule and lock",
             _commands(*data, refused=(*moves, "-scan")),
             (
-                *waiting, BINDINGS, keys.QUEUES, pattern(keys.OVERLAP), pattern(keys.REDBEAT), keys.BEATS,
-                keys.BEAT_SCHEDULES, keys.BEAT_SENT,
+                *waiting, BINDINGS, keys.QUEUES, pattern(keys.OVERLAP), pattern(keys.UNIQUE), f"{keys.DUE}*",
+                pattern(keys.REDBEAT), keys.BEATS, keys.BEAT_SCHEDULES, keys.BEAT_SENT,
             ), (), ("*",),
         ),
         "viewer": Role(

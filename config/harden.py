@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 AMQP: Final = "graft.tasks.sending.amqp:Amqp"
 GROUPS: Final = "graft.tasks.sending.group_sending:install"
+UNIQUE: Final = "graft.tasks.sending.unique_tasks:sending"
 BACKENDS: Final = {  # By the scheme of the result backend's address.
     "redis": "graft.tasks.results.celery_backend:Backend",
     "rediss": "graft.tasks.results.celery_backend:Backend",
@@ -48,12 +49,8 @@ STEPS: Final = {
         for name in (
             *("heartbeat:Heartbeat", "pool_upkeep:PoolUpkeep", "lease_renewal:LeaseRenewal", "queue_pause:QueuePause"),
             *("leak_sampler:LeakSampler", "beat_stand_in:BeatStandIn", "queue_throughput:QueueThroughput"),
-            *(
-                "metrics:Metrics",
-                "cancel_filter:CancelFilter",
-                "batch_feeder:BatchFeeder",
-                "direct_taking:DirectTaking",
-            ),
+            *("metrics:Metrics", "cancel_filter:CancelFilter", "batch_feeder:BatchFeeder", "due_mover:DueMover"),
+            "direct_taking:DirectTaking",
         )
     ],
 }
@@ -77,6 +74,8 @@ class Hardening:
         self.is_active = False  # Its broker is Redis, so the guarantees hold.
         self._amqp = app.amqp_cls
         self._defaults: dict[str, Any] = {}
+        self._sending: Any = None  # Ours, and the app's own where it had one.
+        self._their_sending: Any = None
         if not app.configured:
             self._use_amqp(self._configured_amqp)
 
@@ -92,7 +91,7 @@ class Hardening:
         self.is_active = is_redis(address_of(self.app.conf.broker_url))
         if not self.is_active:
             self._use_amqp(self._amqp)
-            self._leave_the_clock()
+            self._give_back()
             return
         current.reread_settings()
         self._defaults = defaults(settings())
@@ -102,16 +101,15 @@ class Hardening:
         self.app.loader.override_backends = {**BACKENDS, **self.app.loader.override_backends}
         if "now" not in self.app.__dict__ and type(self.app).now is Celery.now:  # Else it has a clock of its own.
             self.app.now = self._now
+        if self._sending is None or self.app.__dict__.get("send_task") is not self._sending:
+            self._their_sending = self.app.__dict__.get("send_task")
+            self._sending = self.app.send_task = symbol_by_name(UNIQUE)(self.app)
         for blueprint, steps in STEPS.items():
             self.app.steps[blueprint].update(steps)
 
     def _now(self) -> datetime:
         """What Celery takes for now where it sends (a countdown, an expiry) and where Beat looks what is due."""
         return redis_clock.today().astimezone(self.app.timezone)
-
-    def _leave_the_clock(self) -> None:
-        if self.app.__dict__.get("now") == self._now:
-            del self.app.__dict__["now"]
 
     def schedule(self) -> None:
         """Have Beat send our checks too."""
@@ -123,7 +121,7 @@ class Hardening:
         self._use_amqp(self._amqp)
         theirs = {name: each for name, each in self.app.loader.override_backends.items() if each != BACKENDS.get(name)}
         self.app.loader.override_backends = theirs
-        self._leave_the_clock()
+        self._give_back()
         for blueprint, steps in STEPS.items():
             self.app.steps[blueprint].difference_update(steps)
         if self.app.configured:
@@ -131,6 +129,16 @@ class Hardening:
             ours = beat_schedule(settings(), table().maintenance)
             kept = {name: entry for name, entry in self.app.conf.beat_schedule.items() if name not in ours}
             self.app.conf.beat_schedule = kept
+
+    def _give_back(self) -> None:
+        """Leave its clock, and its way to send a task, as they were."""
+        own = self.app.__dict__
+        if own.get("now") == self._now:
+            del own["now"]
+        if self._sending is not None and own.get("send_task") is self._sending:
+            del own["send_task"]
+            if self._their_sending is not None:
+                own["send_task"] = self._their_sending
 
     def _use_amqp(self, amqp: Any) -> None:
         self.app.amqp_cls = amqp

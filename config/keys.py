@@ -17,6 +17,7 @@ CANCELLED: Final = "graft:cancelled"
 CHORD: Final = "graft:chord:"
 CHORDS: Final = "graft:chords"
 COMPAT: Final = "graft:compat:"
+DUE: Final = "graft:due"  # Also begins the names of the messages whose time has not come, and of their counts.
 DURABLE: Final = "graft:durable:"
 FUNCTION: Final = "graft:function:"
 FUNCTION_STATS: Final = "graft:figures:"
@@ -30,11 +31,13 @@ POOL: Final = "graft:pool:"
 QUEUES: Final = "graft:queues"  # The queues that were ever declared here, each with the time.
 SENT: Final = "graft:sent:"  # Says for a minute that a batch of messages was put on its queues.
 SHARED: Final = "graft:shared:"
+UNIQUE: Final = "graft:unique:"  # The call that has a key, of which there is one at a time.
 VIRTUAL_TIMES: Final = "graft:virtual-times"  # Of each list on which batches wait.
 RESOURCE_POOL: Final = "resource_pool:"  # Known to the callers of compat/celery_migration_poc by this name.
 BETWEEN_CALLERS_AND_WORKERS: Final = (
-    BATCH, BATCHES, BODY, CALL, CALLS, CANCEL, CANCELLED, CHORD, CHORDS, COMPAT, DURABLE, FUNCTION_STATS, FUNCTIONS,
-    FUNCTION, GUESTS, OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SENT, SHARED, VIRTUAL_TIMES,
+    BATCH, BATCHES, BODY, CALL, CALLS, CANCEL, CANCELLED, CHORD, CHORDS, COMPAT, DUE, f"{DUE}:", DURABLE,
+    FUNCTION_STATS, FUNCTIONS, FUNCTION, GUESTS, OUTCOME, OVERLAP, PACE, POC, POOL, QUEUES, SENT, SHARED, UNIQUE,
+    VIRTUAL_TIMES,
     RESOURCE_POOL,
 )  # fmt: skip
 

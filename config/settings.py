@@ -156,6 +156,12 @@ class Settings(BaseSettings):
     run_limit: int = Field(
         3, ge=1, le=100, description="An item that was running when so many processes died is not run again."
     )
+    due_after: float = Field(
+        5.0,
+        ge=0,
+        description="A task whose time (eta, countdown, the wait before a retry) is further off than so many seconds "
+        "waits in Redis until then, in no worker's memory. 0: workers hold all of them, as Celery's do.",
+    )
     attempts_kept: int = Field(
         100_000,
         ge=0,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graft.config.settings import SettingsError
     from graft.tasks.base import ReliableTask
     from graft.tasks.batch import Batch
+    from graft.tasks.durable.sources import JsonLines, Pages
     from graft.tasks.durable_batch import BatchSummary, DurableBatch, batch
     from graft.tasks.envelope import Outcome
     from graft.tasks.errors import (
@@ -67,9 +68,11 @@ __all__ = [
     "FailedRun",
     "HardenError",
     "ItemTimeoutError",
+    "JsonLines",
     "LimitEvent",
     "OutOfMemoryError",
     "Outcome",
+    "Pages",
     "PayloadTooLargeError",
     "PermanentError",
     "PoisonedError",
@@ -105,6 +108,7 @@ _MODULES = {
     "config.settings": ("SettingsError",),
     "tasks.base": ("ReliableTask",),
     "tasks.batch": ("Batch",),
+    "tasks.durable.sources": ("JsonLines", "Pages"),
     "tasks.durable_batch": ("BatchSummary", "DurableBatch", "batch"),
     "tasks.envelope": ("Outcome",),
     "tasks.local_run": ("local_letters",),

@@ -25,7 +25,11 @@ seconds, sizes bytes.
 
 # Where each name is defined, and the methods that are for callers.
 SECTIONS: Final[dict[str, list[tuple[str, tuple[str, ...]]]]] = {
-    "Submitting": [("tasks.submit.submit", ())],
+    "Submitting": [
+        ("tasks.submit.submit", ()),
+        ("tasks.durable.sources.JsonLines", ()),
+        ("tasks.durable.sources.Pages", ()),
+    ],
     "Results": [
         (
             "tasks.batch.Batch",

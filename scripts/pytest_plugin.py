@@ -87,13 +87,14 @@ def _graft_worker(graft_stack: LocalStack, pytestconfig: pytest.Config) -> Worke
 def graft_worker(_graft_worker: Worker) -> Worker:
     """A real worker of the app, the same for all tests. Each test begins with empty queues and no dead letters."""
     from graft.config.redis_client import broker, shared
+    from graft.config.transport import due
     from graft.tasks.dead_letters import store
     from graft.tasks.messages.message_format import lists
     from graft.tasks.queues import existing
 
     _graft_worker.check()
     with broker() as client:
-        client.delete(*(key for queue in existing.names(client) for key in lists(queue)))
+        client.delete(*due.KEPT, *(key for queue in existing.names(client) for key in lists(queue)))
     shared().delete(store.LETTERS, store.INDEX, store.FAILED, store.FAILED_SIZE)
     return _graft_worker
 
@@ -114,6 +115,8 @@ def graft_run_waiting(graft_worker: Worker) -> Callable[..., list[DeadLetter]]:
         while True:
             graft_worker.check()
             waiting, held = {queue: count for queue, count in depth.waiting().items() if count}, depth.unacked()
+            if later := sum(depth.later().values()):
+                waiting["for their time"] = later
             now = time.monotonic()
             quiet_since = None if waiting or held else quiet_since or now
             if quiet_since is not None and now - quiet_since >= QUIET:

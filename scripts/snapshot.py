@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,12 +11,13 @@ from typing import Final
 from graft.config import redis_clock
 from graft.config.deployment import settings
 from graft.config.redis_client import broker, shared
+from graft.config.transport import due
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import checks, report_store
 from graft.tasks.health.measure import loops
 from graft.tasks.health.measurements import Queue
 from graft.tasks.health.verdicts import STALE, HealthReport, HealthState, Verdict, worst
-from graft.tasks.messages.message_format import SENT_AT, lists
+from graft.tasks.messages.message_format import SENT_AT, lists, waits_since
 from graft.tasks.monitoring import function_stats, worker_registry
 from graft.tasks.monitoring.function_stats import FunctionStats
 from graft.tasks.queues import existing, pause, throughput
@@ -29,7 +31,10 @@ RECENT: Final = 3600.0  # Seconds for which a limit that nobody uses is shown.
 
 @dataclass(frozen=True)
 class QueueLine:
-    """One queue. ``oldest`` is the age in seconds of the message at its head, where it says so."""
+    """One queue. ``oldest`` is the age in seconds of the message at its head, where it says so.
+
+    ``later`` are messages whose time has not come.
+    """
 
     name: str
     waiting: int
@@ -37,6 +42,7 @@ class QueueLine:
     readers: int
     is_paused: bool
     taken: int
+    later: int = 0
 
     @property
     def remark(self) -> str:
@@ -104,6 +110,7 @@ def take() -> Snapshot:
                 pipe.llen(key)
                 pipe.lindex(key, -1)
         replies = pipe.execute()
+        later = due.counts(queue_side)
     now, width = time.time(), 2 * len(lists("x"))
     queues = []
     for at, queue in enumerate(names):
@@ -111,7 +118,9 @@ def take() -> Snapshot:
         ages = [now - sent for head in mine[1::2] if head and (sent := _sent_at(head))]
         readers = sum(queue in beat.queues for beat in beats)
         oldest = max(0.0, *ages) if ages else None
-        queues.append(QueueLine(queue, sum(mine[::2]), oldest, readers, queue in paused, by_queue.get(queue, 0)))
+        taken = by_queue.get(queue, 0)
+        line = QueueLine(queue, sum(mine[::2]), oldest, readers, queue in paused, taken, later.get(queue, 0))
+        queues.append(line)
     verdicts = current(report_store.last(client), queues, len(beats), now)
     return Snapshot(
         at=now,
@@ -154,11 +163,9 @@ def current(report: HealthReport | None, queues: Iterable[QueueLine], alive: int
 
 def _sent_at(raw: bytes) -> float | None:
     # The header alone: a message may hold a megabyte.
-    start = raw.find(SENT_AT.encode())
-    try:
-        return float(raw[start + len(SENT_AT) + 2 : start + len(SENT_AT) + 24].split(b",")[0].split(b"}")[0])
-    except ValueError:
-        return None
+    start, eta = raw.find(SENT_AT.encode()), re.search(rb'"eta": ?"([^"]{1,40})"', raw)
+    sent = raw[start + len(SENT_AT) + 2 : start + len(SENT_AT) + 24].split(b",")[0].split(b"}")[0]
+    return waits_since({SENT_AT: sent.decode("ascii", "replace"), "eta": eta[1].decode() if eta else None})
 
 
 def rates(before: Snapshot, after: Snapshot) -> Rates:

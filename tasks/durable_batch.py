@@ -100,7 +100,7 @@ class DurableBatch(Batch):
 
     @property
     def state(self) -> State:
-        """``running``, ``paused``, ``cancelled`` (and not ended yet), ``succeeded``, or ``failed`` (items have)."""
+        """``later`` (not due), ``running``, ``paused``, ``cancelled`` (not ended yet), ``succeeded``, ``failed``."""
         return self._read().state
 
     def progress(self) -> Progress:

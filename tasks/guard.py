@@ -22,10 +22,12 @@ from typing import Any, Final
 import redis
 from billiard.common import terminate_handler_fired
 from celery import Task
+from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject, Retry, TaskPredicate
 
 from graft.config.deployment import settings
 from graft.config.redis_client import server_time, shared
+from graft.config.transport.unique import Terms
 from graft.tasks import worker_runtime
 from graft.tasks.base import raise_postponed, raise_retry
 from graft.tasks.dead_letters import store as dead_letters
@@ -33,7 +35,7 @@ from graft.tasks.delivery import lease, poison_isolation
 from graft.tasks.delivery.run_counter import Delivery, Runs, asks_redis, delivery_of, is_redelivered, was_returned
 from graft.tasks.errors import NotYet, OutOfMemoryError, PoisonedError, ProcessExitError
 from graft.tasks.policy import FailedRun, RetryPolicy
-from graft.tasks.queues import overlap
+from graft.tasks.queues import overlap, unique
 from graft.tasks.results import attempts
 from graft.tasks.shared import admission
 
@@ -97,6 +99,9 @@ def _run_counted(
         if delivery.cancelled:
             worker_runtime.off_loop(_note_cancelled, task, request)
             raise Ignore("cancelled before it ran")
+        if not worker_runtime.off_loop(unique.may_begin, request):
+            worker_runtime.off_loop(_note_cancelled, task, request, "another call has its unique key")
+            raise Ignore("replaced before it ran")
         if delivery.is_dead(0, limit):
             raise PoisonedError(f"{task.name} took {delivery.run - 1} worker processes with it")
         value = admission.run(run, run, args, kwargs, request.id)
@@ -123,7 +128,7 @@ def _run_counted(
     finally:
         # This process has survived the run, however that ended.
         _note_attempt(task.name, request, delivery.run, time.monotonic() - began, sys.exc_info()[1])
-        _close(record, request, sys.exc_info()[1])
+        _close(task, record, request, sys.exc_info()[1])
 
 
 def _note_attempt(name: str, request: Any, run: int, seconds: float, answer: BaseException | None) -> None:
@@ -209,6 +214,7 @@ def bury(task: Any, request: Any, error: BaseException, reason: dead_letters.Rea
         runs=runs,
         items=1,
         envelope=dead_letters.message_text(request.args, request.kwargs),
+        unique=unique.header_of(request),
     )
     if not dead_letters.bury(letter, delivery=lease.fence_of(request)):
         lease.warn_of_loss(request.id)
@@ -220,8 +226,8 @@ def note_unkept(request: Any, outage: redis.RedisError) -> None:
     logger.error("task %s failed for good and could not be kept as a dead letter: %r", request.id, outage)
 
 
-def _note_cancelled(task: Any, request: Any) -> None:
-    task.backend.mark_as_revoked(request.id, "cancelled", request=request, store_result=not request.ignore_result)
+def _note_cancelled(task: Any, request: Any, reason: str = "cancelled") -> None:
+    task.backend.mark_as_revoked(request.id, reason, request=request, store_result=not request.ignore_result)
 
 
 def _begun(record: Runs, request: Any, run_limit: int) -> Delivery:
@@ -238,7 +244,7 @@ def concluded(request: Any) -> None:
         _do([record.close])
 
 
-def _close(record: Runs, request: Any, error: BaseException | None) -> None:
+def _close(task: Any, record: Runs, request: Any, error: BaseException | None) -> None:
     steps: list[Callable[..., Any]] = []
     if isinstance(error, lease.LeaseLost) or (isinstance(error, Reject) and error.requeue):
         steps = [record.survived]
@@ -248,6 +254,8 @@ def _close(record: Runs, request: Any, error: BaseException | None) -> None:
         request.graft_record = record  # Until its result is stored: a run that dies before counts with those before it.
     if not isinstance(error, Retry | Reject | lease.LeaseLost) and getattr(request, overlap.HEADER, None):
         steps.append(partial(overlap.note_ended, request))
+    if _ends_unstored(task, request, error):
+        steps.append(partial(unique.end, request))
     _do(steps)
 
 
@@ -257,3 +265,13 @@ def _do(steps: Sequence[Callable[..., Any]]) -> None:
             worker_runtime.off_loop(step)
     except redis.RedisError as outage:
         logger.debug("the record of a run stays until it expires: %r", outage)
+
+
+def _ends_unstored(task: Any, request: Any, error: BaseException | None) -> bool:
+    """Whether this is the end of a call with a unique key, and no result will be stored that gives it back."""
+    if isinstance(error, Retry | lease.LeaseLost) or Terms.of(request) is None:
+        return False
+    if isinstance(error, Reject):
+        return not error.requeue
+    is_stored = isinstance(task.backend, RedisBackend) and unique.is_beside_results()
+    return bool(request.ignore_result) or isinstance(error, Ignore) or not is_stored

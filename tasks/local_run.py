@@ -51,11 +51,13 @@ class LocalRun:
     """Runs one batch on a thread of this process."""
 
     def __init__(
-        self, outcomes: Outcomes, options: BatchOptions, items: Iterable[Any], reducer: FunctionRef | None = None
-    ) -> None:
+        self, outcomes: Outcomes, options: BatchOptions, items: Iterable[Any], reducer: FunctionRef | None = None, *,
+        keeps_errors: bool = False,
+    ) -> None:  # fmt: skip
         self._outcomes, self._options, self._items = outcomes, options, items
         self._func = resolve(options.function)
         self._reduce = resolve(reducer) if reducer is not None else None
+        self._keeps_errors = keeps_errors
         self._frames: dict[int, Frame] = {}  # Of a batch that is reduced.
         self._is_cancelled = self._ends_running = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -214,11 +216,11 @@ class LocalRun:
         """The outcome of the reducer; if an item failed, its error."""
         found = [_opened(position, frame) for position, frame in sorted(self._frames.items())]
         failed = next((outcome for outcome in found if outcome.error is not None), None)
-        if failed is not None:
+        if failed is not None and not self._keeps_errors:
             return Outcome(0, error=failed.error)
         assert self._reduce is not None
         try:
-            value = self._reduce([outcome.value for outcome in found])
+            value = self._reduce(found if self._keeps_errors else [outcome.value for outcome in found])
             if inspect.isawaitable(value):
                 value = asyncio.run(_limited(value, None))
             return _opened(0, value_frame(value, 0, settings().item_limit * 64))

@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 import psutil
 import pydantic
 
+from graft.config import redis_clock
+
 
 class Unpicklable(Exception):
     """Holds a lock, which no pickle can carry."""
@@ -362,3 +364,76 @@ def sleep_through_everything(seconds: float) -> float:
         except BaseException:
             continue
     return seconds
+
+
+def note_and_wait(path: str) -> str:
+    """Append a line to a file, then wait for the one that opens the gate; how many lines there are."""
+    note((path, "run"))
+    return _when_open(path, str(len(Path(path).read_text().split())))
+
+
+def note_first(path_and_text: tuple[str, str]) -> str:
+    note(path_and_text)
+    return _when_open(*path_and_text)
+
+
+def _when_open(path: str, value: str) -> str:
+    while not Path(path).with_suffix(".open").exists():
+        time.sleep(0.02)
+    return value
+
+
+def note_and_fail_until_open(path: str) -> str:
+    note((path, "run"))
+    if not Path(path).with_suffix(".open").exists():
+        raise ConnectionError("not yet")
+    return "at last"
+
+
+def note_large(path_and_size: tuple[str, int]) -> bytes:
+    """Append a line to a file; a value that differs from run to run."""
+    path, size = path_and_size
+    note((path, "run"))
+    return os.urandom(size)
+
+
+def now(_: Any) -> float:
+    return redis_clock.now()
+
+
+async def async_now(_: Any) -> float:
+    return redis_clock.now()
+
+
+def note_row(path: str, row: dict[str, int]) -> str:
+    """Note the row's id; rows 7 and 17 have a bug until a file says that it is mended."""
+    note((path, str(row["id"])))
+    if row["id"] in (7, 17) and not Path(path).with_name("mended").exists():
+        raise ValueError("a bug")
+    return f"{row['id']} {row['price']}"
+
+
+def price_of(row: dict[str, Any]) -> Any:
+    if row["id"] == 7 and row["price"] == 2:
+        raise ValueError("row 7")
+    return row["id"] * row["price"]
+
+
+def rows_after(key: Any) -> tuple[list[Any], Any]:
+    """Pages of 1,000 rows of 2,500, by the last row's id."""
+    first = 0 if key is None else key[0]
+    rows = [{"id": number} for number in range(first + 1, min(first + 1000, 2500) + 1)]
+    return rows, (rows[-1]["id"],) if rows else None
+
+
+def same_page_for_ever(key: Any) -> tuple[list[Any], Any]:
+    return [1], 5
+
+
+def tally(outcomes: list[Any]) -> dict[str, int]:
+    """The sum of the values, and how often each error came."""
+    counts = {"values": sum(outcome.value for outcome in outcomes if outcome.error is None)}
+    for outcome in outcomes:
+        if outcome.error is not None:
+            counts[type(outcome.error).__name__] = counts.get(type(outcome.error).__name__, 0) + 1
+    return counts

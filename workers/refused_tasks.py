@@ -20,6 +20,7 @@ from graft.config.redis_client import connect
 from graft.config.transport.task_validation import ID_LENGTH, Refusal
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.errors import EnvelopeError, SignatureError
+from graft.tasks.queues import unique
 from graft.tasks.results.backend import results_backend
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def bury_dropped(request: Any = None, terminated: bool = False, expired: bool = 
         runs=int(terminated),
         items=1,
         envelope=dead_letters.message_text(request.args or (), request.kwargs or {}),
+        unique=unique.header_of(request),
     )
     try:
         with connect(socket_timeout=2.0, client_name="graft-refused") as client:  # This is the worker's own loop.

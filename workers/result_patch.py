@@ -17,9 +17,11 @@ from celery.backends.redis import RedisBackend
 from graft.config import keys, lua
 from graft.config.deployment import part
 from graft.config.transport.sending_channel import PUSH_MESSAGES, push_arguments
+from graft.config.transport.unique import Terms
 from graft.tasks import guard
 from graft.tasks.delivery import lease, outbox
 from graft.tasks.delivery.outbox import Outbox
+from graft.tasks.queues import unique
 from graft.tasks.results.celery_backend import Backend
 
 STORE_TEXT: Final = PUSH_MESSAGES + lua.text(__file__, "store_result")
@@ -41,17 +43,20 @@ class StoreArguments(NamedTuple):
     @classmethod
     def make(
         cls, key: str, record: str, seconds: int, success: str, delivery: str, *, settles: bool,
-        follows: Outbox | None = None, request: Any = None,
+        follows: Outbox | None = None, request: Any = None, terms: Terms | None = None,
     ) -> StoreArguments:  # fmt: skip
         """For the *record* under *key*, its *seconds* to live, how that of a *success* begins; and of a run that ends
-        with it, the *delivery* of its message, whether nothing else is to be done, and the outbox of what *follows*.
+        with it, the *delivery* of its message, whether nothing else is to be done, and the outbox of what *follows*;
+        and the *terms* of a unique call that ends with it, whose key is on the same server.
         """
         names = [keys.RETURNED + delivery, keys.UNACKED, keys.UNACKED_INDEX]
         lists, messages = push_arguments(())
         if follows is not None:
             names, lists, messages = follows.arguments()
         stored = [record, seconds, success, delivery, int(settles)]
-        return cls([key, *names, *lists], [*stored, *messages], settles, follows, request)
+        held = ["", 0] if terms is None else [request.id, terms.keep_ms]
+        names = [key, *names, key if terms is None else terms.name]
+        return cls([*names, *lists], [*stored, *held, *messages], settles, follows, request)
 
     @property
     def key(self) -> str:
@@ -93,9 +98,10 @@ def arguments(
     delivery = lease.fence_of(request) if state in states.READY_STATES else ""
     settles = bool(delivery) and not (request.chord or (request.errbacks and state != states.SUCCESS))
     follows = outbox.of(request) if settles else None
+    terms = Terms.of(request) if state in states.READY_STATES and unique.is_beside_results() else None
     key = backend.get_key_for_task(task_id)
     return StoreArguments.make(
-        key, record, seconds, success, delivery, settles=settles, follows=follows, request=request
+        key, record, seconds, success, delivery, settles=settles, follows=follows, request=request, terms=terms
     )
 
 
@@ -121,7 +127,10 @@ def install() -> None:
     ) -> Any:
         how = arguments(self, task_id, result, state, traceback, request) if type(self) in STORES else None
         if how is None:
-            return store(self, task_id, result, state, traceback, request, **options)
+            stored = store(self, task_id, result, state, traceback, request, **options)
+            if state in states.READY_STATES:
+                unique.end(request)
+            return stored
         later = part(_Later).take if how.settles else None
         if later is not None:
             how.hand_over()

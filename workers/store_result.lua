@@ -3,15 +3,26 @@
 -- Of a run with a delivery, -1 and nothing else where its message has gone back: the result is another run's to store.
 -- settles: nothing is left to be done, so its message is acknowledged in the same instant, and what follows from the run
 -- is sent, as in conclude.lua. In between a worker could die, and the run after it give another answer.
--- KEYS from the fifth, ARGV from the sixth on: as push_messages.
-local key, returned, unacked, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- call: what has a unique key (transport/unique.lua), which is given back too; it stays for as many ms as keeps says. A
+-- call without one is ''.
+-- KEYS from the sixth, ARGV from the eighth on: as push_messages.
+local key, returned, unacked, index, unique = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local record, ttl, success, delivery, settles = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
+local call, keeps = ARGV[6], tonumber(ARGV[7])
 if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end
 
 local function settle()
+  if call ~= '' and redis.call('HGET', unique, 'id') == call and redis.call('HEXISTS', unique, 'ended') == 0 then
+    if keeps > 0 then
+      redis.call('HSET', unique, 'ended', 1)
+      redis.call('PEXPIRE', unique, keeps)
+    else
+      redis.call('UNLINK', unique)
+    end
+  end
   if not settles then return end
   redis.call('ZREM', index, delivery)
-  if redis.call('HDEL', unacked, delivery) == 1 then push_messages(5, 6) end
+  if redis.call('HDEL', unacked, delivery) == 1 then push_messages(6, 8) end
 end
 
 local old = redis.call('GET', key)

@@ -16,9 +16,11 @@ from graft.config import keys, lua, redis_clock
 from graft.config.deployment import settings
 from graft.config.private_names.of_kombu import stock
 from graft.config.transport import signing
+from graft.config.transport.due import Placed, due_of, put
 from graft.config.transport.fair_order import FairOrder, Flow, FlowMessage
 from graft.config.transport.fence import Fence
 from graft.config.transport.round_trip import Command, RoundTrips
+from graft.config.transport.unique import Terms
 
 WAKEUP_MS: Final = 10_000  # A reader that waits fetches again every second, woken or not.
 SENT_MS: Final = 60_000  # Longer than anybody tries to send a batch of messages again.
@@ -92,7 +94,11 @@ class SendingChannel(stock.Channel):
         wakeups: Counter[str] = Counter()
         commands: list[Command] = []
         ordered: defaultdict[str, list[FlowMessage]] = defaultdict(list)
+        later: list[tuple[float, Placed]] = []
         for queue, message, flow, seconds in messages:
+            if (due := due_of(message)) is not None:
+                later.append((due, self._placed(queue, message)))
+                continue
             key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
             (key,) = self._prefixed([key])
             if one := flow or own:
@@ -104,6 +110,9 @@ class SendingChannel(stock.Channel):
             (key,) = self._prefixed([self._wakeups(queue)])
             commands += [("LPUSH", key, *[1] * count), ("PEXPIRE", key, WAKEUP_MS)]
         self._fair_order.push(ordered, commands, fence)
+        if later:
+            with self.conn_or_acquire() as client:
+                put(later, WAKEUP_MS, client)
 
     def push_once(self, messages: list[tuple[str, dict[str, Any]]], token: str) -> None:
         """Put *messages*, each with its queue, on their queues, unless that was done under *token* before."""
@@ -152,6 +161,14 @@ class SendingChannel(stock.Channel):
                 client.execute_command("ZADD", keys.QUEUES, redis_clock.now(), queue)
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        terms, due = Terms.of(message.get("headers")), due_of(message)
+        if terms is not None or due is not None:
+            with self.conn_or_acquire() as client:
+                if terms is not None:
+                    terms.push(self._placed(queue, message), due, WAKEUP_MS, client)
+                elif due is not None:
+                    put([(due, self._placed(queue, message))], WAKEUP_MS, client)
+            return
         batch = kwargs.get("_publish_batch")
         if batch is not None:
             super()._put(queue, message, **kwargs)
@@ -170,6 +187,10 @@ class SendingChannel(stock.Channel):
         super()._put(queue, message, **kwargs)
         with self.conn_or_acquire() as client:
             self._wake(client.pipeline(transaction=False), queue).execute()
+
+    def _placed(self, queue: str, message: dict[str, Any]) -> Placed:
+        key, signs, text = self.ready(queue, message)
+        return Placed(message["headers"]["id"], queue, key, signs, text)
 
     def _wake(self, pipe: Any, queue: str) -> Any:
         pipe.lpush(self._wakeups(queue), 1)

@@ -55,21 +55,25 @@ def command() -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def list_queues(as_json: bool) -> None:
-    """List queues: waiting messages, the age of the oldest, the number of workers that read it, and pauses."""
+    """List queues: waiting messages, the age of the oldest, readers, and pauses.
+
+    Messages whose time has not come (countdown, eta, a retry) are counted as later.
+    """
     queues = snapshot.take().queues
     if as_json:
         for queue in queues:
             click.echo(json.dumps({**asdict(queue), "purpose": purpose(queue.name)}))
         return
     table = Table("queue", box=None, pad_edge=False)
-    for title in ("waiting", "oldest", "readers"):
+    for title in ("waiting", "later", "oldest", "readers"):
         table.add_column(title, justify="right")
     table.add_column("")
     table.add_column("purpose", style="dim")
     for queue in queues:
         oldest = "" if queue.oldest is None else lasting(queue.oldest)
         remark = Text(queue.remark, "yellow" if queue.is_paused else "bold red")
-        table.add_row(queue.name, f"{queue.waiting:,}", oldest, str(queue.readers), remark, purpose(queue.name))
+        later = f"{queue.later:,}" if queue.later else ""
+        table.add_row(queue.name, f"{queue.waiting:,}", later, oldest, str(queue.readers), remark, purpose(queue.name))
     show(table)
 
 

@@ -143,6 +143,8 @@ def lines(found: Found) -> Iterator[tuple[str, str]]:
         due = f", due in {duration(max(0.0, where.eta - time.time()))}" if where.eta else ""
         if where.place == "queued":
             yield "place", f"queue {where.queue}, priority {where.step} of 0 to 9 on the broker{due}"
+        elif where.place == "later":
+            yield "place", f"waits for its time{due}"
         elif found.workers:
             yield "place", "; ".join(f"{name} {does}" for name, does in found.workers.items()) + due
         else:

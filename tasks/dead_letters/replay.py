@@ -13,10 +13,11 @@ from typing import Any
 
 from kombu.utils.json import loads
 
-from graft.config import redis_clock
-from graft.config.deployment import app
+from graft.config import keys, redis_clock
+from graft.config.deployment import app, settings
 from graft.config.queues import MIDDLE_PRIORITY, table
 from graft.config.redis_client import shared
+from graft.config.transport.unique import HEADER, HeldError
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.store import FAILED_TASK, DeadLetter
 from graft.tasks.delivery.run_counter import Runs
@@ -42,6 +43,7 @@ class Message:
     group: str | None = None
     label: str | None = None  # Flower and `queue peek` show it for the arguments.
     embed: dict[str, Any] = field(default_factory=dict)
+    unique: list[Any] | None = None
 
 
 def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
@@ -63,7 +65,8 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
         if letter.task != RUN_ENVELOPE:
             embed = dict(kept.get("embed") or {})
             task_id = letter.id.removesuffix(FAILED_TASK)
-            return Message(task_id, letter.task, queue or letter.queue or table().default, args, kwargs, embed=embed)
+            lane = queue or letter.queue or table().default
+            return Message(task_id, letter.task, lane, args, kwargs, embed=embed, unique=letter.unique)
         try:
             wire = payloads.fetch(str(args[0]), letter.id)
         except EnvelopeError as error:
@@ -77,7 +80,10 @@ def message_of(letter: DeadLetter, queue: str | None = None) -> Message:
     if letter.reason == "failed":  # Its caller has the outcome; others of its envelope may be replayed beside it.
         fresh = replace(fresh, id=letter.id)
     label = f"({fresh.function.name}, {len(fresh.items)} items from {fresh.positions[0]})"
-    return Message(fresh.id, RUN_ENVELOPE, queue or letter.queue or lane, [fresh.seal()], {}, fresh.batch, label)
+    return Message(
+        fresh.id, RUN_ENVELOPE, queue or letter.queue or lane, [fresh.seal()], {}, fresh.batch, label,
+        unique=letter.unique,
+    )  # fmt: skip
 
 
 def open_envelope(letter: DeadLetter, wire: str | bytes) -> Envelope:
@@ -94,16 +100,26 @@ def replay(letter: DeadLetter, queue: str | None = None) -> bool:
     """Send *letter* again and remove it; False when another process has locked it for its own replay.
 
     Raises:
-        NotReplayable: see :func:`message_of`; the dead letter stays.
+        NotReplayable: see :func:`message_of`, or another call has its unique key; the dead letter stays.
     """
     if queue is not None:
         table().checked(queue)
     message = message_of(letter, queue)
     if not dead_letters.lock(letter.id):
         return False
+    # Whoever is attached to the call from now on is to wait for its next result.
+    key = keys.RESULT + message.id if message.unique else ""
+    before = shared().getdel(key) if key else None
     try:
         Runs(message.id, 0).forget(shared())  # Also an item that killed its processes gets all its runs again.
         publish(message)
+    except HeldError as held:
+        dead_letters.unlock(letter.id)
+        if before:
+            shared().set(key, before, ex=int(settings().result_ttl))
+        raise NotReplayable(
+            f"{held}: only one of them is to run at a time; replay this one when that has ended"
+        ) from held
     except BaseException:
         dead_letters.unlock(letter.id)
         raise
@@ -129,5 +145,5 @@ def publish(message: Message) -> None:
             priority=MIDDLE_PRIORITY,
             declare=[],
             retry=False,
-            headers={SENT_AT: redis_clock.now()},
+            headers={SENT_AT: redis_clock.now()} | ({HEADER: message.unique} if message.unique else {}),
         )  # fmt: skip

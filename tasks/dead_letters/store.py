@@ -59,7 +59,7 @@ Reason = Literal[
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One buried envelope. Times are seconds since the epoch."""
+    """One buried envelope. Times are seconds since the epoch. ``unique`` are the terms of a call with a unique key."""
 
     id: str
     task: str
@@ -73,11 +73,12 @@ class DeadLetter:
     envelope: str
     buried_at: float
     fingerprint: str
+    unique: list[Any] | None = None
 
     @classmethod
     def make(
         cls, *, id: str, task: str, queue: str, reason: Reason, function: str, error: BaseException, traceback: str,
-        runs: int, items: int, envelope: str,
+        runs: int, items: int, envelope: str, unique: list[Any] | None = None,
     ) -> DeadLetter:  # fmt: skip
         """A dead letter of now; its fingerprint is that of all with the same cause."""
         cause = f"{reason}\0{function}\0{cause_of(error)}"
@@ -94,6 +95,7 @@ class DeadLetter:
             envelope=envelope,
             buried_at=redis_clock.now(),
             fingerprint=hashlib.sha256(cause.encode("utf-8", "replace")).hexdigest()[:12],
+            unique=unique,
         )
 
 

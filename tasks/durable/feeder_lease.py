@@ -18,6 +18,7 @@ from graft.tasks.durable.record import OPEN, RECORD
 
 LEASE: Final = f"{RECORD}feeder"
 LAST: Final = f"{RECORD}token"
+FED_AT: Final = f"{LAST}:at"  # When the last feeder had the lease.
 FENCE: Final = f"{RECORD}fence"  # On the broker, which may be another server.
 LASTS_MS: Final = 4000
 RENEW_EVERY: Final = 1.0
@@ -61,7 +62,27 @@ class FeederLease:
 
 def is_wanted(client: Any) -> bool:
     """Whether there is something to feed, and nobody who does. Usually one command: there is nothing."""
-    return bool(client.exists(OPEN) and not client.exists(LEASE))
+    if not client.exists(OPEN):
+        return False
+    with client.pipeline(transaction=False) as pipe:
+        pipe.zrange(OPEN, 0, 0, withscores=True)
+        pipe.exists(LEASE)
+        pipe.time()
+        first, is_held, (seconds, micros) = pipe.execute()
+    return bool(first and not is_held and first[0][1] <= seconds + micros / 1e6)
+
+
+def unfed(client: Any, now: float) -> tuple[int, float]:
+    """How many batches are to be fed, and for how many seconds by Redis's clock nobody has done that."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.zcount(OPEN, "-inf", now)
+        pipe.zrange(OPEN, 0, 0, withscores=True)
+        pipe.exists(LEASE)
+        pipe.get(FED_AT)
+        count, first, is_held, fed_at = pipe.execute()
+    if is_held or not count:
+        return int(count), 0.0
+    return int(count), max(0.0, now - max(float(fed_at or 0), first[0][1]))
 
 
 def holder(client: Any) -> str:

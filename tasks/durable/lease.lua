@@ -24,6 +24,7 @@ end
 if redis.call('HGET', lease, 'token') ~= ARGV[2] then return 0 end
 if operation == 'renew' then
   redis.call('PEXPIRE', lease, ARGV[3])
+  redis.call('SET', last .. ':at', redis.call('TIME')[1], 'EX', 7 * 86400)
 else
   redis.call('UNLINK', lease)
 end

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from graft.config import lua
 from graft.config.deployment import settings
-from graft.tasks.durable.record import OPEN, BatchKeys, as_runs, as_text
+from graft.tasks.durable.positions import as_runs, as_text
+from graft.tasks.durable.record import OPEN, BatchKeys
 from graft.tasks.envelope import Child, Envelope, Outcome, Report, error_frame
 from graft.tasks.ids import new_id
 
@@ -30,6 +31,11 @@ def keep(client: Any, envelope: Envelope, report: Report) -> None:
         position for position, (succeeded, _) in zip(report.positions, report.values, strict=True) if not succeeded
     ] if report.packed else []  # fmt: skip
     _keep(client, envelope.batch, envelope.generation or 0, envelope.id, report, failed)
+
+
+def keep_report(client: Any, batch_id: str, report: Report) -> None:
+    """Keep a *report* of values alone that another batch had, in a batch that has not begun."""
+    _keep(client, batch_id, 0, new_id(), report, ())
 
 
 def keep_failed(

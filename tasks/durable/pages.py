@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from graft.config.deployment import part, settings
 from graft.tasks import codec
 from graft.tasks.durable.record import BatchKeys
+from graft.tasks.durable.sources import SOURCE, SourceChangedError, SourcePage, purpose
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +35,17 @@ class Page:
 
     def sealed(self, batch_id: str, first: int) -> bytes:
         content = pickle.dumps((self.positions, self.items, self.is_plain), codec.PROTOCOL)
-        return codec.sealed(_purpose(batch_id, first), content)
+        return codec.sealed(purpose(batch_id, first), content)
 
     @classmethod
-    def open(cls, sealed: bytes, batch_id: str, first: int) -> Page:
+    def open(cls, sealed: bytes, batch_id: str, first: int) -> Page | SourcePage:
         """The page of a batch that begins with the item *first*.
 
         Raises:
             SignatureError: it was made elsewhere, or for another place.
         """
-        return cls(*pickle.loads(codec.unseal(_purpose(batch_id, first), sealed)))
+        content = pickle.loads(codec.unseal(purpose(batch_id, first), sealed))
+        return SourcePage(*content[1:]) if content[0] == SOURCE else cls(*content)
 
     def index(self, position: int) -> int:
         """The index of the first item that is at *position* or behind it."""
@@ -61,11 +65,7 @@ class Page:
 EMPTY: Final = Page(range(0), (), is_plain=True)
 
 
-def _purpose(batch_id: str, first: int) -> str:
-    return f"page:{batch_id}:{first}"
-
-
-def opened(sealed: bytes | None, batch_id: str, first: int) -> Page:
+def opened(sealed: bytes | None, batch_id: str, first: int) -> Page | SourcePage:
     """The page; an empty one, and a line in the log, where it cannot be opened: its items fail, and no others."""
     if sealed is None:
         return EMPTY
@@ -103,7 +103,35 @@ class PageReader:
         first = int(here[0]) if here else 0
         sealed = self._client.hget(items, first) if here else None
         self._first, self._next = first, int(behind[0]) if behind else 1 << 62
-        self._page = opened(sealed, self._batch.id, first)
+        page = opened(sealed, self._batch.id, first)
+        self._page = page if isinstance(page, Page) else self._read_source(page)
+
+    def _read_source(self, page: SourcePage) -> Page:
+        """The items of a page that are elsewhere; none where they cannot be read, for too long.
+
+        Raises:
+            SourceError: they cannot be read at the moment.
+        """
+        since, name = part(_Unreadable), (self._batch.id, page.first)
+        try:
+            found = Page(*page.read(settings().item_limit))
+        except Exception as error:
+            began = since.setdefault(name, time.monotonic())
+            if not isinstance(error, SourceChangedError) and time.monotonic() - began < settings().outage_grace:
+                self._first = -1
+                raise SourceError(f"the items from {page.first} on cannot be read: {error!r}") from error
+            logger.error("the items from %d on of batch %s are given up: %r", page.first, self._batch.id, error)
+            return EMPTY
+        since.pop(name, None)
+        return found
+
+
+class SourceError(Exception):
+    """A page of an input cannot be read at the moment."""
+
+
+class _Unreadable(dict[tuple[str, int], float]):
+    """Since when pages cannot be read."""
 
 
 def trim(
@@ -123,7 +151,7 @@ def trim(
         trimmed.add(first)
         sealed = client.hget(items, first)
         page = opened(sealed, batch.id, first)
-        kept = [position for position in page.positions if _bit(failed, position)]
+        kept = [position for position in page.positions if has_bit(failed, position)]
         if len(kept) == len(page.positions) > 0:
             continue
         if kept:
@@ -135,6 +163,6 @@ def trim(
     return dropped
 
 
-def _bit(bits: bytes, position: int) -> bool:
+def has_bit(bits: bytes, position: int) -> bool:
     at, left = divmod(position, 8)
     return at < len(bits) and bool(bits[at] >> (7 - left) & 1)

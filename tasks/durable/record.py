@@ -4,7 +4,8 @@
     graft:durable:ID:items     pages of items            graft:durable:ID:pages     the item that each page begins with
     graft:durable:ID:blocks    outcomes, as they came    graft:durable:ID:index     which block has an item
     graft:durable:ID:done      a bit for each item       graft:durable:ID:failed    the same for those that have failed
-    graft:durable:ID:sent      envelopes under way       graft:durable:name:NAME    the id of the batch with that name
+    graft:durable:ID:sent      envelopes under way       graft:durable:ID:keys      digests of the items' keys
+    graft:durable:name:NAME    the id of the batch with that name
     graft:durable:all, :open   ids of all batches, and of those to feed, by time
     graft:durable:feeder       the lease of whoever feeds (feeder_lease.py)
 
@@ -13,30 +14,27 @@ Every key expires ``GRAFT_BATCH_TTL`` after the batch's end, and while it is ope
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Final, Literal
 
 from graft.config import keys, lua
 from graft.config.deployment import settings
 from graft.config.redis_client import server_time, shared
 from graft.tasks.delivery import cancellation
+from graft.tasks.durable.positions import runs_in
 from graft.tasks.errors import TaskQueueError, UnknownBatchError
 
 RECORD: Final = keys.DURABLE
 NAME: Final = f"{RECORD}name:"
 ALL: Final = f"{RECORD}all"
 OPEN: Final = f"{RECORD}open"
-PARTS: Final = ("done", "failed", "blocks", "index", "sent", "items", "pages", "plan")
+PARTS: Final = ("done", "failed", "blocks", "index", "sent", "items", "pages", "plan", "keys")
 LONGEST_NAME: Final = 200
 
 RERUN: Final = lua.load(__file__, "rerun")
 
-State = Literal["running", "paused", "cancelled", "succeeded", "failed"]
-Runs = Iterable[tuple[int, int]]
+State = Literal["later", "running", "paused", "cancelled", "succeeded", "failed"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,8 @@ class BatchRecord:
     """A durable batch as its record says. Times are Redis's, in seconds since the epoch, 0.0 before they come.
 
     ``callable`` is a digest of the callable, ``input`` one of the items. ``sent`` counts the items without an outcome
-    whose envelopes have left. ``now`` is when the record was read.
+    whose envelopes have left. ``due`` is when it may begin, if it was submitted for later. ``now`` is when the record
+    was read.
     """
 
     id: str
@@ -92,6 +91,7 @@ class BatchRecord:
     arrived: int
     generation: int
     created: float
+    due: float
     ended: float
     now: float
     is_paused: bool
@@ -108,12 +108,14 @@ class BatchRecord:
             return "failed" if self.failed or self.fatal else "succeeded"
         if self.is_cancelled:
             return "cancelled"
-        return "paused" if self.is_paused else "running"
+        if self.is_paused:
+            return "paused"
+        return "later" if self.due > self.now else "running"
 
     @property
     def seconds(self) -> float:
-        """Seconds from when it was submitted until its end, or until now."""
-        return max(0.0, (self.ended or self.now) - self.created)
+        """Seconds from when it was submitted, or was due, until its end, or until now."""
+        return max(0.0, (self.ended or self.now) - max(self.created, self.due))
 
 
 def unknown(name: str) -> UnknownBatchError:
@@ -187,7 +189,8 @@ def _read(batch_id: str, fields: dict[bytes, bytes], sent: list[bytes], flag: by
         failed=number(b"failed"), retries=number(b"retries"), envelopes=number(b"envelopes"),
         sent=sum(last + 1 - first for runs in sent for first, last in runs_in(runs.decode())),
         item_bytes=number(b"bytes"), kept_bytes=number(b"kept_bytes"), arrived=number(b"arrived"),
-        generation=number(b"generation"), created=float(text(b"created") or 0), ended=float(text(b"ended") or 0),
+        generation=number(b"generation"), created=float(text(b"created") or 0), due=float(text(b"due") or 0),
+        ended=float(text(b"ended") or 0),
         now=now, is_paused=b"paused" in fields, is_cancelled=cancellation.is_whole(flag),
         fatal=fields.get(b"fatal", b""),
     )  # fmt: skip
@@ -243,6 +246,8 @@ def go_on(record: BatchRecord, client: Any = None) -> None:
 def cancel(record: BatchRecord, *, running: bool = False) -> None:
     """Have nothing more of the batch begin, nor be sent; end what runs, too, if *running*."""
     cancellation.cancel(record.id, settings().batch_ttl, running=running)
+    if record.due > record.now:  # Whoever feeds is to end it now.
+        shared().zadd(OPEN, {record.id: record.now}, xx=True)
 
 
 def forget(record: BatchRecord, client: Any = None) -> None:
@@ -265,81 +270,21 @@ def drop(batch: BatchKeys, client: Any) -> None:
 
 def renew(records: Iterable[BatchRecord], client: Any = None) -> None:
     """Have the batches expire a whole ``batch_ttl`` from now."""
-    with (client or shared()).pipeline(transaction=False) as pipe:
-        for key in [ALL, OPEN, *(key for record in records for key in record.keys.every)]:
-            pipe.expire(key, int(settings().batch_ttl))
+    client, ttl = client or shared(), int(settings().batch_ttl)
+    with client.pipeline(transaction=False) as pipe:
+        for key in (ALL, OPEN):
+            pipe.ttl(key)
+        # They stay as long as the batch that waits longest for its time.
+        shared_keys = [key for key, left in zip((ALL, OPEN), pipe.execute(), strict=True) if left < ttl]
+        for key in [*shared_keys, *(key for record in records for key in record.keys.every)]:
+            pipe.expire(key, ttl)
         pipe.execute()
+
+
+def to_feed(client: Any) -> list[str]:
+    """The ids of the batches to feed whose time has come, the first ones first."""
+    return [one.decode() for one in client.zrange(OPEN, "-inf", server_time(client), byscore=True)]
 
 
 def now(client: Any = None) -> float:
     return server_time(client or shared())
-
-
-# ---- runs of positions, as text: "0-99,104-104" ----------------------------------------------------------------------
-
-
-def as_runs(positions: Iterable[int]) -> list[tuple[int, int]]:
-    """Ascending *positions* as pairs of the first and the last one of each run."""
-    if isinstance(positions, range) and positions.step == 1:
-        return [(positions.start, positions.stop - 1)] if positions else []
-    runs: list[tuple[int, int]] = []
-    for position in positions:
-        if runs and runs[-1][1] == position - 1:
-            runs[-1] = (runs[-1][0], position)
-        else:
-            runs.append((position, position))
-    return runs
-
-
-def as_text(runs: Runs) -> str:
-    return ",".join(f"{first}-{last}" for first, last in runs)
-
-
-def runs_in(text: str) -> list[tuple[int, int]]:
-    return [(int(first), int(last)) for first, last in re.findall(r"(\d+)-(\d+)", text)]
-
-
-def positions_in(runs: Runs) -> Iterator[int]:
-    for first, last in runs:
-        yield from range(first, last + 1)
-
-
-def clear_runs(bits: bytes, total: int) -> list[tuple[int, int]]:
-    """The runs of positions below *total* whose bits are 0; Redis counts bits from the left of each byte."""
-    bits = bits[: (total + 7) // 8].ljust((total + 7) // 8, b"\0")
-    runs: list[tuple[int, int]] = []
-    for found in re.finditer(rb"[^\xff]+", bits):
-        text = "".join(map("{:08b}".format, found.group())) if found.group().strip(b"\0") else ""
-        at = 8 * found.start()
-        if not text:
-            runs.append((at, 8 * found.end() - 1))
-            continue
-        runs += [(at + one.start(), at + one.end() - 1) for one in re.finditer("0+", text)]
-    return [(first, min(last, total - 1)) for first, last in _joined(runs) if first < total]
-
-
-def _joined(runs: Runs) -> list[tuple[int, int]]:
-    joined: list[tuple[int, int]] = []
-    for first, last in runs:
-        if joined and joined[-1][1] + 1 == first:
-            joined[-1] = (joined[-1][0], last)
-        else:
-            joined.append((first, last))
-    return joined
-
-
-def without(runs: Runs, others: Runs) -> list[tuple[int, int]]:
-    """*runs* without the positions in *others*."""
-    left: list[tuple[int, int]] = []
-    taken = sorted(others)
-    for first, last in runs:
-        at = first
-        for start, stop in taken[bisect_left(taken, at, key=itemgetter(1)) :]:
-            if start > last:
-                break
-            if start > at:
-                left.append((at, start - 1))
-            at = stop + 1
-        if at <= last:
-            left.append((at, last))
-    return left

@@ -25,16 +25,8 @@ from graft.tasks.delivery import cancellation
 from graft.tasks.durable import outcomes
 from graft.tasks.durable.feeder_lease import LEASE, FeederLease
 from graft.tasks.durable.pages import PageReader, trim
-from graft.tasks.durable.record import (
-    BatchRecord,
-    Runs,
-    as_runs,
-    as_text,
-    clear_runs,
-    positions_in,
-    runs_in,
-    without,
-)
+from graft.tasks.durable.positions import Runs, as_runs, as_text, clear_runs, positions_in, runs_in, without
+from graft.tasks.durable.record import BatchRecord
 from graft.tasks.envelope import Child, Envelope, Outcome
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, TaskQueueError
 from graft.tasks.feeding.page_source import PageSource
@@ -158,8 +150,8 @@ class DurableSender(BatchSender[FeedReceiver]):
         if gone := self.pages_source.missing:
             self.pages_source.missing = []
             self._note_failed_runs(gone, EnvelopeError(
-                "the item is not among those that the batch keeps: it could not travel when it was submitted, or Redis "
-                "has lost its page; submit it again"
+                "the item is not among those that the batch keeps: it could not travel when it was submitted, Redis "
+                "has lost its page, or its source gives it no more (the log of who feeds says so); submit it again"
             ))  # fmt: skip
         return messages
 

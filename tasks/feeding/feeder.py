@@ -87,7 +87,7 @@ class Feeder:
 
     def _turn(self, lease: FeederLease, client: Any) -> bool:
         """Look after every open batch; whether there is one."""
-        ids = [one.decode() for one in client.zrange(records.OPEN, 0, -1)]
+        ids = records.to_feed(client)
         known = {record.id: record for record in records.read_all(ids, client)}
         for gone in set(ids) - known.keys():
             client.zrem(records.OPEN, gone)

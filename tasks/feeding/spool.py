@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import replace
 from types import CodeType, FunctionType
 from typing import Any, Final, Literal
 
@@ -21,13 +20,15 @@ import redis
 from graft.config import lua
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.tasks import codec
 from graft.tasks.callables.references import FunctionRef
 from graft.tasks.durable import outcomes
 from graft.tasks.durable import record as records
-from graft.tasks.durable.pages import PAGE_BYTES, PAGE_ITEMS, Page
+from graft.tasks.durable.pages import Page
 from graft.tasks.durable.record import ALL, OPEN, RECORD, BatchKeys, BatchRecord
-from graft.tasks.errors import BatchExistsError, PayloadTooLargeError, TaskQueueError
+from graft.tasks.durable.sources import Source, SourcePage
+from graft.tasks.errors import BatchExistsError, PayloadTooLargeError
+from graft.tasks.feeding.checkpoint import Checkpoint, KeyRule
+from graft.tasks.feeding.packer import BadItems, Input, Packer, SourcePacker
 from graft.tasks.feeding.plan import Plan
 from graft.tasks.ids import new_id
 from graft.tasks.results.subscriber import unavailable
@@ -43,73 +44,7 @@ SPOOL: Final = lua.load(__file__, "spool")
 COMMIT: Final = lua.load(__file__, "commit")
 
 IfExists = Literal["attach", "restart", "error"]
-BadItems = Literal["keep", "raise"]
 Resume = Literal["failed", "force"]
-
-
-@dataclass
-class Packer:
-    """Makes pages of items, and a digest of what they are; ``refused`` are the items that cannot travel."""
-
-    raises: bool
-    total: int = 0
-    refused: list[tuple[int, TaskQueueError]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._sha = hashlib.sha256()
-
-    @property
-    def digest(self) -> str:
-        return self._sha.hexdigest()
-
-    def pages(self, items: Iterable[Any]) -> Iterator[tuple[int, Page]]:
-        """The pages, each with the position that it begins at."""
-        rest = iter(items)
-        while chunk := list(islice(rest, PAGE_ITEMS)):
-            yield from self._pages(chunk)
-
-    def _pages(self, chunk: list[Any]) -> Iterator[tuple[int, Page]]:
-        size = codec.plain_size(chunk)
-        if size is not None and size + 3 * len(chunk) > PAGE_BYTES and len(chunk) > 1:
-            half = len(chunk) // 2
-            yield from self._pages(chunk[:half])
-            yield from self._pages(chunk[half:])
-        elif size is not None and size <= min(PAGE_BYTES, settings().item_limit):
-            self._sha.update(repr(chunk).encode("utf-8", "surrogatepass"))
-            first, self.total = self.total, self.total + len(chunk)
-            yield first, Page(range(first, self.total), chunk, is_plain=True)
-        else:
-            yield from self._pickled(chunk)
-
-    def _pickled(self, chunk: list[Any]) -> Iterator[tuple[int, Page]]:
-        first, room = self.total, PAGE_BYTES
-        positions: list[int] = []
-        frames: list[bytes] = []
-        limit = settings().item_limit
-        # What is equal may pickle differently: it depends on which of its parts are one and the same.
-        is_plain = codec.plain_size(chunk, codec.CONTAINERS) is not None
-        if is_plain:
-            self._sha.update(repr(chunk).encode("utf-8", "surrogatepass"))
-        for item in chunk:
-            position, self.total = self.total, self.total + 1
-            try:
-                frame = codec.dump_item(item, limit, "item", position)
-            except TaskQueueError as error:
-                if self.raises:
-                    raise
-                self.refused.append((position, error))
-                self._sha.update(b"refused")
-                continue
-            if not is_plain:
-                self._sha.update(frame)
-            if frames and len(frame) > room:
-                yield first, Page(positions, frames, is_plain=False)
-                first, positions, frames, room = position, [], [], PAGE_BYTES
-            positions.append(position)
-            frames.append(frame)
-            room -= len(frame)
-        if frames:
-            yield first, Page(positions, frames, is_plain=False)
 
 
 def fingerprint(func: Callable[..., Any] | None, ref: FunctionRef) -> str:
@@ -143,11 +78,14 @@ def spool(
     if_exists: IfExists = "attach",
     bad_items: BadItems = "keep",
     resume: Resume | None = None,
+    keys: KeyRule | None = None,
+    source: Source | None = None,
 ) -> BatchRecord:
     """The record of a batch that is the deployment's when this returns: a new one, or the one that has the name.
 
-    *resume*: what of that one has failed runs again, if it has ended. *items* gives the items, from the beginning each
-    time. Blocks for a round trip for each megabyte of them.
+    *resume*: what of that one has failed runs again, if it has ended. *keys*: with other items a new batch takes the
+    name over, and the values of those that have the same keys. *items* gives the items, from the beginning each time.
+    Blocks for a round trip for each megabyte of them.
 
     Raises:
         BatchExistsError: the name is another batch's.
@@ -156,25 +94,19 @@ def spool(
         BrokerUnavailable: Redis does not answer, or is full.
     """
     try:
-        return _spool(plan, func, items, name, if_exists, bad_items, resume)
+        return _spool(plan, func, Input(items, bad_items, source), name, if_exists, resume, keys)
     except (redis.RedisError, OSError) as error:
         raise unavailable(error) from error
 
 
 def _spool(
-    plan: Plan, func: Callable[..., Any] | None, items: Callable[[], Iterable[Any]], name: str,
-    if_exists: IfExists, bad_items: BadItems, resume: Resume | None,
+    plan: Plan, func: Callable[..., Any] | None, items: Input, name: str, if_exists: IfExists, resume: Resume | None,
+    keys: KeyRule | None,
 ) -> BatchRecord:  # fmt: skip
-    options = plan.options
-    client, digest = shared(), fingerprint(func, options.function)
+    client, digest = shared(), fingerprint(func, plan.options.function)
     batch = BatchKeys(new_id(), name)
-    fields: dict[str, str | int] = {
-        "function": options.function.name, "queue": options.queue, "callable": digest,
-    } | ({"then": 1} if plan.then else {})  # fmt: skip
-    keys, sealed = [batch.record, batch.named, batch.part("plan")], plan.sealed(batch.id)
-    flat: list[str | int] = [part for pair in fields.items() for part in pair]
     while True:
-        found, state = CLAIM(keys, [batch.id, name, RECORD, SPOOL_TTL, SILENCE, sealed, *flat], client)
+        found, state = _claim(batch, plan, digest, client)
         if state == b"begun":
             break
         if state == b"spooling":
@@ -186,28 +118,57 @@ def _spool(
         if if_exists == "restart":
             records.forget(other[0], client)
             continue
-        attached = _attached(other[0], plan, digest, items, if_exists, resume)
-        return attached if resume is None else _resumed(attached, plan, digest, client)
+        is_same = _check_is_same(other[0], plan, digest, items, if_exists, resume, keys)
+        if is_same:
+            return other[0] if resume is None else _resumed(other[0], plan, digest, client)
+        assert keys is not None
+        batch = BatchKeys(batch.id)  # The name is the other's until the end.
+        _claim(batch, plan, digest, client)
+        _fill(batch, plan, items, Checkpoint.of(keys, other[0], client), client)
+        records.forget(other[0], client)
+        return records.read(batch.id, client)
+    _fill(batch, plan, items, None if keys is None else Checkpoint(keys), client)
+    return records.read(batch.id, client)
+
+
+def _claim(batch: BatchKeys, plan: Plan, digest: str, client: Any) -> tuple[bytes, bytes]:
+    options = plan.options
+    fields: dict[str, str | int] = {
+        "function": options.function.name, "queue": options.queue, "callable": digest,
+    } | ({"then": 1} if plan.then else {})  # fmt: skip
+    flat: list[str | int] = [part for pair in fields.items() for part in pair]
+    arguments = [batch.id, batch.name, RECORD, SPOOL_TTL, SILENCE, plan.sealed(batch.id), *flat]
+    found, state = CLAIM([batch.record, batch.named, batch.part("plan")], arguments, client)
+    return found, state
+
+
+def _fill(
+    batch: BatchKeys, plan: Plan, items: Input, checkpoint: Checkpoint | None, client: Any
+) -> None:  # fmt: skip
+    """Write the items of a batch that was claimed, and make it the deployment's."""
     try:
-        packer = Packer(raises=bad_items == "raise")
-        for first, page in packer.pages(items()):
-            _write(batch, first, page, client)
-        _commit(batch, packer, client)
+        packer = items.packer()
+        for first, page in packer.pages(None if checkpoint is None else checkpoint.watch):
+            left = page if checkpoint is None else checkpoint.left(page)
+            if left.positions:
+                _write(batch, first, left, client)
+        if checkpoint is not None:
+            checkpoint.save(batch, SPOOL_TTL, client)
+        _commit(batch, packer, plan.options.due, None if checkpoint is None else checkpoint.other, client)
     except BaseException:
         with suppress(redis.RedisError, OSError):  # They expire.
             records.drop(batch, client)
         raise
-    return records.read(batch.id, client)
 
 
-def _attached(
-    other: BatchRecord, plan: Plan, digest: str, items: Callable[[], Iterable[Any]], if_exists: IfExists,
-    resume: Resume | None,
-) -> BatchRecord:  # fmt: skip
-    """*other*, if it is the same batch.
+def _check_is_same(
+    other: BatchRecord, plan: Plan, digest: str, items: Input, if_exists: IfExists, resume: Resume | None,
+    keys: KeyRule | None,
+) -> bool:  # fmt: skip
+    """Whether *other* is the same batch; False where a new one may take it over, by *keys*.
 
     Raises:
-        BatchExistsError: it is not, or is not to be had.
+        BatchExistsError: neither of these.
     """
     remedy = f'graft.batch({other.name!r}) reads it as it is, if_exists="restart" forgets it and begins anew'
     if if_exists == "error":
@@ -222,15 +183,23 @@ def _attached(
             f"{other.function} has been changed since the batch {other.name!r} was submitted, and its values are those "
             f'of the code of then; {remedy}, resume="force" keeps them and runs what has failed with the code of now'
         )
-    packer = Packer(raises=False)
-    for _ in packer.pages(items()):
+    packer = replace(items, bad_items="keep").packer()
+    for _ in packer.pages(None):
         pass
-    if packer.digest != other.input:
+    if packer.digest == other.input and (keys is None or keys.invalidate is None):
+        return True
+    if keys is not None and not other.ended:
+        raise BatchExistsError(
+            f"the batch {other.name!r} still runs ({other.done} of {other.total} items done), and these items are "
+            f"others: submit them when it has ended, or cancel it; {remedy}"
+        )
+    if keys is None:
         raise BatchExistsError(
             f"the batch {other.name!r} has {other.total} other items than these {packer.total} (sets, and objects that "
-            f"are pickled in another order, count as others); take another name; {remedy}"
+            f"are pickled in another order, count as others); take another name, or say by key= which items are the "
+            f"same ones; {remedy}"
         )
-    return other
+    return False
 
 
 def _resumed(other: BatchRecord, plan: Plan, digest: str, client: Any) -> BatchRecord:
@@ -247,7 +216,7 @@ def _resumed(other: BatchRecord, plan: Plan, digest: str, client: Any) -> BatchR
     return records.read(other.id, client)
 
 
-def _write(batch: BatchKeys, first: int, page: Page, client: Any) -> None:
+def _write(batch: BatchKeys, first: int, page: Page | SourcePage, client: Any) -> None:
     limit = settings().spool_limit
     sealed = page.sealed(batch.id, first)
     result = SPOOL(
@@ -265,14 +234,20 @@ def _write(batch: BatchKeys, first: int, page: Page, client: Any) -> None:
         )
 
 
-def _commit(batch: BatchKeys, packer: Packer, client: Any) -> None:
+def _commit(
+    batch: BatchKeys, packer: Packer | SourcePacker, due: float | None, before: BatchRecord | None, client: Any
+) -> None:
     if packer.refused:
         with client.pipeline(transaction=False) as pipe:
             for position, error in packer.refused:
                 outcomes.keep_failed(pipe, batch.id, 0, [(position, position)], error)
             pipe.execute()
+    if before is not None:
+        batch = BatchKeys(batch.id, before.name)
+        client.hset(batch.record, "name", before.name)
     keys = [batch.record, batch.named, ALL, OPEN, *batch.parts(*records.PARTS)]
-    if not COMMIT(keys, [batch.id, packer.total, packer.digest, int(settings().batch_ttl)], client):
+    ttl, taken = int(settings().batch_ttl), before.id if before is not None else ""
+    if not COMMIT(keys, [batch.id, packer.total, packer.digest, ttl, due or 0, taken], client):
         raise _displaced(batch)
 
 

@@ -19,6 +19,8 @@ from graft.tasks.shared.limit_states import LimitState
 
 SWEPT_WITHIN: Final = 10.0  # Seconds after which an expired lease has been noticed.
 FEW_ITEMS: Final = 20  # Rates of fewer items than this say nothing.
+MOVED_WITHIN: Final = 15.0  # Seconds after which a message that is due has been moved to its queue.
+FED_WITHIN: Final = 15.0  # Seconds within which another worker feeds the durable batches.
 WANTED_WITHIN: Final = 600.0  # Seconds after its last item for which an open breaker matters.
 
 
@@ -38,6 +40,8 @@ def judge(found: Measurements, limits: Settings) -> tuple[Verdict, ...]:
         *(leak(one) for one in found.leaks),
         *limits_of_functions(found.limits),
         overlaps(found.overlaps),
+        *later(found),
+        *feeder(found),
     )
 
 
@@ -254,6 +258,34 @@ def limits_of_functions(found: Iterable[LimitState]) -> Iterator[Verdict]:
                 "Its items wait in the queue", breaker.since, None, "s",
                 "see to the service that the function calls; the breaker tries it by itself, and closes",
             )  # fmt: skip
+
+
+def later(found: Measurements) -> Iterator[Verdict]:
+    """Where messages wait for their time: whether somebody moves those that are due."""
+    count = sum(queue.later for queue in found.queues)
+    if count or found.overdue:
+        yield Verdict(
+            "due", "", grade(found.overdue, MOVED_WITHIN),
+            f"{count} messages wait for their time; the first was due {found.overdue:.0f} s ago"
+            if found.overdue else f"{count} messages wait for their time",
+            found.overdue, MOVED_WITHIN, "s",
+            f"a hardened worker moves them to their queues: start one (celery -A {app_name()} worker), and look into "
+            "its log; where stock workers alone read the queues, set GRAFT_DUE_AFTER=0 for those who send",
+        )  # fmt: skip
+
+
+def feeder(found: Measurements) -> Iterator[Verdict]:
+    """Where durable batches are open: whether somebody feeds them."""
+    count, silent = found.unfed
+    if count:
+        yield Verdict(
+            "feeder", "", grade(silent, FED_WITHIN),
+            f"{count} durable batches are open, and nobody has fed them for {silent:.0f} s"
+            if silent else f"{count} durable batches are open, and a worker feeds them",
+            silent, FED_WITHIN, "s",
+            f"one of the workers feeds them: start one (celery -A {app_name()} worker), and look into its log for "
+            "'the feeder of durable batches failed'; a batch goes on where it was",
+        )  # fmt: skip
 
 
 def overlaps(count: int) -> Verdict:

@@ -12,15 +12,17 @@ from redis.exceptions import NoPermissionError
 from graft.config import keys
 from graft.config.deployment import settings
 from graft.config.redis_client import broker, server_time, shared
+from graft.config.transport import due
 from graft.config.transport.quarantine import COUNTS, MESSAGES
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import causes
+from graft.tasks.durable import feeder_lease
 from graft.tasks.health import beat_ticks, canaries, redis_server
 from graft.tasks.health.measurements import Held, Loop, Measurements, Pile, Queue, Work, Worker
 from graft.tasks.leaks import findings, samples
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.leaks.trend import SURE
-from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
+from graft.tasks.messages.message_format import UNACKED, lists, waits_since
 from graft.tasks.monitoring import function_stats
 from graft.tasks.monitoring.run_counts import plain_totals
 from graft.tasks.monitoring.worker_registry import BEAT, BEAT_TTL, IO_POOL, NAMES, WorkerBeat
@@ -56,6 +58,8 @@ def everything(overlaps: int = 0) -> Measurements:
             beat=beat_ticks.silence(client, now),
             started=started(beats),
             overlaps=overlaps,
+            overdue=max(0.0, now - (due.first(queue_side) or now)),
+            unfed=feeder_lease.unfed(client, now),
         )
 
 
@@ -129,6 +133,7 @@ def queues(
         replies = iter(pipe.execute())
     seen = {field.decode(): json.loads(text) for field, text in client.hgetall(SEEN).items()}
     sent_canaries = canaries.read(client)
+    later = due.counts(queue_side)
     paused = pause.paused(client)
     heads: dict[str, tuple[str, float]] = {}
     found = []
@@ -146,7 +151,7 @@ def queues(
             oldest = max(oldest or 0.0, now - (sent or since))
         readers = [beat for beat in beats if queue in beat.queues]
         canary = sent_canaries.get(queue)
-        if not readers and not waiting and not (canary and canary.is_pending):
+        if not readers and not waiting and queue not in later and not (canary and canary.is_pending):
             continue
         found.append(
             Queue(
@@ -159,6 +164,7 @@ def queues(
                 canary.seconds if canary else None,
                 now - canary.asked if canary and canary.is_pending else None,
                 queue in paused,
+                later.get(queue, 0),
             )
         )
     if remember:
@@ -179,8 +185,7 @@ def _identity(raw: bytes) -> tuple[str, float | None]:
     try:
         message = json.loads(raw)
         headers = message.get("headers") or {}
-        sent = headers.get(SENT_AT)
-        return str(headers.get("id") or message["properties"]["delivery_tag"]), float(sent) if sent else None
+        return str(headers.get("id") or message["properties"]["delivery_tag"]), waits_since(headers)
     except (ValueError, KeyError, TypeError, AttributeError):
         return str(hash(raw[:2000])), None
 

@@ -15,7 +15,7 @@ class Queue:
 
     ``oldest`` is the age of the message that has waited longest. ``round_trip`` is how long the last canary that came
     back took, ``unanswered`` how long one has been on its way; None without any. ``slots`` and ``busy`` are those of
-    its readers.
+    its readers. ``later`` are messages whose time has not come.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Queue:
     round_trip: float | None = None
     unanswered: float | None = None
     is_paused: bool = False
+    later: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Measurements:
     """Everything that one check reads.
 
     ``beat`` is the time since Beat last sent something, None if it never did; ``started`` the time since the first of
-    the live workers started, None without any.
+    the live workers started, None without any. ``overdue`` is how long ago the first message was due that has not been
+    moved to its queue; ``unfed`` how many durable batches are open, and for how long nobody has fed them.
     """
 
     queues: tuple[Queue, ...] = ()
@@ -106,3 +108,5 @@ class Measurements:
     beat: float | None = None
     started: float | None = None
     overlaps: int = 0
+    overdue: float = 0.0
+    unfed: tuple[int, float] = (0, 0.0)

@@ -9,7 +9,7 @@ for index = -1, -looks, -1 do
   local message = redis.call('LINDEX', step, index)
   if not message then break end
   local _, ends = string.find(message, mark, 1, true)
-  local sent_at = ends and tonumber(string.match(message, '^ ?([%d.]+)', ends + 1))
+  local sent_at = ends and not string.find(message, '"eta": "', 1, true) and tonumber(string.match(message, '^ ?([%d.]+)', ends + 1))
   if sent_at and sent_at < before then old[#old + 1] = {sent_at, message} end
 end
 table.sort(old, function(one, other) return one[1] < other[1] end)

@@ -22,7 +22,7 @@ MARK: Final = f"{json.dumps(SENT_AT)}:"  # Of the header. Inside a text its quot
 def lift_waiting_messages() -> int:
     """Move messages that have waited longer than ``max_waiting`` to the front of their queue; how many.
 
-    Those of others, which do not say when they were sent, keep their places.
+    Those that had a due time keep their places, and those of others, which do not say when they were sent.
     """
     before = redis_clock.now() - settings().max_waiting
     with broker() as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graft.config.redis_client import broker
+from graft.config.transport import due
 from graft.tasks.messages.message_format import UNACKED, lists
 from graft.tasks.queues import existing
 
@@ -16,6 +17,12 @@ def waiting() -> dict[str, int]:
                 pipe.llen(key)
         lengths = iter(pipe.execute())
     return {queue: sum(next(lengths) for _ in keys) for queue, keys in queues.items()}
+
+
+def later() -> dict[str, int]:
+    """Messages of each queue whose time has not come."""
+    with broker() as client:
+        return due.counts(client)
 
 
 def unacked() -> int:

@@ -17,12 +17,13 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from graft.config import lua
+from graft.config.transport import due
 from graft.tasks.messages.message_format import SEPARATOR, UNACKED, lists
 from graft.tasks.queues import existing
 
 CHUNK: Final = 200
 LONGEST_SEARCH: Final = 200_000  # Messages; a longer queue is not lost, only busy.
-Place = Literal["queued", "held"]
+Place = Literal["later", "queued", "held"]  # Later: its time has not come.
 
 SEARCH: Final = lua.load(__file__, "locate")
 
@@ -30,8 +31,8 @@ SEARCH: Final = lua.load(__file__, "locate")
 def missing(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> set[str]:
     """Those of *ids* that no queue and no worker has. Nothing when there is too much to search.
 
-    Queues first: a message goes from there to the workers. One that is given back at the wrong moment may be missed,
-    so only a second search makes it certain.
+    A message whose time has come goes to a queue, and from there to the workers: they are searched in this order. One
+    that is given back at the wrong moment may be missed, so only a second search makes it certain.
     """
     ids = set(ids)
     places = where(ids, client, queues)
@@ -58,9 +59,9 @@ class Location:
 
 
 def find(ids: Iterable[str], client: Any, queues: Sequence[str] = ()) -> dict[str, Location] | None:
-    """Where each of *ids* is that waits on a queue or that a worker holds; None when there is too much to search."""
-    left = set(ids)
-    places: dict[str, Location] = {}
+    """Where each of *ids* is that waits, or that a worker holds; None when there is too much to search."""
+    places = {name: Location("later", eta=when) for name, when in due.times(list(ids), client).items()}
+    left = set(ids) - places.keys()
     keys = [key for queue in {*existing.names(client), *queues} for key in lists(queue)]
     with client.pipeline(transaction=False) as pipe:
         for key in keys:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from graft.config import lua
 from graft.config.redis_client import broker
 from graft.config.transport import task_validation
-from graft.tasks.messages.message_format import SENT_AT, UNACKED, lists
+from graft.tasks.messages.message_format import UNACKED, lists, waits_since
 from graft.tasks.queues import existing
 
 PAGE: Final = 100
@@ -26,7 +26,7 @@ SEARCH: Final = lua.load(__file__, "peek")
 
 @dataclass(frozen=True)
 class Waiting:
-    """One message that waits. ``sent_at`` is seconds since the epoch, where the sender said so.
+    """One message that waits. ``sent_at``, or when it was due, is seconds since the epoch, where the sender said so.
 
     All of it is what the message says of itself: true where ``flaw``, the reason why workers would not run it, is "".
     """
@@ -59,11 +59,11 @@ def read(raw: bytes, priority: int) -> Waiting:
     """What the message in *raw* says of itself, fit for a terminal."""
     try:
         headers = json.loads(raw)["headers"]
-        task, what, sent = str(headers["task"]), str(headers.get("argsrepr") or ""), headers.get(SENT_AT)
+        task, what, since = str(headers["task"]), str(headers.get("argsrepr") or ""), waits_since(headers)
         label = _LABEL.fullmatch(what)
         return Waiting(
             printable(str(headers["id"])), printable(task), printable(what), priority, len(raw),
-            float(sent) if sent else None, printable(label["function"] if label else task),
+            since, printable(label["function"] if label else task),
             int(label["items"]) if label else 1, printable(str(headers.get("group") or "")),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -20,7 +20,8 @@ from celery.app.task import Context
 from graft.config import redis_clock
 from graft.config.deployment import app, settings
 from graft.config.redis_client import broker, shared
-from graft.config.transport import task_validation
+from graft.config.transport import due, task_validation
+from graft.config.transport.unique import HEADER, Terms
 from graft.tasks import codec
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.store import DeadLetter
@@ -29,7 +30,7 @@ from graft.tasks.envelope import RUN_ENVELOPE
 from graft.tasks.errors import CancelledBatchError, EnvelopeError
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import lists
-from graft.tasks.queues import existing, peek
+from graft.tasks.queues import existing, peek, unique
 from graft.tasks.queues.peek import Waiting
 
 PASSES: Final = 5
@@ -123,6 +124,7 @@ def dead_letter_of(raw: bytes, one: Waiting, queue: str, reason: str) -> DeadLet
     return DeadLetter.make(
         id=one.id, task=one.task, queue=queue, reason="revoked", function=one.function,
         error=CancelledBatchError(reason), traceback="", runs=0, items=one.items, envelope=envelope,
+        unique=json.loads(raw)["headers"].get(HEADER),
     )  # fmt: skip
 
 
@@ -136,6 +138,8 @@ def publish_revoked(raw: bytes, reason: str) -> None:
         chord=embed.get("chord"), root_id=headers.get("root_id"), parent_id=headers.get("parent_id"),
     )  # fmt: skip
     app().backend.mark_as_revoked(headers["id"], reason, request, store_result=not headers.get("ignore_result"))
+    if (terms := Terms.of(headers)) is not None:
+        unique.end_of(terms, headers["id"])
 
 
 def cancel(batch: str, *, running: bool = False) -> int:
@@ -155,6 +159,10 @@ def cancel(batch: str, *, running: bool = False) -> int:
                 if not task_validation.flaw(raw) and client.lrem(key, 1, raw):
                     withdrawn += 1
                     publish_revoked(raw, "cancelled")
+            later = [name for name, raw in due.mentioning(batch, client) if peek.read(raw, 0).batch == batch]
+            for raw in due.remove(later, client).values():
+                withdrawn += 1
+                publish_revoked(raw, "cancelled")
             if withdrawn == before:
                 break  # What is taken out moves the rest, so one search may pass some over; this one found none.
     return withdrawn

@@ -58,7 +58,7 @@ class Traces:
         if self.location is not None:
             if self.location.eta is not None and self.location.eta > now:
                 return "scheduled"
-            return "queued" if self.location.place == "queued" else "running"
+            return "running" if self.location.place == "held" else "queued"
         if not self.is_searched:
             return "running" if self.state else "queued"
         if self.record.completed is not None:

@@ -120,8 +120,8 @@ def acknowledge(pipe: Any, request: Any) -> None:
         pipe.zrem(keys.UNACKED_INDEX, tag)
 
 
-def open_report(text: str, envelope_id: str) -> Report:
-    """The report of an envelope, which *text* is or stands for. A stored report is read once.
+def open_report(text: str, envelope_id: str, *, is_kept: bool = False) -> Report:
+    """The report of an envelope, which *text* is or stands for. A stored report is read once, unless it *is_kept*.
 
     Raises:
         EnvelopeError: it stands for one that has expired.
@@ -129,7 +129,8 @@ def open_report(text: str, envelope_id: str) -> Report:
     if not text.startswith(STORED):
         return Report.open(text, envelope_id)
     report = _opened(shared().get(OUTCOME + envelope_id), envelope_id)
-    shared().unlink(OUTCOME + envelope_id)
+    if not is_kept:
+        shared().unlink(OUTCOME + envelope_id)
     return report
 
 

@@ -54,7 +54,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._expected: dict[str, Handler] = {}
+        self._expected: dict[str, tuple[Handler, ...]] = {}  # Several where calls are attached to one (unique=).
         self._lost = LostMessages(settings().lost_after)
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
@@ -83,7 +83,9 @@ class Inbox:
         *is_sent*: it is lost when it is found nowhere; otherwise not before :meth:`is_sent` is called.
         """
         with self._lock:
-            self._expected[envelope_id] = handler
+            others = self._expected.get(envelope_id, ())
+            if handler not in others:
+                self._expected[envelope_id] = (*others, handler)
             if is_sent:
                 self._lost.add(envelope_id, time.monotonic())
 
@@ -176,10 +178,9 @@ class Inbox:
         self._look_up(list(missing), client)  # An envelope leaves its worker after its result was stored.
         with self._lock:
             lost = self._lost.searched(due, missing, time.monotonic())
-            handlers = [(envelope_id, self._expected.pop(envelope_id, None)) for envelope_id in lost]
-        for envelope_id, handler in handlers:
-            if handler is not None:
-                self._call(handler, envelope_id, _lost(envelope_id))
+            expected = [(envelope_id, self._expected.pop(envelope_id, ())) for envelope_id in lost]
+        for envelope_id, handlers in expected:
+            self._call(handlers, envelope_id, _lost(envelope_id))
 
     def _look_up_all(self, client: Any) -> None:
         with self._lock:
@@ -201,29 +202,27 @@ class Inbox:
             logger.warning("dropped a result record that is not Celery's: %r", record[:200])
             return
         if state == EARLY:
-            handler = self._expected.get(envelope_id)
-            if handler is not None:
-                self._call(handler, envelope_id, meta)
+            self._call(self._expected.get(envelope_id, ()), envelope_id, meta)
         if state not in READY:
             return
         with self._lock:
-            handler = self._expected.pop(envelope_id, None)
+            handlers = self._expected.pop(envelope_id, ())
             self._lost.drop(envelope_id)
-        if handler is not None:
-            self._call(handler, envelope_id, meta)
+        self._call(handlers, envelope_id, meta)
 
     def _give_up(self, error: BrokerUnavailable) -> None:
         with self._lock:
             expected, self._expected = self._expected, {}
             self._lost = LostMessages(settings().lost_after)
-        for envelope_id, handler in expected.items():
-            self._call(handler, envelope_id, error)
+        for envelope_id, handlers in expected.items():
+            self._call(handlers, envelope_id, error)
 
-    def _call(self, handler: Handler, envelope_id: str, result: Result) -> None:
-        try:
-            handler(envelope_id, result)
-        except BaseException:  # One batch's trouble must not silence the others, a callback that calls exit() neither.
-            logger.exception("the result of %s could not be delivered", envelope_id)
+    def _call(self, handlers: Sequence[Handler], envelope_id: str, result: Result) -> None:
+        for handler in handlers:
+            try:
+                handler(envelope_id, result)
+            except BaseException:  # One batch's trouble must not silence the others, nor must a callback's exit().
+                logger.exception("the result of %s could not be delivered", envelope_id)
 
 
 def _channel(envelope_id: str) -> str:

@@ -18,6 +18,7 @@ from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import lease
+from graft.tasks.delivery.cancellation import Cancelled
 from graft.tasks.delivery.poison_isolation import NotAloneError
 from graft.tasks.delivery.run_counter import Delivery, Runs, delivery_of, is_redelivered
 from graft.tasks.durable import outcomes as durable_outcomes
@@ -27,6 +28,7 @@ from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
 from graft.tasks.policy import FailedRun
 from graft.tasks.pools.slot import Slot
+from graft.tasks.queues import unique
 from graft.tasks.results import attempts, early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
 from graft.tasks.results.result_store import LabelledText, acknowledge, label, publish, reference_text, result_text
@@ -123,6 +125,8 @@ class EnvelopeRun:
             if slot is not None:
                 slot.step_back()
             raise
+        if not unique.may_begin(task.request):
+            delivery = replace(delivery, cancelled=Cancelled(everything=True))
         children = (*envelope.children, *delivery.children)
         frames = {**envelope.carried, **kept}
         run = cls(task, task.request, envelope, func, record, delivery, frames, children, slot)
@@ -254,6 +258,7 @@ class EnvelopeRun:
             text = self._keep_in_batch(pipe, report) if envelope.generation is not None else result_text(
                 pipe, envelope.id, report, is_stored=envelope.stores_report
             )  # fmt: skip
+            unique.end_on(pipe, self.request)  # First: whoever has the outcome finds the key free.
             publish(pipe, self.request, text)
             first = next(iter({**self.recorded_errors, **outcomes.errors}.values()), None)
             text = LabelledText(text, label(report, first))
@@ -266,6 +271,7 @@ class EnvelopeRun:
                 pipe.execute()
             else:
                 self.slot.execute(pipe)
+        unique.end_elsewhere(self.request)
         return text
 
     def _keep_in_batch(self, pipe: Any, report: Report) -> str:
@@ -402,6 +408,7 @@ class EnvelopeRun:
                 runs=runs or self.run_of(indexes[0]),
                 items=len(indexes),
                 envelope=replace(self.part(indexes), id=own, carried={}, postponed={}, spent=(0.0, 0.0)).seal(),
+                unique=unique.header_of(self.request),
             )
         )
 

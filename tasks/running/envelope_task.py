@@ -103,8 +103,11 @@ def run_envelope(self: EnvelopeTask, wire: str) -> str:
 
 
 @own_task(REDUCE, base=EnvelopeTask, bind=True)
-def reduce_batch(self: EnvelopeTask, parts: list[str], wire: str) -> str:
-    """The body of a batch's chord: apply the reducer to all values; if an item failed, its error is the outcome."""
+def reduce_batch(self: EnvelopeTask, parts: list[str], wire: str, *, keeps_errors: bool = False) -> str:
+    """The body of a batch's chord: apply the reducer to all values; if an item failed, its error is the outcome.
+
+    With *keeps_errors* the reducer is given the Outcome of each item, whatever became of it.
+    """
     envelope = Envelope.open(payloads.fetch(wire, self.request.id), self.request.id)
     record = Runs(envelope.id, envelope.retries, delivery=delivery_of(self.request))
     limit = settings().run_limit
@@ -113,11 +116,17 @@ def reduce_batch(self: EnvelopeTask, parts: list[str], wire: str) -> str:
         error = PoisonedError(f"reducing with {envelope.function.name} took {delivery.run - 1} worker processes")
         guard.bury(self, self.request, error, "poisoned", delivery.run)
         return _report_of(error_frame(error)).seal(envelope.id)
-    outcomes = sorted(stored_outcomes(parts), key=lambda outcome: outcome.index)
+    refused = Report(list(envelope.carried), list(envelope.carried.values()), True, 0.0, 0.0, 0)
+    outcomes = sorted([*stored_outcomes(parts), *refused.outcomes()], key=lambda outcome: outcome.index)
     if [outcome.index for outcome in outcomes] != list(range(len(envelope.positions))):
         raise EnvelopeError(f"{len(outcomes)} of {len(envelope.positions)} outcomes arrived to be reduced")
     failed = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
-    frame = _reduced(envelope, [outcome.value for outcome in outcomes]) if failed is None else error_frame(failed)
+    if keeps_errors:
+        frame = _reduced(envelope, outcomes)
+    elif failed is None:
+        frame = _reduced(envelope, [outcome.value for outcome in outcomes])
+    else:
+        frame = error_frame(failed)
     with record.client.pipeline(transaction=False) as pipe:
         record.forget(pipe)
         text = result_text(pipe, envelope.id, _report_of(frame))
@@ -127,7 +136,7 @@ def reduce_batch(self: EnvelopeTask, parts: list[str], wire: str) -> str:
 
 def _reduced(envelope: Envelope, values: list[Any]) -> tuple[bool, bytes]:
     """The outcome of the reducer, as it travels."""
-    single = replace(envelope, positions=[0], items=[values], packed=False)
+    single = replace(envelope, positions=[0], items=[values], packed=False, carried={})
     ran = run_items(single, function_store.load(envelope.function), [0])
     error = ran.errors.get(0)
     # A reduced value may be as large as all that went into it.

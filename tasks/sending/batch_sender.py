@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from graft.config.deployment import app_name, settings
+from graft.config.redis_client import broker
+from graft.config.transport import due
 from graft.config.transport.channel import Channel
 from graft.config.transport.fence import Fence
 from graft.tasks.callables import function_store
@@ -50,7 +52,8 @@ class BatchOptions:
     ``in_flight`` counts envelopes, None leaves it to the number of workers. ``plain_in_flight`` replaces it once a
     plain callable has shown that it returns no awaitables: its envelopes run one item at a time then, so as many of
     them may be in flight as there may be items. ``bound`` counts the envelopes of several batches. ``share`` is the
-    weight of this batch among those that wait beside it.
+    weight of this batch among those that wait beside it. ``due`` is when it may begin, in seconds since the epoch by
+    Redis's clock; None for at once.
     """
 
     function: FunctionRef
@@ -65,6 +68,7 @@ class BatchOptions:
     unpack: bool = False
     bound: EnvelopeBound | None = None
     share: float = 1.0
+    due: float | None = None
 
     @property
     def pace_name(self) -> str:
@@ -148,11 +152,23 @@ class BatchSender(Generic[R]):
             return
         self._is_cancelling, self._is_cancelled = False, True
         cancellation.cancel(self.receiver.id, settings().result_ttl, running=self._ends_running)
+        if self.options.due is not None:
+            self._withdraw_later()
         if not self.is_finished:
             self.is_finished = True
             unsent = self._packer.close()
             self.receiver.note_total(self._packer.taken)
             self._note_failed(unsent, CancelledBatchError("cancelled before it was sent"))
+
+    def _withdraw_later(self) -> None:
+        """What waits for its time never begins; nobody need wait for that."""
+        with broker() as client:
+            removed = due.remove([envelope_id for envelope_id, _ in self._in_flight.all()], client)
+        for envelope_id in removed:
+            sent = self._in_flight.answered(envelope_id)
+            inbox().forget(envelope_id)
+            if sent is not None:
+                self._note_failed(sent.pending, CancelledBatchError("cancelled before its time had come"))
 
     def spread(self, channel: Channel) -> None:
         """Correct the order of the envelopes that wait, if they take much longer than was expected, or less long."""
@@ -248,6 +264,7 @@ class BatchSender(Generic[R]):
             self.fence,
             self._fair_share.flow,
             self._pace_of(envelope).envelope_seconds(len(envelope.items), envelope.concurrency),
+            self.options.due,
         )
         self._in_flight.sent(message, envelope.positions, len(sealed))
         return message
@@ -318,8 +335,13 @@ class BatchSender(Generic[R]):
 
     def _take_result(self, envelope_id: str, text: str, sent: SentEnvelope) -> Sequence[Child]:
         """Take a report in; the envelopes that answer for its other items."""
+        return self._take_report(envelope_id, text, sent)
+
+    def _take_report(
+        self, envelope_id: str, text: str, sent: SentEnvelope, *, is_kept: bool = False
+    ) -> Sequence[Child]:  # fmt: skip
         try:
-            report = open_report(text, envelope_id)
+            report = open_report(text, envelope_id, is_kept=is_kept)
         except Exception as error:
             self._note_failed(sent.pending, error)
             return ()

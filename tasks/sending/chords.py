@@ -15,7 +15,7 @@ from graft.tasks.callables import function_store
 from graft.tasks.callables.references import FunctionRef
 from graft.tasks.cleanup import chord_recovery
 from graft.tasks.delivery import chord_records
-from graft.tasks.envelope import Child, Envelope, Outcome
+from graft.tasks.envelope import Child, Envelope, Outcome, error_frame
 from graft.tasks.errors import CancelledBatchError, EnvelopeLostError
 from graft.tasks.ids import new_id
 from graft.tasks.results.backend import results_backend
@@ -38,13 +38,16 @@ class ReducingSender(BatchSender[Outcomes]):
         options: BatchOptions,
         wake: Callable[[BatchSender[Any]], None],
         reducer: FunctionRef,
+        *,
+        keeps_errors: bool = False,
     ) -> None:
         super().__init__(outcomes, source, options, wake)
         self._reducer = reducer
         self._unsent: deque[Envelope] | None = None  # None until everything has been cut.
         self._chord: Mapping[str, Any] | None = None
         self._body_id = new_id()
-        self._refusal: BaseException | None = None
+        self._keeps_errors = keeps_errors
+        self._refused: dict[int, BaseException] = {}  # Items that cannot travel.
         self._recoveries = 0
 
     @property
@@ -75,16 +78,18 @@ class ReducingSender(BatchSender[Outcomes]):
             envelope = self._next_envelope(size)
             if envelope is not None:
                 cut.append(envelope)
-        if self._refusal is not None:
-            self.receiver.note_reduced(Outcome(0, error=self._refusal))
+        if self._refused and (not self._keeps_errors or not cut):
+            self.receiver.note_reduced(Outcome(0, error=next(iter(self._refused.values()))))
             return deque()
         self._open_chord(total, cut)
         return cut
 
     def _open_chord(self, total: int, cut: Sequence[Envelope]) -> None:
         reducer = function_store.store(self._reducer)
-        body = Envelope(self._body_id, self.receiver.id, reducer, range(total), [], False)
-        signature = reduce_batch.s(body.seal()).set(
+        refused = {position: error_frame(error) for position, error in self._refused.items()}
+        body = Envelope(self._body_id, self.receiver.id, reducer, range(total), [], False, carried=refused)
+        how = {"keeps_errors": True} if self._keeps_errors else {}
+        signature = reduce_batch.s(body.seal(), **how).set(
             task_id=self._body_id, queue=self.options.queue, priority=self.options.priority
         )
         self._chord = dict(signature)
@@ -95,7 +100,9 @@ class ReducingSender(BatchSender[Outcomes]):
         )
 
     def _note_refused(self, refused: Sequence[Outcome]) -> None:
-        self._refusal = self._refusal or refused[0].error
+        self._refused |= {outcome.index: outcome.error for outcome in refused if outcome.error is not None}
+        if self._keeps_errors:
+            self.receiver.note_counted(len(refused), len(refused), 0)
 
     def carry_out_cancel(self) -> None:
         is_cut_short = self._is_cancelling and not self.is_finished

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from graft.config.transport.fair_order import Flow
 from graft.config.transport.fence import Fence
+from graft.config.transport.unique import HeldError, Terms
 from graft.tasks.envelope import Child, Outcome
 
 SENT_AT_MOST: Final = 3  # Times that an envelope which got lost is sent in all.
@@ -35,6 +36,9 @@ class OutgoingMessage:
     fence: Fence | None = None  # Of a sender that may send under a lease alone.
     flow: Flow | None = None
     seconds: float = 0.0
+    due: float | None = None  # When it may run, in seconds since the epoch.
+    unique: Terms | None = None  # Of a call of which there is one at a time,
+    on_held: Callable[[HeldError], None] | None = None  # and what to do where another one has its key.
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ import atexit
 import logging
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -23,10 +24,12 @@ from graft.config.redis_client import connect
 from graft.config.transport.channel import Channel
 from graft.config.transport.fence import FencedOffError
 from graft.config.transport.sending_channel import Outgoing
+from graft.config.transport.unique import HEADER, HeldError
 from graft.tasks.callables import function_store
 from graft.tasks.errors import BrokerUnavailable
 from graft.tasks.messages import payloads
 from graft.tasks.messages.message_format import SENT_AT
+from graft.tasks.queues import unique
 from graft.tasks.results.backend import results_backend
 from graft.tasks.results.subscriber import inbox, unavailable
 from graft.tasks.sending import progress
@@ -173,7 +176,7 @@ class Publisher:
             if message.body is not None:
                 payloads.store(message.id, message.body, self._own_client())
         channel = self._producer.channel
-        messages = self._publish_fenced(messages, channel)
+        messages = self._publish_unique(self._publish_fenced(messages, channel))
         if not isinstance(channel, Channel):
             with self._producer.batch() as batch:
                 for message in messages:
@@ -201,7 +204,8 @@ class Publisher:
         """Send *message* as Celery does, so that whoever listens sees it."""
         app().amqp.send_task_message(
             self._producer, message.task, _message(message), queue=message.queue, priority=message.priority,
-            declare=[], retry=False, headers={SENT_AT: redis_clock.now()},
+            declare=[], retry=False,
+            headers={SENT_AT: redis_clock.now()} | ({HEADER: message.unique.header} if message.unique else {}),
         )  # fmt: skip
 
     def _publish_fenced(self, messages: list[OutgoingMessage], channel: Any) -> list[OutgoingMessage]:
@@ -215,6 +219,19 @@ class Publisher:
             except FencedOffError as error:  # Whoever feeds by now knows of them, and sends them.
                 logger.warning("%d envelopes were not sent: %s", len(ours), error)
         return [message for message in messages if message.fence is None]
+
+    def _publish_unique(self, messages: list[OutgoingMessage]) -> list[OutgoingMessage]:
+        """Send those of *messages* of which there is one at a time, each in the step that decides; the others."""
+        for message in messages:
+            while message.unique is not None and message.on_held is not None:
+                try:
+                    self._send_observed(message)
+                except HeldError as held:
+                    if unique.is_lost(held):
+                        continue
+                    message.on_held(held)
+                break
+        return [message for message in messages if message.unique is None]
 
     def _give_up(
         self,
@@ -278,6 +295,7 @@ def _message(message: OutgoingMessage) -> Any:
         message.task,
         args=message.args,
         kwargs={},
+        eta=None if message.due is None else datetime.fromtimestamp(message.due, UTC),
         group_id=message.group,
         group_index=message.index,
         root_id=message.group,

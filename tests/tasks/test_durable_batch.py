@@ -7,6 +7,8 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from operator import itemgetter
 
 import pytest
 
@@ -441,3 +443,72 @@ def test_a_program_that_is_mended_and_run_again_runs_what_has_failed(stack, name
     assert run("False", "force") == "succeeded 0"
     assert run("False", "failed") == "succeeded 0"
     assert graft.batch(name).collect(WAIT) == list(range(200))
+
+
+def rows(*numbers, price=1):
+    return [{"id": number, "price": price} for number in numbers]
+
+
+def test_with_a_key_only_items_that_are_new_or_failed_or_invalidated_run(stack, name, tmp_path):
+    ledger = tmp_path / "ledger"
+
+    def submit(items, **how):
+        batch = graft.submit(notes_row(ledger), items, name=name, key=itemgetter("id"), batch_size=3, **how)
+        batch.wait(WAIT)
+        ran, _ = ledger.read_text().split() if ledger.exists() else [], ledger.unlink(missing_ok=True)
+        return batch, sorted(map(int, ran))
+
+    first, ran = submit(rows(*range(20), price=0))
+    assert ran == list(range(20))
+    assert first.progress().failed == 2  # 7 and 17.
+    again, ran = submit(rows(*range(20), price=0))
+    assert (again.id, ran) == (first.id, [])
+    (tmp_path / "mended").touch()
+    shuffled = rows(*reversed(range(5, 30)), price=9)  # Other content, another order, the same keys.
+    second, ran = submit(shuffled)
+    assert ran == [7, 17, *range(20, 30)]
+    assert second.id != first.id
+    assert second.collect(WAIT) == [f"{n} {9 if n in (7, 17) or n >= 20 else 0}" for n in reversed(range(5, 30))]
+    with pytest.raises(graft.UnknownBatchError):
+        graft.batch(first.id)
+    third, ran = submit(shuffled, invalidate={8, 29, 1000})
+    assert ran == [8, 29]
+    assert list(third) == [f"{n} {9 if n in (7, 8, 17) or n >= 20 else 0}" for n in reversed(range(5, 30))]
+    fourth, ran = submit(rows(5, 5, 6), invalidate=lambda key: key == 6)
+    assert ran == [6]
+    assert fourth.collect(WAIT) == ["5 0", "5 0", "6 1"]
+    assert [one.id for one in record.every() if one.name == name] == [fourth.id]
+    nothing_new, ran = submit(rows(6, 5))
+    assert (nothing_new.collect(WAIT), ran, nothing_new.state) == (["6 1", "5 0"], [], "succeeded")
+
+
+def test_what_a_key_cannot_do_is_refused(stack, name):
+    batch = graft.submit(samples.identity, range(40), name=name, key="item")
+    batch.wait(WAIT)
+    grown = graft.submit(samples.identity, range(60), name=name, key="item")
+    assert grown.collect(WAIT) == list(range(60))
+    with pytest.raises(TypeError, match="the key of item 0"):
+        graft.submit(samples.identity, range(3), name=name, key=lambda item: object())
+    assert graft.batch(name).id == grown.id
+    grown.forget()
+    graft.submit(samples.identity, range(3), name=name).wait(WAIT)
+    with pytest.raises(graft.BatchExistsError, match="without key="):
+        graft.submit(samples.identity, range(4), name=name, key="item")
+    with pytest.raises(graft.BatchExistsError, match="say by key="):
+        graft.submit(samples.identity, range(4), name=name)
+    graft.batch(name).forget()
+    slow = graft.submit(samples.pause, range(100), name=name, key="item", batch_size=1)
+    with pytest.raises(graft.BatchExistsError, match="still runs"):
+        graft.submit(samples.pause, range(50), name=name, key="item")
+    slow.cancel()
+    for how, text in (
+        ({"key": "item"}, "give its name="),
+        ({"name": name, "invalidate": [1]}, "say by key="),
+        ({"name": None, "durable": False, "key": "item"}, "durable batches"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            graft.submit(samples.identity, [1], **{"durable": True, **how})
+
+
+def notes_row(ledger):
+    return partial(samples.note_row, str(ledger))

@@ -25,6 +25,10 @@ PROGRAMS = {
         "print([v for v in itertools.islice(submit(samples.square, itertools.count()), 4)])", "[0, 1, 4, 9]",
     ),
     "awaited": ("async def main(): return await submit(samples.square, [3])\nprint(asyncio.run(main()))", "[9]"),
+    "reduced with errors": (
+        "print(submit(samples.raise_value_error_if_odd, range(5), reduce=samples.tally, on_error='keep').collect(60))",
+        "{'values': 6, 'ValueError': 2}",
+    ),
     "reduced": ("print(submit(samples.square, range(5), reduce=samples.total).collect(60))", "30"),
     "unpacked": ("print(submit(samples.add, [((1,), {'b': 2})], unpack=True).collect(60))", "[3]"),
     "copies": (

@@ -277,6 +277,17 @@ def test_a_failed_item_is_the_answer_of_a_reduced_batch(stack):
         graft.submit(samples.raise_value_error_if_odd, range(100), reduce=samples.total).collect(WAIT)
 
 
+def test_a_reduce_step_gets_errors_too_where_asked(stack):
+    items = [*range(40), lambda: "cannot travel", *range(5)]
+    batch = graft.submit(samples.raise_value_error_if_odd, items, batch_size=4, reduce=samples.tally, on_error="keep")
+    assert batch.collect(WAIT) == {"values": sum(range(0, 40, 2)) + 6, "ValueError": 22, "UnpicklableError": 1}
+    assert batch.progress().failed == 23
+    with pytest.raises(graft.UnpicklableError):
+        graft.submit(samples.identity, [lambda: 1], reduce=samples.tally, on_error="keep").collect(WAIT)
+    with pytest.raises(ValueError, match="as_completed"):
+        graft.submit(samples.identity, [1], on_error="keep")
+
+
 def test_a_failing_reducer_is_the_answer_of_a_reduced_batch(stack):
     with pytest.raises(ValueError, match="no "):
         graft.submit(samples.square, range(10), reduce=samples.raise_value_error).collect(WAIT)

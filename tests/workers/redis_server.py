@@ -148,14 +148,18 @@ class Worker:
         return self.log.read_text(errors="replace").count(text)
 
     def send(self, *labels: str, seconds: float = 0, **options: Any) -> None:
-        """Queue one run of ``sample.note`` for each of *labels*, by a process of its own: as a caller would."""
+        """Queue one run of ``sample.note`` for each of *labels*, by a process of its own: as a caller would.
+
+        One for later (``countdown``) is held by the worker, as by Celery's.
+        """
         code = (
             "import json, sys; from tests.workers.sample_app import note\n"
             "labels, seconds, options = json.loads(sys.argv[1])\n"
             "for label in labels: note.apply_async((label, seconds), **options)"
         )
         argument = json.dumps([labels, seconds, options])
-        subprocess.run([sys.executable, "-c", code, argument], cwd=ROOT, env=self.env_of("caller"), check=True)
+        environ = {**self.env_of("caller"), "GRAFT_DUE_AFTER": "0"}
+        subprocess.run([sys.executable, "-c", code, argument], cwd=ROOT, env=environ, check=True)
 
     def events(self) -> Counter[tuple[str, str]]:
         """How often each task started and ended: ``{("start", label): 1, …}``."""

@@ -112,7 +112,7 @@ print(len(set(graft.submit(held, range(12), batch_size=1).collect(60))))
 
 @pytest.mark.acl_role("operator")
 def test_a_message_that_waits_for_its_time_takes_no_place_from_a_resized_pool(fresh_stack):
-    done = run_python(fresh_stack(cpu=2), RESIZE_BESIDE_A_WAITING_MESSAGE)
+    done = run_python(fresh_stack(cpu=2), RESIZE_BESIDE_A_WAITING_MESSAGE, env={"GRAFT_DUE_AFTER": "0"})
     assert (done.stdout, done.stderr) == ("3\n", "")
 
 

@@ -31,7 +31,7 @@ from prometheus_client.registry import Collector
 
 from graft.config import redis_clock
 from graft.config.deployment import settings
-from graft.tasks.messages.message_format import SENT_AT
+from graft.tasks.messages.message_format import waits_since
 from graft.workers.bootsteps.heartbeat import unseen_runs
 
 logger = logging.getLogger(__name__)
@@ -73,11 +73,11 @@ class Meter:
     def began(self, task_id: str = "", task: Any = None, **_: Any) -> None:
         self._begun[task_id] = time.perf_counter()
         request: Any = getattr(task, "request", None)
-        sent = (getattr(request, "headers", None) or {}).get(SENT_AT)
-        if isinstance(sent, int | float) and not request.retries:
+        since = waits_since({**(getattr(request, "headers", None) or {}), "eta": getattr(request, "eta", None)})
+        if since is not None and not request.retries:
             queue = (request.delivery_info or {}).get("routing_key") or FOREIGN
             # Two machines' clocks are compared; a wait below zero is none.
-            self.counts.wait.labels(queue).observe(max(0.0, redis_clock.now() - sent))
+            self.counts.wait.labels(queue).observe(max(0.0, redis_clock.now() - since))
 
     def ended(self, task_id: str = "", task: Any = None, state: str | None = None, **_: Any) -> None:
         name = getattr(task, "name", None) or FOREIGN

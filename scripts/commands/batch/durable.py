@@ -31,7 +31,7 @@ SHORTEST: Final = 4  # Characters of an id that may stand for it.
 SHOWN: Final = 50
 LOOK_EVERY: Final = 0.5
 COLORS: Final = {
-    "running": "", "paused": "yellow", "cancelled": "yellow", "succeeded": "green", "failed": "red",
+    "later": "dim", "running": "", "paused": "yellow", "cancelled": "yellow", "succeeded": "green", "failed": "red",
 }  # fmt: skip
 SHOWN_PARTS: Final = (
     "id", "name", "function", "queue", "total", "done", "failed", "retries", "envelopes", "sent", "item_bytes",

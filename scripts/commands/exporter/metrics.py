@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from graft.config import keys
 from graft.config.redis_client import broker, server_time, shared
 from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.durable import feeder_lease
 from graft.tasks.health import beat_ticks, measure, report_store
 from graft.tasks.health.measurements import Queue
 from graft.tasks.health.verdicts import ORDER, HealthReport
@@ -57,6 +58,9 @@ def _everything(client: Any) -> Iterator[Metric]:
     yield from _limits(limit_states.read(client))
     yield from _verdicts(report_store.last(client))
     yield _gauge("graft_dead_letters", "Dead letters kept", dead_letters.count())
+    count, silent = feeder_lease.unfed(client, now)
+    yield _gauge("graft_durable_batches_open", "Durable batches that are to be fed", count)
+    yield _gauge("graft_durable_batches_unfed_seconds", "Time for which nobody has fed them", silent)
     silence = beat_ticks.silence(client, now)
     if silence is not None:
         yield _gauge("graft_beat_silence_seconds", "Time since Beat last sent a task", silence)
@@ -70,18 +74,20 @@ def _everything(client: Any) -> Iterator[Metric]:
 
 def _queues(queues: Iterable[Queue], held: int) -> Iterator[Metric]:
     waits = GaugeMetricFamily("graft_queue_messages", "Messages waiting, all priorities", labels=["queue"])
+    later = GaugeMetricFamily("graft_queue_later_messages", "Messages whose time has not come", labels=["queue"])
     age = GaugeMetricFamily("graft_queue_oldest_message_age_seconds", "Age of the oldest message", labels=["queue"])
     readers = GaugeMetricFamily("graft_queue_workers", "Live workers that read the queue", labels=["queue"])
     trip = GaugeMetricFamily("graft_queue_round_trip_seconds", "Round trip of the last canary", labels=["queue"])
     paused = GaugeMetricFamily("graft_queue_paused", "1 while the queue is paused", labels=["queue"])
     for queue in queues:
         waits.add_metric([queue.name], queue.waiting)
+        later.add_metric([queue.name], queue.later)
         age.add_metric([queue.name], queue.oldest or 0.0)
         readers.add_metric([queue.name], queue.readers)
         paused.add_metric([queue.name], float(queue.is_paused))
         if queue.round_trip is not None:
             trip.add_metric([queue.name], queue.round_trip)
-    yield from (waits, age, readers, trip, paused)
+    yield from (waits, later, age, readers, trip, paused)
     yield _gauge("graft_unacknowledged_messages", "Messages fetched by workers and not acknowledged", held)
 
 

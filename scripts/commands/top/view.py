@@ -57,13 +57,14 @@ def head(now: Snapshot, speed: Rates, width: int) -> RenderableType:
 
 
 def queues(now: Snapshot, speed: Rates, selected: str) -> Table:
-    table = _table("queue", "waiting", "oldest", "in/s", "out/s", "trend", "readers", "")
+    table = _table("queue", "waiting", "later", "oldest", "in/s", "out/s", "trend", "readers", "")
     for queue in now.queues:
         grows = speed.grows.get(queue.name, 0.0)
         trend = "▲" if grows > 0.05 else "▼" if grows < -0.05 else "·"
+        later = f"{queue.later:,}" if queue.later else ""
         empty_in = queue.waiting / -grows if grows < -0.05 and queue.waiting else None
         table.add_row(
-            queue.name, f"{queue.waiting:,}", _age(queue.oldest), _rate(speed.into.get(queue.name, 0.0)),
+            queue.name, f"{queue.waiting:,}", later, _age(queue.oldest), _rate(speed.into.get(queue.name, 0.0)),
             _rate(speed.out.get(queue.name, 0.0)), f"{trend} {_age(empty_in)}",
             str(queue.readers), Text(queue.remark, "yellow" if queue.is_paused else "bold red"),
             style="reverse" if queue.name == selected else "",
@@ -166,9 +167,10 @@ def line(now: Snapshot, speed: Rates) -> str:
     if io:  # Its slots are many and cheap: together the two would say that there is always room.
         busy += f" io={sum(one.busy for one in io)}/{sum(one.slots for one in io)}"
     waiting = " ".join(
-        f"{queue.name}={queue.waiting}{'(paused)' if queue.is_paused else ''}"
+        f"{queue.name}={queue.waiting}{f'+{queue.later} later' if queue.later else ''}"
+        f"{'(paused)' if queue.is_paused else ''}"
         for queue in now.queues
-        if queue.waiting or queue.is_paused
+        if queue.waiting or queue.later or queue.is_paused
     )
     busy_limits = [one for one in now.limits if one.open or one.waiting]
     parts = [

@@ -214,3 +214,35 @@ def become(self: Any, name: str, dies: str = "") -> Any:
 def break_down(name: str, dies: str = "") -> None:
     note(f"{name} breaks")
     raise LookupError(name)
+
+
+@shared_task(graft_unique="account")
+def settle(account: str, number: int) -> str:
+    note(f"{account} {number}")
+    time.sleep(1)
+    return f"{account} {number}"
+
+
+@shared_task(graft_unique="customer")
+def misnamed(account: str = "a") -> None: ...
+
+
+@shared_task(bind=True, max_retries=3)
+def tries(self: Any, text: str) -> str:
+    note("tries")
+    if self.request.retries < 2:
+        raise self.retry(countdown=0.5)
+    return "done"
+
+
+@shared_task
+def write_all(values: Any) -> Any:
+    return values
+
+
+@shared_task(bind=True, max_retries=3)
+def slow_to_try(self: Any) -> str:
+    note("slow_to_try")
+    if not self.request.retries:
+        raise self.retry(countdown=3)
+    return "done"

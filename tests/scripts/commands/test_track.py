@@ -70,9 +70,9 @@ def test_a_failed_call_names_its_letter(stack):
 
 def test_a_call_whose_time_has_not_come_is_scheduled_and_one_under_way_names_its_worker(stack):
     later = send(samples.square, 3, countdown=300)
-    wait_until(lambda: record(later)["place"]["place"] == "held", WAIT, "a worker to take it")
+    wait_until(lambda: record(later)["place"]["place"] == "later", WAIT, "it to be sent")
     assert call_status.status_of(later) == record(later)["state"] == "scheduled"
-    assert "due in" in run(later).stdout
+    assert "waits for its time, due in" in run(later).stdout
     now = send(samples.sleep, 4)
     wait_until(lambda: "runs it" in run(now).stdout, WAIT, "the worker to say so")
     wait_until(lambda: record(now)["runs"], WAIT, "its end")

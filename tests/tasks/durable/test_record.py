@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from graft.tasks.durable import outcomes, record
 from graft.tasks.durable.outcomes import AsArrived, InOrder
-from graft.tasks.durable.record import BatchKeys, as_runs, clear_runs, positions_in, runs_in, without
+from graft.tasks.durable.positions import as_runs, as_text, clear_runs, positions_in, runs_in, without
+from graft.tasks.durable.record import BatchKeys
 from graft.tasks.envelope import Envelope, Report, WireFunction, error_frame, value_frame
 from graft.tasks.ids import new_id
 
@@ -23,7 +24,7 @@ POSITIONS = st.sets(st.integers(0, 120))
 def test_runs_are_what_they_were_made_of(positions):
     runs = as_runs(sorted(positions))
     assert list(positions_in(runs)) == sorted(positions)
-    assert runs_in(record.as_text(runs)) == runs
+    assert runs_in(as_text(runs)) == runs
     assert all(one[1] + 1 < other[0] for one, other in itertools.pairwise(runs))
 
 

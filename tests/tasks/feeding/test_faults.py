@@ -293,3 +293,56 @@ def test_a_feeder_that_dies_while_it_sends_leaves_nothing_out_and_doubles_nothin
     ended(stack, 200)
     assert died.read_text() == "died\n"
     assert set(runs(ledger).values()) == {1}
+
+
+GO_ON = """
+import os, signal, sys
+import graft
+from graft.config.redis_client import server_time, shared
+from graft.tasks.durable import feeder_lease
+from graft.tasks.feeding import spool
+from tests import samples
+
+point = sys.argv[1]
+items = range(100) if point == "first" else range(50, 150)
+commit = spool.COMMIT
+
+def dying(*args):
+    if point == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    done = commit(*args)
+    if point == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+spool.COMMIT = dying
+batch = graft.submit(samples.identity, items, name="grows", key="item")
+if point == "unfed":
+    print(feeder_lease.unfed(shared(), server_time(shared()) + 60))
+else:
+    print(batch.collect(60) == list(items), batch.progress().done)
+"""
+
+
+def test_a_caller_killed_while_it_goes_on_from_another_batch_leaves_one_of_the_two(fresh_stack):
+    stack = fresh_stack(cpu=1)
+
+    def go_on(point: str) -> str:
+        done = run_python(stack, GO_ON, WAIT, point)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.stdout.strip()
+
+    read = "import graft\nprint(graft.batch('grows').collect(60)[0])"
+    assert go_on("first") == "True 100"
+    assert go_on("before") == ""
+    assert run_python(stack, read).stdout == "0\n"
+    assert go_on("after") == ""
+    assert run_python(stack, read).stdout == "50\n"
+    assert go_on("again") == "True 100"
+
+
+def test_health_is_told_that_nobody_feeds(fresh_stack):
+    stack = fresh_stack(cpu=0)
+    count, seconds = run_python(stack, GO_ON, WAIT, "unfed").stdout.strip("()\n").split(", ")
+    assert count == "1"
+    assert float(seconds) > 59

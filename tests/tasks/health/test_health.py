@@ -100,6 +100,9 @@ def test_a_worker_that_vanished_is_history_once_others_have_its_messages():
         (server(version=(6, 0, 9)), "version redis", "failing", "6.2"),
         ({"loops": (Loop("io@here", 0.6), Loop("cpu@here", 0.1))}, "event loop", "degraded", "to_thread"),
         ({"overlaps": 2}, "checks", "degraded", "GRAFT_HEALTH_EVERY"),
+        ({"unfed": (3, 20.0)}, "feeder", "degraded", "celery -A graft worker"),
+        ({"unfed": (3, 600.0)}, "feeder", "failing", "the feeder of durable batches failed"),
+        ({"overdue": 20.0}, "due", "degraded", "GRAFT_DUE_AFTER=0"),
         (
             {"leaks": (Finding("w", "memory", "leaking", "grows", "restart"),)},
             "leak w memory",

@@ -1,0 +1,60 @@
+-- One call at a time under a key, which is a hash: the id of the call that has it, since when, whether it has begun, and
+-- whether it has ended (then the key stays for a while, so that the call is not made again).
+-- ARGV: operation, id, then
+--   push: what to do about another call, ms that the key stays, ms that a wake-up stays, message, queue, and its time
+--         where it is to wait for that (due.lua)
+--         KEYS: key, list, wake-ups, those of due.lua → nil where the message is in its place now, else {id, state,
+--         seconds since a sign}
+--   begin: ms → 1 where the call has the key, 0 where another has it: it was replaced, or a copy of it has ended
+--   end: ms that the key stays afterwards
+--   seen: the call has been found alive
+local key, list, wakeups, times, messages, counts, mover = unpack(KEYS)
+local operation, id = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local holder, begun, ended, seen = unpack(redis.call('HMGET', key, 'id', 'begun', 'ended', 'seen'))
+
+local operations = {}
+
+function operations.push()
+  local mode, hold, lasts, message, queue, due = unpack(ARGV, 3)
+  if holder and holder ~= id and (ended or begun or mode ~= 'replace') then
+    return {holder, ended and 'ended' or begun and 'begun' or 'waiting', string.format('%.3f', now - seen)}
+  end
+  if holder ~= id or ended then redis.call('UNLINK', key) end
+  redis.call('HSET', key, 'id', id, 'seen', now)
+  redis.call('PEXPIRE', key, hold)
+  if due and redis.call('EXISTS', mover .. ':seen') == 1 then
+    local text = table.concat({queue, list, wakeups, message}, '\n')
+    if redis.call('HSET', messages, id, text) == 1 then redis.call('HINCRBY', counts, queue, 1) end
+    redis.call('ZADD', times, due, id)
+    return false
+  end
+  redis.call('LPUSH', list, message)
+  redis.call('LPUSH', wakeups, 1)
+  redis.call('PEXPIRE', wakeups, lasts)
+  return false
+end
+
+function operations.begin()
+  if holder and holder ~= id then return 0 end
+  if ended then redis.call('UNLINK', key) end
+  redis.call('HSET', key, 'id', id, 'begun', 1, 'seen', now)
+  redis.call('PEXPIRE', key, ARGV[3])
+  return 1
+end
+
+operations['end'] = function()
+  if holder ~= id or ended then return 0 end
+  if tonumber(ARGV[3]) <= 0 then return redis.call('UNLINK', key) end
+  redis.call('HSET', key, 'ended', 1)
+  redis.call('PEXPIRE', key, ARGV[3])
+  return 1
+end
+
+function operations.seen()
+  if holder == id then redis.call('HSET', key, 'seen', now) end
+  return 0
+end
+
+return operations[operation]()
