@@ -34,6 +34,7 @@ class ResultConsumer(stock.ResultConsumer):
         self._unasked: dict[str, None] = {}  # Channels to subscribe to, in their order.
         self._announced: set[str] = set()  # Those subscribed to before their task was sent.
         self._looks: dict[str, tuple[float, Any]] = {}  # Results to look for, and when.
+        self._states_seen = 0
 
     def on_after_fork(self) -> None:
         super().on_after_fork()
@@ -67,15 +68,35 @@ class ResultConsumer(stock.ResultConsumer):
     def drain_events(self, timeout: float | None = None) -> None:
         if self._unasked:  # Somebody sends while another waits.
             self._subscribe()
-        if not self._looks:
-            super().drain_events(timeout)
-            return
-        super().drain_events(LOOK_AFTER if timeout is None else min(timeout, LOOK_AFTER))
-        now = time.monotonic()
+        now, seen = time.monotonic(), self._states_seen
+        until = now + (PATIENCE if timeout is None else timeout)
+        # Celery looks after each message whether all is there, and lets other threads run: here after each state.
+        while self._states_seen == seen and now < until:
+            super().drain_events(min(until - now, LOOK_AFTER) if self._looks else until - now)
+            now = time.monotonic()
+            self._look(now)
+
+    def _look(self, now: float) -> None:
         for task_id, (at, result) in tuple(self._looks.items()):
             if now >= at:
                 self._looks.pop(task_id, None)
                 super().on_wait_for_pending(result)
+
+    def on_state_change(self, meta: Any, message: Any) -> None:
+        self._states_seen += 1
+        super().on_state_change(meta, message)
+
+    def _drain_one(self, pubsub: Any, timeout: float | None) -> bool:
+        """Read a message, if there is one. Celery's asks the socket once more before it does."""
+        with self.reconnect_on_error():
+            connection = pubsub.connection
+            if not (pubsub.subscribed and connection is not None and connection.can_read(timeout=0)):
+                return False
+            response = pubsub.parse_response(block=True)
+            message = pubsub.handle_message(response, ignore_subscribe_messages=True) if response is not None else None
+            if message and message["type"] == "message":
+                self.on_state_change(self._decode_result(message["data"]), message)
+        return True
 
     def cancel_for(self, task_id: str) -> None:
         self._announced.discard(task_id)

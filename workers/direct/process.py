@@ -55,7 +55,8 @@ class PoolProcess:
         self._taking = Taking()
         self._version = -1
         self._takes = False
-        self._bank = 0
+        self._bank = 0  # The number of the first entry of the next fetch; those of the one before are kept apart.
+        self._asked = {0: 0, MOST: 0}
         self._completed = 0
         self._is_in_run = False
         self._is_stored = False
@@ -139,6 +140,7 @@ class PoolProcess:
     def _take(self) -> None:
         bank, self._bank = self._bank, MOST - self._bank
         tags = self._taking.tags()
+        self._asked[bank] = len(tags)
         for place, tag in enumerate(tags):
             self._shared.write(self._number, bank + place, State.ASKED, tag)
         try:
@@ -157,7 +159,7 @@ class PoolProcess:
         self._tell_counts()
 
     def _free(self, bank: int, first: int = 0) -> None:
-        for place in range(first, MOST):
+        for place in range(first, self._asked[bank]):
             self._shared.set(self._number, bank + place, State.FREE)
 
     def _run_all(self, bank: int, taken: Sequence[Taken]) -> None:
