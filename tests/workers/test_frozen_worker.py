@@ -38,7 +38,7 @@ def test_what_a_frozen_worker_finishes_late_is_dropped(server, pool):
         other.wait_until_ready()
         # Both may take it: the other one is stopped first.
         send_signal(other, signal.SIGSTOP)
-        frozen.send("long", seconds=2, link=[LINKED])
+        frozen.send("long", seconds=5, link=[LINKED])
         wait_until(lambda: frozen.has("start", "long"), "it runs")
         send_signal(frozen, signal.SIGSTOP)
         send_signal(other, signal.SIGCONT)
