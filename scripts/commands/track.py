@@ -161,7 +161,8 @@ def lost_runs(runs: list[Attempt]) -> int:
 
 
 def show_runs(runs: list[Attempt], *, with_id: bool = False) -> None:
-    table = Table(*(("envelope",) if with_id else ()), "run", "worker", "began (UTC)", "took", box=None, pad_edge=False)
+    first = ("envelope",) if with_id else ()
+    table = Table(*first, "run", "queue", "worker", "began (UTC)", "took", box=None, pad_edge=False)
     table.add_column("ended", overflow="fold")
     for run in runs:
         began = time.strftime("%m-%d %H:%M:%S", time.gmtime(run.began))
@@ -169,7 +170,9 @@ def show_runs(runs: list[Attempt], *, with_id: bool = False) -> None:
         if run.error:
             told.append(f"\n{run.error}", "red")
         took = duration(run.seconds) if run.seconds else "?"
-        table.add_row(*((run.id,) if with_id else ()), str(run.run), run.worker or "?", began, took, told)
+        table.add_row(
+            *((run.id,) if with_id else ()), str(run.run), run.queue or "?", run.worker or "?", began, took, told
+        )  # fmt: skip
     show(table)
 
 

@@ -30,14 +30,19 @@ logger = logging.getLogger(__name__)
 STREAM: Final = keys.ATTEMPTS
 PAGE: Final = 2000
 LONGEST_ERROR: Final = 200
+LONGEST_QUEUE: Final = 100
 SEARCH: Final = lua.load(__file__, "attempts")
-FIELDS: Final = ("id", "run", "worker", "seconds", "outcome", "name", "batch", "error", "age")
+FIELDS: Final = ("id", "run", "worker", "seconds", "outcome", "name", "batch", "error", "queue", "age")
 MOST: Final = 10_000  # Noted runs that wait for Redis; the oldest go first.
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of an envelope or task. ``ended`` is Redis's time, in seconds since the epoch; runs count from 1."""
+    """One run of an envelope or task. ``ended`` is Redis's time, in seconds since the epoch; runs count from 1.
+
+    ``queue`` is the one it was sent to, or the routing key where an exchange chose the queue: its first 100 characters,
+    "" where that is not known.
+    """
 
     id: str
     run: int
@@ -47,6 +52,7 @@ class Attempt:
     name: str
     batch: str
     error: str
+    queue: str
     ended: float
 
     @property
@@ -87,9 +93,10 @@ def _values(
     request: Any, run: int, seconds: float, outcome: str, name: str, error: BaseException | None
 ) -> tuple[Any, ...]:
     told = "" if error is None else f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+    queue = str((getattr(request, "delivery_info", None) or {}).get("routing_key") or "")[:LONGEST_QUEUE]
     return (
         request.id, run, getattr(request, "hostname", None) or "", round(seconds, 6), outcome, name,
-        getattr(request, "group", None) or "", told,
+        getattr(request, "group", None) or "", told, queue,
     )  # fmt: skip
 
 
@@ -177,9 +184,11 @@ def search(
 def _read(entry: bytes, fields: list[bytes]) -> Attempt:
     texts = (text.decode("utf-8", "replace") for text in fields)
     found = dict(zip(texts, texts, strict=True))
+    # A run that an older worker noted has no queue.
     return Attempt(
         found["id"], int(found["run"]), found["worker"], float(found["seconds"]), found["outcome"], found["name"],
-        found["batch"], found["error"], int(entry.partition(b"-")[0]) / 1000 - float(found["age"]),
+        found["batch"], found["error"], found.get("queue", ""),
+        int(entry.partition(b"-")[0]) / 1000 - float(found["age"]),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Calls: how each run of the last day ended, searched by callable, worker, outcome, error; one call with its past.
+"""Calls: how each run of the last day ended, searched by callable, queue, worker, outcome, error; and one call.
 
 The runs are those that ``track`` shows, kept in Redis (``GRAFT_ATTEMPTS_KEPT``): a restart of Flower forgets nothing.
 """
@@ -23,7 +23,7 @@ from graft.tasks.queues.locate import Location
 from graft.tasks.results import attempts
 from graft.tasks.results.attempts import Attempt
 
-FILTERS: Final = ("id", "function", "worker", "outcome", "error", "newer")
+FILTERS: Final = ("id", "function", "queue", "worker", "outcome", "error", "newer")
 
 Filters = tuple[tuple[str, str], ...]
 
@@ -66,6 +66,7 @@ class CallsPage(Page):
             return (
                 ("id" not in said or said["id"] in (run.id, run.batch))
                 and ("function" not in said or fnmatchcase(run.name, said["function"]))
+                and ("queue" not in said or said["queue"][: attempts.LONGEST_QUEUE] == run.queue)
                 and ("worker" not in said or said["worker"] in run.worker)
                 and ("outcome" not in said or outcome_of(run) == said["outcome"])
                 and ("error" not in said or said["error"].casefold() in run.error.casefold())

@@ -49,11 +49,19 @@ def test_each_run_of_an_item_is_told_with_its_worker_and_error(stack, tmp_path):
     assert first["error"].startswith("ConnectionError")
     assert (first["run"], second["run"], second["outcome"], second["error"]) == (1, 2, "1 item", "")
     assert "@" in second["worker"]
+    assert second["queue"] == first["queue"] != ""
     found = record(first["id"])
     assert (found["state"], found["batch"]) == ("succeeded", batch.id)
     assert len(found["runs"]) == 2
     shown = run(first["id"]).stdout
-    for part in ("succeeded", batch.id, "tests.samples:fail_until", "ConnectionError", second["worker"]):
+    for part in (
+        "succeeded",
+        batch.id,
+        "tests.samples:fail_until",
+        "ConnectionError",
+        second["worker"],
+        second["queue"],
+    ):
         assert part in shown
     assert first["id"] in run(batch.id).stdout
 
@@ -77,7 +85,7 @@ def test_a_call_whose_time_has_not_come_is_scheduled_and_one_under_way_names_its
     wait_until(lambda: "runs it" in run(now).stdout, WAIT, "the worker to say so")
     wait_until(lambda: record(now)["runs"], WAIT, "its end")
     (ended,) = record(now)["runs"]
-    assert (ended["outcome"], ended["name"]) == ("succeeded", "graft.call")
+    assert (ended["outcome"], ended["name"], ended["queue"]) == ("succeeded", "graft.call", "default")
     app.control.revoke(later)
 
 

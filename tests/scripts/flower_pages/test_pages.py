@@ -197,7 +197,7 @@ def test_a_durable_batch_is_paused_resumed_and_its_failures_run_again(acting):
     wait_until(lambda: acting.ask(f"/graft/batch/{name}").status == 404, 30, "it is forgotten")
 
 
-def test_a_call_is_found_by_its_error_and_leads_to_its_letter_batch_and_flowers_page(acting):
+def test_a_call_is_found_by_its_error_or_queue_and_leads_to_its_letter_batch_and_flowers_page(acting):
     batch = send(acting, "raise_value_error_if_odd", "[41]")
     (run,) = acting.data(f"/calls?id={batch}")["rows"]
     assert run["name"] == "tests.samples:raise_value_error_if_odd"
@@ -205,6 +205,8 @@ def test_a_call_is_found_by_its_error_and_leads_to_its_letter_batch_and_flowers_
     found = acting.data("/calls?error=41+IS+odd&outcome=failed&function=*:raise_value*&newer=1h")["rows"]
     assert run["id"] in [one["id"] for one in found]
     assert not acting.data("/calls?error=41+is+odd&outcome=succeeded")["rows"]
+    assert [one["id"] for one in acting.data(f"/calls?id={batch}&queue={run['queue']}")["rows"]] == [run["id"]]
+    assert not acting.data(f"/calls?id={batch}&queue=nowhere")["rows"]
     call = acting.data(f"/call/{run['id']}")
     assert (call["batch"], len(call["letters"])) == (batch, 1)
     html = acting.page(f"/graft/call/{run['id']}")
