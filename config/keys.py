@@ -46,6 +46,7 @@ AUDIT: Final = "graft:audit"  # A stream: what people did through Flower's pages
 BEATS: Final = "graft:beats"
 BEAT_SCHEDULES: Final = "graft:beats:schedules"
 BEAT_SENT: Final = "graft:beats:sent"
+BEAT_ENDED: Final = "graft:beats:ended"  # How the last run of each entry ended.
 DEAD_LETTERS: Final = "graft:dead-letters"  # Also begins the names of its index, locks and replays.
 HEALTH: Final = "graft:health"
 JANITOR: Final = "graft:janitor:"

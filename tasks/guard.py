@@ -36,7 +36,7 @@ from graft.tasks.delivery.run_counter import Delivery, Runs, asks_redis, deliver
 from graft.tasks.errors import NotYet, OutOfMemoryError, PoisonedError, ProcessExitError
 from graft.tasks.policy import FailedRun, RetryPolicy
 from graft.tasks.queues import overlap, unique
-from graft.tasks.results import attempts
+from graft.tasks.results import attempts, entry_results
 from graft.tasks.shared import admission
 
 logger = logging.getLogger(__name__)
@@ -256,6 +256,10 @@ def _close(task: Any, record: Runs, request: Any, error: BaseException | None) -
         steps.append(partial(overlap.note_ended, request))
     if _ends_unstored(task, request, error):
         steps.append(partial(unique.end, request))
+    # Another run decides, or the worker has ended this process and says so.
+    is_cut_short = isinstance(error, lease.LeaseLost | SystemExit | KeyboardInterrupt)
+    if entry_results.is_from_beat(request) and not is_cut_short:
+        steps.append(partial(entry_results.note, request, error))
     _do(steps)
 
 

@@ -17,7 +17,7 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from graft.config.redis_client import shared
 from graft.tasks import guard
 from graft.tasks.dead_letters.store import Reason
-from graft.tasks.results import attempts
+from graft.tasks.results import attempts, entry_results
 
 logger = logging.getLogger(__name__)
 
@@ -57,5 +57,6 @@ def _note_attempt(task: Any, request: Any, error: BaseException) -> None:
             shared(), request, run=(request.retries or 0) + 1, seconds=0.0, outcome="ended with its process",
             name=task.name, error=error,
         )  # fmt: skip
+        entry_results.note_killed(request.id, error)
     except redis.RedisError as outage:
         logger.debug("how the run of %s ended could not be noted: %r", request.id, outage)

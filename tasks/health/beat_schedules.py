@@ -8,7 +8,6 @@ Beat's scheduler is told at its start to ask here before it sends, whichever cla
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from celery.schedules import schedule as interval
 
 from graft.config import keys, redis_clock
 from graft.config.redis_client import shared
+from graft.tasks.queues import overlap
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,12 @@ class BeatSchedule:
 
 @dataclass(frozen=True)
 class SentEntry:
-    """When an entry was last sent, since the epoch, its task and the Beat that sent it."""
+    """When an entry was last sent, since the epoch, its task and the Beat that sent it; ``id`` is the task's."""
 
     at: float
     task: str
     beat: str
+    id: str = ""
 
 
 def words(when: Any) -> str:
@@ -140,16 +141,14 @@ def sending(scheduler: Any) -> Callable[..., Any]:
         runs = runs_for(policy, entry.schedule, entry.last_run_at, scheduler.app.now())
         if advance:
             entry = scheduler.reserve(entry)
-        if "missed" in (entry.options or {}):
-            entry = copy.copy(entry)
-            entry.options = options
+        named = {**options, "headers": {**(options.get("headers") or {}), overlap.ENTRY: entry.name}}
         if not runs:
             logger.warning("%s was due while Beat was away, and is not sent now (missed=skip)", entry.name)
         result = None
         for _ in range(runs):
-            result = send(entry, producer=producer, advance=False, **rest)
+            result = send(_with_options(entry, named), producer=producer, advance=False, **rest)
         is_due = time.monotonic() - noted_at > NOTED_EVERY
-        _note(scheduler, entry if runs else None, with_schedule=is_due)
+        _note(scheduler, entry if runs else None, getattr(result, "id", ""), with_schedule=is_due)
         noted_at = time.monotonic() if is_due else noted_at
         return result
 
@@ -157,12 +156,19 @@ def sending(scheduler: Any) -> Callable[..., Any]:
     return apply_async
 
 
-def _note(scheduler: Any, entry: Any, *, with_schedule: bool) -> None:
+def _with_options(entry: Any, options: Mapping[str, Any]) -> Any:
+    """A copy of *entry* that has *options*. ``copy.copy`` would call its class as Celery's; Django's differs."""
+    made = object.__new__(type(entry))
+    made.__dict__.update(entry.__dict__, options=options)
+    return made
+
+
+def _note(scheduler: Any, entry: Any, task_id: str, *, with_schedule: bool) -> None:
     beat = f"{platform.node()}/{os.getpid()}"
     try:
         with shared().pipeline(transaction=False) as pipe:
             if entry is not None:
-                pipe.hset(SENT, entry.name, json.dumps(asdict(SentEntry(redis_clock.now(), entry.task, beat))))
+                pipe.hset(SENT, entry.name, json.dumps(asdict(SentEntry(redis_clock.now(), entry.task, beat, task_id))))
                 pipe.expire(SENT, KEPT)
             if with_schedule:
                 entries = entries_of(scheduler.app.conf.beat_schedule or {})

@@ -19,6 +19,9 @@ from graft.config.redis_client import broker, shared
 from graft.tasks.queues import locate
 
 HEADER: Final = "graft_overlap"  # Names the mark that the run removes when it has ended.
+ENTRY: Final = "graft_entry"  # The header that names the entry of Beat's schedule that sent the message.
+SKIPPED: Final = f"{keys.OVERLAP}skipped"  # How many messages of each entry were dropped.
+SKIPPED_TTL: Final = 7 * 86400  # Seconds without another one after which the counts are forgotten.
 QUEUED: Final = ":queued"  # Ends the name of the list of messages that wait for the one under way.
 MODES: Final = ("allow", "skip", "queue")
 MOST: Final = 1000  # Messages that wait for one task; further ones are dropped.
@@ -44,9 +47,27 @@ def may_send(headers: dict[str, Any], body: Any, mode: str, options: Mapping[str
         if not before or before not in locate.missing([before], queue_side):
             if mode == "queue":
                 _wait(client, key, headers, body, options)
+            elif entry := _entry(options):
+                _count_skipped(client, entry)
             return False
     client.set(key, task_id, ex=TTL)  # That one was lost, purged or dropped.
     return True
+
+
+def _entry(options: Mapping[str, Any]) -> str:
+    return str((options.get("headers") or {}).get(ENTRY) or "")
+
+
+def _count_skipped(client: Any, entry: str) -> None:
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hincrby(SKIPPED, entry, 1)
+        pipe.expire(SKIPPED, SKIPPED_TTL)
+        pipe.execute()
+
+
+def skipped(client: Any) -> dict[str, int]:
+    """How many messages of each of Beat's entries were dropped, by name, since a week passed without any."""
+    return {name.decode(): int(count) for name, count in client.hgetall(SKIPPED).items()}
 
 
 def _wait(client: Any, key: str, headers: Mapping[str, Any], body: Any, options: Mapping[str, Any]) -> None:
@@ -55,6 +76,7 @@ def _wait(client: Any, key: str, headers: Mapping[str, Any], body: Any, options:
     kept = {
         "id": headers["id"], "task": headers["task"], "args": body[0], "kwargs": body[1], "queue": queue,
         "priority": options.get("priority"), "ignore_result": headers.get("ignore_result"),
+        "headers": {ENTRY: entry} if (entry := _entry(options)) else None,
     }  # fmt: skip
     with client.pipeline() as pipe:
         pipe.rpush(key + QUEUED, str(dumps(kept)))

@@ -70,11 +70,11 @@ def add(
 def note(request: Any, answer: BaseException | None, *, run: int, seconds: float, name: str) -> None:
     """Note the end of a run of a task, which raised *answer* or nothing. Returns at once; Redis has it in a second."""
     if settings().attempts_kept:
-        outcome, error = _told(answer)
+        outcome, error = told(answer)
         part(_Noted).add(_values(request, run, seconds, outcome, name, error))
 
 
-def _told(answer: BaseException | None) -> tuple[str, BaseException | None]:
+def told(answer: BaseException | None) -> tuple[str, BaseException | None]:
     """The outcome for people, and the error."""
     match answer:
         case None:
@@ -89,14 +89,18 @@ def _told(answer: BaseException | None) -> tuple[str, BaseException | None]:
             return "failed", error
 
 
+def error_text(error: BaseException | None) -> str:
+    """The class and the beginning of the text of *error*; "" for none."""
+    return "" if error is None else f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+
+
 def _values(
     request: Any, run: int, seconds: float, outcome: str, name: str, error: BaseException | None
 ) -> tuple[Any, ...]:
-    told = "" if error is None else f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
     queue = str((getattr(request, "delivery_info", None) or {}).get("routing_key") or "")[:LONGEST_QUEUE]
     return (
         request.id, run, getattr(request, "hostname", None) or "", round(seconds, 6), outcome, name,
-        getattr(request, "group", None) or "", told, queue,
+        getattr(request, "group", None) or "", error_text(error), queue,
     )  # fmt: skip
 
 

@@ -1,8 +1,7 @@
-"""Beat's entries, when each was last sent and is due; one of them sent now."""
+"""Beat's entries: when each was last sent and is due, how its last run ended, what was skipped; one sent now."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +12,9 @@ from graft.scripts.commands import schedule as schedule_command
 from graft.scripts.commands.schedule import Line
 from graft.scripts.flower_pages.frame import Page, addresses
 from graft.scripts.flower_pages.plans import Action, Given, Plan
+from graft.tasks.guard import UPKEEP
 from graft.tasks.health import beat_schedules, beat_ticks
+from graft.tasks.queues import overlap
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,12 @@ class SchedulePage(Page):
     def read(self, question: Any) -> Schedule:
         client = shared()
         alive = beat_ticks.alive(client, server_time(client), settings().health_silence)
-        began = min((one.at for one in beat_schedules.schedules(client) if one.beat in alive), default=None)
-        found = schedule_command.lines(_entries(), beat_schedules.sent(client), time.time(), began)
+        found = schedule_command.read(client, _entries(), alive)
         return Schedule(tuple(found), tuple(sorted(alive)), settings().health_silence)
+
+    def has_call(self, line: Line) -> bool:
+        """Whether there is a page of its last run: those of our own upkeep are not kept."""
+        return line.result is not None and not line.task.startswith(UPKEEP)
 
 
 def _entries() -> Mapping[str, Any]:
@@ -63,6 +67,7 @@ def _plan_run(given: Given) -> Plan:
 def _run(given: Given) -> str:
     name, spec = _entry(given)
     options = {key: value for key, value in (spec.get("options") or {}).items() if key != "missed"}
+    options["headers"] = {**(options.get("headers") or {}), overlap.ENTRY: name}
     sent = app().send_task(spec["task"], spec.get("args") or (), spec.get("kwargs") or {}, **options)
     return f"sent {name} as {getattr(sent, 'id', None) or 'nothing: its run before has not ended'}"
 

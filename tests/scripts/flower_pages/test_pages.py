@@ -235,6 +235,14 @@ def test_workers_say_what_they_run_and_an_entry_of_the_schedule_is_run_now(actin
     assert lines["graft.health.check"]["schedule"] == "every 30 s"
     assert acting.do("run-now", entry="nobody").status == acting.do("trace", process="nobody").status == 400
     assert "sent graft.health.check" in acting.do("run-now", entry="graft.health.check", confirmed=True).text
+
+    def result() -> dict[str, object] | None:
+        lines = {line["name"]: line for line in acting.data("/schedule")["lines"]}
+        found: dict[str, object] | None = lines["graft.health.check"]["result"]
+        return found
+
+    wait_until(lambda: (result() or {}).get("outcome") == "succeeded", 30, "the result of the entry's run")
+    assert ">succeeded</span>" in acting.page("/graft/schedule")
     wait_until(lambda: any(one["check"] == "workers" for one in acting.data("/health")["report"]["verdicts"]), 30)
 
 
