@@ -11,16 +11,21 @@ from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.scripts.commands import health as health_command
 from graft.scripts.flower_pages.frame import Page, addresses
+from graft.scripts.flower_pages.moments import moments
 from graft.scripts.flower_pages.plans import Action, Given, Plan
 from graft.tasks.health import report_store
-from graft.tasks.health.verdicts import ORDER, Change, HealthReport
+from graft.tasks.health.history import Snapshot
+from graft.tasks.health.verdicts import ORDER, Change, HealthReport, Verdict
 from graft.tasks.leaks import findings, samples, thread_stacks, tracemalloc_session
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.leaks.samples import Sample
 from graft.tasks.leaks.thread_stacks import SHOWN, Stacks
 from graft.tasks.leaks.tracemalloc_session import TRACED
 
-PLOTTED: Final = 60  # Processes whose growth is drawn, those with findings first.
+PLOTTED: Final = 60  # Processes whose growth is drawn, those with findings first; and checks whose past is.
+HOUR: Final = 3600.0  # Seconds.
+FIGURES: Final = {"depth": 0, "age": 1}  # Where a snapshot of the history has the value of a check of one queue.
+NONE: Final = (0.0, 0.0)
 TRACES: Final = 60.0  # Seconds for which a process traces, unless the form says otherwise.
 
 
@@ -46,9 +51,13 @@ class ProcessRow:
 
 @dataclass(frozen=True)
 class Health:
-    """The page. ``plots`` is the series of each finding, in its order."""
+    """The page. ``plots`` is the series of each finding, in its order.
+
+    ``past`` is the last hour of each verdict's value, in their order; empty for those that the history does not have.
+    """
 
     report: HealthReport
+    past: tuple[tuple[float, ...], ...]
     changes: tuple[PastChange, ...]
     findings: tuple[Finding, ...]
     plots: tuple[tuple[float, ...], ...]
@@ -79,7 +88,21 @@ class HealthPage(Page):
         changes = tuple(PastChange(at, change) for at, change in report_store.past_changes(client, 50))
         verdicts = tuple(sorted(report.verdicts, key=lambda one: -ORDER.index(one.state)))
         ordered = replace(report, verdicts=verdicts)
-        return Health(ordered, changes, tuple(found), plots(found, series), tuple(rows), len(latest))
+        past = pasts(verdicts, moments().past(), report.at)
+        return Health(ordered, past, changes, tuple(found), plots(found, series), tuple(rows), len(latest))
+
+
+def pasts(verdicts: Sequence[Verdict], history: Sequence[Snapshot], now: float) -> tuple[tuple[float, ...], ...]:
+    """The last hour of the value of each of *verdicts*, of the first sixty that *history* has. Pure."""
+    recent = [one.queues for one in history if now - one.at <= HOUR]
+    found: list[tuple[float, ...]] = []
+    drawn = 0
+    for verdict in verdicts:
+        figure = FIGURES.get(verdict.check)
+        has_past = figure is not None and drawn < PLOTTED and any(verdict.subject in queues for queues in recent)
+        drawn += has_past
+        found.append(tuple(queues.get(verdict.subject, NONE)[figure or 0] for queues in recent) if has_past else ())
+    return tuple(found)
 
 
 def _stacks(text: bytes | None) -> Stacks | None:

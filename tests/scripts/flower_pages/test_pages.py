@@ -246,6 +246,20 @@ def test_workers_say_what_they_run_and_an_entry_of_the_schedule_is_run_now(actin
     wait_until(lambda: any(one["check"] == "workers" for one in acting.data("/health")["report"]["verdicts"]), 30)
 
 
+def test_health_draws_the_last_hour_of_what_the_history_has(acting):
+    for _ in range(2):
+        assert acting.do("run-now", entry="graft.history.note", confirmed=True).status == 200
+
+    def past(name: str) -> list[float]:
+        health = acting.data("/health")
+        found = zip(health["report"]["verdicts"], health["past"], strict=True)
+        return next(values for one, values in found if f"{one['check']} {one['subject']}".strip() == name)
+
+    wait_until(lambda: len(past("depth low")) >= 2 <= len(past("age low")), 60, "two snapshots")
+    assert not past("workers")
+    assert 'aria-label="depth low: from ' in acting.page("/graft/health")
+
+
 def test_a_flower_that_lacks_something_starts_without_the_pages_and_says_so(acting, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import flower.urls\ndel flower.urls.settings['template_path']\n")
     with another(
