@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 logger = logging.getLogger(__name__)
 
 # Variables of ours that are no settings of a deployment: the command line's, the benchmark's, the tests' and so on.
-OTHER_VARIABLES: Final = re.compile(r"GRAFT_(APP$|IMAGE$|RAY|BENCH_|ECOSYSTEM_|EXPORTER_|TEST_)")
+OTHER_VARIABLES: Final = re.compile(r"GRAFT_(APP$|IMAGE$|HASH_SEED$|RAY|BENCH_|ECOSYSTEM_|EXPORTER_|TEST_)")
 
 _PASSWORD = re.compile(r"(://[^:@/;]*:)[^@;]*(?=@)")
 

@@ -133,7 +133,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
         "a result is stored in one step and its message acknowledged in the next", ("fails-first-a",), deaths=1,
         lines=(
             "redis.call('ZREM', index, delivery)",
-            f"if {SETTLED} then push_messages(5, 6) end",
+            f"if {SETTLED} then push_messages(6, 8) end",
         ),
     ),
     "send-then-settle": Variant(

@@ -11,8 +11,8 @@ import graft
 from graft.config import redis_clock
 from graft.config.deployment import current
 from graft.config.transport import due
-from graft.config.transport.channel import WAKEUP_MS
 from graft.config.transport.due import Placed
+from graft.config.transport.sending_channel import WAKEUP_MS
 from graft.scripts import snapshot
 from graft.tasks.durable import record
 from graft.tasks.health import measure
