@@ -50,13 +50,22 @@ def flaw(raw: bytes) -> str:
     conf = app().conf
     limit = (conf.broker_transport_options or {}).get("message_limit", MESSAGE_LIMIT)
     try:
-        message = Message(decode(raw, limit), channel=_Channel(), accept=prepare_accept_content(conf.accept_content))
+        message = message_in(raw, limit, prepare_accept_content(conf.accept_content))
     except BadMessage as error:
         return str(error)
     except ValueError as error:  # A body that is not base64.
         return f"malformed_body: {error!r}"
     found = forgery(message) or refusal(message)
     return f"{found.reason}: {found.detail}" if found else ""
+
+
+def message_in(raw: bytes, limit: int, accept: Any) -> Message:
+    """The message in *raw*, of at most *limit* bytes, whose content is of the types in *accept*.
+
+    Raises:
+        ValueError: there is none; a BadMessage says why.
+    """
+    return Message(decode(raw, limit), channel=_Channel(), accept=accept)
 
 
 def can_verify() -> bool:

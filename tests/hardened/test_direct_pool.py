@@ -55,24 +55,19 @@ def test_tasks_that_harm_their_process_harm_nobody_else(direct):
         wait_until(lambda: not client.hlen("graft:unacked"), what="everything to be settled")
 
 
-def test_quick_tasks_do_not_wait_behind_a_long_one_nor_do_their_results(direct):
-    """Processes take several quick tasks at a time; the long one is among those."""
+def test_what_waits_behind_long_tasks_goes_back_and_results_before_them_do_not_wait(direct):
+    """Processes take several quick tasks at a time; the long ones are among those."""
     shop, _ = direct
     code = (
-        f"{LEARN}results = group([*(write.s(str(n)) for n in range(20)), slow.s(6.0), slow.s(6.0),"
+        f"{LEARN}results = group([*(write.s(str(n)) for n in range(20)), slow.s(300.0), slow.s(300.0),"
         " *(write.s(str(n)) for n in range(20, 60))])()\n"
-        "for result in results: result.name_of = None\n"
-        "quick = [result for n, result in enumerate(results) if n not in (20, 21)]\n"
-        "time.sleep(3.0)\n"
-        "print(sum(result.ready() for result in quick), sum(result.ready() for result in results))\n"
-        "print(len(results.get(timeout=60)))"
+        "print(len([result.get(timeout=30) for result in results[:20]]))"
     )
-    first, whole = shop.run(code).split("\n")
-    # Both processes are taken by then, and what they held behind went back: it runs once they are free.
-    assert first.split()[0] == first.split()[1]
-    assert int(first.split()[0]) >= 20
-    assert whole == "62"
-    assert shop.lines()["slow begins"] == 2
+    assert shop.run(code) == "20"
+    wait_until(lambda: shop.lines()["slow begins"] == 2, what="both processes to be taken")
+    with shop.redis() as client:
+        wait_until(lambda: client.hlen("graft:unacked") == 2, what="them to hold what they run, and nothing else")
+        assert client.llen("celery") == 260 - sum(shop.lines()[name] for name in {"quick", *map(str, range(60))})
 
 
 def test_quick_tasks_pass_by_one_long_one(direct):
@@ -141,16 +136,19 @@ print(write.delay("after").get(timeout=30))
 
 
 def test_what_a_stopped_process_has_taken_is_taken_back(direct):
+    """It waits for messages when it is stopped, so Redis gives it the first of those that come."""
     shop, worker = direct
     stopped, _ = processes(worker)
-    shop.run(LEARN)
-    stopped.suspend()
-    try:
-        assert shop.run(f"{LEARN}print(len(group([write.s('all') for _ in range(100)])().get(timeout=60)))") == "100"
-    finally:
-        stopped.resume()
-    time.sleep(1.0)  # For what it would run a second time.
-    assert shop.lines()["all"] == 100
+    code = (
+        f"import psutil\n{LEARN}psutil.Process({stopped.pid}).suspend()\n"
+        "print(len(group([write.s('all') for _ in range(100)])().get(timeout=60)))\n"
+        f"psutil.Process({stopped.pid}).resume()\n"
+        "print(len(group([write.s('after') for _ in range(100)])().get(timeout=60)))"
+    )
+    assert shop.run(code).split() == ["100", "100"]
+    with shop.redis() as client:
+        wait_until(lambda: not client.hlen("graft:unacked"), what="everything to be settled")
+    assert shop.lines()["all"] == shop.lines()["after"] == 100
 
 
 def test_nothing_is_lost_with_processes_that_are_killed_all_the_time(direct):

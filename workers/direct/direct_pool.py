@@ -315,7 +315,7 @@ class TaskPool(prefork.TaskPool):
         for child in tuple(self.children.values()):
             self._send_away(child)
         while self.children:
-            self._turn(0.1)
+            self.take_turn(0.1)
 
     def on_terminate(self) -> None:
         """End what runs; its messages go back as the consumer closes."""
@@ -325,13 +325,13 @@ class TaskPool(prefork.TaskPool):
             _signal(child.pid, signals.SIGTERM)
         deadline = time.monotonic() + TERMINATE_SECONDS
         while self.children and time.monotonic() < deadline:
-            self._turn(0.05)
+            self.take_turn(0.05)
         for child in tuple(self.children.values()):
             _signal(child.pid, signals.SIGKILL)
         while self.children:
-            self._turn(0.05)
+            self.take_turn(0.05)
 
-    def _turn(self, seconds: float) -> None:
+    def take_turn(self, seconds: float) -> None:
         """What the event loop does, while the pool is waited for: timers fire, messages are settled."""
         links = {child.link: child for child in self.children.values()}
         for link in select.select(links, [], [], seconds)[0]:
@@ -342,10 +342,6 @@ class TaskPool(prefork.TaskPool):
         for ready in hub._pop_ready():
             ready()
         hub.fire_timers()
-
-    def take_turn(self, seconds: float) -> None:
-        """For a soft shutdown: process what ends within *seconds*."""
-        self._turn(seconds)
 
 
 def _run(runner: PoolProcess, of_the_parent: Iterable[socket.socket | MainEnd]) -> None:

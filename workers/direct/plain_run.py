@@ -5,7 +5,6 @@ Everything out of the ordinary is the main process's: it makes Celery's own requ
 
 from __future__ import annotations
 
-from base64 import b64decode
 from typing import Any, NamedTuple
 
 from kombu.serialization import prepare_accept_content
@@ -13,17 +12,8 @@ from kombu.transport.virtual import Message
 
 from graft.config.transport import signing
 from graft.config.transport.fetch import Taken
-from graft.config.transport.message_validation import BadMessage, decode
-from graft.config.transport.task_validation import forgery, refusal
+from graft.config.transport.task_validation import forgery, message_in, refusal
 from graft.tasks.delivery import cancellation
-
-
-class _Channel:
-    """The part of a channel that a message needs when it is made."""
-
-    @staticmethod
-    def decode_body(body: str, encoding: str | None = None) -> Any:
-        return b64decode(body) if encoding == "base64" else body
 
 
 class PlainRun(NamedTuple):
@@ -51,9 +41,8 @@ class Judge:
     def plain_run(self, taken: Taken) -> PlainRun | None:
         """The run that *taken* asks for, or None where the main process has to see it."""
         try:
-            payload = decode(taken.raw, self.limit)
-            message = Message(payload, channel=_Channel(), accept=self._accept)
-        except (BadMessage, ValueError, TypeError):
+            message = message_in(taken.raw, self.limit, self._accept)
+        except (ValueError, TypeError):
             return None
         headers: dict[str, Any] = message.headers
         name = str(headers.get("task"))

@@ -20,7 +20,6 @@ from weakref import ref
 
 import redis
 from celery import Task, signals
-from celery.app.trace import fast_trace_task
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
 from celery.worker.control import Panel
@@ -264,7 +263,7 @@ class Promotion:
         """As Celery's request applies itself to a pool."""
         hard, soft = request.time_limits
         job = self._pool.new_job(
-            fast_trace_task, (), callback=request.on_success, accept_callback=request.on_accepted,
+            None, (), callback=request.on_success, accept_callback=request.on_accepted,
             error_callback=request.on_failure, timeout_callback=request.on_timeout,
             soft_timeout=soft or request.task.soft_time_limit, timeout=hard or request.task.time_limit,
         )  # fmt: skip
