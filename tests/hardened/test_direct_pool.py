@@ -92,7 +92,7 @@ revoked.revoke()
 print(early, outcome(later), outcome(expired), outcome(revoked))
 app.control.rate_limit("tests.projects.shop.tasks.write", "10/s", reply=True, timeout=5)
 sent = [write.delay("limited") for _ in range(30)]
-time.sleep(1)
+sent[0].get(timeout=30)
 waiting = len(app.control.inspect(timeout=5).reserved()["worker@test"])
 print(len([result.get(timeout=30) for result in sent]), waiting <= 2)
 """
@@ -121,13 +121,17 @@ def test_who_listens_to_events_hears_all_of_them_and_nobody_slows_the_rest_down_
     code = """
 import threading
 heard = []
+def until(condition):
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline: time.sleep(0.02)
 def listen():
     with app.connection_for_read() as connection:
         app.events.Receiver(connection, handlers={"*": lambda event: heard.append(event["type"])}).capture(limit=None)
-threading.Thread(target=listen, daemon=True).start(); time.sleep(1)
+threading.Thread(target=listen, daemon=True).start()
+until(lambda: heard)  # The worker's own heartbeat.
 app.control.enable_events(reply=True, timeout=5)
 print([write.delay(str(n)).get(timeout=30) for n in range(5)])
-time.sleep(1)
+until(lambda: heard.count("task-succeeded") == 5)
 print(*(heard.count(f"task-{kind}") for kind in ("received", "started", "succeeded")))
 app.control.disable_events(reply=True, timeout=5)
 print(write.delay("after").get(timeout=30))
