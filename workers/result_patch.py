@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from celery import states
 from celery.backends.redis import RedisBackend
+from kombu.utils.json import dumps
 
 from graft.config import keys, lua
 from graft.config.deployment import part
@@ -28,6 +29,7 @@ from graft.tasks.results.replies import channel_of
 STORE_TEXT: Final = PUSH_MESSAGES + lua.text(__file__, "store_result")
 STORE: Final = lua.load(__file__, "store_result", functions=PUSH_MESSAGES)
 STORES: Final = (RedisBackend, Backend)  # Celery's own and ours, but no class of a project that derives from them.
+SUCCESS: Final = dumps({"status": states.SUCCESS})[:-1]  # How the record of one begins.
 STATE: Final = len('{"status": ')
 LOST: Final = -1  # The script's reply where the message went back.
 
@@ -90,8 +92,7 @@ def arguments(
         return None
     meta = backend._get_result_meta(result=result, state=state, traceback=traceback, request=request)
     record = backend.encode({**meta, "task_id": task_id})
-    success = backend.encode({"status": states.SUCCESS})[:-1]
-    if not isinstance(record, str) or len(record) > backend._MAX_STR_VALUE_SIZE or record[:STATE] != success[:STATE]:
+    if not isinstance(record, str) or len(record) > backend._MAX_STR_VALUE_SIZE or record[:STATE] != SUCCESS[:STATE]:
         return None
     kept = backend.failure_expires if state == states.FAILURE else None
     seconds = int(backend.expires or 0) if kept is None else int(kept)
@@ -104,7 +105,7 @@ def arguments(
     reply_to = getattr(request, "reply_to", None) if state in states.READY_STATES else None
     replies = channel_of(backend, reply_to) if isinstance(reply_to, str) and reply_to else ""
     return StoreArguments.make(
-        key, record, seconds, success, delivery, settles=settles, follows=follows, request=request, terms=terms,
+        key, record, seconds, SUCCESS, delivery, settles=settles, follows=follows, request=request, terms=terms,
         replies=replies,
     )  # fmt: skip
 
