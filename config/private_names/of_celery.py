@@ -14,7 +14,9 @@ APP: Final[Names] = {
         *("_pubsub", "_reset_sync", "_locked", "_reconnect_pubsub", "_flush_pending_unsubscribe"),
         *("_consume_from", "_get_key_for_task", "_decode_result", "_drain_one", "_wait_for_pending"),
     ),
-    "celery.app.base:Celery": ("_tasks",),  # tasks/sending/drafts.py
+    # tasks/sending/drafts.py
+    "celery.app.base:Celery": ("_tasks",),
+    "celery.app.amqp": ("_callback_publish_retry",),
     "celery.canvas:group": ("_apply_tasks",),  # tasks/sending/group_sending.py: many messages in one round trip.
 }
 WORKER: Final[Names] = {

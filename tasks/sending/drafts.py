@@ -15,6 +15,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from celery import Celery
+from celery.app.amqp import _callback_publish_retry
 from celery.app.routes import MapRoute
 from celery.utils.saferepr import saferepr
 from kombu import Producer, Queue
@@ -128,6 +129,7 @@ class Drafts:
             or type(kwargs) is not dict
             or amqp.is_observed()
             or app.current_worker_task is not None
+            or _callback_publish_retry.get()  # What follows from a run is tried in Celery's own way.
         ):
             return None
         draft = self._draft(amqp, name, options)
