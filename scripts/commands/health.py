@@ -17,7 +17,7 @@ from graft.config.queues import table
 from graft.config.redis_client import server_time, shared, why_not
 from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.console import output, say, show
-from graft.tasks.health import measure, periodic, report_store
+from graft.tasks.health import examination, measure, report_store
 from graft.tasks.health.checks import is_starting
 from graft.tasks.health.verdicts import ORDER, STALE, HealthReport, HealthState, Verdict
 from graft.tasks.monitoring import worker_registry
@@ -64,7 +64,7 @@ def current(live: bool = False) -> HealthReport:
     verdict = freshness(age, limit, None if age is not None else measure.started(worker_registry.workers(client)))
     if last and not is_stale and not live:
         return replace(last, verdicts=(*last.verdicts, verdict))
-    report = periodic.examine(client)
+    report = examination.examine(client)
     return replace(report, verdicts=(*report.verdicts, verdict))
 
 
