@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-Shape = Literal["batch", "singles", "submit", "latency", "bounded", "pool", "stream", "depth"]
+Shape = Literal["batch", "singles", "submit", "latency", "bounded", "pool", "stream", "depth", "start"]
 Kind = Literal["numbers", "same", "lognormal", "rare", "text"]
 
 # A pickled MiB must fit the default limit of one item, which is 1 MiB with the pickle's own few bytes.
@@ -59,7 +59,8 @@ class Workload:
             ``submit``: the same, timing the inside of each call. ``latency``: one call at a time, there and back.
             ``bounded``: a batch with at most 50 items under way. ``pool``: a call for each item, of which at most 220
             are under way: what a pool of 20 workers with a queue of 200 holds. ``stream``: an iterator in, one out.
-            ``depth``: a batch that waits in the queue as a whole before the workers may begin.
+            ``depth``: a batch that waits in the queue as a whole before the workers may begin. ``start``: nothing is
+            sent, a program is started.
         concurrency: worker processes (of the io lane: items at once), 0 for one process per core.
         only: contenders that take part; everyone who can, unless given.
         repeat: repetitions, where they differ from the run's.
@@ -110,6 +111,7 @@ NOOP_SCALE: Final = (10, 100, 1_000, 10_000)
 POOLS: Final = ("ppe", "mp")
 PLAIN: Final = ("hardened", "hardened-direct", "celery")
 PLACED: Final = ("graft-pool", "celery", "ppe")
+PROGRAMS: Final = ("graft-programs", "celery-programs")
 LANES: Final = ("graft-io", "graft-cpu")
 BULK: Final = ("graft", "celery", "chunks", "loop", "loop-batched", "loop-bare", *POOLS, "joblib")
 
@@ -208,6 +210,14 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
                  ("graft", "graft-plain"), "hardening"),
         Workload("hardening-latency", "one job there and back, hardened and stock transport", "latency", "noop",
                  numbers(1_000, 20), ("graft", "graft-plain"), "hardening"),
+        *(
+            Workload(f"start-{function}", text, "start", function, Items("numbers", 1), (*PROGRAMS, *others), "start")
+            for function, text, others in (
+                ("help", "the help of a command", ()),
+                ("worker", "a worker until it is ready, one process per core", ("graft-direct-programs",)),
+                ("io-worker", "a worker of the io lane until it is ready, and solo", ()),
+            )
+        ),
     ]  # fmt: skip
     return [workload if workload.group else replace(workload, group=workload.name) for workload in found]
 

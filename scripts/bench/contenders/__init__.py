@@ -7,6 +7,7 @@ from graft.scripts.bench.contenders.base import Contender
 from graft.scripts.bench.contenders.inprocess import Joblib, MultiprocessingPool, OneByOne, PlainAsyncio, ProcessPool
 from graft.scripts.bench.contenders.ours import Graft, GraftCpu, GraftDirect, GraftIo, GraftOnStockTransport, GraftPool
 from graft.scripts.bench.contenders.peers import Dask, Dramatiq, Huey, Ray, Rq
+from graft.scripts.bench.contenders.programs import GraftDirectPrograms, GraftPrograms, StockPrograms
 from graft.scripts.bench.contenders.stock import Chunks, HardenedCelery, HardenedDirect, OneProcess, Solo, StockCelery
 from graft.scripts.bench.contenders.yardsticks import BareLoop, BatchedLoop, Loop
 
@@ -33,6 +34,9 @@ CONTENDERS: dict[str, type[Contender]] = {
         Joblib,
         PlainAsyncio,
         OneByOne,
+        GraftPrograms,
+        GraftDirectPrograms,
+        StockPrograms,
         Dramatiq,
         Taskiq,
         TaskiqOne,
