@@ -146,7 +146,7 @@ def following(what: str) -> Iterator[Step]:
     """A bar on a terminal; elsewhere one line at each third of the way."""
     if messages().is_terminal:
         columns = TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns, console=messages) as progress:
+        with Progress(*columns, console=messages()) as progress:
             bar = progress.add_task(what, total=None)
             yield lambda done, total: progress.update(bar, completed=done, total=total)
         return

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any, Final, Literal
 
-
 from graft.config.deployment import part
 from graft.tasks.callables.closure_check import obstacle
 from graft.tasks.callables.importable import claimed, import_name, is_installed, name_of

@@ -47,7 +47,9 @@ def unreachable(error: Exception) -> Problem:
 def show_problems(problems: list[Problem]) -> None:
     for problem in problems:
         style = STYLES[problem.severity]
-        output().print(Text.assemble((f"{problem.severity:<8}", style), (problem.check, "bold"), f": {problem.evidence}"))
+        output().print(
+            Text.assemble((f"{problem.severity:<8}", style), (problem.check, "bold"), f": {problem.evidence}")
+        )
         if problem.cause:
             output().print(Text(f"        {problem.cause}", "dim"))
         output().print(Text(f"        → {problem.fix}", "cyan"))
