@@ -45,9 +45,8 @@ BY_NAME_ONLY = frozenset(
     {
         *(
             "hardened",
-            "hardened-direct",
-            "graft-direct",
-            "graft-plain",
+            "hardened-prefork",
+            "graft-prefork",
             "graft-io",
             "graft-cpu",
             "graft-pool",
@@ -55,7 +54,7 @@ BY_NAME_ONLY = frozenset(
             "celery-solo",
             "celery-programs",
             "graft-programs",
-            "graft-direct-programs",
+            "graft-prefork-programs",
             "taskiq-1",
         ),
         *("arq", "one-by-one"),

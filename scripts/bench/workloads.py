@@ -115,7 +115,7 @@ class Workload:
 
 NOOP_SCALE: Final = (10, 100, 1_000, 10_000)
 POOLS: Final = ("ppe", "mp")
-PLAIN: Final = ("hardened", "hardened-direct", "celery", "huey")
+PLAIN: Final = ("hardened", "hardened-prefork", "celery", "huey")
 PLACED: Final = ("graft-pool", "celery", "ppe")
 PROGRAMS: Final = ("graft-programs", "celery-programs")
 LANES: Final = ("graft-io", "graft-cpu")
@@ -219,15 +219,11 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
                      whole=True)
             for many in range(1, cores + 1)
         ),
-        Workload("hardening", "{n} no-op items, hardened and stock transport", "batch", "noop", numbers(20_000, 200),
-                 ("graft", "graft-plain"), "hardening"),
-        Workload("hardening-latency", "one job there and back, hardened and stock transport", "latency", "noop",
-                 numbers(1_000, 20), ("graft", "graft-plain"), "hardening"),
         *(
             Workload(f"start-{function}", text, "start", function, Items("numbers", 1), (*PROGRAMS, *others), "start")
             for function, text, others in (
                 ("help", "the help of a command", ()),
-                ("worker", "a worker until it is ready, one process per core", ("graft-direct-programs",)),
+                ("worker", "a worker until it is ready, one process per core", ("graft-prefork-programs",)),
                 ("io-worker", "a worker of the io lane until it is ready, and solo", ()),
             )
         ),

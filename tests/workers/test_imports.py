@@ -38,7 +38,7 @@ POOLS = {"graft.workers.direct.direct_pool", "graft.workers.thread_pool", "graft
     ],
 )
 def test_a_worker_imports_its_own_pool_and_nothing_that_few_workers_need(pool, needed):
-    ours = {"PYTHONPATH": str(ROOT), "GRAFT_SIGNING_KEY": "k" * 32, "GRAFT_POC_TASKS": "false"}
+    ours = {"PYTHONPATH": str(ROOT), "GRAFT_SIGNING_KEY": "k" * 32, "GRAFT_POC_TASKS": "false", "GRAFT_POOL": "prefork"}
     environ = {**clean_environ(os.environ), **ours}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WORKER, pool], env=environ, capture_output=True, text=True, timeout=60,
