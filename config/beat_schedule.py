@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from celery.schedules import crontab, schedule
+from typing import TYPE_CHECKING, Any
 
 from graft.config.settings import Settings
+
+if TYPE_CHECKING:
+    from celery.schedules import schedule
 
 
 def beat_schedule(config: Settings, queue: str) -> dict[str, dict[str, Any]]:
@@ -28,6 +29,8 @@ def beat_schedule(config: Settings, queue: str) -> dict[str, dict[str, Any]]:
         )
     ]
     if config.poc_tasks:
+        from celery.schedules import crontab
+
         rows += [
             ("cleanup-old-results", "cleanup_old_results", crontab(hour=2, minute=0), 3600.0),
             ("collect-metrics", "collect_metrics", 60.0, 60.0),

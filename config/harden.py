@@ -40,6 +40,7 @@ BACKENDS: Final = {  # By the scheme of the result backend's address.
     "sentinel": "graft.tasks.results.celery_backend:SentinelBackend",
 }
 WORKER: Final = "graft.workers.app"
+BEAT: Final = "graft.tasks.health.beat_ticks"
 DIRECT: Final = "graft.workers.direct.direct_pool:TaskPool"
 PAGES: Final = "graft.scripts.flower_pages.install"
 STEPS: Final = {
@@ -225,7 +226,7 @@ def settings_of(app: Celery) -> Settings:
             said[ours] = value
     if "hard_time_limit" in said and "soft_time_limit" not in said:
         said["soft_time_limit"] = said["hard_time_limit"] * 0.98
-    elif said.get("soft_time_limit", 0.0) >= Settings.model_fields["hard_time_limit"].default:
+    elif said.get("soft_time_limit", 0.0) >= Settings.hard_time_limit:
         said.setdefault("hard_time_limit", said["soft_time_limit"] + 60.0)
     if master := (conf.broker_transport_options or {}).get("master_name"):
         said["sentinel_master"] = master
@@ -282,8 +283,10 @@ def _import_our_tasks(sender: Any = None, **_: Any) -> None:
     """A worker, Beat or Flower of a hardened app knows our tasks too."""
     if is_active(sender):
         _hardenings[id(sender)].schedule()
-        if "celery.apps.beat" in sys.modules and find_spec("redbeat"):
-            import_module("graft.config.redbeat_scheduler").install()
+        if "celery.apps.beat" in sys.modules:
+            import_module(BEAT)
+            if find_spec("redbeat"):
+                import_module("graft.config.redbeat_scheduler").install()
         for module in task_modules(sender):
             sender.loader.import_task_module(module)
 

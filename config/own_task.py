@@ -12,8 +12,7 @@ from graft.config.deployment import app, current, settings
 
 MODULES: Final = (
     *("running.envelope_task", "running.call_task"),
-    *("cleanup.chord_recovery", "queues.aging", "cleanup.redis_keys"),
-    *("health.canaries", "health.periodic", "leaks.periodic", "health.history"),
+    *("cleanup.periodic", "queues.aging", "health.canaries", "health.periodic", "leaks.periodic"),
 )
 LEGACY: Final = ("legacy.migration_poc", "legacy.ray_hybrid_poc", "legacy.integration_framework")
 

@@ -13,6 +13,8 @@ from graft.config.deployment import settings
 from graft.config.settings import SettingsError
 
 try:
+    # Before there is an app, whose settings are those of its configuration: Celery configures it when it is needed.
+    redirect.install(*filter(None, settings().replace.split(",")))
     from graft.config.celery_app import app
 except SettingsError as error:
     if "celery.bin.celery" not in sys.modules:
@@ -20,8 +22,6 @@ except SettingsError as error:
     raise SystemExit(f"these settings cannot work: {error}") from None  # Celery's command line would show a traceback.
 
 app.set_default()  # shared_task of the modules that a worker loads belongs to this app.
-
-redirect.install(*filter(None, settings().replace.split(",")))
 
 if "celery.bin.celery" in sys.modules:  # The command line asks.
     from graft.scripts import command_table

@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     failed = []
     for name, command in steps(arguments.fix, not arguments.no_tests).items():
-        messages.rule(name, align="left")
+        messages().rule(name, align="left")
         begun = time.monotonic()
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
-        messages.print(f"{name}: {'failed' if code else 'passed'} in {time.monotonic() - begun:.1f} s")
+        messages().print(f"{name}: {'failed' if code else 'passed'} in {time.monotonic() - begun:.1f} s")
         if code:
             failed.append(name)
-    messages.rule(align="left")
-    messages.print(f"failed: {', '.join(failed)}" if failed else "everything passed")
+    messages().rule(align="left")
+    messages().print(f"failed: {', '.join(failed)}" if failed else "everything passed")
     return 1 if failed else 0
 
 

@@ -19,6 +19,7 @@ NOT_INSTALLED = (
 )
 
 
+HELP = {"-h", "--help"}  # Shown for any app, which is not even configured for it.
 WITHOUT_AN_APP = ("bench", "drill")  # They make a stack of their own.
 
 
@@ -31,7 +32,7 @@ class LazyCommand(click.Command):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
         app = getattr(getattr(parent, "obj", None), "app", None)  # Of `celery -A`.
-        if app is not None and self.name not in WITHOUT_AN_APP:
+        if app is not None and self.name not in WITHOUT_AN_APP and not HELP & set(args):
             from graft.config import harden
 
             if not harden.is_active(app):

@@ -130,7 +130,7 @@ def measure(stack: LocalStack, plan: Plan) -> Rows:
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in plan.ways}
     for number in range(plan.repeat):
         for way in plan.ways:
-            with messages.status(f"{way}: {', '.join(map(str, plan.sizes.values()))} items"):
+            with messages().status(f"{way}: {', '.join(map(str, plan.sizes.values()))} items"):
                 runs[way].append(run(stack, plan, way))
             say(f"measured {way}" + (f", {number + 1} of {plan.repeat}" if plan.repeat > 1 else ""))
     return rows(plan, runs)
@@ -202,7 +202,7 @@ def compare(plan: Plan, json_to: Path | None) -> int:
     lanes: dict[Lane, int] = {} if os.environ.get("CELERY_BROKER_URL") else {"cpu": default_lanes()["cpu"]}
     stack = LocalStack(lanes)
     try:
-        with messages.status("starting Redis and workers"):
+        with messages().status("starting Redis and workers"):
             stack.start()
             stack.wait_ready()
         found = measure(stack, plan)

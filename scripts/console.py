@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import time
+from functools import cache
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:  # rich is imported when something is printed, which help is not.
+    from rich.console import Console
+    from rich.table import Table
 
-output = Console(soft_wrap=True, highlight=False, emoji=False)
-messages = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+@cache
+def output() -> Console:
+    """The console on stdout."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, emoji=False)
+
+
+@cache
+def messages() -> Console:
+    """The console on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def say(message: str) -> None:
     """Print *message* on stderr."""
-    messages.print(Text(message))
+    messages().print(message, markup=False)
 
 
 def complain(message: str) -> None:
     """Print an error on stderr."""
-    messages.print(Text.assemble(("error: ", "bold red"), message))
+    from rich.text import Text
+
+    messages().print(Text.assemble(("error: ", "bold red"), message))
 
 
 def show(table: Table) -> None:
     """Print *table*. In a file or a pipe it is as wide as it needs to be."""
-    if output.is_terminal:
-        output.print(table)
+    from rich.console import Console
+
+    if output().is_terminal:
+        output().print(table)
         return
-    needed = output.measure(table, options=output.options.update(width=10_000)).maximum
-    Console(width=max(output.width, needed), highlight=False, emoji=False).print(table)
+    needed = output().measure(table, options=output().options.update(width=10_000)).maximum
+    Console(width=max(output().width, needed), highlight=False, emoji=False).print(table)
 
 
 def ago(moment: float) -> str:

@@ -144,9 +144,9 @@ def _show_progress(log: Path, step: Step) -> None:
 @contextmanager
 def following(what: str) -> Iterator[Step]:
     """A bar on a terminal; elsewhere one line at each third of the way."""
-    if messages.is_terminal:
+    if messages().is_terminal:
         columns = TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns, console=messages) as progress:
+        with Progress(*columns, console=messages()) as progress:
             bar = progress.add_task(what, total=None)
             yield lambda done, total: progress.update(bar, completed=done, total=total)
         return
@@ -234,7 +234,7 @@ def show(stack: LocalStack, files: int | None, *, keeps: bool) -> None:
         with following("map-reduce, as a chord") as step:
             chord = run_chord(stack, folder, files, step)
     stack.check()
-    output.print(table(local, cluster, chord, workers, stack.flower_url if keeps else ""))
+    output().print(table(local, cluster, chord, workers, stack.flower_url if keeps else ""))
     if found := problems(local, cluster, chord):
         raise DemoError("\n".join(found))
 
@@ -269,7 +269,7 @@ def demonstrate(files: int | None, keeps: bool) -> int:
         if keeps:
             refuse_second_stack()
         announce(stack, files)
-        with messages.status("starting Redis, workers and Flower"):
+        with messages().status("starting Redis, workers and Flower"):
             stack.start()
             stack.wait_ready()
         if keeps:

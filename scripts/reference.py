@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import Field, fields
 from pathlib import Path
-
-from pydantic.fields import FieldInfo
+from typing import Any
 
 from graft.config.queues import QUEUES
-from graft.config.settings import Settings, variable
+from graft.config.settings import Settings
+from graft.config.variables import NO_SECRET, variable_of
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 HEAD = """# Configuration
@@ -23,11 +24,9 @@ bytes.
 """
 
 
-def default(field: FieldInfo) -> str:
+def default(field: Field[Any]) -> str:
     value = field.default
-    if hasattr(value, "get_secret_value"):
-        value = value.get_secret_value()
-    if value == "":
+    if value in ("", NO_SECRET):
         return ""
     return f"`{value:.12g}`" if isinstance(value, float) else f"`{value}`"
 
@@ -35,8 +34,8 @@ def default(field: FieldInfo) -> str:
 def reference() -> str:
     """The whole page."""
     rows = [
-        f"| `{variable(name)}` | {default(field)} | {field.description} |\n"
-        for name, field in Settings.model_fields.items()
+        f"| `{variable_of(field)}` | {default(field)} | {field.metadata['description']} |\n"
+        for field in fields(Settings)
     ]
     queues = [f"| `{queue.name}` | {queue.lane} | {queue.purpose} |\n" for queue in QUEUES]
     return HEAD + "".join(rows) + "\n## Queues\n\n| queue | lane | for |\n|---|---|---|\n" + "".join(queues)

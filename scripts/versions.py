@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except subprocess.SubprocessError as error:
                 complain(str(error))
                 passed = False
-        messages.print(f"{end}: {'passed' if passed else 'failed'} in {time.monotonic() - begun:.0f} s")
+        messages().print(f"{end}: {'passed' if passed else 'failed'} in {time.monotonic() - begun:.0f} s")
         if not passed:
             failed.append(end)
     return 1 if failed else 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import pickle
-import pickletools
 import traceback
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
@@ -120,6 +119,8 @@ def _named(what: str, position: int | None) -> str:
 
 def _main_reference(frame: bytes) -> str | None:
     """The first name that *frame* would look up in ``__main__``, where every process has a different module."""
+    import pickletools  # Few frames name __main__.
+
     memo: list[object] = []
     strings: list[object] = []
     for opcode, argument, _ in pickletools.genops(frame):

@@ -14,8 +14,6 @@ import celery.concurrency.prefork
 import celery.concurrency.thread
 
 from graft.config.deployment import settings
-from graft.workers.direct.direct_pool import TaskPool
-from graft.workers.thread_pool import ThreadPool
 
 GREEN: Final = ("gevent", "eventlet")
 REMEDY: Final = (
@@ -39,6 +37,10 @@ def prepare(worker: Any) -> None:
         raise SystemExit(f"a hardened worker does not run on {green} (pool {name}): {REMEDY}")
     kind = celery.concurrency.get_implementation(asked)
     if kind is celery.concurrency.thread.TaskPool:
+        from graft.workers.thread_pool import ThreadPool
+
         worker.pool_cls = ThreadPool
     elif kind is celery.concurrency.prefork.TaskPool and settings().pool == "direct":
+        from graft.workers.direct.direct_pool import TaskPool
+
         worker.pool_cls = TaskPool

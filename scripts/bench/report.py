@@ -54,6 +54,7 @@ def figures(group: list[Series], outcome: Outcome) -> tuple[list[str], list[list
     """The heads of a table, and its rows; columns that nobody fills are left out."""
     workload = group[0].workload
     ours = outcome.find(workload.name, "graft") or outcome.find(workload.name, "graft-io")
+    ours = ours or outcome.find(workload.name, "graft-programs")
     records = []
     for series in sorted(group, key=lambda each: each.figure if each.repetitions else float("inf")):
         record = {"contender": CONTENDERS[series.contender].title}
@@ -77,12 +78,16 @@ def cells(series: Series, ours: Series | None, cores: int) -> dict[str, str]:
     row["against us"] = f"{series.figure / ours.figure:.3g} ×" if ours else ""
     row["items/s"] = f"{series.rate:,.0f}" if series.has_whole else ""
     has_workers = bool(series.memory.get("after"))  # Pools of processes work in children of their client.
-    row["µs/item client"] = f"{series.cpu('client') * 1e6:.1f}"
+    if series.workload.shape != "start":
+        row["µs/item client"] = f"{series.cpu('client') * 1e6:.1f}"
     row["µs/item workers"] = f"{series.cpu('workers') * 1e6:.1f}" if has_workers else ""
     busy, idle = percent_busy(series, cores), series.median("idle_tail")
     row["efficiency"] = "" if busy is None else f"{busy:.1f} %"
     row["last idle"] = "" if idle is None else f"{100 * idle:.1f} %"
+    cpu, idle_memory = series.median("cpu"), series.median("idle_memory")
+    row["cpu"] = "" if cpu is None else duration(cpu)
     row["PSS MiB"] = f"{series.memory['after'] / MIB:.0f}" if has_workers else ""
+    row["idle MiB"] = "" if idle_memory is None else f"{idle_memory / MIB:.0f}"
     return row
 
 

@@ -174,6 +174,17 @@ def memory(workload: str, against: str, ours: str = "graft") -> Number:
     return number
 
 
+def started(workload: str, figure: str, ours: str = "graft-programs", than: str = "celery-programs") -> Number:
+    """Of a program that was started the processor time ``cpu`` or the ``idle_memory``, in proportion."""
+
+    def number(outcome: Outcome) -> float | None:
+        one, other = outcome.find(workload, ours), outcome.find(workload, than)
+        above, below = (series.median(figure) if series else None for series in (one, other))
+        return above / below if above and below else None
+
+    return number
+
+
 def memory_growth(workload: str, ours: str = "graft") -> Number:
     """Worker processes after a workload, in proportion to before it."""
 
@@ -277,6 +288,15 @@ TARGETS: Final[Sequence[Target]] = (
         "a million waiting: cost per item against an empty queue", cost_per_item("depth-1000000", "depth-0"),
         "at most", 1.2,
     ),
+    Target("a command's help: processor time against Celery's own", started("start-help", "cpu"), "at most", 1.1),
+    Target("start of a worker: processor time against stock", started("start-worker", "cpu"), "at most", 1.5),
+    Target("start of a worker, GRAFT_POOL=prefork: processor time against stock",
+           started("start-worker", "cpu", "graft-prefork-programs"), "at most", 1.5),
+    Target("memory of an idle worker against stock", started("start-worker", "idle_memory"), "at most", 1.1),
+    Target("memory of an idle worker, GRAFT_POOL=prefork, against stock",
+           started("start-worker", "idle_memory", "graft-prefork-programs"), "at most", 1.1),
+    Target("memory of an idle io worker against stock solo", started("start-io-worker", "idle_memory"),
+           "at most", 1.2),
     Target("memory of workers after the run against stock prefork", memory("noop", "celery"), "at most", 1.2),
     Target("memory of an io worker against stock solo", memory("io-tiny", "celery-solo", "graft-io"), "at most", 1.2),
 )  # fmt: skip

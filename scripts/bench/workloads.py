@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-Shape = Literal["batch", "singles", "submit", "latency", "bounded", "pool", "callers", "load", "stream", "depth"]
+Shape = Literal[
+    "batch", "singles", "submit", "latency", "bounded", "pool", "callers", "load", "stream", "depth", "start"
+]
 Kind = Literal["numbers", "same", "lognormal", "rare", "text"]
 
 # A pickled MiB must fit the default limit of one item, which is 1 MiB with the pickle's own few bytes.
@@ -61,7 +63,8 @@ class Workload:
             are under way: what a pool of 20 workers with a queue of 200 holds. ``callers``: eight threads, each of
             which makes one call at a time. ``load``: a call whenever the next is due, by chance, so often that its work
             is a share of what the cores can do; timed from then until it begins. ``stream``: an iterator in, one out.
-            ``depth``: a batch that waits in the queue as a whole before the workers may begin.
+            ``depth``: a batch that waits in the queue as a whole before the workers may begin. ``start``: nothing is
+            sent, a program is started.
         concurrency: worker processes (of the io lane: items at once), 0 for one process per core.
         only: contenders that take part; everyone who can, unless given.
         repeat: repetitions, where they differ from the run's.
@@ -114,6 +117,7 @@ NOOP_SCALE: Final = (10, 100, 1_000, 10_000)
 POOLS: Final = ("ppe", "mp")
 PLAIN: Final = ("hardened", "hardened-prefork", "celery", "huey")
 PLACED: Final = ("graft-pool", "celery", "ppe")
+PROGRAMS: Final = ("graft-programs", "celery-programs")
 LANES: Final = ("graft-io", "graft-cpu")
 BULK: Final = ("graft", "celery", "chunks", "loop", "loop-batched", "loop-bare", *POOLS, "joblib")
 
@@ -214,6 +218,14 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
                      "spin", spins("same", 2_000, 20, 1e-3), ("graft", "celery", "ppe"), "scaling", concurrency=many,
                      whole=True)
             for many in range(1, cores + 1)
+        ),
+        *(
+            Workload(f"start-{function}", text, "start", function, Items("numbers", 1), (*PROGRAMS, *others), "start")
+            for function, text, others in (
+                ("help", "the help of a command", ()),
+                ("worker", "a worker until it is ready, one process per core", ("graft-prefork-programs",)),
+                ("io-worker", "a worker of the io lane until it is ready, and solo", ()),
+            )
         ),
     ]  # fmt: skip
     return [workload if workload.group else replace(workload, group=workload.name) for workload in found]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
-from graft.scripts.bench.contenders import CONTENDERS
-from graft.scripts.bench.machine import Machine
-from graft.scripts.bench.report import as_json, as_markdown, show
-from graft.scripts.bench.run import Outcome, Plan, run
-from graft.scripts.bench.workloads import catalogue, choose
 from graft.scripts.commands.options import RedisCommand, examples
-from graft.scripts.console import complain, say
-from graft.scripts.stack.redis_server import StackError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graft.scripts.bench.machine import Machine
+    from graft.scripts.bench.run import Outcome
 
 
 def names(_: click.Context, parameter: click.Parameter, text: str | None) -> list[str]:
@@ -73,6 +72,16 @@ def command(
     ratios within one run, not times of two runs. All results are checked. The table goes to stdout, progress to stderr.
     Other task queues are measured if they are installed: pip install 'celery-graft[bench]'.
     """  # fmt: skip
+    from rich.console import Console
+
+    from graft.scripts.bench.contenders import CONTENDERS
+    from graft.scripts.bench.machine import Machine
+    from graft.scripts.bench.report import as_json, as_markdown, show
+    from graft.scripts.bench.run import Outcome, Plan, run
+    from graft.scripts.bench.workloads import catalogue, choose
+    from graft.scripts.console import complain, say
+    from graft.scripts.stack.redis_server import StackError
+
     cores = len(os.sched_getaffinity(0))
     found = catalogue(quick, cores)
     if only_list:
@@ -134,6 +143,9 @@ def _missing() -> list[str]:
 
 
 def _list(console: Console, quick: bool, cores: int) -> None:
+    from graft.scripts.bench.contenders import CONTENDERS
+    from graft.scripts.bench.workloads import catalogue
+
     console.print("workloads (group: name, content)")
     for workload in catalogue(quick, cores):
         console.print(f"  {workload.group}: {workload.name}, {workload.subject}", markup=False)

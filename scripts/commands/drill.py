@@ -108,8 +108,8 @@ def command(
     faults = chosen(only, lane)
     if lists:
         for fault in [*faults, *(() if only else [fault for fault in FAULTS if not fault.by_default])]:
-            output.print(f"{fault.name:21} {fault.limit}\n{'':21} {(fault.__doc__ or '').strip()}")
-        output.print(
+            output().print(f"{fault.name:21} {fault.limit}\n{'':21} {(fault.__doc__ or '').strip()}")
+        output().print(
             f"\nAbout {lasts(faults, scale, stock)} at --scale {scale:g}, {lasts(faults, 1.0, stock)} at "
             "--scale 1, for which the limits are promised. --only soak takes two hours more."
         )

@@ -73,7 +73,7 @@ def show_findings(found: list[Finding], measured: list[RedisSample], now: float)
             f"and a worker that reads the queue {queue_table().maintenance}."
         )
         return
-    output.print(Text.assemble(("●", STYLES[state]), " ", (state, STYLES[state])))
+    output().print(Text.assemble(("●", STYLES[state]), " ", (state, STYLES[state])))
     say(f"{len(measured)} measurements of Redis, the last {now - measured[-1].at:.0f} s ago.")
     if found:
         table = Table("", box=None, pad_edge=False)
@@ -155,4 +155,4 @@ def stack(pid: int, latest: list[Sample]) -> None:
             raise SystemExit(3)
         time.sleep(0.2)
     for name, text in found.threads.items():
-        output.print(f"{name}\n{text}", markup=False)
+        output().print(f"{name}\n{text}", markup=False)

@@ -119,8 +119,8 @@ def show_message(message_id: str, as_json: bool) -> None:
         ("detail", one.detail), ("task", one.message.task), ("task id", one.message.id), ("what", one.message.what),
         ("bytes", f"{one.size:,}" if one.is_whole else f"{one.size:,}, of which {len(one.raw):,} were kept"),
     ):  # fmt: skip
-        output.print(f"{name:<10}{value}", markup=False)
-    output.print(f"\n{peek.printable(one.raw[:SHOWN].decode('utf-8', 'replace'))}", markup=False)
+        output().print(f"{name:<10}{value}", markup=False)
+    output().print(f"\n{peek.printable(one.raw[:SHOWN].decode('utf-8', 'replace'))}", markup=False)
 
 
 @command.command()

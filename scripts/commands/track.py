@@ -119,7 +119,7 @@ def as_record(found: Found) -> dict[str, Any]:
 
 def show_call(found: Found) -> None:
     for name, value in lines(found):
-        output.print(f"{name:<10}{value}", markup=False)
+        output().print(f"{name:<10}{value}", markup=False)
     if found.runs:
         show_runs(found.runs)
     under_way = found.state in ("running", "queued", "scheduled")
@@ -182,7 +182,7 @@ def show_batch(batch_id: str, runs: list[Attempt], as_json: bool) -> None:
         return
     failed = sum(bool(run.error) for run in runs)
     told = f"batch {batch_id}: {several(len(runs), 'run')} of its envelopes ended, {failed} with errors"
-    output.print(told, markup=False)
+    output().print(told, markup=False)
     show_runs(runs[-LAST:], with_id=True)
     hidden = f" The last {LAST} are shown." if len(runs) > LAST else ""
     say(f"What is under way: batch show {batch_id}. One envelope: track ENVELOPE.{hidden}")

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if given.list:
         for project in PROJECTS:
-            output.print(project.requirement)
+            output().print(project.requirement)
         return 0
     failures: list[str] = []
     if given.earlier:

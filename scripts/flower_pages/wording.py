@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from tornado.escape import xhtml_escape
 
-from graft.scripts.commands.health import amount as health_amount
+from graft.scripts.commands.health.report import amount as health_amount
 from graft.scripts.commands.html_report.charts import thin
 from graft.scripts.console import duration, lasting, several
 

@@ -59,7 +59,7 @@ def explore(world: World, arguments: argparse.Namespace) -> bool:
     if found.broken:
         tell(found.broken, found.moves, world.log)
     extent = "all states" if found.is_complete else "not all, the time was up"
-    output.print(f"{found.states} states in {found.histories} histories: {extent}")
+    output().print(f"{found.states} states in {found.histories} histories: {extent}")
     return not found.broken
 
 
@@ -93,7 +93,7 @@ def variants(world: World, arguments: argparse.Namespace) -> bool:
         one = VARIANTS[name]
         with one.installed(world):
             found = walk(world, one.labels, deaths=one.deaths, jumps=one.jumps, seconds=arguments.seconds)
-        output.print(f"{name}: {found.broken or 'NOT FOUND'} ({found.states} states)")
+        output().print(f"{name}: {found.broken or 'NOT FOUND'} ({found.states} states)")
         if not found.broken:
             missed.append(name)
     return not missed
@@ -103,10 +103,10 @@ def tell(broken: str, moves: Sequence[object], log: Sequence[str]) -> None:
     """Print how a guarantee was broken."""
     complain(broken)
     for move in moves:
-        output.print(f"  {move}")
-    output.print("what happened:")
+        output().print(f"  {move}")
+    output().print("what happened:")
     for line in log:
-        output.print(f"  {line}")
+        output().print(f"  {line}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

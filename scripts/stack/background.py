@@ -172,7 +172,7 @@ def status() -> int:
     table = Table("process", "pid", "state", box=None)
     for process in [state.guard, *state.processes]:
         table.add_row(process.name, str(process.pid), "runs" if process.find() else "ended")
-    output.print(table)
+    output().print(table)
     try:
         depths = _depths(state)
     except redis.RedisError as error:
@@ -181,7 +181,7 @@ def status() -> int:
     table = Table("queue", "waiting", box=None)
     for queue, depth in depths.items():
         table.add_row(queue, str(depth))
-    output.print(table)
+    output().print(table)
     return 1 if state.ended else 0
 
 
@@ -227,9 +227,9 @@ def _clear(state: State | None, path: Path) -> None:
 
 def _print_environment(state: State) -> None:
     for name, value in state.variables.items():
-        output.print(f"export {name}={shlex.quote(value)}", markup=False)
-    output.print(f"# Flower: {state.flower_url}", markup=False)
-    output.print(f"# logs:   {state.directory}", markup=False)
+        output().print(f"export {name}={shlex.quote(value)}", markup=False)
+    output().print(f"# Flower: {state.flower_url}", markup=False)
+    output().print(f"# logs:   {state.directory}", markup=False)
 
 
 def _depths(state: State) -> dict[str, int]:

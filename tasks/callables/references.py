@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any, Final, Literal
 
-import cloudpickle
-
 from graft.config.deployment import part
 from graft.tasks.callables.closure_check import obstacle
 from graft.tasks.callables.importable import claimed, import_name, is_installed, name_of
@@ -161,6 +159,8 @@ class _Registry:
 @contextmanager
 def _by_value(modules: list[ModuleType]) -> Iterator[None]:
     """Have cloudpickle copy what *modules* define for once; it takes all of ``sys.modules`` for importable."""
+    import cloudpickle
+
     with part(_Registry).lock:
         added = [module for module in modules if module.__name__ not in cloudpickle.list_registry_pickle_by_value()]
         for module in added:
@@ -177,6 +177,8 @@ def _copy(func: Any, name: str, copied: Iterable[Any]) -> bytes:
     modules = [
         module for home in homes if (module := sys.modules.get(home)) is not None and not is_installed(home, module)
     ]
+    import cloudpickle  # Most functions travel by name.
+
     try:
         with _by_value(modules):
             return PYTHON + bytes(cloudpickle.dumps(func))

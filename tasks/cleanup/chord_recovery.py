@@ -25,7 +25,6 @@ from celery.states import READY_STATES
 
 from graft.config import redis_clock
 from graft.config.deployment import app
-from graft.config.own_task import own_task
 from graft.config.redis_client import broker, shared
 from graft.tasks import codec
 from graft.tasks.dead_letters import store as dead_letters
@@ -79,7 +78,6 @@ class ChordState:
         return [index for index, state in self.uncounted.items() if state in READY_STATES]
 
 
-@own_task("graft.maintenance.finish_chords", ignore_result=True)
 def finish_chords() -> int:
     """Take the missing step of every chord on record that stands still; how many were ended or failed."""
     client = shared()

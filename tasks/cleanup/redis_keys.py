@@ -22,7 +22,6 @@ from redis.exceptions import ResponseError
 
 from graft.config import keys, lua, redis_clock
 from graft.config.deployment import settings
-from graft.config.own_task import own_task
 from graft.config.redis_client import broker, server_time, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.durable import record as durable_batches
@@ -56,7 +55,6 @@ class Tidied:
     batches: int = 0
 
 
-@own_task("graft.maintenance.tidy", ignore_result=True)
 def tidy() -> dict[str, int]:
     """Remove the leftovers above; how many of each kind."""
     done = Tidied()
@@ -70,7 +68,6 @@ def tidy() -> dict[str, int]:
     return asdict(done)
 
 
-@own_task("graft.maintenance.prune_dead_letters", ignore_result=True)
 def prune_dead_letters() -> int:
     """Remove dead letters, and ends of runs, that are older than the deployment keeps them; how many letters."""
     client = shared()

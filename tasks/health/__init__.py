@@ -5,5 +5,5 @@ Imports monitoring, queues, leaks and dead_letters. ``celery -A graft health``, 
 Beat ─► queue maintenance ─► periodic.check ─┬─ measure: queues, workers, Redis, dead letters …
                                              ├─ checks, redis_server: measurements -> verdicts (pure)
                                              └─ report_store: report, changes ─► log, webhook
-                                  history.note ── a snapshot of the last day's series ─► celery -A graft html-report
+                             periodic.note ── history: a snapshot of the last day ─► celery -A graft html-report
 """

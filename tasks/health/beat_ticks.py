@@ -12,7 +12,6 @@ from celery import signals
 
 from graft.config import keys, lua
 from graft.config.redis_client import shared
-from graft.tasks.health import beat_schedules
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +23,8 @@ NOTE: Final = lua.load(__file__, "beat_ticks")
 
 @signals.beat_init.connect
 def _note_what_is_sent(sender: Any = None, **_: Any) -> None:
+    from graft.tasks.health import beat_schedules
+
     signals.after_task_publish.connect(_note, weak=False)
     beat_schedules.stand_beside(sender)
 

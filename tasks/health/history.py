@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from graft.config.own_task import own_task
 from graft.config.redis_client import broker, server_time, shared
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import measure
@@ -61,7 +60,6 @@ def snapshot(client: Any = None) -> Snapshot:
     )
 
 
-@own_task("graft.history.note", ignore_result=True)
 def note() -> None:
     """Add a snapshot to the history."""
     client = shared()

@@ -12,11 +12,10 @@ from graft.config.deployment import app_name
 from graft.tasks.leaks import keyspace
 from graft.tasks.leaks.correlation import RanMeanwhile, ran_meanwhile
 from graft.tasks.leaks.keyspace import RedisSample
-from graft.tasks.leaks.samples import Sample
+from graft.tasks.leaks.samples import RECYCLE, Sample
 from graft.tasks.leaks.trend import PROCESS, Grade, Measure, Trend, trend
 
 FINDINGS: Final = f"{keys.LEAKS}findings"
-RECYCLE: Final = f"{keys.LEAKS}recycle"
 EXPIRES: Final = 3600
 
 

@@ -12,6 +12,7 @@ from graft.config.deployment import settings
 
 SERIES: Final = f"{keys.LEAKS}process:"
 PROCESSES: Final = f"{keys.LEAKS}processes"
+RECYCLE: Final = f"{keys.LEAKS}recycle"  # Asks the process of a series to have itself replaced.
 LENGTH: Final = 240
 
 

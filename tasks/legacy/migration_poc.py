@@ -16,9 +16,7 @@ from celery import current_task, group
 
 from graft.config.own_task import own_task
 from graft.tasks.base import ReliableTask
-from graft.tasks.cleanup.redis_keys import remove_old_results
 from graft.tasks.delivery.run_counter import Runs
-from graft.tasks.legacy import migration_poc_metrics
 from graft.tasks.policy import ExactWaits
 
 OLD_MODULE: Final = "celery_migration_poc"
@@ -90,12 +88,16 @@ def heavy_computation(data: Mapping[str, Any]) -> dict[str, Any]:
 @both_names(OLD_MODULE)
 def cleanup_old_results() -> dict[str, int]:
     """Remove results that should be gone (``tasks/cleanup/redis_keys.py``); ``{"cleaned": n}``."""
+    from graft.tasks.cleanup.redis_keys import remove_old_results
+
     return {"cleaned": remove_old_results()}
 
 
 @both_names(OLD_MODULE)
 def collect_metrics() -> dict[str, Any]:
     """Measure the deployment and keep the figures in Redis for a day (migration_poc_metrics.py); the figures."""
+    from graft.tasks.legacy import migration_poc_metrics
+
     figures = migration_poc_metrics.measure()
     migration_poc_metrics.keep(figures)
     return figures

@@ -6,7 +6,7 @@ import logging
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis
 from celery.exceptions import Reject
@@ -27,7 +27,6 @@ from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostE
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
 from graft.tasks.policy import FailedRun
-from graft.tasks.pools.slot import Slot
 from graft.tasks.queues import unique
 from graft.tasks.results import attempts, early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
@@ -38,6 +37,9 @@ from graft.tasks.running.item_limits import ItemLimits
 from graft.tasks.running.item_runner import run_items
 from graft.tasks.running.run_outcomes import AfterRun, RunOutcomes
 from graft.tasks.worker_runtime import WorkerEndsError, off_loop
+
+if TYPE_CHECKING:
+    from graft.tasks.pools.slot import Slot
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,15 @@ def _refused(*_: Any) -> Any:
     """Stands for a callable that cannot be had; it is not called."""
 
 
+def _slot(envelope: Envelope, wire: str, hostname: str) -> Slot | None:
+    """The slot in its worker pool, if *envelope* is of one."""
+    if not envelope.pool:
+        return None
+    from graft.tasks.pools.slot import Slot  # Few deployments have such pools.
+
+    return Slot(envelope, envelope.pool, wire, hostname)
+
+
 @dataclass
 class EnvelopeRun:
     """One run of one envelope, for the Celery task that received it.
@@ -105,7 +116,7 @@ class EnvelopeRun:
         """
         lease.refuse_if_lost(task.request)  # It may have waited here for longer than its lease held.
         envelope = Envelope.open(payloads.fetch(wire, task.request.id), task.request.id)
-        slot = Slot(envelope, envelope.pool, wire, task.request.hostname) if envelope.pool else None
+        slot = _slot(envelope, wire, task.request.hostname)
         func = _refused
         try:
             func = function_store.load(envelope.function)

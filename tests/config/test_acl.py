@@ -53,7 +53,7 @@ with broker() as queue_side:  # As for an answer that is overdue.
     print(locate.missing(["nowhere"], queue_side))
 """
 DONE = "True 20\n14\nTrue 0 succeeded\n25 [36, 49]\n3 [1, 2, 3]\n6\n{'nowhere'}\n"
-LOOK = "from graft.tasks.health import periodic; print(periodic.examine().state)"
+LOOK = "from graft.tasks.health import examination; print(examination.examine().state)"
 FATE = "from graft.tasks.results import call_status; print(call_status.status_of('nobody'))"
 FORCED = """
 import time

@@ -154,7 +154,7 @@ theirs = Celery("theirs", broker="memory://")
 def common(): pass
 
 from graft.tasks.running.envelope_task import run_envelope
-from graft.tasks.cleanup.redis_keys import prune_dead_letters
+from graft.tasks.cleanup.periodic import prune_dead_letters
 from graft.config.deployment import app, current
 """
 OURS_HAS = "'graft.batch' in app().tasks, 'graft.maintenance.prune_dead_letters' in app().tasks"

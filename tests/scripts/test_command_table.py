@@ -58,14 +58,28 @@ def test_the_table_names_no_other_command() -> None:
     assert entries == ENTRY_POINTS.keys()
 
 
-def test_celery_lists_every_command_and_imports_none() -> None:
+def modules_after(*command: str) -> tuple[str, set[str]]:
+    """What Celery's command line printed for *command*, and the modules that the process had imported by then."""
     code = (
-        "import sys; from celery.__main__ import main; sys.argv = ['celery', '-A', 'graft', '--help']\n"
+        f"import sys; from celery.__main__ import main; sys.argv = {['celery', *command]}\n"
         "try: main()\n"
-        "finally: print(*[name for name in sys.modules if name.startswith('graft.scripts.')], file=sys.stderr)"
+        "finally: print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    lines = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
-    assert lines >= ENTRY_POINTS.keys()
-    assert done.stderr.split() == ["graft.scripts.command_table"]
+    return done.stdout, set(done.stderr.split())
+
+
+def test_celery_lists_every_command_and_imports_none() -> None:
+    shown, modules = modules_after("-A", "graft", "--help")
+    assert {line.split()[0] for line in shown.splitlines() if line.startswith("  ")} >= ENTRY_POINTS.keys()
+    assert {name for name in modules if name.startswith("graft.scripts.")} == {"graft.scripts.command_table"}
+
+
+@pytest.mark.parametrize("name", ["bench", "doctor", "health"])
+def test_help_imports_nothing_that_only_the_command_needs(name: str) -> None:
+    shown, modules = modules_after("-A", "graft", name, "--help")
+    assert f"celery -A graft {name}" in shown
+    needless = {"rich", "pydantic", "graft.config.transport.channel", "graft.tasks.guard", "graft.tasks.sending.amqp"}
+    assert not modules & needless
+    assert {room for room in modules if room.startswith("graft.scripts.bench")} == set()

@@ -92,7 +92,7 @@ RESIZE_BESIDE_A_WAITING_MESSAGE = """
 import os, time
 import graft
 from graft.config.celery_app import app
-from graft.tasks.cleanup.redis_keys import prune_dead_letters
+from graft.tasks.cleanup.periodic import prune_dead_letters
 from tests.stack import wait_until
 
 def held(_):

@@ -16,7 +16,6 @@ from celery import bootsteps, platforms
 from celery.concurrency.prefork import TaskPool as Prefork
 
 from graft.tasks.durable import feeder_lease
-from graft.tasks.feeding.feeder import Feeder
 from graft.workers.bootsteps.periodic import PeriodicStep
 
 logger = logging.getLogger(__name__)
@@ -81,6 +80,8 @@ def feed_in_process() -> None:
 
 
 def run(is_ending: threading.Event) -> None:
+    from graft.tasks.feeding.feeder import Feeder  # Few workers ever feed a batch.
+
     try:
         Feeder(is_ending).run()
     except Exception:  # A fault of ours; somebody else tries, or this worker does again in a second.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 from celery import bootsteps
 
 from graft.config.transport.channel import Channel
 from graft.workers.bootsteps import queue_throughput
-from graft.workers.direct.direct_pool import TaskPool
-from graft.workers.direct.promotion import Promotion
 
 EVERY: Final = 0.1
 
@@ -24,10 +23,13 @@ class DirectTaking(bootsteps.StartStopStep):
         self._timer: Any = None
 
     def include_if(self, consumer: Any) -> bool:
-        return isinstance(consumer.pool, TaskPool)
+        direct = sys.modules.get("graft.workers.direct.direct_pool")  # A worker imports the pool that it has.
+        return direct is not None and isinstance(consumer.pool, direct.TaskPool)
 
     def start(self, consumer: Any) -> None:
         channel = consumer.task_consumer.channel
+        from graft.workers.direct.promotion import Promotion
+
         if consumer.promotion is None:
             consumer.promotion = Promotion(consumer.pool, consumer, queue_throughput.note)
         if isinstance(channel, Channel):

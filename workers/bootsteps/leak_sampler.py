@@ -23,8 +23,7 @@ from celery import signals
 from graft.config.deployment import settings
 from graft.config.redis_client import server_time, shared
 from graft.tasks.leaks import borrowed_connections, samples, thread_stacks
-from graft.tasks.leaks.findings import RECYCLE
-from graft.tasks.leaks.samples import Sample
+from graft.tasks.leaks.samples import RECYCLE, Sample
 from graft.tasks.leaks.tracemalloc_session import Tracer
 from graft.tasks.monitoring.run_counts import run_counts
 from graft.workers import async_runner, process_stats, recycling

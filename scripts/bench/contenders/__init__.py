@@ -7,6 +7,7 @@ from graft.scripts.bench.contenders.base import Contender
 from graft.scripts.bench.contenders.inprocess import Joblib, MultiprocessingPool, OneByOne, PlainAsyncio, ProcessPool
 from graft.scripts.bench.contenders.ours import Graft, GraftCpu, GraftIo, GraftPool, GraftPrefork
 from graft.scripts.bench.contenders.peers import Dask, Dramatiq, Huey, Ray, Rq
+from graft.scripts.bench.contenders.programs import GraftPreforkPrograms, GraftPrograms, StockPrograms
 from graft.scripts.bench.contenders.stock import Chunks, HardenedCelery, HardenedPrefork, OneProcess, Solo, StockCelery
 from graft.scripts.bench.contenders.yardsticks import BareLoop, BatchedLoop, Loop
 
@@ -32,6 +33,9 @@ CONTENDERS: dict[str, type[Contender]] = {
         Joblib,
         PlainAsyncio,
         OneByOne,
+        GraftPrograms,
+        GraftPreforkPrograms,
+        StockPrograms,
         Dramatiq,
         Taskiq,
         TaskiqOne,

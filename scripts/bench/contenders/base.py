@@ -109,6 +109,10 @@ class Contender:
             handles.append(self.submit(function, item))
         return [*results, *self.gather(handles)]
 
+    def started(self, function: str) -> Mapping[str, float]:
+        """Start a program and end it; ``seconds`` and ``cpu`` until it was ready, ``idle_memory`` if it stayed."""
+        raise NotImplementedError
+
     def stream(self, function: str, items: Iterator[Any]) -> Iterator[Any]:
         """An iterator in, an iterator out."""
         raise NotImplementedError

@@ -187,7 +187,7 @@ def show_batch(batch_id: str, as_json: bool) -> None:
     if known.is_cancelled:
         lines.append(("state", "cancelled: items that have not started do not run"))
     for name, value in lines:
-        output.print(f"{name:<13}{value}", markup=False)
+        output().print(f"{name:<13}{value}", markup=False)
 
 
 @command.command()

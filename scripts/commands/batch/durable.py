@@ -106,7 +106,7 @@ def show_one(record: BatchRecord) -> None:
     if not record.ended:
         lines.append(("feeder", feeder or "none: no worker lives, or the next one takes over within seconds"))
     for name, value in lines:
-        output.print(f"{name:<13}{value}", markup=False)
+        output().print(f"{name:<13}{value}", markup=False)
 
 
 @click.command(cls=RedisCommand)
@@ -175,7 +175,7 @@ def follow(batch: DurableBatch) -> None:
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
         TextColumn("[red]{task.fields[failed]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=messages) as bar:
+    with Progress(*columns, console=messages()) as bar:
         task = bar.add_task(batch.name or batch.id[-6:], total=batch.total, failed="")
         for record in states(batch):
             failed = f"{record.failed:,} failed" if record.failed else ""

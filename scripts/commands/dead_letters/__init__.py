@@ -139,9 +139,9 @@ def show(letter_id: str, as_json: bool) -> None:
         ("error", letter.error),
         ("items", f"{letter.items}: {preview(letter)}"),
     ):
-        output.print(f"{name:<10}{value}", markup=False)
+        output().print(f"{name:<10}{value}", markup=False)
     if letter.traceback:
-        output.print(f"\n{letter.traceback.rstrip()}", markup=False)
+        output().print(f"\n{letter.traceback.rstrip()}", markup=False)
 
 
 def preview(letter: DeadLetter, width: int = 500) -> str:

@@ -18,7 +18,7 @@ from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.console import say
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import causes
-from graft.tasks.health import history, periodic, report_store
+from graft.tasks.health import examination, history, report_store
 from graft.tasks.leaks import findings, samples
 from graft.tasks.monitoring import function_stats
 
@@ -28,7 +28,7 @@ LETTERS: Final = 2000  # The newest; older ones are only counted.
 def gather(bench: Path | None) -> Found:
     """Read the content of the page from Redis. Without a health report of Beat, the checks run here."""
     with connect() as client:
-        health = report_store.last(client) or periodic.examine(client)
+        health = report_store.last(client) or examination.examine(client)
         recorded = history.read(client)
         return Found(
             name=settings().broker_name,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
-from graft.scripts.commands import health as health_command
+from graft.scripts.commands.health import report as health_command
 from graft.scripts.flower_pages.frame import Page, addresses
 from graft.scripts.flower_pages.moments import moments
 from graft.scripts.flower_pages.plans import Action, Given, Plan

@@ -12,7 +12,7 @@ from tornado.web import url
 
 from graft.config import harden
 from graft.config.deployment import app_name
-from graft.scripts.commands import health
+from graft.scripts.commands.health import report as health
 from graft.scripts.flower_pages.frame import Page, addresses
 from graft.scripts.flower_pages.moments import Moment, moments
 from graft.scripts.snapshot import QueueLine

@@ -137,8 +137,11 @@ def test_a_promise_is_missed_exactly_when_a_factor_is_lacking(found: float, limi
     assert bool(judged.is_reached) == (judged.missed_by <= 1)
 
 
+EXTRAS = ("work", "idle_tail", "caller_growth", "redis_growth", "cpu", "idle_memory")
+
+
 def test_every_promise_is_about_workloads_and_contenders_that_exist() -> None:
-    everything = [series(each.name, name, 1.0, work=1.0, idle_tail=0.0, caller_growth=1.0, redis_growth=1.0)
+    everything = [series(each.name, name, 1.0, **dict.fromkeys(EXTRAS, 1.0))
                   for each in catalogue() for name in CONTENDERS]  # fmt: skip
     for each in everything:
         each.memory.update(before=1.0, after=1.0)
@@ -181,7 +184,7 @@ def test_every_workload_has_contenders_that_exist_and_can_run_it() -> None:
         for name in each.only:
             assert each.shape in CONTENDERS[name].shapes
             assert each.function in CONTENDERS[name].functions
-        assert {"graft", "graft-io", "graft-pool", "hardened"} & set(plan.entrants(each))
+        assert {"graft", "graft-io", "graft-pool", "graft-programs", "hardened"} & set(plan.entrants(each))
 
 
 def test_quick_workloads_are_the_full_ones_in_small() -> None:
@@ -270,9 +273,10 @@ def bench(*arguments: str) -> list[str]:
 
 def test_contenders_run_side_by_side_and_the_run_is_written_down(sandbox: Sandbox, tmp_path: Path) -> None:
     report = tmp_path / "run.json"
-    workloads = "noop,latency,cpu-1ms,stream,depth-1000"
+    workloads = "noop,latency,cpu-1ms,stream,depth-1000,start-help"
     contenders = ["graft", "celery", "loop-batched", "ppe", "asyncio"]
-    argv = bench("--only", workloads, "--contenders", ",".join(contenders), "--json", str(report))
+    programs = ["graft-programs", "celery-programs"]
+    argv = bench("--only", workloads, "--contenders", ",".join(contenders + programs), "--json", str(report))
     done = subprocess.run(argv, env=sandbox.env, capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     sandbox.check_clean(0)
@@ -291,6 +295,8 @@ def test_contenders_run_side_by_side_and_the_run_is_written_down(sandbox: Sandbo
     assert results["cpu-1ms", "graft"]["extra"]["work"] > 0
     assert results["noop", "graft"]["memory"]["after"] > 0
     assert results["stream", "graft"]["history"]
+    assert {name for where, name in results if where == "start-help"} == set(programs)
+    assert all(results["start-help", name]["extra"]["cpu"] > 0 for name in programs)
     judged = {each["promise"]: each["verdict"] for each in run["targets"]}
     assert judged["no-op batch against a stock Celery group"] != "not measured"
     assert "celery-graft" in done.stdout

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graft.config.redis_client import server_time
 from graft.config.redis_server import RedisServer
 from graft.config.settings import Settings
-from graft.tasks.health import measure, periodic, report_store, webhook
+from graft.tasks.health import examination, measure, periodic, report_store, webhook
 from graft.tasks.health.checks import judge
 from graft.tasks.health.measurements import Held, Loop, Measurements, Pile, Queue, Work, Worker
 from graft.tasks.health.verdicts import FAILING, HealthReport, Verdict, changes, grade, worst
@@ -207,10 +207,10 @@ def clean(redis):
 
 @pytest.mark.acl_role("worker")
 def test_two_checks_never_overlap_and_the_second_is_counted(clean):
-    with exclusive(periodic.CHECK, clean) as first:
+    with exclusive(examination.CHECK, clean) as first:
         assert first
         assert periodic.check() is None
-    assert totals(periodic.CHECK, clean) == (1, 1)
+    assert totals(examination.CHECK, clean) == (1, 1)
     assert periodic.check() is not None
     last = report_store.last(clean)
     assert last is not None
@@ -219,9 +219,9 @@ def test_two_checks_never_overlap_and_the_second_is_counted(clean):
 
 @pytest.mark.acl_role("worker")
 def test_a_check_that_outlived_its_lock_leaves_the_lock_of_the_next(clean):
-    with exclusive(periodic.CHECK, clean):
-        clean.set(f"{periodic.CHECK}:lock", "another's")
-    assert clean.get(f"{periodic.CHECK}:lock") == b"another's"
+    with exclusive(examination.CHECK, clean):
+        clean.set(f"{examination.CHECK}:lock", "another's")
+    assert clean.get(f"{examination.CHECK}:lock") == b"another's"
 
 
 def test_the_last_report_and_the_latest_changes_are_kept(clean, monkeypatch):

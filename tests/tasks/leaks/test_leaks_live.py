@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from graft.tasks.leaks import findings, keyspace, samples, tracemalloc_session
+from graft.tasks.leaks.examination import CHECK
 from graft.tasks.leaks.findings import Finding
-from graft.tasks.leaks.periodic import CHECK
 from graft.tasks.monitoring.exclusive import totals
 from tests.stack import Stack, clean_environ, wait_until
 

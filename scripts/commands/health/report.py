@@ -1,4 +1,4 @@
-"""``celery -A graft health``: the report of Beat's last health check. Exit code 0, 1 or 2."""
+"""The report of Beat's last health check, for people and programs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from rich.text import Text
 from graft.config.deployment import app_name, settings
 from graft.config.queues import table
 from graft.config.redis_client import server_time, shared, why_not
-from graft.scripts.commands.options import RedisCommand, examples
 from graft.scripts.console import output, say, show
-from graft.tasks.health import measure, periodic, report_store
+from graft.tasks.health import examination, measure, report_store
 from graft.tasks.health.checks import is_starting
 from graft.tasks.health.verdicts import ORDER, STALE, HealthReport, HealthState, Verdict
 from graft.tasks.monitoring import worker_registry
@@ -25,32 +24,20 @@ from graft.tasks.monitoring import worker_registry
 STYLES: Final = {"ok": "green", "degraded": "yellow", "failing": "bold red"}
 
 
-@click.command(cls=RedisCommand, epilog=examples(
-    "celery -A graft health              what is wrong, and what to do",
-    "celery -A graft health --all --json",
-))  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@click.option("--live", is_flag=True, help="Check now instead of reading the last report.")
-@click.option("--all", "everything", is_flag=True, help="Also show the checks that are ok.")
-@click.option("--history", is_flag=True, help="Show when each check changed its state.")
-def command(as_json: bool, live: bool, everything: bool, history: bool) -> None:
-    """Show whether the deployment is healthy: each failed check, its limit and a remedy.
-
-    Beat starts a health check every GRAFT_HEALTH_EVERY seconds; this command shows the last report. If there is none,
-    or it is old, the checks run here. Exit code 0: ok, 1: degraded, 2: failing.
-    """
+def report(as_json: bool, live: bool, everything: bool, history: bool) -> int:
+    """Print the last report, with *live* a new one, or with *history* what changed; the exit code."""
     try:
         if history:
             show_history(as_json)
-            return
-        report = current(live)
+            return 0
+        found = current(live)
     except (redis.RedisError, OSError) as error:
-        report = unreachable(error)
+        found = unreachable(error)
     if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2))
+        click.echo(json.dumps(found.as_dict(), indent=2))
     else:
-        show_report(report, everything)
-    raise SystemExit(ORDER.index(report.state))
+        show_report(found, everything)
+    return ORDER.index(found.state)
 
 
 def current(live: bool = False) -> HealthReport:
@@ -64,7 +51,7 @@ def current(live: bool = False) -> HealthReport:
     verdict = freshness(age, limit, None if age is not None else measure.started(worker_registry.workers(client)))
     if last and not is_stale and not live:
         return replace(last, verdicts=(*last.verdicts, verdict))
-    report = periodic.examine(client)
+    report = examination.examine(client)
     return replace(report, verdicts=(*report.verdicts, verdict))
 
 
@@ -95,7 +82,7 @@ def unreachable(error: Exception) -> HealthReport:
 def show_report(report: HealthReport, everything: bool = False) -> None:
     bad = [verdict for verdict in report.verdicts if verdict.state != "ok"]
     shown = report.verdicts if everything else bad
-    output.print(Text.assemble(("●", STYLES[report.state]), " ", (report.state, STYLES[report.state])))
+    output().print(Text.assemble(("●", STYLES[report.state]), " ", (report.state, STYLES[report.state])))
     if shown:
         table = Table("", box=None, pad_edge=False)
         table.add_column("check", overflow="fold", max_width=24)
