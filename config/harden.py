@@ -226,7 +226,7 @@ def settings_of(app: Celery) -> Settings:
             said[ours] = value
     if "hard_time_limit" in said and "soft_time_limit" not in said:
         said["soft_time_limit"] = said["hard_time_limit"] * 0.98
-    elif said.get("soft_time_limit", 0.0) >= Settings.hard_time_limit:
+    elif said.get("soft_time_limit", 0.0) >= Settings.model_fields["hard_time_limit"].default:
         said.setdefault("hard_time_limit", said["soft_time_limit"] + 60.0)
     if master := (conf.broker_transport_options or {}).get("master_name"):
         said["sentinel_master"] = master

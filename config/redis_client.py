@@ -6,7 +6,6 @@ retried command may run twice and a blocking read needs a longer patience.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import redis
@@ -92,7 +91,7 @@ def shared() -> Any:
 
 def broker(**options: Any) -> Any:
     """A client of the broker's Redis, which may be another server than the result backend; ``with`` closes it."""
-    return connect(replace(settings(), result_backend=settings().broker_url), **options)
+    return connect(settings().model_copy(update={"result_backend": settings().broker_url}), **options)
 
 
 def _shared_broker() -> Any:

@@ -15,7 +15,6 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import redis
@@ -50,7 +49,9 @@ def beat() -> str:
     config = settings()
     try:
         # The lock is where the schedule is: with the broker.
-        with connect(replace(config, result_backend=config.broker_url), socket_timeout=PATIENCE) as client:
+        with connect(
+            config.model_copy(update={"result_backend": config.broker_url}), socket_timeout=PATIENCE
+        ) as client:
             if client.exists(LOCK):
                 return ""
         with connect(config, socket_timeout=PATIENCE) as client:

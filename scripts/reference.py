@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+
+from pydantic.fields import FieldInfo
 
 from graft.config.queues import QUEUES
-from graft.config.settings import Settings
-from graft.config.variables import NO_SECRET, variable_of
+from graft.config.settings import Settings, variable
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 HEAD = """# Configuration
@@ -24,9 +23,11 @@ bytes.
 """
 
 
-def default(field: Field[Any]) -> str:
+def default(field: FieldInfo) -> str:
     value = field.default
-    if value in ("", NO_SECRET):
+    if hasattr(value, "get_secret_value"):
+        value = value.get_secret_value()
+    if value == "":
         return ""
     return f"`{value:.12g}`" if isinstance(value, float) else f"`{value}`"
 
@@ -34,8 +35,8 @@ def default(field: Field[Any]) -> str:
 def reference() -> str:
     """The whole page."""
     rows = [
-        f"| `{variable_of(field)}` | {default(field)} | {field.metadata['description']} |\n"
-        for field in fields(Settings)
+        f"| `{variable(name)}` | {default(field)} | {field.description} |\n"
+        for name, field in Settings.model_fields.items()
     ]
     queues = [f"| `{queue.name}` | {queue.lane} | {queue.purpose} |\n" for queue in QUEUES]
     return HEAD + "".join(rows) + "\n## Queues\n\n| queue | lane | for |\n|---|---|---|\n" + "".join(queues)

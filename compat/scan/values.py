@@ -12,7 +12,7 @@ from graft.compat.scan.scopes import Binding, Scope
 from graft.config.settings import Settings
 from graft.tasks.callables.closure_check import CLOCKS, IMMUTABLE
 
-ITEM_LIMIT: Final[int] = Settings.item_limit
+ITEM_LIMIT: Final[int] = Settings.model_fields["item_limit"].default
 FIXED: Final = frozenset(f"{kind.__module__}.{kind.__qualname__}" for kind in IMMUTABLE | CLOCKS) | {"re.compile"}
 DISPLAYS: Final[dict[type[ast.expr], str]] = {
     ast.List: "list", ast.ListComp: "list", ast.Dict: "dict", ast.DictComp: "dict", ast.Set: "set", ast.SetComp: "set",

@@ -69,7 +69,7 @@ def call(config: Settings, body: bytes, at: int) -> None:
         data=body,
         headers={
             "Content-Type": "application/json",
-            HEADER: signature(config.webhook_key.reveal(), body, at),
+            HEADER: signature(config.webhook_key.get_secret_value(), body, at),
         },
     )
     with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310 - likewise

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from graft.config.settings import variables
+from graft.config.settings import Settings, variable
 from tests.docs import test_names
 from tests.stack import ROOT
 
@@ -35,7 +35,7 @@ def exists(span: str) -> bool:
     if found := test_names.PROGRAM.fullmatch(span):
         return test_names.find_spec(found[1]) is not None
     if test_names.SETTING.fullmatch(span):
-        return span in set(variables())
+        return span in {variable(name) for name in Settings.model_fields}
     return (ROOT / span).exists() or (span.startswith("graft.") and test_names.resolves(span))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 import redis
@@ -51,7 +50,7 @@ class RedisPreflight(bootsteps.StartStopStep):
 def findings(config: Settings, url: str, role: Role) -> list[Finding]:
     """The faults of the Redis at *url*; none while it cannot be reached, for which the worker waits."""
     try:
-        with connect(replace(config, result_backend=url), client_name="graft-preflight") as client:
+        with connect(config.model_copy(update={"result_backend": url}), client_name="graft-preflight") as client:
             return judge(ask(client), url, role)
     except (redis.RedisError, OSError) as error:
         logger.info("%s could not be checked: %s", without_password(url), error)
