@@ -77,16 +77,14 @@ class GuestContext:
     def _decided(self, calls_queue: Any, results_queue: Any, *rest: Any) -> Group | None:
         initializer, initargs, max_tasks, *wrap = rest
         kind = PoolKind(
-            self._package, self._kind, self._base.get_start_method(), initializer, tuple(initargs), max_tasks,
-            bool(wrap and wrap[0]), self._kind == "pool", self._shown, **self._more,
+            self._package, self._kind, self._base.get_start_method(), self._base.Process, initializer, tuple(initargs),
+            max_tasks, bool(wrap and wrap[0]), self._kind == "pool", self._shown, **self._more,
         )  # fmt: skip
         count = self._owner._max_workers if self._kind == "executor" else self._owner._processes
         dispatcher = CallDispatcher(count)
         dispatcher.leave_end_to_owner()
         try:
-            if not isinstance(self._base.Process, type):
-                raise StaysHomeError(f"its context is one of the program's own ({type(self._base).__name__})")
-            moved = decide(kind, self._names(count), dispatcher)
+            moved = decide(kind, lambda: self._names(count), dispatcher)
         except StaysHomeError as error:
             reason = str(error)
             logger.info("a pool stays on this machine: %s", reason)
