@@ -33,13 +33,14 @@ class GuestContext:
         shown: the name of such pools in the report.
         environ: what its processes have in their environment besides.
         runs_main: whether they run the main module.
+        stays: why the pool stays on this machine, where that is known.
     """
 
     def __init__(
         self, base: Any, package: str, kind: str, *, shown: str = "", environ: Mapping[str, str] | None = None,
-        runs_main: bool = True,
+        runs_main: bool = True, stays: str = "",
     ) -> None:  # fmt: skip
-        self._base, self._package, self._kind = base, package, kind
+        self._base, self._package, self._kind, self._stays = base, package, kind, stays
         self._shown = shown or ("ProcessPoolExecutor" if kind == "executor" else f"{package}.Pool")
         self._more: dict[str, Any] = {"environ": environ or {}, "runs_main": runs_main}
         self._owner: Any = None
@@ -84,6 +85,8 @@ class GuestContext:
         dispatcher = CallDispatcher(count)
         dispatcher.leave_end_to_owner()
         try:
+            if self._stays:
+                raise StaysHomeError(self._stays)
             moved = decide(kind, lambda: self._names(count), dispatcher)
         except StaysHomeError as error:
             reason = str(error)

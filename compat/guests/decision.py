@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, Final
 
 from graft.compat import worker_admin
@@ -25,6 +26,12 @@ from graft.tasks.worker_runtime import in_worker
 
 logger = logging.getLogger(__name__)
 
+# What processes of pools run; forked ones run it as the program has changed it.
+RUN_BY_PROCESSES: Final = {
+    "{package}.process": ("BaseProcess._bootstrap", "BaseProcess.run"),
+    "{package}.pool": ("worker", "mapstar", "starmapstar"),
+    "concurrent.futures.process": ("_process_worker", "_process_chunk"),
+}
 PROBE_SECONDS: Final = 30.0  # A worker that has not made a guest by then is too busy for this pool.
 
 
@@ -74,6 +81,8 @@ def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispa
         raise StaysHomeError("GRAFT_MODE is local")
     if in_worker():
         raise StaysHomeError("it was made inside a task, where waiting for others could block every worker")
+    if pool.method == "fork":
+        _refuse_patched(pool.package)
     init = _pickled(pool)
     try:
         if not worker_admin.slots(table().batch):
@@ -106,6 +115,19 @@ def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispa
         logger.debug("a pool could not be described", exc_info=True)
         raise StaysHomeError(f"the program could not be described for guests: {error!r}") from error
     return moved
+
+
+def _refuse_patched(package: str) -> None:
+    for home, names in RUN_BY_PROCESSES.items():
+        module = import_module(home.format(package=package))
+        for name in names:
+            function = attrgetter(name)(module)
+            code = getattr(function, "__code__", None)
+            if code is None or code.co_name != name.rpartition(".")[2] or function.__module__ != module.__name__:
+                raise StaysHomeError(
+                    f"{module.__name__}.{name} has been replaced, which forked processes would inherit; "
+                    "replace it where a fresh process does it too, and use the start method spawn"
+                )
 
 
 def _pickled(pool: PoolKind) -> bytes:
