@@ -29,8 +29,8 @@ import redis
 
 from graft.config.deployment import part
 from graft.tasks.errors import GuestRefusedError
-from graft.tasks.guests import guest_program
-from graft.tasks.guests.guest_program import Frame, Spec
+from graft.tasks.guests import guest_program, values
+from graft.tasks.guests.guest_program import Spec
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Answer:
     """What became of one call: what was written meanwhile, in order; the result, or how the guest ended."""
 
     events: tuple[Event, ...] = ()
-    result: Frame | None = None
+    result: values.Value | None = None
     exitcode: int | None = None
     report: dict[str, Any] | None = None
     seconds: float = 0.0
@@ -58,7 +58,7 @@ class Answer:
     def of(cls, told: tuple[Any, ...]) -> Answer:
         """The answer that :func:`run_call` has returned to the pool."""
         events, *rest = told
-        return cls(pickle.loads(guest_program.unpack(events, keep=False)), *rest)
+        return cls(pickle.loads(values.take(events)), *rest)
 
 
 class GuestEndedError(Exception):
@@ -73,6 +73,7 @@ class Guest:
         self.calls, self.max_calls = 0, spec["max_tasks"]
         self.is_started = self.is_ready = False
         self.lock = threading.Lock()
+        self.received = values.Received()
         _refuse_unfit(spec)
         number = guest_program.count_made(pool)
         # Of more guests than the pool has processes, the others begin in silence.
@@ -301,6 +302,8 @@ class Guests:
                 if guest.lock.acquire(blocking=False):
                     try:
                         guest.leave()
+                        with suppress(redis.RedisError, OSError):  # They expire.
+                            guest.received.clear()
                     finally:
                         guest.lock.release()
                 else:  # It runs a call that nobody waits for.
@@ -320,7 +323,7 @@ class _Run:
         guest = part(Guests).get(self.pool)
         return Answer(guest.events(), report=guest.report, seconds=self._seconds())
 
-    def run(self, step: Step, frame: Frame | None) -> Answer:
+    def run(self, step: Step, frame: values.Call | None) -> Answer:
         """Have the guest come as far as *step*, and make the call *frame*."""
         guests = part(Guests)
         guest = guests.get(self.pool)
@@ -337,7 +340,7 @@ class _Run:
                 guest.interrupt()
                 raise
 
-    def _run(self, guest: Guest, guests: Guests, step: Step, frame: Frame | None) -> Answer:
+    def _run(self, guest: Guest, guests: Guests, step: Step, frame: values.Call | None) -> Answer:
         spec = guest_program.fetch(self.pool) if not guest.is_started else None
         if spec is not None:
             missing = {name: why for name, why in guest.report["missing"].items() if name in spec["own"]}
@@ -348,9 +351,9 @@ class _Run:
         if step == "check":
             return Answer(seconds=self._seconds())
         guest.wait_ready()
-        result: Frame | None = None
+        result: values.Value | None = None
         if frame is not None:
-            result = guest_program.pack(self.pool, guest.call(guest_program.unpack(frame, keep=True)))
+            result = values.store(self.pool, guest.call(guest.received.read(frame)))
             if guest.max_calls and guest.calls >= guest.max_calls:
                 events = guest.events()
                 guests.forget(guest)
@@ -362,7 +365,7 @@ class _Run:
         return time.perf_counter() - self.began
 
 
-def run_call(pool: str, step: Step, frame: Frame | None = None) -> tuple[Any, ...]:
+def run_call(pool: str, step: Step, frame: values.Call | None = None) -> tuple[Any, ...]:
     """One call of a program's pool, on this process's guest of it; what :meth:`Answer.of` reads.
 
     Args:
@@ -376,5 +379,5 @@ def run_call(pool: str, step: Step, frame: Frame | None = None) -> tuple[Any, ..
     """
     run = _Run(pool)
     answer = run.probe() if step == "probe" else run.run(step, frame)
-    events = guest_program.pack(pool, pickle.dumps(answer.events))
+    events = values.store(pool, pickle.dumps(answer.events))
     return events, answer.result, answer.exitcode, answer.report, answer.seconds
