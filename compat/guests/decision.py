@@ -6,12 +6,11 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from operator import attrgetter
 from typing import Any, Final
 
 from graft.compat import worker_admin
 from graft.compat.dispatcher import CallDispatcher
-from graft.compat.guests import program
+from graft.compat.guests import machine_bound, program
 from graft.compat.guests.leases import Leases
 from graft.compat.guests.staying import StaysHomeError
 from graft.compat.placement import is_local
@@ -26,12 +25,6 @@ from graft.tasks.worker_runtime import in_worker
 
 logger = logging.getLogger(__name__)
 
-# What processes of pools run; forked ones run it as the program has changed it.
-RUN_BY_PROCESSES: Final = {
-    "{package}.process": ("BaseProcess._bootstrap", "BaseProcess.run"),
-    "{package}.pool": ("worker", "mapstar", "starmapstar"),
-    "concurrent.futures.process": ("_process_worker", "_process_chunk"),
-}
 PROBE_SECONDS: Final = 30.0  # A worker that has not made a guest by then is too busy for this pool.
 
 
@@ -82,11 +75,12 @@ def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispa
     if in_worker():
         raise StaysHomeError("it was made inside a task, where waiting for others could block every worker")
     if pool.method == "fork":
-        _refuse_patched(pool.package)
+        machine_bound.refuse_patched(pool.package)
     init = _pickled(pool)
     try:
         if not worker_admin.slots(table().batch):
             raise StaysHomeError(f"no live worker reads the queue {table().batch}; start one")
+        machine_bound.refuse_manager(pool.package)
         spec = program.describe(pool.package, pool.method, pool.kind)
         spec |= {
             "init": init, "names": names(), "max_tasks": pool.max_tasks, "wrap": pool.is_wrapping,
@@ -115,19 +109,6 @@ def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispa
         logger.debug("a pool could not be described", exc_info=True)
         raise StaysHomeError(f"the program could not be described for guests: {error!r}") from error
     return moved
-
-
-def _refuse_patched(package: str) -> None:
-    for home, names in RUN_BY_PROCESSES.items():
-        module = import_module(home.format(package=package))
-        for name in names:
-            function = attrgetter(name)(module)
-            code = getattr(function, "__code__", None)
-            if code is None or code.co_name != name.rpartition(".")[2] or function.__module__ != module.__name__:
-                raise StaysHomeError(
-                    f"{module.__name__}.{name} has been replaced, which forked processes would inherit; "
-                    "replace it where a fresh process does it too, and use the start method spawn"
-                )
 
 
 def _pickled(pool: PoolKind) -> bytes:
