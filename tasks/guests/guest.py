@@ -1,7 +1,7 @@
 """One guest process, as its host has it: made, spoken to over a connection, its standard streams read, ended.
 
-    Guest ── connection ──► guest_process.py
-          ◄─ messages; what it writes to its streams comes before the message that follows it
+Guest ── connection ──► guest_process.py
+      ◄─ messages; what it writes to its streams comes before the message that follows it
 """
 
 from __future__ import annotations
