@@ -70,6 +70,16 @@ def worker_loads() -> list[dict[str, Any]]:
     ]
 
 
+def hosts(queue: str) -> set[str]:
+    """The machines of the live workers that read *queue*.
+
+    Raises:
+        BrokerUnavailable: Redis did not answer.
+    """
+    with outage_is_unavailable():
+        return {worker.host for worker in workers() if queue in worker.queues and worker.host}
+
+
 def slots(queue: str) -> int:
     """Slots of the live workers that read *queue*.
 

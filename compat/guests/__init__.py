@@ -5,6 +5,7 @@
     context     that context: its processes are members of a group, and no processes of this machine
     group       one pool's calls: from its own queue to guests on workers, and back
     decision    whether a pool moves, and why not
+    machine_bound   what binds a pool to this machine
     program     what this program is: folder, environment, modules, and what it has set in them
     leases      guests live while they are renewed
     output      what calls write, written here

@@ -33,13 +33,14 @@ class GuestContext:
         shown: the name of such pools in the report.
         environ: what its processes have in their environment besides.
         runs_main: whether they run the main module.
+        stays: why the pool stays on this machine, where that is known.
     """
 
     def __init__(
         self, base: Any, package: str, kind: str, *, shown: str = "", environ: Mapping[str, str] | None = None,
-        runs_main: bool = True,
+        runs_main: bool = True, stays: str = "",
     ) -> None:  # fmt: skip
-        self._base, self._package, self._kind = base, package, kind
+        self._base, self._package, self._kind, self._stays = base, package, kind, stays
         self._shown = shown or ("ProcessPoolExecutor" if kind == "executor" else f"{package}.Pool")
         self._more: dict[str, Any] = {"environ": environ or {}, "runs_main": runs_main}
         self._owner: Any = None
@@ -77,16 +78,16 @@ class GuestContext:
     def _decided(self, calls_queue: Any, results_queue: Any, *rest: Any) -> Group | None:
         initializer, initargs, max_tasks, *wrap = rest
         kind = PoolKind(
-            self._package, self._kind, self._base.get_start_method(), initializer, tuple(initargs), max_tasks,
-            bool(wrap and wrap[0]), self._kind == "pool", self._shown, **self._more,
+            self._package, self._kind, self._base.get_start_method(), self._base.Process, initializer, tuple(initargs),
+            max_tasks, bool(wrap and wrap[0]), self._kind == "pool", self._shown, **self._more,
         )  # fmt: skip
         count = self._owner._max_workers if self._kind == "executor" else self._owner._processes
         dispatcher = CallDispatcher(count)
         dispatcher.leave_end_to_owner()
         try:
-            if not isinstance(self._base.Process, type):
-                raise StaysHomeError(f"its context is one of the program's own ({type(self._base).__name__})")
-            moved = decide(kind, self._names(count), dispatcher)
+            if self._stays:
+                raise StaysHomeError(self._stays)
+            moved = decide(kind, lambda: self._names(count), dispatcher)
         except StaysHomeError as error:
             reason = str(error)
             logger.info("a pool stays on this machine: %s", reason)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from graft.compat import worker_admin
 from graft.compat.dispatcher import CallDispatcher
-from graft.compat.guests import program
+from graft.compat.guests import machine_bound, program
 from graft.compat.guests.leases import Leases
 from graft.compat.guests.staying import StaysHomeError
 from graft.compat.placement import is_local
@@ -36,6 +36,7 @@ class PoolKind:
         package: ``multiprocessing``, or another package that has its modules.
         kind: ``executor`` or ``pool``.
         method: the start method that the program asked for.
+        process: the class of its processes.
         shown: its name in the report.
         environ: what its processes have in their environment besides.
         runs_main: whether they run the main module.
@@ -44,6 +45,7 @@ class PoolKind:
     package: str
     kind: str
     method: str
+    process: Any
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
     max_tasks: int | None
@@ -62,7 +64,7 @@ class Moved:
     spec: Spec
 
 
-def decide(pool: PoolKind, names: list[str], dispatcher: CallDispatcher) -> Moved:
+def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispatcher) -> Moved:
     """Have the guests of *pool* described, and one of them made.
 
     Raises:
@@ -72,13 +74,16 @@ def decide(pool: PoolKind, names: list[str], dispatcher: CallDispatcher) -> Move
         raise StaysHomeError("GRAFT_MODE is local")
     if in_worker():
         raise StaysHomeError("it was made inside a task, where waiting for others could block every worker")
+    if pool.method == "fork":
+        machine_bound.refuse_patched(pool.package)
     init = _pickled(pool)
     try:
         if not worker_admin.slots(table().batch):
             raise StaysHomeError(f"no live worker reads the queue {table().batch}; start one")
+        machine_bound.refuse_manager(pool.package)
         spec = program.describe(pool.package, pool.method, pool.kind)
         spec |= {
-            "init": init, "names": names, "max_tasks": pool.max_tasks, "wrap": pool.is_wrapping,
+            "init": init, "names": names(), "max_tasks": pool.max_tasks, "wrap": pool.is_wrapping,
             "daemon": pool.is_daemon, "env": {**spec["env"], **pool.environ},
         }  # fmt: skip
         if not pool.runs_main:
@@ -107,16 +112,23 @@ def decide(pool: PoolKind, names: list[str], dispatcher: CallDispatcher) -> Move
 
 
 def _pickled(pool: PoolKind) -> bytes:
-    """The initializer and its arguments, where they need not be inherited."""
+    """The initializer, its arguments, and a process class of the program's own, where they need not be inherited."""
     pickler = import_module(f"{pool.package}.reduction").ForkingPickler
-    initializer, initargs = pool.initializer, pool.initargs
+    initializer, initargs, process = pool.initializer, pool.initargs, pool.process
+    if not (isinstance(process, type) and issubclass(process, import_module(f"{pool.package}.process").BaseProcess)):
+        raise StaysHomeError(f"its context makes processes that are none of {pool.package}'s")
+    if process.__module__ == f"{pool.package}.context":
+        process = None
     if getattr(initializer, "__name__", "") == "set_lock" and _home_of(initializer) == "tqdm":
         initializer, initargs = None, ()  # It keeps the lines of processes apart, which come home call by call.
+    what = "process class"
     try:
-        return bytes(pickler.dumps((initializer, initargs)))
+        pickler.dumps(process)
+        what = "initializer or initargs"
+        return bytes(pickler.dumps((initializer, initargs, process)))
     except Exception as error:
         raise StaysHomeError(
-            f"its initializer or initargs can only be inherited ({type(error).__name__}: {error}); pass what can be "
+            f"its {what} can only be inherited ({type(error).__name__}: {error}); pass what can be "
             "pickled, or a manager's proxy"
         ) from error
 

@@ -29,7 +29,7 @@ from graft.compat.guests.call_frames import CallFrame
 from graft.compat.guests.leases import Leases
 from graft.config.deployment import part, settings
 from graft.tasks.errors import CancelledBatchError
-from graft.tasks.guests import guest_program
+from graft.tasks.guests import guest_program, values
 from graft.tasks.guests.host import Answer, run_call
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Group:
         self._has_begun = self._is_ending = self._is_interrupted = False
         self._ended: queue.SimpleQueue[tuple[Future[Any], CallFrame | None, Any, float] | None] = queue.SimpleQueue()
         self._routes: dict[str, Route] = {}
+        self._values = values.SharedValues(self.pool)
         self._sending = threading.Thread(target=self._send, name="graft-guests", daemon=True)
         part(Leases).add(self.pool, self)
 
@@ -93,9 +94,9 @@ class Group:
                 self._members.remove(member)
             self._changed.notify_all()
             is_last = not self._members
-        member.note_end(exitcode)
         if is_last:
-            self._finish()
+            self._finish()  # First: the program may end as soon as it hears of it.
+        member.note_end(exitcode)
 
     def terminate(self, exitcode: int) -> None:
         """End the calls that run, on workers too; then all processes have ended."""
@@ -172,7 +173,7 @@ class Group:
                 self._in_flight += 1
         packed = None
         try:
-            packed = None if frame is None else guest_program.pack(self.pool, frame)
+            packed = None if frame is None else self._values.store(frame)
             future: Future[Any] = self._dispatcher.follow(self._route(call), (self.pool, step, packed), {})
         except Exception as error:
             future = Future()
@@ -195,7 +196,7 @@ class Group:
             try:
                 self._take(future, call, began)
                 if packed is not None:
-                    guest_program.forget(packed)
+                    self._values.release(packed)
             except Exception:
                 logger.exception("the result of a pool's call could not be taken")
             finally:
@@ -214,7 +215,7 @@ class Group:
             if answer.exitcode is not None:
                 self._note_dead_guest(call, answer.exitcode)
             elif call is not None and answer.result is not None:
-                self._put(guest_program.unpack(answer.result, keep=False))
+                self._put(values.take(answer.result))
         except (Exception, CancelledError) as error:
             self._note_error(call, error)
         if call is not None:
@@ -277,6 +278,7 @@ class Group:
         self._dispatcher.close()
         with suppress(Exception):  # The lease ends them too.
             guest_program.end(self.pool)
+            self._values.clear()
         threading.Thread(target=self._close, name="graft-guests-end", daemon=True).start()
 
     def _close(self) -> None:

@@ -79,14 +79,17 @@ def _executor_init(before: Callable[..., None]) -> Callable[..., None]:
 
 
 def _pool_init(package: str, before: Callable[..., None]) -> Callable[..., None]:
-    threads = import_module(f"{package}.pool").ThreadPool
+    pools = import_module(f"{package}.pool")
+    threads, make_process = pools.ThreadPool, pools.Pool.Process
 
     @functools.wraps(before)
     def init(self: Any, processes: Any = None, initializer: Any = None, initargs: Any = (),
              maxtasksperchild: Any = None, context: Any = None) -> None:  # fmt: skip
         if not isinstance(self, threads):
             base = context or import_module(f"{package}.context")._default_context.get_context()
-            context = GuestContext(base, package, "pool").belongs_to(self)
+            is_usual = type(self).Process is make_process
+            stays = "" if is_usual else f"its class {type(self).__name__} has a method Process of its own"
+            context = GuestContext(base, package, "pool", stays=stays).belongs_to(self)
         before(self, processes, initializer, initargs, maxtasksperchild, context)
 
     return init

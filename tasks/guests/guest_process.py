@@ -231,7 +231,7 @@ def _process(spec: dict[str, Any], host: Any) -> Any:
     pickler = importlib.import_module(f"{package}.reduction").ForkingPickler
     if spec["logging"] is not None:
         _forward_logging(host, spec["logging"])
-    initializer, initargs = pickle.loads(spec["init"])
+    initializer, initargs, own = pickle.loads(spec["init"])
     calls, results = _Calls(host, pickler), _Results(host, pickler)
     if spec["kind"] == "executor":
         worker = importlib.import_module("concurrent.futures.process")._process_worker
@@ -239,9 +239,10 @@ def _process(spec: dict[str, Any], host: Any) -> Any:
     else:
         worker = importlib.import_module(f"{package}.pool").worker
         arguments = (calls, results, initializer, initargs, None, spec["wrap"])
-    process = context._default_context.get_context(spec["method"]).Process(
-        target=worker, args=arguments, name=spec["name"], daemon=spec["daemon"]
-    )
+    process = (own or context._default_context.get_context(spec["method"]).Process)(target=worker, args=arguments)
+    process.name = spec["name"]
+    if spec["daemon"]:
+        process.daemon = True
     process._parent_pid, process._parent_name = spec["parent_pid"], spec["parent_name"]
     return process
 

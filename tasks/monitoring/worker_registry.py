@@ -25,7 +25,8 @@ class WorkerBeat:
     ``busy`` counts pool slots running something, ``waiting`` prefetched messages; ``memory`` is resident bytes of the
     worker and its pool processes, pages that they share counted for each. In the io lane ``lag`` is the longest that
     the event loop has kept its tasks waiting within the last minute, in seconds, and ``blocked_by`` the task that last
-    did. ``since`` is when the worker started; ``stopped`` counts pool processes that a signal has stopped.
+    did. ``since`` is when the worker started; ``stopped`` counts pool processes that a signal has stopped. ``host`` is
+    the name of its machine, or container.
     """
 
     name: str
@@ -41,6 +42,7 @@ class WorkerBeat:
     blocked_by: str = ""
     since: float = 0.0
     stopped: int = 0
+    host: str = ""
 
     @classmethod
     def read(cls, text: str | bytes) -> WorkerBeat:

@@ -90,4 +90,5 @@ class Heartbeat(PeriodicStep):
             blocked_by=str(info.get("blocked-by", "")),
             since=STARTED,
             stopped=stopped,
+            host=os.uname().nodename,
         )

@@ -39,9 +39,9 @@ def write(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plain(write):
-    def run(*arguments):
+    def run(*arguments, timeout=60):
         ended = subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False,
+            [sys.executable, *arguments], capture_output=True, text=True, timeout=timeout, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return Ran(ended.returncode, ended.stdout, ended.stderr, [])
@@ -51,9 +51,9 @@ def plain(write):
 
 @pytest.fixture
 def moved(plain, tmp_path, stack):
-    def run(*arguments):
+    def run(*arguments, timeout=60):
         report = tmp_path / "report.json"
-        ended = plain("-m", "graft.compat", "--pools", "--report", str(report), *arguments)
+        ended = plain("-m", "graft.compat", "--pools", "--report", str(report), *arguments, timeout=timeout)
         ended.calls = json.loads(report.read_text())["calls"] if report.exists() else []
         return ended
 

@@ -144,6 +144,40 @@ def test_a_program_with_pools_is_the_same_on_workers(write, plain, moved):
     assert ended.where() == {"cluster"}, ended.reasons()
 
 
+def test_a_process_class_of_the_program_is_that_of_its_guests(write, plain, moved):
+    write("program.py", """
+        import multiprocessing as mp
+        from multiprocessing.pool import Pool
+        class NoDaemonProcess(mp.Process):  # So that its calls may have pools of their own.
+            @property
+            def daemon(self): return False
+            @daemon.setter
+            def daemon(self, value): pass
+            def run(self):
+                self.noted = "run by its own class"
+                super().run()
+        class NoDaemonContext(type(mp.get_context("fork"))):
+            Process = NoDaemonProcess
+        def double(n): return 2 * n
+        def nested(n):
+            process = mp.current_process()
+            with mp.Pool(2) as pool:
+                return process.noted, process.daemon, type(process).__name__, pool.map(double, range(n))
+        if __name__ == "__main__":
+            with Pool(2, context=NoDaemonContext()) as pool:
+                print(pool.map(nested, [2, 3]))
+            class LocalProcess(NoDaemonProcess):
+                __qualname__ = "somewhere.LocalProcess"
+            NoDaemonContext.Process = LocalProcess
+            with Pool(1, context=NoDaemonContext()) as pool:
+                print(pool.map(nested, [1]))
+    """)  # fmt: skip
+    at_home, ended = plain("program.py"), moved("program.py")
+    assert (ended.code, ended.out, ended.err) == (at_home.code, at_home.out, at_home.err)
+    assert [row["items"] for row in ended.calls if row["where"] == "cluster"] == [2]
+    assert "its process class can only be inherited" in ended.reasons()
+
+
 def test_nothing_of_one_run_is_left_for_the_next(write, moved):
     write("counted.py", "seen = []\ndef count(n):\n    seen.append(n)\n    return len(seen), 'old'\n")
     write("program.py", """
