@@ -6,16 +6,18 @@ import itertools
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any, Final, Self
 
-from graft.compat.call_report import CallReportEntry, calls
 from graft.compat.dispatcher import CallDispatcher
 from graft.compat.guests.decision import PoolKind, decide
-from graft.compat.guests.group import Group
+from graft.compat.guests.group import MOVED, Group
 from graft.compat.guests.staying import StaysHomeError
+from graft.compat.guests.watched_calls import WatchedCalls
+from graft.compat.pool_figures import PoolShape, made_at
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,9 @@ class GuestContext:
         self._shown = shown or ("ProcessPoolExecutor" if kind == "executor" else f"{package}.Pool")
         self._more: dict[str, Any] = {"environ": environ or {}, "runs_main": runs_main}
         self._owner: Any = None
+        self._made_at = made_at()
         self._group: Group | None = None
+        self.watched: WatchedCalls | None = None  # Once it is decided.
         self._is_decided = False
 
     def __getattr__(self, name: str) -> Any:
@@ -83,16 +87,26 @@ class GuestContext:
         count = self._owner._max_workers if self._kind == "executor" else self._owner._processes
         dispatcher = CallDispatcher(count)
         dispatcher.leave_end_to_owner()
+        began = time.perf_counter()
         try:
             if not isinstance(self._base.Process, type):
-                raise StaysHomeError(f"its context is one of the program's own ({type(self._base).__name__})")
+                raise StaysHomeError(
+                    f"its context is one of the program's own ({type(self._base).__name__}); use multiprocessing's"
+                )
             moved = decide(kind, self._names(count), dispatcher)
         except StaysHomeError as error:
             reason = str(error)
             logger.info("a pool stays on this machine: %s", reason)
-            calls().record(CallReportEntry(kind.shown, _function(initializer), "local", reason, 0))
+            self._watch(WatchedCalls(kind.shown, PoolShape(self._made_at, count), "local", reason))
             return None
-        return Group(kind, moved, dispatcher, calls_queue, results_queue)
+        shape = PoolShape(self._made_at, count, moved.slots)
+        watched = self._watch(WatchedCalls(kind.shown, shape, "cluster", MOVED, time.perf_counter() - began))
+        return Group(kind, moved, dispatcher, calls_queue, results_queue, watched)
+
+    def _watch(self, watched: WatchedCalls) -> WatchedCalls:
+        self.watched = watched
+        watched.watch(self._owner, self._kind)
+        return watched
 
     def _names(self, count: int) -> list[str]:
         """The names that processes of this machine would have."""
@@ -103,12 +117,6 @@ class GuestContext:
         process._process_counter = itertools.count(first)  # It was not started.
         prefix = ":".join(map(str, probe._identity[:-1]))
         return [f"{kind}-{prefix + ':' if prefix else ''}{first + number}" for number in range(count)]
-
-
-def _function(initializer: Any) -> str:
-    from graft.tasks.callables.importable import name_of
-
-    return "-" if initializer is None else name_of(initializer)
 
 
 class Member:

@@ -56,10 +56,11 @@ class PoolKind:
 
 @dataclass(frozen=True)
 class Moved:
-    """A pool that moves: its id, and its start number."""
+    """A pool that moves: its id, what its guests are made of, and the slots of the workers."""
 
     pool: str
     spec: Spec
+    slots: int
 
 
 def decide(pool: PoolKind, names: list[str], dispatcher: CallDispatcher) -> Moved:
@@ -69,12 +70,15 @@ def decide(pool: PoolKind, names: list[str], dispatcher: CallDispatcher) -> Move
         StaysHomeError: the pool stays on this machine; the message says why.
     """
     if is_local():
-        raise StaysHomeError("GRAFT_MODE is local")
+        raise StaysHomeError("GRAFT_MODE is local; unset it")
     if in_worker():
-        raise StaysHomeError("it was made inside a task, where waiting for others could block every worker")
+        raise StaysHomeError(
+            "it was made inside a task, where waiting for others could block every worker; make it in the program"
+        )
     init = _pickled(pool)
     try:
-        if not worker_admin.slots(table().batch):
+        slots = worker_admin.slots(table().batch)
+        if not slots:
             raise StaysHomeError(f"no live worker reads the queue {table().batch}; start one")
         spec = program.describe(pool.package, pool.method, pool.kind)
         spec |= {
@@ -83,7 +87,7 @@ def decide(pool: PoolKind, names: list[str], dispatcher: CallDispatcher) -> Move
         }  # fmt: skip
         if not pool.runs_main:
             spec |= {"main_name": None, "main_path": None, "main_kept": None}
-        moved = Moved(new_id(), spec)
+        moved = Moved(new_id(), spec, slots)
         guest_program.store(moved.pool, spec)
         part(Leases).add(moved.pool)
         try:
@@ -133,4 +137,6 @@ def _asked(pool: str, step: str, dispatcher: CallDispatcher) -> Answer:
         return Answer.of(future.result(PROBE_SECONDS))
     except TimeoutError as error:
         future.cancel()
-        raise StaysHomeError(f"no worker had made a guest after {PROBE_SECONDS:g} s: all are busy") from error
+        raise StaysHomeError(
+            f"no worker had made a guest after {PROBE_SECONDS:g} s: all are busy; start more"
+        ) from error

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import psutil
 import redis
 
 from graft.config.deployment import part
@@ -46,13 +47,17 @@ Step = Literal["probe", "check", "start", "call"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one call: what was written meanwhile, in order; the result, or how the guest ended."""
+    """What became of one call: what was written meanwhile, in order; the result, or how the guest ended.
+
+    ``seconds`` are the call's own, ``cpu`` those of them that its guest spent on a processor.
+    """
 
     events: tuple[Event, ...] = ()
     result: Frame | None = None
     exitcode: int | None = None
     report: dict[str, Any] | None = None
     seconds: float = 0.0
+    cpu: float = 0.0
 
     @classmethod
     def of(cls, told: tuple[Any, ...]) -> Answer:
@@ -137,6 +142,14 @@ class Guest:
         self.calls += 1
         self._send(b"C" + frame)
         return self._receive(b"R")
+
+    def cpu(self) -> float:
+        """Seconds that it, and what it has started and waited for, have spent on processors so far."""
+        try:
+            times = psutil.Process(self.process.pid).cpu_times()
+        except psutil.Error:  # It has just ended.
+            return 0.0
+        return times.user + times.system + times.children_user + times.children_system
 
     def events(self) -> tuple[Event, ...]:
         """What has been written since the last time."""
@@ -348,15 +361,18 @@ class _Run:
         if step == "check":
             return Answer(seconds=self._seconds())
         guest.wait_ready()
-        result: Frame | None = None
-        if frame is not None:
-            result = guest_program.pack(self.pool, guest.call(guest_program.unpack(frame, keep=True)))
-            if guest.max_calls and guest.calls >= guest.max_calls:
-                events = guest.events()
-                guests.forget(guest)
-                guest.leave()
-                return Answer(events, result, seconds=self._seconds())
-        return Answer(guest.events(), result, seconds=self._seconds())
+        if frame is None:
+            return Answer(guest.events(), seconds=self._seconds())
+        message = guest_program.unpack(frame, keep=True)
+        began, cpu = time.perf_counter(), guest.cpu()
+        answered = guest.call(message)
+        spent = time.perf_counter() - began, max(guest.cpu() - cpu, 0.0)
+        result = guest_program.pack(self.pool, answered)
+        events = guest.events()
+        if guest.max_calls and guest.calls >= guest.max_calls:
+            guests.forget(guest)
+            guest.leave()
+        return Answer(events, result, None, None, *spent)
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began
@@ -377,4 +393,4 @@ def run_call(pool: str, step: Step, frame: Frame | None = None) -> tuple[Any, ..
     run = _Run(pool)
     answer = run.probe() if step == "probe" else run.run(step, frame)
     events = guest_program.pack(pool, pickle.dumps(answer.events))
-    return events, answer.result, answer.exitcode, answer.report, answer.seconds
+    return events, answer.result, answer.exitcode, answer.report, answer.seconds, answer.cpu
