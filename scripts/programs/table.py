@@ -11,9 +11,9 @@ from typing import Final
 
 REQUIREMENTS: Final = (
     "autoflake==2.4.0", "black==26.10.1", "dask[bag]==2026.8.0", "djlint==1.54.0", "emcee==3.1.6", "flake8==7.5.0",
-    "isort==9.0.2", "joblib==1.6.0", "lizard==1.24.3", "lxml_html_clean==0.4.6", "pathos==0.3.5",
-    "pylint==4.1.4", "scikit-learn==1.9.1",
-    "scipy==1.17.1", "sqlfluff==4.5.0", "tqdm==4.70.1", "trafilatura==2.3.1", "yapf==0.43.0",
+    "gensim==4.4.0", "isort==9.0.2", "joblib==1.6.0", "lizard==1.24.3", "lxml_html_clean==0.4.6",
+    "pandarallel==1.6.5", "pandas==2.3.3", "pathos==0.3.5", "pylint==4.1.4", "scikit-learn==1.9.1", "scipy==1.17.1",
+    "sqlfluff==4.5.0", "tqdm==4.70.1", "trafilatura==2.3.1", "yapf==0.43.0",
 )  # fmt: skip
 SAMPLES: Final = Path(__file__).with_name("samples")
 STANDARD: Final = Path(sysconfig.get_paths()["stdlib"])
@@ -100,4 +100,6 @@ PROGRAMS: Final = (
     Program("tqdm process_map", _sample("tqdm_map")),
     Program("pathos", _sample("pathos_pool")),
     Program("joblib", _sample("joblib_parallel")),
+    Program("pandarallel", _sample("pandarallel_apply")),
+    Program("gensim", _sample("gensim_lda")),
 )  # fmt: skip
