@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.pools:
         from graft.compat.guests import install
 
-        install.install(seed)
+        install.install(seed, install.kinds_of(options.pools))
     try:
         code, module = _module(program[1:]) if program[0] == "-m" else _program(program)
         # For good: threads and callbacks that outlive the body look themselves up in __main__.
@@ -149,6 +149,13 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         options.report = _file(parser, "--report", options.report)
     options.report_html = _file(parser, "--report-html", options.report_html)
     options.named = program[1] if program[0] == "-m" else os.path.basename(program[0])
+    if options.pools:
+        from graft.compat.guests import install
+
+        try:
+            install.kinds_of(options.pools)
+        except ValueError as error:
+            parser.error(f"argument --pools: {error}")
     for item in options.replace:
         try:
             redirect.parse(item)
@@ -193,9 +200,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pools",
-        action="store_true",
+        metavar="KINDS",
+        nargs="?",
+        const="processes",
+        default="",
         help="run the process pools of the standard library, and joblib's, on workers: ProcessPoolExecutor, "
-        "multiprocessing.Pool. Their processes are made for this program alone",
+        "multiprocessing.Pool. Their processes are made for this program alone. --pools=processes,threads: the "
+        "program's own ThreadPoolExecutors, too, as far as their calls share nothing with it",
     )
     parser.add_argument("--mode", choices=("cluster", "local"), help="where callables run. Default: GRAFT_MODE")
     parser.add_argument(

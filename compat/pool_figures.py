@@ -6,7 +6,8 @@ import heapq
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any, Final
+from types import FrameType
+from typing import Final
 
 MAKERS: Final = frozenset({"graft", "asyncio", "concurrent", "functools", "joblib", "multiprocess", "multiprocessing"})
 SHORT: Final = 0.05  # Seconds of a call below which its way there and back counts (docs/unchanged-programs.md).
@@ -73,14 +74,23 @@ class HomeEstimate:
         return self._told - before
 
 
-def made_at() -> str:
-    """Where the program, or a library of its, makes the pool that is being made."""
-    frame: Any = sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in MAKERS:
+def maker(makers: frozenset[str] = MAKERS) -> FrameType:
+    """What makes the pool that is being made: the first code that is none of *makers*."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and module_of(frame).partition(".")[0] in makers:
         frame = frame.f_back
+    return frame
+
+
+def module_of(frame: FrameType) -> str:
+    """The name of the module whose code *frame* runs."""
+    return str(frame.f_globals.get("__name__", "?"))
+
+
+def made_at(frame: FrameType) -> str:
+    """``FILE:LINE``; the file as its module has it."""
     file = frame.f_code.co_filename
-    module = str(frame.f_globals.get("__name__", "?"))
-    depth = module.count(".") + (os.path.basename(file) == "__init__.py")
+    depth = module_of(frame).count(".") + (os.path.basename(file) == "__init__.py")
     return f"{'/'.join(file.split(os.sep)[-1 - depth :])}:{frame.f_lineno}"
 
 

@@ -17,7 +17,7 @@ from graft.compat.guests.decision import PoolKind, decide
 from graft.compat.guests.group import MOVED, Group
 from graft.compat.guests.staying import StaysHomeError
 from graft.compat.guests.watched_calls import WatchedCalls
-from graft.compat.pool_figures import PoolShape, made_at
+from graft.compat.pool_figures import PoolShape, made_at, maker
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +35,20 @@ class GuestContext:
         shown: the name of such pools in the report.
         environ: what its processes have in their environment besides.
         runs_main: whether they run the main module.
+        hears_interrupts: whether Ctrl-C ends the calls that run.
     """
 
     def __init__(
         self, base: Any, package: str, kind: str, *, shown: str = "", environ: Mapping[str, str] | None = None,
-        runs_main: bool = True,
+        runs_main: bool = True, hears_interrupts: bool = True,
     ) -> None:  # fmt: skip
         self._base, self._package, self._kind = base, package, kind
         self._shown = shown or ("ProcessPoolExecutor" if kind == "executor" else f"{package}.Pool")
-        self._more: dict[str, Any] = {"environ": environ or {}, "runs_main": runs_main}
+        self._more: dict[str, Any] = {
+            "environ": environ or {}, "runs_main": runs_main, "hears_interrupts": hears_interrupts,
+        }  # fmt: skip
         self._owner: Any = None
-        self._made_at = made_at()
+        self._made_at = made_at(maker())
         self._group: Group | None = None
         self.watched: WatchedCalls | None = None  # Once it is decided.
         self._is_decided = False
@@ -61,7 +64,7 @@ class GuestContext:
     def moves(self, executor: Any) -> bool:
         """Decide now whether *executor* moves."""
         queues = executor._call_queue, executor._result_queue
-        self._is_decided = True
+        self._is_decided, self._owner = True, executor
         self._group = self._decided(*queues, executor._initializer, executor._initargs, None)
         self._owner = None
         return self._group is not None

@@ -39,6 +39,7 @@ class PoolKind:
         shown: its name in the report.
         environ: what its processes have in their environment besides.
         runs_main: whether they run the main module.
+        hears_interrupts: whether Ctrl-C ends the calls that run.
     """
 
     package: str
@@ -52,6 +53,7 @@ class PoolKind:
     shown: str
     environ: Mapping[str, str]
     runs_main: bool
+    hears_interrupts: bool
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ class Group:
 
     def interrupt(self) -> None:
         """Ctrl-C: end the calls that run, as it would in processes of this machine."""
+        if not self._kind.hears_interrupts:
+            return
         self._is_interrupted = True
         self._dispatcher.end_running()
 

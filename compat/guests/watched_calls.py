@@ -82,8 +82,11 @@ class WatchedCalls:
             pool=shape,
         ))  # fmt: skip
 
-    def forget(self, key: Hashable) -> None:
-        """The call is not made."""
+    def note_future(self, key: Hashable, future: Any) -> None:
+        """The future of the call is done; one that was cancelled is no call."""
+        if not future.cancelled():
+            self.end(key, failed=future.exception() is not None)
+            return
         with self._lock:
             self._known.pop(key, None)
 
@@ -109,18 +112,11 @@ class _Pending(dict[int, Any]):
     def __setitem__(self, number: int, work: Any) -> None:
         super().__setitem__(number, work)
         self.watched.begin(number, work.fn, work.args)
-        work.future.add_done_callback(functools.partial(_note_end, self.watched, number))
+        work.future.add_done_callback(functools.partial(self.watched.note_future, number))
 
     def watch(self, others: dict[int, Any]) -> None:
         for number, work in others.items():
             self[number] = work
-
-
-def _note_end(watched: WatchedCalls, number: int, future: Any) -> None:
-    if future.cancelled():
-        watched.forget(number)
-    else:
-        watched.end(number, failed=future.exception() is not None)
 
 
 class _TaskQueue(queue.SimpleQueue[Any]):

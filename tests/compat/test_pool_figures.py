@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graft.compat.pool_figures import HomeEstimate, PoolShape, made_at
+from graft.compat.pool_figures import HomeEstimate, PoolShape, made_at, maker
 
 
 def estimated(processes, cores, *calls):
@@ -48,4 +48,4 @@ def test_the_advice_follows_from_the_figures(slots, calls, busy, seconds, home, 
 
 
 def test_a_pool_is_made_where_a_module_outside_of_the_makers_calls_them():
-    assert made_at().startswith("tests/compat/test_pool_figures.py:")
+    assert made_at(maker()).startswith("tests/compat/test_pool_figures.py:")
