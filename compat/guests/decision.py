@@ -40,6 +40,7 @@ class PoolKind:
         environ: what its processes have in their environment besides.
         runs_main: whether they run the main module.
         hears_interrupts: whether Ctrl-C ends the calls that run.
+        is_silent: whether what they write is dropped.
     """
 
     package: str
@@ -54,6 +55,7 @@ class PoolKind:
     environ: Mapping[str, str]
     runs_main: bool
     hears_interrupts: bool
+    is_silent: bool
 
 
 @dataclass(frozen=True)

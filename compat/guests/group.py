@@ -208,7 +208,8 @@ class Group:
     def _take(self, future: Future[Any], call: CallFrame | None) -> None:
         try:
             answer = Answer.of(future.result())
-            output.replay(answer.events)
+            if not self._kind.is_silent:
+                output.replay(answer.events)
             if call is not None:
                 key = call.work_id if self._kind.kind == "executor" else (call.job, call.index)
                 self._watched.note_work(key, answer.seconds, answer.cpu)

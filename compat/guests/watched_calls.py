@@ -50,7 +50,7 @@ class WatchedCalls:
                 pool._pending_work_items.watch(pending)
             pool._pending_work_items.watched = self
         else:
-            pool._taskqueue, pool._quick_get = _TaskQueue(self.begin), self._seen(pool._quick_get)
+            pool._taskqueue, pool._quick_get = TaskQueue(self.begin), self._seen(pool._quick_get)
 
     def begin(self, key: Hashable, func: Any, args: tuple[Any, ...]) -> None:
         """A call of *func* begins."""
@@ -119,21 +119,21 @@ class _Pending(dict[int, Any]):
             self[number] = work
 
 
-class _TaskQueue(queue.SimpleQueue[Any]):
+class TaskQueue(queue.SimpleQueue[Any]):
     """A pool's queue of (tasks, function told their number), which tells *begin* of each task that is taken."""
 
     def __init__(self, begin: Callable[[Hashable, Any, tuple[Any, ...]], None]) -> None:
         super().__init__()
-        self._begin = begin
+        self.begin = begin
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         taken = super().get(block, timeout)
-        return taken if taken is None else (self._told(taken[0]), taken[1])
+        return taken if taken is None else (self.told(taken[0]), taken[1])
 
-    def _told(self, tasks: Iterable[Any]) -> Iterator[Any]:
+    def told(self, tasks: Iterable[Any]) -> Iterator[Any]:
         for task in tasks:
             job, index, func, args, _ = task
-            self._begin((job, index), func, args)
+            self.begin((job, index), func, args)
             del func, args
             yield task
             del task
@@ -142,13 +142,19 @@ class _TaskQueue(queue.SimpleQueue[Any]):
 def _described(func: Any, args: tuple[Any, ...]) -> tuple[str, int]:
     """The name of the caller's own function in a call, and the number of its items."""
     try:
-        if getattr(func, "__name__", "") in WRAPPED and func.__module__.endswith(".pool"):
-            return name_of(args[0][0]), len(args[0][1])
-        if isinstance(func, functools.partial) and getattr(func.func, "__name__", "") == "_process_chunk":
-            return name_of(func.args[0]), len(args[0])
-        func = getattr(func, "_obj", func)  # joblib's wrapper for what it pickles.
-        if isinstance(items := getattr(func, "items", None), list) and isinstance(func, Sized) and items:
-            return name_of(items[0][0]), len(items)  # joblib's batch: (function, args, kwargs) for each.
-        return name_of(func), 1
+        inner, items = inner_call(func, args)
+        return name_of(inner), items
     except Exception:  # An object that answers as it likes.
         return "?", 1
+
+
+def inner_call(func: Any, args: tuple[Any, ...]) -> tuple[Any, int]:
+    """The caller's own function in a call that the standard library or joblib makes of it, and the number of items."""
+    if getattr(func, "__name__", "") in WRAPPED and func.__module__.endswith(".pool"):
+        return args[0][0], len(args[0][1])
+    if isinstance(func, functools.partial) and getattr(func.func, "__name__", "") == "_process_chunk":
+        return func.args[0], len(args[0])
+    func = getattr(func, "_obj", func)  # joblib's wrapper for what it pickles.
+    if isinstance(items := getattr(func, "items", None), list) and isinstance(func, Sized) and items:
+        return items[0][0], len(items)  # joblib's batch: (function, args, kwargs) for each.
+    return func, 1
