@@ -41,7 +41,7 @@ def write(tmp_path, monkeypatch):
 def plain(write):
     def run(*arguments):
         ended = subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False,
+            [sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return Ran(ended.returncode, ended.stdout, ended.stderr, [])
@@ -50,7 +50,7 @@ def plain(write):
 
 
 @pytest.fixture
-def moved(plain, tmp_path, stack):
+def on_workers(plain, tmp_path):
     def run(*arguments):
         report = tmp_path / "report.json"
         ended = plain("-m", "graft.compat", "--pools", "--report", str(report), *arguments)
@@ -58,3 +58,8 @@ def moved(plain, tmp_path, stack):
         return ended
 
     return run
+
+
+@pytest.fixture
+def moved(on_workers, stack):
+    return on_workers

@@ -127,6 +127,23 @@ POOL = """
 """
 
 
+ENDS = """
+    import os, sys
+    from concurrent.futures import ProcessPoolExecutor
+    def end(n):
+        with open("runs", "a") as file:
+            file.write("x")
+        os._exit(3)
+    if __name__ == "__main__":
+        with ProcessPoolExecutor(2) as executor:
+            print(repr(executor.submit(end, 1).exception()))
+            try:
+                executor.submit(end, 2)
+            except Exception as error:
+                print(type(error).__name__)
+"""
+
+
 def test_a_program_with_an_executor_is_the_same_on_workers(write, plain, moved):
     write("settings.py", SETTINGS)
     write("plugin.py", PLUGIN)
@@ -144,6 +161,19 @@ def test_a_program_with_pools_is_the_same_on_workers(write, plain, moved):
     assert ended.where() == {"cluster"}, ended.reasons()
 
 
+def test_workers_with_the_pool_direct_serve_programs_and_outlive_a_call_that_ends_its_process(
+    write, plain, on_workers, fresh_stack, monkeypatch
+):
+    for name, value in fresh_stack(GRAFT_POOL="direct").variables.items():
+        monkeypatch.setenv(name, value)
+    write("ends.py", ENDS)
+    write("program.py", POOL)
+    for program in ("ends.py", "program.py"):
+        at_home, ended = plain(program), on_workers(program)
+        assert (ended.code, ended.out) == (at_home.code, at_home.out), ended.err
+        assert ended.where() == {"cluster"}, ended.reasons()
+
+
 def test_nothing_of_one_run_is_left_for_the_next(write, moved):
     write("counted.py", "seen = []\ndef count(n):\n    seen.append(n)\n    return len(seen), 'old'\n")
     write("program.py", """
@@ -159,21 +189,7 @@ def test_nothing_of_one_run_is_left_for_the_next(write, moved):
 
 
 def test_a_call_that_ends_its_process_breaks_the_executor_and_runs_once(write, plain, moved, tmp_path):
-    write("program.py", """
-        import os, sys
-        from concurrent.futures import ProcessPoolExecutor
-        def end(n):
-            with open("runs", "a") as file:
-                file.write("x")
-            os._exit(3)
-        if __name__ == "__main__":
-            with ProcessPoolExecutor(2) as executor:
-                print(repr(executor.submit(end, 1).exception()))
-                try:
-                    executor.submit(end, 2)
-                except Exception as error:
-                    print(type(error).__name__)
-    """)  # fmt: skip
+    write("program.py", ENDS)
     at_home = plain("program.py")
     assert moved("program.py").out == at_home.out
     assert (tmp_path / "runs").read_text() == "xx"  # Once at home, and once on a worker.
