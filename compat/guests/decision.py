@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
+
+import psutil
 
 from graft.compat import worker_admin
 from graft.compat.dispatcher import CallDispatcher
@@ -25,7 +28,8 @@ from graft.tasks.worker_runtime import in_worker
 
 logger = logging.getLogger(__name__)
 
-PROBE_SECONDS: Final = 30.0  # A worker that has not made a guest by then is too busy for this pool.
+PROBE_SECONDS: Final = 30.0  # A worker that has not made a guest by then is too busy for this pool …
+MOST_PROBE_SECONDS: Final = 300.0  # … unless the program itself has taken longer, as its modules may have.
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,10 @@ def _home_of(initializer: Any) -> str:
 def _asked(pool: str, step: str, dispatcher: CallDispatcher) -> Answer:
     """What a worker says to *step*, which comes before any call."""
     future = dispatcher.call(run_call, (pool, step), {}, call="")
+    age = time.time() - psutil.Process().create_time()  # A guest imports what the program has imported meanwhile.
+    patience = min(max(PROBE_SECONDS, 3 * age), MOST_PROBE_SECONDS)
     try:
-        return Answer.of(future.result(PROBE_SECONDS))
+        return Answer.of(future.result(patience))
     except TimeoutError as error:
         future.cancel()
         raise StaysHomeError(
