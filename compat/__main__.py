@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.pools:
         from graft.compat.guests import install
 
-        install.install(seed)
+        install.install(seed, install.kinds_of(options.pools))
     try:
         code, module = _module(program[1:]) if program[0] == "-m" else _program(program)
         # For good: threads and callbacks that outlive the body look themselves up in __main__.
@@ -133,7 +133,7 @@ def _unused(replace: list[str]) -> bool:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our options, and the rest of the line: a program, or -m and a module, with its own arguments."""
     parser = _parser()
-    valued = {"--replace", "--mode", "--report"} | shadow_options.add_to(parser)
+    valued = {"--replace", "--mode", "--report", "--report-html"} | shadow_options.add_to(parser)
     index = 0
     while index < len(arguments) and arguments[index].startswith("-") and not arguments[index].startswith("-m"):
         index += 2 if arguments[index] in valued else 1
@@ -145,19 +145,35 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error("name a program to run, or a module with -m")
     if program == ["-m"]:
         parser.error("argument -m: expected the name of a module")
-    if options.report not in ("", "-"):
-        options.report = os.path.abspath(options.report)  # The program may change its folder.
-        folder = os.path.dirname(options.report)
-        if not os.path.isdir(folder):
-            parser.error(f"argument --report: there is no folder {folder}; make it first")
-        if os.path.isdir(options.report):
-            parser.error(f"argument --report: {options.report} is a folder; name a file in it")
+    if options.report != "-":
+        options.report = _file(parser, "--report", options.report)
+    options.report_html = _file(parser, "--report-html", options.report_html)
+    options.named = program[1] if program[0] == "-m" else os.path.basename(program[0])
+    if options.pools:
+        from graft.compat.guests import install
+
+        try:
+            install.kinds_of(options.pools)
+        except ValueError as error:
+            parser.error(f"argument --pools: {error}")
     for item in options.replace:
         try:
             redirect.parse(item)
         except ValueError as error:
             parser.error(f"argument --replace: {error}")
     return options, program
+
+
+def _file(parser: argparse.ArgumentParser, option: str, path: str) -> str:
+    """*path*, absolute, as the program may change its folder; refused where it cannot be written."""
+    if not path:
+        return ""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        parser.error(f"argument {option}: there is no folder {folder}; make it first")
+    if os.path.isdir(path):
+        parser.error(f"argument {option}: {os.path.abspath(path)} is a folder; name a file in it")
+    return os.path.abspath(path)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -184,9 +200,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pools",
-        action="store_true",
+        metavar="KINDS",
+        nargs="?",
+        const="processes",
+        default="",
         help="run the process pools of the standard library, and joblib's, on workers: ProcessPoolExecutor, "
-        "multiprocessing.Pool. Their processes are made for this program alone",
+        "multiprocessing.Pool. Their processes are made for this program alone. --pools=processes,threads: the "
+        "program's own ThreadPoolExecutors, too, as far as their calls share nothing with it",
     )
     parser.add_argument("--mode", choices=("cluster", "local"), help="where callables run. Default: GRAFT_MODE")
     parser.add_argument(
@@ -195,6 +215,13 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="write the call report to FILE; - is standard output, and a name that ends with .json gets JSON. Default: "
         "standard error",
+    )
+    parser.add_argument(
+        "--report-html",
+        metavar="FILE",
+        default="",
+        help="also write it to FILE as a page: each pool and function, where and why, what it took, and about what it "
+        "would have taken at home",
     )
     return parser
 
@@ -227,6 +254,11 @@ class _Ending:
             os.kill(self.process, signal.SIGINT)
 
     def report(self) -> None:
+        if self.options.report_html:
+            from graft.compat.call_report_page import page
+
+            with open(self.options.report_html, "w", encoding="utf-8") as file:
+                file.write(page(calls(), self.options.named))
         if self.target in ("", "-"):
             stream = sys.__stdout__ if self.target else sys.__stderr__
             if stream is not None:

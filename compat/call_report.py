@@ -1,4 +1,4 @@
-"""The call report: which old calls ran in the cluster, which stayed in this process, and why.
+"""The call report: which old calls ran in the cluster, which stayed on this machine, and why.
 
 Every facade records its calls in :func:`calls`; ``python -m graft.compat`` prints the report when the program ends.
 """
@@ -11,10 +11,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from graft.compat.placement import Placement, Where
+from graft.compat.pool_figures import PoolShape
 from graft.config.deployment import part
 from graft.tasks.callables.importable import name_of
 
@@ -29,7 +30,7 @@ HEADINGS: Final = ("calls", "items", "seconds", "envelopes", "retries", "failed"
 WIDTHS: Final = (18, 13, 13, 12, 10, 9)
 SECTIONS: Final[dict[Where, tuple[str, str]]] = {
     "cluster": ("in the cluster", "green"),
-    "local": ("in this process", "yellow"),
+    "local": ("on this machine", "yellow"),
 }
 
 
@@ -37,8 +38,9 @@ SECTIONS: Final[dict[Where, tuple[str, str]]] = {
 class CallReportEntry:
     """One call of an old interface, or the sum of those that differ in their figures only.
 
-    ``reason`` says why it ran where it did; ``seconds`` are the caller's wall time, ``busy`` those of the items
-    themselves, where a pool's guests measure them: about what the program alone would have taken.
+    ``reason`` says why it ran where it did; ``seconds`` are the caller's wall time. Of a program's own ``pool``, they
+    are those in which it had calls under way, ``busy`` is the calls' own time on workers, and ``home`` what they would
+    have taken in processes of this machine.
     """
 
     call: str
@@ -52,6 +54,28 @@ class CallReportEntry:
     failures: int = 0
     calls: int = 1
     busy: float = 0.0
+    home: float = 0.0
+    pool: PoolShape | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name, and which pool it is."""
+        return f"{self.call} {self.pool}" if self.pool else self.call
+
+    def details(self) -> Iterator[str]:
+        """What is known of the calls of a pool that moved, in sentences."""
+        if self.pool is None or self.where == "local":
+            return
+        yield f"{self.busy:,.2f} s of work on workers; at home about {self.home:,.2f} s"
+        if self.advice:
+            yield self.advice
+
+    @property
+    def advice(self) -> str:
+        """What to change so that a pool that moved gains more; empty where nothing stands out."""
+        if self.pool is None or self.where == "local":
+            return ""
+        return self.pool.advice(self.calls, self.busy, self.seconds, self.home)
 
 
 class ReportedCall:
@@ -92,23 +116,31 @@ class CallReport:
     def __init__(self) -> None:
         self.after_fork()
         # Sums in the order of the entry's figures: single calls are recorded one by one, so this has to be quick.
-        self._rows: dict[tuple[str, str, Where, str], Sequence[float]] = {}
+        self._rows: dict[tuple[str, str, Where, str, PoolShape | None], Sequence[float]] = {}
 
     def after_fork(self) -> None:
         """After a fork: the lock may be held by a thread that only the parent has."""
         self._lock = threading.Lock()
 
     def record(self, entry: CallReportEntry) -> None:
-        key = (entry.call, entry.func, entry.where, entry.reason)
-        figures = (entry.items, entry.seconds, entry.envelopes, entry.retries, entry.failures, entry.calls, entry.busy)
+        key = (entry.call, entry.func, entry.where, entry.reason, entry.pool)
+        sums = (
+            entry.items, entry.seconds, entry.envelopes, entry.retries, entry.failures, entry.calls, entry.busy,
+            entry.home,
+        )  # fmt: skip
         with self._lock:
             known = self._rows.get(key)
-            self._rows[key] = tuple(map(operator.add, known, figures)) if known else figures
+            self._rows[key] = tuple(map(operator.add, known, sums)) if known else sums
 
     def rows(self) -> list[CallReportEntry]:
         """Sums in the order of their first calls; those of the cluster come before local ones."""
         with self._lock:
-            rows = [CallReportEntry(*key, *sums) for key, sums in self._rows.items()]  # type: ignore[arg-type]
+            rows = [
+                replace(CallReportEntry(*key, *sums), pool=pool)  # type: ignore[arg-type]
+                for (*key, pool), sums in self._rows.items()
+            ]
+        called = {(row.reason, row.pool) for row in rows if row.calls}
+        rows = [row for row in rows if row.calls or (row.reason, row.pool) not in called]
         return sorted(rows, key=lambda row: row.where == "local")
 
     def clear(self) -> None:
@@ -146,13 +178,14 @@ def calls() -> CallReport:
 
 
 def _lines(rows: list[CallReportEntry]) -> Iterator[RenderableType]:
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
     if not rows:
         yield "Call report: no call went through the old interfaces."
         return
-    yield Text(f"Call report: {_sum(rows)}", style="bold")
+    yield Text(f"Call report: {summary(rows)}", style="bold")
     yield Text("\n" + _columns(HEADINGS), style="dim")
     notes: dict[str, int] = {}
     for where, (title, style) in SECTIONS.items():
@@ -161,9 +194,9 @@ def _lines(rows: list[CallReportEntry]) -> Iterator[RenderableType]:
             yield Text(title, style=f"bold {style}")
         for row in chosen:
             note = notes.setdefault(row.reason, len(notes) + 1)
-            yield Text(f"  {row.call}\n  {row.func} [{note}]\n{_columns(_figures(row))}", overflow="fold")
-            if row.busy:
-                yield Text(f"      {row.busy:,.2f} s of work on workers")
+            yield Text(f"  {row.title}\n  {row.func} [{note}]\n{_columns(_figures(row))}", overflow="fold")
+            for sentence in row.details():
+                yield Padding(Text(sentence, overflow="fold"), (0, 0, 0, 6))
     reasons = Table.grid(padding=(0, 1))
     for reason, note in notes.items():
         reasons.add_row(f"[{note}]", Text(reason, overflow="fold"))
@@ -171,10 +204,11 @@ def _lines(rows: list[CallReportEntry]) -> Iterator[RenderableType]:
     yield reasons
 
 
-def _sum(rows: list[CallReportEntry]) -> str:
+def summary(rows: Sequence[CallReportEntry]) -> str:
+    """How many calls ran where."""
     count, local = sum(row.calls for row in rows), sum(row.calls for row in rows if row.where == "local")
     unit = "call" if count == 1 else "calls"
-    return f"{count:,} {unit}, {count - local:,} in the cluster and {local:,} in this process"
+    return f"{count:,} {unit}, {count - local:,} in the cluster and {local:,} on this machine"
 
 
 def _figures(row: CallReportEntry) -> tuple[str, ...]:

@@ -49,6 +49,14 @@ class Watcher(Protocol):
         """
         ...
 
+    def watch_pool(self, make_twin: Callable[[str], Any]) -> Any:
+        """Who chooses the calls of one of the standard library's pools (compat/guests/twin.py).
+
+        Args:
+            make_twin: for ``shadow`` or ``canary``, an executor whose processes are guests, or why there is none.
+        """
+        ...
+
     def after_fork(self) -> None: ...
 
 

@@ -42,7 +42,7 @@ _used: set[str] = set()
 _before: dict[str, tuple[Any, Any]] = {}  # What sys.modules and the parent held under an old name, or MISSING.
 
 
-def install(*replace: str, pools: bool = False) -> None:
+def install(*replace: str, pools: bool | str = False) -> None:
     """Redirect the old module names to the facades, and those in *replace* as well.
 
     A second call adds to the first. A module that has been imported already is replaced in ``sys.modules``, with a
@@ -51,15 +51,16 @@ def install(*replace: str, pools: bool = False) -> None:
     Args:
         replace: ``OLD``, whose last part is the name of a facade, or ``OLD=FACADE``.
         pools: also run the process pools of the standard library, and joblib's, on workers. Hashes of strings must be
-            the same there: start the program with a ``PYTHONHASHSEED``, or its pools stay here.
+            the same there: start the program with a ``PYTHONHASHSEED``, or its pools stay here. ``processes,threads``:
+            its ThreadPoolExecutors, too, as far as their calls share nothing with it.
 
     Raises:
-        ValueError: not of this form, or no facade of that name.
+        ValueError: not of this form, or no facade of that name; or *pools* names no kind of pools.
     """
     if pools:
         from graft.compat.guests import install as guests
 
-        guests.install()
+        guests.install(kinds=guests.kinds_of("processes" if pools is True else pools))
     asked = dict(parse(item) for item in replace)
     wanted = dict(parse(old) for name in OLD_MODULES for old in (name, name.rpartition(".")[2]))
     with _lock:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib import import_module
 from typing import Any, Final, Self
 
-from graft.compat.call_report import CallReportEntry, calls
+from graft.compat import old_way
 from graft.compat.dispatcher import CallDispatcher
 from graft.compat.guests.decision import PoolKind, decide
-from graft.compat.guests.group import Group
+from graft.compat.guests.group import MOVED, Group
 from graft.compat.guests.staying import StaysHomeError
+from graft.compat.guests.twin import attach
+from graft.compat.guests.watched_calls import WatchedCalls
+from graft.compat.pool_figures import PoolShape, made_at, maker
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +40,26 @@ class GuestContext:
         environ: what its processes have in their environment besides.
         runs_main: whether they run the main module.
         stays: why the pool stays on this machine, where that is known.
+        hears_interrupts: whether Ctrl-C ends the calls that run.
+        twin_for: ``shadow`` or ``canary``, if the pool is there for the chosen calls of another.
     """
 
     def __init__(
         self, base: Any, package: str, kind: str, *, shown: str = "", environ: Mapping[str, str] | None = None,
-        runs_main: bool = True, stays: str = "",
+        runs_main: bool = True, hears_interrupts: bool = True, twin_for: str = "", stays: str = "",
     ) -> None:  # fmt: skip
         self._base, self._package, self._kind, self._stays = base, package, kind, stays
         self._shown = shown or ("ProcessPoolExecutor" if kind == "executor" else f"{package}.Pool")
-        self._more: dict[str, Any] = {"environ": environ or {}, "runs_main": runs_main}
+        self._more: dict[str, Any] = {
+            "environ": environ or {}, "runs_main": runs_main, "hears_interrupts": hears_interrupts,
+            "is_silent": twin_for == "shadow",  # The old way's run has written it.
+        }  # fmt: skip
         self._owner: Any = None
+        self._is_twin = bool(twin_for)
+        self.reason = ""  # Why it stays at home, once that is decided.
+        self._made_at = made_at(maker())
         self._group: Group | None = None
+        self.watched: WatchedCalls | None = None  # Once it is decided.
         self._is_decided = False
 
     def __getattr__(self, name: str) -> Any:
@@ -58,7 +73,7 @@ class GuestContext:
     def moves(self, executor: Any) -> bool:
         """Decide now whether *executor* moves."""
         queues = executor._call_queue, executor._result_queue
-        self._is_decided = True
+        self._is_decided, self._owner = True, executor
         self._group = self._decided(*queues, executor._initializer, executor._initargs, None)
         self._owner = None
         return self._group is not None
@@ -82,18 +97,49 @@ class GuestContext:
             max_tasks, bool(wrap and wrap[0]), self._kind == "pool", self._shown, **self._more,
         )  # fmt: skip
         count = self._owner._max_workers if self._kind == "executor" else self._owner._processes
-        dispatcher = CallDispatcher(count)
+        if not self._is_twin and (watcher := old_way.watcher()) is not None:
+            self._compare(watcher, count, initializer, initargs)
+            return None
+        dispatcher = CallDispatcher(count, place="cluster")  # Never here, whoever looks on.
         dispatcher.leave_end_to_owner()
+        began = time.perf_counter()
         try:
             if self._stays:
                 raise StaysHomeError(self._stays)
             moved = decide(kind, lambda: self._names(count), dispatcher)
         except StaysHomeError as error:
-            reason = str(error)
+            self.reason = reason = str(error)
             logger.info("a pool stays on this machine: %s", reason)
-            calls().record(CallReportEntry(kind.shown, _function(initializer), "local", reason, 0))
+            self._watch(WatchedCalls(kind.shown, PoolShape(self._made_at, count), "local", reason))
             return None
-        return Group(kind, moved, dispatcher, calls_queue, results_queue)
+        shape = PoolShape(self._made_at, count, moved.slots)
+        watched = self._watch(WatchedCalls(kind.shown, shape, "cluster", MOVED, time.perf_counter() - began))
+        return Group(kind, moved, dispatcher, calls_queue, results_queue, watched)
+
+    def _compare(self, watcher: old_way.Watcher, count: int, initializer: Any, initargs: Any) -> None:
+        """Leave the pool at home, with twins that have guests, for shadow and canary."""
+        self._watch(WatchedCalls(self._shown, PoolShape(self._made_at, count), "local", old_way.REASON))
+        attach(self._owner, self._kind, self._package,
+               watcher.watch_pool(functools.partial(self._twin, count, initializer, tuple(initargs))))  # fmt: skip
+
+    def _twin(self, count: int, initializer: Any, initargs: Any, purpose: str) -> ProcessPoolExecutor | str:
+        if self._package != "multiprocessing" or not self._more["runs_main"]:
+            return "calls of joblib and multiprocess are not compared"
+        more = {name: value for name, value in self._more.items() if name != "is_silent"}
+        shown = f"{self._shown}, for {purpose},"
+        context: Any = GuestContext(self._base, self._package, "executor", shown=shown, twin_for=purpose, **more)
+        context._made_at = self._made_at
+        twin = ProcessPoolExecutor(count, context, initializer, initargs)
+        if context.moves(twin):
+            return twin
+        twin.shutdown()
+        reason: str = context.reason
+        return reason
+
+    def _watch(self, watched: WatchedCalls) -> WatchedCalls:
+        self.watched = watched
+        watched.watch(self._owner, self._kind)
+        return watched
 
     def _names(self, count: int) -> list[str]:
         """The names that processes of this machine would have."""
@@ -104,12 +150,6 @@ class GuestContext:
         process._process_counter = itertools.count(first)  # It was not started.
         prefix = ":".join(map(str, probe._identity[:-1]))
         return [f"{kind}-{prefix + ':' if prefix else ''}{first + number}" for number in range(count)]
-
-
-def _function(initializer: Any) -> str:
-    from graft.tasks.callables.importable import name_of
-
-    return "-" if initializer is None else name_of(initializer)
 
 
 class Member:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
+
+import psutil
 
 from graft.compat import worker_admin
 from graft.compat.dispatcher import CallDispatcher
@@ -25,7 +28,8 @@ from graft.tasks.worker_runtime import in_worker
 
 logger = logging.getLogger(__name__)
 
-PROBE_SECONDS: Final = 30.0  # A worker that has not made a guest by then is too busy for this pool.
+PROBE_SECONDS: Final = 30.0  # A worker that has not made a guest by then is too busy for this pool …
+MOST_PROBE_SECONDS: Final = 300.0  # … unless the program itself has taken longer, as its modules may have.
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class PoolKind:
         shown: its name in the report.
         environ: what its processes have in their environment besides.
         runs_main: whether they run the main module.
+        hears_interrupts: whether Ctrl-C ends the calls that run.
+        is_silent: whether what they write is dropped.
     """
 
     package: str
@@ -54,14 +60,17 @@ class PoolKind:
     shown: str
     environ: Mapping[str, str]
     runs_main: bool
+    hears_interrupts: bool
+    is_silent: bool
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A pool that moves: its id, and its start number."""
+    """A pool that moves: its id, what its guests are made of, and the slots of the workers."""
 
     pool: str
     spec: Spec
+    slots: int
 
 
 def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispatcher) -> Moved:
@@ -71,14 +80,17 @@ def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispa
         StaysHomeError: the pool stays on this machine; the message says why.
     """
     if is_local():
-        raise StaysHomeError("GRAFT_MODE is local")
+        raise StaysHomeError("GRAFT_MODE is local; unset it")
     if in_worker():
-        raise StaysHomeError("it was made inside a task, where waiting for others could block every worker")
+        raise StaysHomeError(
+            "it was made inside a task, where waiting for others could block every worker; make it in the program"
+        )
     if pool.method == "fork":
         machine_bound.refuse_patched(pool.package)
     init = _pickled(pool)
     try:
-        if not worker_admin.slots(table().batch):
+        slots = worker_admin.slots(table().batch)
+        if not slots:
             raise StaysHomeError(f"no live worker reads the queue {table().batch}; start one")
         machine_bound.refuse_manager(pool.package)
         spec = program.describe(pool.package, pool.method, pool.kind)
@@ -88,7 +100,7 @@ def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispa
         }  # fmt: skip
         if not pool.runs_main:
             spec |= {"main_name": None, "main_path": None, "main_kept": None}
-        moved = Moved(new_id(), spec)
+        moved = Moved(new_id(), spec, slots)
         guest_program.store(moved.pool, spec)
         part(Leases).add(moved.pool)
         try:
@@ -141,8 +153,12 @@ def _home_of(initializer: Any) -> str:
 def _asked(pool: str, step: str, dispatcher: CallDispatcher) -> Answer:
     """What a worker says to *step*, which comes before any call."""
     future = dispatcher.call(run_call, (pool, step), {}, call="")
+    age = time.time() - psutil.Process().create_time()  # A guest imports what the program has imported meanwhile.
+    patience = min(max(PROBE_SECONDS, 3 * age), MOST_PROBE_SECONDS)
     try:
-        return Answer.of(future.result(PROBE_SECONDS))
+        return Answer.of(future.result(patience))
     except TimeoutError as error:
         future.cancel()
-        raise StaysHomeError(f"no worker had made a guest after {PROBE_SECONDS:g} s: all are busy") from error
+        raise StaysHomeError(
+            f"no worker had made a guest after {PROBE_SECONDS:g} s: all are busy; start more"
+        ) from error

@@ -13,17 +13,14 @@ import logging
 import os
 import queue
 import threading
-import time
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import replace
 from importlib import import_module
 from multiprocessing.connection import wait as wait_readable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from graft.compat.call_report import CallReportEntry, calls
 from graft.compat.guests import call_frames, output
 from graft.compat.guests.call_frames import CallFrame
 from graft.compat.guests.leases import Leases
@@ -35,6 +32,7 @@ from graft.tasks.guests.host import Answer, run_call
 if TYPE_CHECKING:
     from graft.compat.dispatcher import CallDispatcher
     from graft.compat.guests.decision import Moved, PoolKind
+    from graft.compat.guests.watched_calls import WatchedCalls
     from graft.compat.routes import Route
 
 logger = logging.getLogger(__name__)
@@ -54,11 +52,12 @@ class Group:
     """The calls of one pool, from *calls_queue* to guests, and their results to *results_queue*."""
 
     def __init__(
-        self, kind: PoolKind, moved: Moved, dispatcher: CallDispatcher, calls_queue: Any, results_queue: Any
-    ) -> None:
+        self, kind: PoolKind, moved: Moved, dispatcher: CallDispatcher, calls_queue: Any, results_queue: Any,
+        watched: WatchedCalls,
+    ) -> None:  # fmt: skip
         self.pool = moved.pool
         self._kind, self._dispatcher = kind, dispatcher
-        self._calls, self._results = calls_queue, results_queue
+        self._calls, self._results, self._watched = calls_queue, results_queue, watched
         self._pickler = import_module(f"{kind.package}.reduction").ForkingPickler
         self._sentinel = bytes(self._pickler.dumps(None))
         # Of our own: an executor closes its queue while its processes still read the rest.
@@ -69,7 +68,7 @@ class Group:
         self._members: list[Member] = []
         self._in_flight = 0
         self._has_begun = self._is_ending = self._is_interrupted = False
-        self._ended: queue.SimpleQueue[tuple[Future[Any], CallFrame | None, Any, float] | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Future[Any], CallFrame | None, Any] | None] = queue.SimpleQueue()
         self._routes: dict[str, Route] = {}
         self._values = values.SharedValues(self.pool)
         self._sending = threading.Thread(target=self._send, name="graft-guests", daemon=True)
@@ -110,6 +109,8 @@ class Group:
 
     def interrupt(self) -> None:
         """Ctrl-C: end the calls that run, as it would in processes of this machine."""
+        if not self._kind.hears_interrupts:
+            return
         self._is_interrupted = True
         self._dispatcher.end_running()
 
@@ -167,7 +168,6 @@ class Group:
 
     def _make(self, step: str, frame: bytes | None) -> None:
         call = None if frame is None else call_frames.read(frame, self._kind.kind)
-        began = time.perf_counter()
         with self._changed:
             if step == "call":
                 self._in_flight += 1
@@ -178,7 +178,7 @@ class Group:
         except Exception as error:
             future = Future()
             future.set_exception(error)
-        future.add_done_callback(lambda ended: self._ended.put((ended, call, packed, began)))
+        future.add_done_callback(lambda ended: self._ended.put((ended, call, packed)))
 
     def _route(self, call: CallFrame | None) -> Route:
         name = call.function if call else "?:initializer"
@@ -192,9 +192,9 @@ class Group:
 
     def _receive(self) -> None:
         while (ended := self._ended.get()) is not None:
-            future, call, packed, began = ended
+            future, call, packed = ended
             try:
-                self._take(future, call, began)
+                self._take(future, call)
                 if packed is not None:
                     self._values.release(packed)
             except Exception:
@@ -206,24 +206,20 @@ class Group:
                         self._changed.notify_all()
             del future, ended
 
-    def _take(self, future: Future[Any], call: CallFrame | None, began: float) -> None:
-        failed, busy = True, 0.0
+    def _take(self, future: Future[Any], call: CallFrame | None) -> None:
         try:
             answer = Answer.of(future.result())
-            busy, failed = answer.seconds, answer.result is None
-            output.replay(answer.events)
+            if not self._kind.is_silent:
+                output.replay(answer.events)
+            if call is not None:
+                key = call.work_id if self._kind.kind == "executor" else (call.job, call.index)
+                self._watched.note_work(key, answer.seconds, answer.cpu)
             if answer.exitcode is not None:
                 self._note_dead_guest(call, answer.exitcode)
             elif call is not None and answer.result is not None:
                 self._put(values.take(answer.result))
         except (Exception, CancelledError) as error:
             self._note_error(call, error)
-        if call is not None:
-            self._record(call, time.perf_counter() - began, busy, failed=failed)
-
-    def _record(self, call: CallFrame, seconds: float, busy: float, *, failed: bool) -> None:
-        entry = CallReportEntry(self._kind.shown, call.function, "cluster", MOVED, 1, seconds, 1, 0, int(failed))
-        calls().record(replace(entry, busy=busy))
 
     def _put(self, frame: bytes) -> None:
         with suppress(OSError, ValueError), self._results._wlock:  # The pool has ended, and closed its queue.

@@ -14,6 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, Final
 
+from graft.compat.guests import thread_pools
 from graft.compat.guests.context import GuestContext
 from graft.compat.guests.leases import Leases
 from graft.compat.guests.program import Start
@@ -24,10 +25,25 @@ _lock = threading.Lock()
 _default_int_handler: Final = signal.default_int_handler
 
 
-def install(seed: str | None = None) -> None:
-    """Have every process pool that is made from here on ask whether it moves. *seed* is that of this process's hashes.
+KINDS: Final = ("processes", "threads")
 
-    A second call changes nothing.
+
+def kinds_of(asked: str) -> frozenset[str]:
+    """The kinds of pools in *asked*, ``processes,threads`` or one of these.
+
+    Raises:
+        ValueError: it names something else.
+    """
+    kinds = frozenset(each.strip() for each in asked.split(","))
+    if unknown := kinds - frozenset(KINDS):
+        raise ValueError(f"there are no pools called {min(unknown)!r}; choose processes, threads, or processes,threads")
+    return kinds
+
+
+def install(seed: str | None = None, kinds: frozenset[str] = frozenset({"processes"})) -> None:
+    """Have every pool of *kinds* that is made from here on ask whether it moves.
+
+    *seed* is that of this process's hashes. A second call changes nothing.
     """
     with _lock:
         if _before:
@@ -35,9 +51,12 @@ def install(seed: str | None = None) -> None:
         executors, pools = import_module("concurrent.futures.process"), import_module("multiprocessing.pool")
         start = part(Start)
         start.seed = seed
-        _patch(executors.ProcessPoolExecutor, "__init__", _executor_init)
-        _patch(pools.Pool, "__init__", functools.partial(_pool_init, "multiprocessing"))
-        _after_import.start()
+        if "processes" in kinds:
+            _patch(executors.ProcessPoolExecutor, "__init__", _executor_init)
+            _patch(pools.Pool, "__init__", functools.partial(_pool_init, "multiprocessing"))
+        if "threads" in kinds:
+            _patch(import_module("concurrent.futures.thread").ThreadPoolExecutor, "__init__", thread_pools.wrap)
+        _after_import.start(kinds)
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
@@ -121,13 +140,11 @@ def _patch_multiprocess(module: ModuleType) -> None:
 class _AfterImport(MetaPathFinder):
     """First on the path: patches the modules of other packages as soon as the program has imported them."""
 
-    patches: Final = {
-        "asyncio.runners": _patch_asyncio,
-        "joblib.executor": _patch_joblib,
-        "multiprocess.pool": _patch_multiprocess,
-    }
+    patches: dict[str, Callable[[ModuleType], None]]
 
-    def start(self) -> None:
+    def start(self, kinds: frozenset[str]) -> None:
+        processes = {"joblib.executor": _patch_joblib, "multiprocess.pool": _patch_multiprocess}
+        self.patches = {"asyncio.runners": _patch_asyncio, **(processes if "processes" in kinds else {})}
         sys.meta_path.insert(0, self)
         for name, patch in self.patches.items():
             if name in sys.modules:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from graft.compat.guests.context import GuestContext
+from graft.compat.guests.watched_calls import WatchedCalls
 
 _lock = threading.Lock()
 _current: list[tuple[Any, JoblibExecutor]] = []  # One for the process, as loky has.
@@ -55,12 +56,17 @@ def patch(module: ModuleType) -> None:
     before = module.get_memmapping_executor
 
     def get_memmapping_executor(n_jobs: int, **options: Any) -> Any:
-        return _executor(n_jobs, options) or before(n_jobs, **options)
+        executor = _executor(n_jobs, options)
+        if isinstance(executor, WatchedCalls):
+            watched, executor = executor, before(n_jobs, **options)
+            watched.watch(executor, "executor")
+        return executor
 
     module.get_memmapping_executor = get_memmapping_executor  # type: ignore[attr-defined]
 
 
-def _executor(n_jobs: int, options: dict[str, Any]) -> JoblibExecutor | None:
+def _executor(n_jobs: int, options: dict[str, Any]) -> JoblibExecutor | WatchedCalls:
+    """The executor of guests, or who counts the calls of loky's own."""
     key = (n_jobs, {name: options.get(name) for name in ("env", "initializer", "initargs")})
     with _lock:
         if _current and _current[0][0] == key and _current[0][1].is_usable():
@@ -68,15 +74,15 @@ def _executor(n_jobs: int, options: dict[str, Any]) -> JoblibExecutor | None:
         while _current:
             _current.pop()[1].terminate()
         pool = _moved(n_jobs, options.get("env") or {}, options.get("initializer"), options.get("initargs") or ())
-        if pool is None:
-            return None
+        if isinstance(pool, WatchedCalls):
+            return pool
         _current.append((key, JoblibExecutor(pool, options.get("temp_folder"))))
         return _current[0][1]
 
 
 def _moved(
     n_jobs: int, environ: dict[str, str], initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
-) -> ProcessPoolExecutor | None:
+) -> ProcessPoolExecutor | WatchedCalls:
     context: Any = GuestContext(
         multiprocessing.get_context("spawn"), "multiprocessing", "executor", shown="joblib.Parallel", environ=environ,
         runs_main=False,
@@ -85,4 +91,5 @@ def _moved(
     if context.moves(pool):
         return pool
     pool.shutdown()
-    return None
+    watched: WatchedCalls = context.watched
+    return watched

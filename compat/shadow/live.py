@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from graft.compat.shadow.observation import Observation, Watching
 from graft.compat.shadow.plan import Plan, Purpose, draw
+from graft.compat.shadow.pool_calls import PoolCalls
 from graft.compat.shadow.record import Record
-from graft.compat.shadow.sender import Sender
+from graft.compat.shadow.sender import AT_END, Sender
 from graft.compat.shadow.switch import Switch
 from graft.compat.shadow.verdicts import Verdict
 from graft.tasks.callables.importable import name_of
@@ -23,6 +24,8 @@ from graft.tasks.errors import BrokerUnavailable, EnvelopeError, UnpicklableErro
 from graft.tasks.shared.turns import turns_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
     from graft.tasks.callables.references import FunctionRef
     from graft.tasks.sending.call_future import Call
 
@@ -30,7 +33,6 @@ logger = logging.getLogger("graft.compat.shadow")
 
 CALLABLES: Final = 1000  # Records; further callables share one.
 LOOK: Final = 1.0  # Seconds after which a caller who waits for the cluster looks whether Redis still answers.
-AT_END: Final = 10.0  # Seconds that the end of a program waits for what is outstanding.
 
 
 class Live:
@@ -66,6 +68,25 @@ class Live:
         else:
             record.left_out = self.plan.why_not(shown, name)
         return WatchedCallable(self, record, func, None if record.left_out else function, on_loop=on_loop)
+
+    def watch_pool(self, make_twin: Callable[[str], ProcessPoolExecutor | str]) -> PoolCalls:
+        """Who chooses the calls of a pool; see :class:`graft.compat.old_way.Watcher`."""
+        return PoolCalls(self, make_twin)
+
+    def pool_record(self, shown: Callable[..., Any], why: str) -> Record:
+        """The record of a pool's calls of *shown*, which stay at home where there is a reason *why*."""
+        name = name_of(shown)
+        record = self._record(name)
+        record.stays = why
+        record.left_out = self.plan.why_not(shown, name)
+        return record
+
+    def note_canary(self, record: Record, error: BaseException | None, *, is_taken_back: bool) -> None:
+        """The cluster was to answer a call, and has, or has not."""
+        record.note_canary(failed=error is not None, taken_back=is_taken_back)
+        if is_taken_back:
+            logger.warning("%s: the old way answers a call that the cluster did not: %s", record.name, error)
+        self.check(record)
 
     def after_fork(self) -> None:
         """A child answers the old way, and compares nothing."""
@@ -252,10 +273,7 @@ class WatchedCallable:
         return is_taken_back
 
     def _note(self, error: Exception | None, *, is_taken_back: bool = False) -> None:
-        self._record.note_canary(failed=error is not None, taken_back=is_taken_back)
-        if is_taken_back:
-            logger.warning("%s: the old way answers a call that the cluster did not: %s", self._record.name, error)
-        self._live.check(self._record)
+        self._live.note_canary(self._record, error, is_taken_back=is_taken_back)
 
 
 class _NoAnswer(Exception):

@@ -14,6 +14,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -23,6 +25,7 @@ from graft.compat.shadow.compare import Comparison, Run, arguments_shown, error_
 from graft.compat.shadow.folders import Folder
 from graft.compat.shadow.plan import Plan
 from graft.compat.shadow.record import Example, Record
+from graft.config.deployment import settings
 from graft.tasks import codec
 from graft.tasks.callables.references import FunctionRef, refer
 from graft.tasks.errors import BrokerUnavailable, CancelledBatchError, EnvelopeError, UnreferenceableError
@@ -33,19 +36,25 @@ logger = logging.getLogger("graft.compat.shadow")
 MOST_BYTES: Final = 64 << 20  # Of pickles that are outstanding.
 LAST: Final = -4  # Priority: shadowed calls wait for all others.
 TICK: Final = 0.25
+NOT_ITS_OWN: Final = (BrokerUnavailable, CancelledBatchError, EnvelopeError, BrokenProcessPool)  # Of the cluster.
 LAST_WORDS: Final = 5.0
+AT_END: Final = 10.0  # Seconds that the end of a program waits for what is outstanding.
 
 
 @dataclass(slots=True, eq=False)
 class Shadowed:
-    """A call that the old way has answered, and that the cluster is to run too. *frame* holds its arguments before."""
+    """A call that the old way has answered, and that the cluster is to run too. *frame* holds its arguments before.
+
+    A worker gets the function *ref*; a pool has *run* instead, which has its guests make the call.
+    """
 
     record: Record
     number: int
-    ref: FunctionRef
+    ref: FunctionRef | None
     frame: bytes
     old: Run
     folders: Sequence[Folder] = ()
+    run: Callable[[], Future[Any]] | None = None
     size: int = 0
     sent: float = 0.0
     future: Call = field(default_factory=Call)
@@ -74,7 +83,18 @@ class Sender:
                 return False
             self._outstanding += 1
             self._bytes += call.size
-        self._todo.put(functools.partial(self._send, call))
+        if call.run is None:
+            self._todo.put(functools.partial(self._send, call))
+            return True
+        call.sent = time.monotonic()
+        self._todo.put(functools.partial(self._await, call))
+        try:
+            # Now: at the end of the program the guests take nothing more.
+            future = call.run()
+        except Exception as error:
+            self._todo.put(functools.partial(self._end, call, f"it could not be sent: {error}"))
+        else:
+            future.add_done_callback(lambda ended: self._todo.put(functools.partial(self._ran, call, ended)))
         return True
 
     def ask(self, ref: FunctionRef, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
@@ -133,8 +153,9 @@ class Sender:
     def _send(self, call: Shadowed) -> None:
         from graft.tasks.sending.coalescing import call as send
 
+        assert call.ref is not None
         call.sent = time.monotonic()
-        self._waiting[call] = call.sent + self.patience(call.record)
+        self._await(call)
         try:
             ref = refer(on_worker.run_async if call.ref.is_async else on_worker.run)
             send(_options(ref, priority=LAST), (call.ref, call.frame, tuple(call.folders)), {}, call.future)
@@ -142,6 +163,25 @@ class Sender:
             self._end(call, f"it could not be sent: {error}")
             return
         call.future.add_done_callback(lambda _: self._todo.put(functools.partial(self._answered, call)))
+
+    def _await(self, call: Shadowed) -> None:
+        self._waiting[call] = call.sent + self.patience(call.record)
+
+    def _ran(self, call: Shadowed, future: Future[Any]) -> None:
+        """The guests of a pool have made the call, or not."""
+        if call not in self._waiting:
+            return
+        error = None if future.cancelled() else future.exception()
+        if future.cancelled() or isinstance(error, NOT_ITS_OWN):
+            self._end(call, f"the cluster did not answer: {error or 'the program ended'}")
+            return
+        try:
+            value = None if error else codec.dump_item(future.result(), settings().guest_value_limit, "the value")
+        except Exception as refusal:
+            self._end(call, f"what it did could not be recorded: {refusal}")
+            return
+        seconds = time.monotonic() - call.sent
+        self._compare(call, Run(seconds, value, error_of(error) if error else None))
 
     def _answered(self, call: Shadowed) -> None:
         if call not in self._waiting or call.future.cancelled():

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any, Final, Literal
 
+from graft.compat import html_page
 from graft.compat.shadow.plan import Kind, Plan
 from graft.compat.shadow.record import Record
 
@@ -26,19 +27,6 @@ FAILS: Final[dict[FailOn, frozenset[Word]]] = {
     "differs": frozenset({"differs"}),
     "cannot": frozenset({"differs", "cannot"}),
 }
-STYLE: Final = """
-:root { color-scheme: light dark; --ground: #fff; --ink: #1f2430; --soft: #5b6472; --faint: #d9dde5; --good: #00694b;
-  --bad: #b3261e; --warn: #8a5a00; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14171d; --ink: #e6e9ef; --soft: #a3acba; --faint: #333a46;
-  --good: #4cc38a; --bad: #ff8a80; --warn: #ffc35c; } }
-body { background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
-  max-width: 60rem; padding: 0 1rem; }
-h2 { margin: 2rem 0 .3rem; border-bottom: 1px solid var(--faint); font-size: 1.1rem; } p { color: var(--soft); }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { border-bottom: 1px solid var(--faint); padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; }
-code { white-space: pre-wrap; overflow-wrap: anywhere; }
-.safe { color: var(--good); } .differs { color: var(--bad); } .cannot { color: var(--warn); }
-"""
 
 
 @dataclass(frozen=True)
@@ -198,8 +186,7 @@ class Verdict:
     def page(self) -> str:
         """The verdict as an HTML page that needs no other file."""
         parts = [
-            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-            f"<title>Shadow verdict: {escape(self.program)}</title><style>{STYLE}</style>",
+            html_page.head(f"Shadow verdict: {self.program}"),
             f"<h1>{escape(self.program)}: <span class={self.verdict}>{escape(self.summary)}</span></h1>",
             f"<p>shadow {self.shadow:g}, canary {self.canary:g}",
         ]

@@ -61,10 +61,10 @@ def compare(program: Program, python: str, environ: Mapping[str, str]) -> Verdic
         plain = _run(program, [python], home, environ)
         pools = _run(program, [python, "-m", "graft.compat", "--pools", "--report", str(report)], home, environ)
         rows = json.loads(report.read_text())["calls"] if report.exists() else []
-    cluster = sum(row["items"] for row in rows if row["where"] == "cluster")
+    cluster = sum(row["calls"] for row in rows if row["where"] == "cluster")
     local = [row for row in rows if row["where"] == "local"]
     reasons = tuple(dict.fromkeys(row["reason"] for row in local))
-    calls = cluster + sum(max(row["items"], 1) for row in local)
+    calls = cluster + sum(max(row["calls"], 1) for row in local)
     differences = tuple(_differences(program, plain, pools))
     return Verdict(program.name, differences, plain.seconds, pools.seconds, calls, cluster, reasons)
 

@@ -117,6 +117,16 @@ def obstacle(func: Any, copied: dict[int, Any]) -> str | None:
     return _captures({repr(name): value for name, value in captured.items()} | _attached(func), copied)
 
 
+def functions_read(func: FunctionType) -> list[FunctionType]:
+    """The functions that *func* reads from its surroundings."""
+    return [value for value in _captured(func, used_names(func.__code__)).values() if type(value) is FunctionType]
+
+
+def changeable(value: Any) -> str | None:
+    """Why *value* could be changed by whoever has it, as words after its name; None if nobody can."""
+    return _state(value, {})
+
+
 def _captured(func: FunctionType, names: UsedNames) -> dict[str, Any]:
     """The variables of its surroundings that *func* reads. Builtins, and names found nowhere, are the worker's own."""
     captured: dict[str, Any] = {}

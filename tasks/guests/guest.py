@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import psutil
+
 from graft.tasks.errors import GuestRefusedError
 from graft.tasks.guests import guest_program, values
 from graft.tasks.guests.guest_program import Spec
@@ -108,6 +110,14 @@ class Guest:
         self.calls += 1
         self._send(b"C" + frame)
         return self._receive(b"R")
+
+    def cpu(self) -> float:
+        """Seconds that it, and what it has started and waited for, have spent on processors so far."""
+        try:
+            times = psutil.Process(self.process.pid).cpu_times()
+        except psutil.Error:  # It has just ended.
+            return 0.0
+        return times.user + times.system + times.children_user + times.children_system
 
     def events(self) -> tuple[Event, ...]:
         """What has been written since the last time."""

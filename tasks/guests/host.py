@@ -35,13 +35,17 @@ Step = Literal["probe", "check", "start", "call"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one call: what was written meanwhile, in order; the result, or how the guest ended."""
+    """What became of one call: what was written meanwhile, in order; the result, or how the guest ended.
+
+    ``seconds`` are the call's own, ``cpu`` those of them that its guest spent on a processor.
+    """
 
     events: tuple[Event, ...] = ()
     result: values.Value | None = None
     exitcode: int | None = None
     report: dict[str, Any] | None = None
     seconds: float = 0.0
+    cpu: float = 0.0
 
     @classmethod
     def of(cls, told: tuple[Any, ...]) -> Answer:
@@ -145,15 +149,18 @@ class _Run:
         if step == "check":
             return Answer(seconds=self._seconds())
         guest.wait_ready()
-        result: values.Value | None = None
-        if frame is not None:
-            result = values.store(self.pool, guest.call(guest.received.read(frame)))
-            if guest.max_calls and guest.calls >= guest.max_calls:
-                events = guest.events()
-                guests.forget(guest)
-                guest.leave()
-                return Answer(events, result, seconds=self._seconds())
-        return Answer(guest.events(), result, seconds=self._seconds())
+        if frame is None:
+            return Answer(guest.events(), seconds=self._seconds())
+        message = guest.received.read(frame)
+        began, cpu = time.perf_counter(), guest.cpu()
+        answered = guest.call(message)
+        spent = time.perf_counter() - began, max(guest.cpu() - cpu, 0.0)
+        result = values.store(self.pool, answered)
+        events = guest.events()
+        if guest.max_calls and guest.calls >= guest.max_calls:
+            guests.forget(guest)
+            guest.leave()
+        return Answer(events, result, None, None, *spent)
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began
@@ -174,4 +181,4 @@ def run_call(pool: str, step: Step, frame: values.Call | None = None) -> tuple[A
     run = _Run(pool)
     answer = run.probe() if step == "probe" else run.run(step, frame)
     events = values.store(pool, pickle.dumps(answer.events))
-    return events, answer.result, answer.exitcode, answer.report, answer.seconds
+    return events, answer.result, answer.exitcode, answer.report, answer.seconds, answer.cpu

@@ -12,6 +12,8 @@ import threading
 import pytest
 
 from graft.compat.call_report import CallReport, CallReportEntry, calls
+from graft.compat.call_report_page import page
+from graft.compat.pool_figures import PoolShape
 
 WHY = (
     "a worker cannot import __main__:main.<locals>.collect, and it captures 'results' (list), which is the caller's "
@@ -64,12 +66,12 @@ def test_calls_that_differ_in_figures_only_are_summed(report):
 def test_the_text_has_every_name_figure_and_reason_within_80_columns(report):
     lines = text(report).splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0] == "Call report: 5 calls, 4 in the cluster and 1 in this process"
+    assert lines[0] == "Call report: 5 calls, 4 in the cluster and 1 on this machine"
     assert lines[2].split() == ["calls", "items", "seconds", "envelopes", "retries", "failed"]
     place = lines.index("  stdlib_index.stages:measure_source_file [1]")
     assert lines[place - 1] == "  AsyncWorkerOptimizer.optimize_batch_processing"
     assert lines[place + 1].split() == ["3", "4,596", "7.50", "36", "3", "0"]
-    assert lines.index("in the cluster") < place < lines.index("in this process")
+    assert lines.index("in the cluster") < place < lines.index("on this machine")
     notes = " ".join(line.strip() for line in lines[lines.index("reasons") + 1 :])
     assert notes == f"[1] a worker can import it [2] {WHY}"
 
@@ -134,7 +136,37 @@ def test_json_has_the_same_rows(report):
         "retries": 3,
         "failures": 0,
         "busy": 0.0,
+        "home": 0.0,
+        "pool": None,
     }
+
+
+def test_the_page_has_every_pool_function_figure_and_reason_and_escapes_them():
+    report = CallReport()
+    made = PoolShape("shop/<prices>.py:21", 2, 8)
+    for func, home in (("shop:price", 4.0), ("shop:<lambda>", 0.5)):
+        report.record(call(call="ProcessPoolExecutor", func=func, pool=made, seconds=1.25, busy=2 * home, home=home,
+                           items=40, reason="its processes are guests on workers"))  # fmt: skip
+    report.record(call(call="multiprocessing.Pool", where="local", pool=PoolShape("shop.py:9", 2), reason="<it> stays"))
+    text = page(report, "shop & co.py")
+    assert "<h1>shop &amp; co.py: 3 calls, 2 in the cluster and 1 on this machine</h1>" in text
+    assert "calls under way for 2.50 s. At home these calls would have taken about 4.50 s" in text
+    assert "made at shop/&lt;prices&gt;.py:21: <span class=cluster>in the cluster" in text
+    assert "<code>shop:&lt;lambda&gt;</code>" in text
+    figures = re.findall(r"<td class=figure>([^<\n]*)", text)
+    assert figures[:6] == ["1", "40", "1.25", "8.00", "4.00", "0"]
+    assert "To gain more: the workers had 8 slots: give the pool more than 2 processes" in text
+    assert "made at shop.py:9: <span class=local>on this machine</span></h2><p>&lt;it&gt; stays" in text
+    assert len(figures) == 6 + 6 + 4  # A pool at home has no work on workers.
+
+
+def test_the_text_says_what_a_pool_would_have_taken_at_home():
+    report = CallReport()
+    report.record(call(call="ProcessPoolExecutor", pool=PoolShape("shop.py:21", 4, 2), busy=8.0, home=2.25))
+    lines = [line.strip() for line in text(report).splitlines()]
+    at = lines.index("ProcessPoolExecutor of 4 processes, made at shop.py:21")
+    assert lines[at + 3] == "8.00 s of work on workers; at home about 2.25 s"
+    assert lines[at + 4] == "the workers had 2 slots for its 4 processes: start more of them"
 
 
 def test_clear_forgets_everything(report):

@@ -69,7 +69,7 @@ def test_an_old_program_runs_unchanged_and_ends_with_its_call_report(write):
     ended = graft("--mode", "local", "old.py")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == f"{[2 * x for x in range(25)]}\n"
-    assert ended.stderr.startswith("Call report: 1 call, 0 in the cluster and 1 in this process\n")
+    assert ended.stderr.startswith("Call report: 1 call, 0 in the cluster and 1 on this machine\n")
     assert "  AsyncWorkerOptimizer.optimize_batch_processing\n  __main__:double [1]\n" in ended.stderr
     assert "[1] GRAFT_MODE is local\n" in ended.stderr
 
@@ -100,7 +100,7 @@ def test_a_program_that_fails_is_reported_too(write):
     traceback, _, report = ended.stderr.partition("Call report:")
     assert traceback.startswith('Traceback (most recent call last):\n  File "')
     assert traceback.rstrip().endswith("ValueError: no 0")
-    assert "1 call, 0 in the cluster and 1 in this process" in report
+    assert "1 call, 0 in the cluster and 1 on this machine" in report
 
 
 def test_calls_of_exit_callbacks_and_threads_are_in_the_report(write):
@@ -264,6 +264,7 @@ def test_without_a_safe_path_flag_the_folder_comes_first_and_with_it_it_does_not
             2,
         ),
         (["--replace", "acme=nothing", "ok.py"], "there is no facade named 'nothing'; choose one of: async_worker", 2),
+        (["--pools=fibres", "ok.py"], "there are no pools called 'fibres'; choose processes, threads, or", 2),
         (["--rep=-", "ok.py"], "unrecognized arguments", 2),
         (["--shadow", "2", "ok.py"], "shadow=2 must be a share from 0 to 1", 2),
         (["--shadow", "0.5", "--equal", "a", "ok.py"], "equal='a' must be ==, pickle, or module:function", 2),

@@ -11,8 +11,9 @@ def total(array):
     return float(array.sum())
 
 
-def fail(x):
-    raise ValueError(f"no {x}")
+def fail_at_two(x):
+    if x == 2:  # One alone: of several, whichever is first is raised.
+        raise ValueError(f"no {x}")
 
 
 if __name__ == "__main__":
@@ -22,7 +23,7 @@ if __name__ == "__main__":
     print(Parallel(n_jobs=2)(delayed(total)(big * i) for i in range(3)))
     print(list(Parallel(n_jobs=2, return_as="generator")(delayed(abs)(-i) for i in range(5))))
     try:
-        Parallel(n_jobs=2)(delayed(fail)(i) for i in range(3))
+        Parallel(n_jobs=2)(delayed(fail_at_two)(i) for i in range(3))
     except ValueError as error:
         print("ValueError", error)
     with tempfile.TemporaryDirectory() as folder:

@@ -39,7 +39,7 @@ def write(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plain(write):
-    def run(*arguments, timeout=60):
+    def run(*arguments, timeout=120):
         ended = subprocess.run(
             [sys.executable, *arguments], capture_output=True, text=True, timeout=timeout, check=False,
             stdin=subprocess.DEVNULL,
@@ -50,11 +50,16 @@ def plain(write):
 
 
 @pytest.fixture
-def moved(plain, tmp_path, stack):
-    def run(*arguments, timeout=60):
+def on_workers(plain, tmp_path):
+    def run(*arguments, timeout=120):
         report = tmp_path / "report.json"
         ended = plain("-m", "graft.compat", "--pools", "--report", str(report), *arguments, timeout=timeout)
         ended.calls = json.loads(report.read_text())["calls"] if report.exists() else []
         return ended
 
     return run
+
+
+@pytest.fixture
+def moved(on_workers, stack):
+    return on_workers

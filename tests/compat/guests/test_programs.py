@@ -127,6 +127,23 @@ POOL = """
 """
 
 
+ENDS = """
+    import os, sys
+    from concurrent.futures import ProcessPoolExecutor
+    def end(n):
+        with open("runs", "a") as file:
+            file.write("x")
+        os._exit(3)
+    if __name__ == "__main__":
+        with ProcessPoolExecutor(2) as executor:
+            print(repr(executor.submit(end, 1).exception()))
+            try:
+                executor.submit(end, 2)
+            except Exception as error:
+                print(type(error).__name__)
+"""
+
+
 def test_a_program_with_an_executor_is_the_same_on_workers(write, plain, moved):
     write("settings.py", SETTINGS)
     write("plugin.py", PLUGIN)
@@ -178,6 +195,19 @@ def test_a_process_class_of_the_program_is_that_of_its_guests(write, plain, move
     assert "its process class can only be inherited" in ended.reasons()
 
 
+def test_workers_with_the_pool_direct_serve_programs_and_outlive_a_call_that_ends_its_process(
+    write, plain, on_workers, fresh_stack, monkeypatch
+):
+    for name, value in fresh_stack(GRAFT_POOL="direct").variables.items():
+        monkeypatch.setenv(name, value)
+    write("ends.py", ENDS)
+    write("program.py", POOL)
+    for program in ("ends.py", "program.py"):
+        at_home, ended = plain(program), on_workers(program)
+        assert (ended.code, ended.out) == (at_home.code, at_home.out), ended.err
+        assert ended.where() == {"cluster"}, ended.reasons()
+
+
 def test_nothing_of_one_run_is_left_for_the_next(write, moved):
     write("counted.py", "seen = []\ndef count(n):\n    seen.append(n)\n    return len(seen), 'old'\n")
     write("program.py", """
@@ -193,21 +223,7 @@ def test_nothing_of_one_run_is_left_for_the_next(write, moved):
 
 
 def test_a_call_that_ends_its_process_breaks_the_executor_and_runs_once(write, plain, moved, tmp_path):
-    write("program.py", """
-        import os, sys
-        from concurrent.futures import ProcessPoolExecutor
-        def end(n):
-            with open("runs", "a") as file:
-                file.write("x")
-            os._exit(3)
-        if __name__ == "__main__":
-            with ProcessPoolExecutor(2) as executor:
-                print(repr(executor.submit(end, 1).exception()))
-                try:
-                    executor.submit(end, 2)
-                except Exception as error:
-                    print(type(error).__name__)
-    """)  # fmt: skip
+    write("program.py", ENDS)
     at_home = plain("program.py")
     assert moved("program.py").out == at_home.out
     assert (tmp_path / "runs").read_text() == "xx"  # Once at home, and once on a worker.
@@ -242,6 +258,146 @@ def test_a_pool_that_only_inheritance_can_serve_stays_at_home_and_says_why(write
         "its initializer or initargs can only be inherited (RuntimeError: Queue objects should only" in ended.reasons()
     )
     assert "__main__.lock was set before the pool was made, and cannot be pickled" in ended.reasons()
+
+
+def test_the_report_names_each_function_of_each_pool_with_its_items_also_of_those_at_home(write, moved, tmp_path):
+    write("program.py", """
+        import multiprocessing as mp, threading, time
+        from concurrent.futures import ProcessPoolExecutor
+        from joblib import Parallel, delayed
+        def double(n):
+            return 2 * n
+        def sleep(n):
+            time.sleep(n)
+        def fail(n):
+            raise ValueError(n)
+        def locked(n):
+            with lock:
+                return n
+        if __name__ == "__main__":
+            with ProcessPoolExecutor(2) as executor:
+                list(executor.map(sleep, [0.2] * 4))
+                list(executor.map(double, range(100), chunksize=25))
+                print(repr(executor.submit(fail, 1).exception()))
+            with mp.Pool(2) as pool:
+                pool.map(double, range(10), chunksize=5)
+                print(pool.apply_async(fail, (2,)).wait())
+            Parallel(n_jobs=2, batch_size=3)(delayed(lambda n: n)(n) for n in range(6))
+            lock = threading.Lock()
+            with mp.Pool(2) as pool:
+                pool.map(locked, range(6), chunksize=2)
+            with ProcessPoolExecutor(2) as executor:
+                list(executor.map(locked, range(9), chunksize=3))
+                print(repr(executor.submit(fail, 1).exception()))
+    """)  # fmt: skip
+    ended = moved("--report-html", str(tmp_path / "report.html"), "program.py")
+    rows = [
+        (row["call"], row["func"], row["where"], row["calls"], row["items"], row["failures"]) for row in ended.calls
+    ]
+    assert rows == [
+        ("ProcessPoolExecutor", "__main__:sleep", "cluster", 4, 4, 0),
+        ("ProcessPoolExecutor", "__main__:double", "cluster", 4, 100, 0),
+        ("ProcessPoolExecutor", "__main__:fail", "cluster", 1, 1, 1),
+        ("multiprocessing.Pool", "__main__:double", "cluster", 2, 10, 0),
+        ("multiprocessing.Pool", "__main__:fail", "cluster", 1, 1, 1),
+        ("joblib.Parallel", "__main__:<genexpr>.<lambda>", "cluster", rows[5][3], 6, 0),
+        ("multiprocessing.Pool", "__main__:locked", "local", 3, 6, 0),
+        ("ProcessPoolExecutor", "__main__:locked", "local", 3, 9, 0),
+        ("ProcessPoolExecutor", "__main__:fail", "local", 1, 1, 1),
+    ], ended.err
+    slept = ended.calls[0]
+    assert slept["busy"] > 0.8
+    assert 0.4 < slept["home"] < slept["busy"]
+    assert slept["pool"] == {"made_at": "program.py:15", "processes": 2, "slots": 2}
+    assert "made at program.py:15: <span class=cluster>in the cluster</span>" in (tmp_path / "report.html").read_text()
+
+
+def test_joblibs_own_processes_are_in_the_report_too(write, moved, monkeypatch):
+    monkeypatch.setenv("GRAFT_MODE", "local")
+    write("program.py", """
+        from joblib import Parallel, delayed
+        if __name__ == "__main__":
+            for _ in range(2):
+                print(Parallel(n_jobs=2, batch_size=2)(delayed(abs)(-n) for n in range(4)))
+    """)  # fmt: skip
+    ended = moved("program.py")
+    assert [(row["call"], row["func"], row["where"], row["items"]) for row in ended.calls] == [
+        ("joblib.Parallel", "builtins:abs", "local", 8),
+    ], ended.err  # fmt: skip
+    assert "GRAFT_MODE is local" in ended.reasons()
+
+
+THREADS = """
+    import asyncio, os, sys, threading
+    from concurrent.futures import ThreadPoolExecutor
+    import helper
+    from helper import pure, through
+    seen, LIMIT, held = [], 3, threading.local()
+    def work(n):
+        print("working on", n)
+        return n * LIMIT, threading.current_thread().name == "MainThread" and os.getpid()
+    def note(n):
+        seen.append(n)
+    def fail(n):
+        raise LookupError(n)
+    class Counter:
+        n = 0
+        def add(self, by):
+            self.n += by
+    async def main():
+        with ThreadPoolExecutor(2) as executor:
+            loop = asyncio.get_running_loop()
+            print(await asyncio.gather(*(loop.run_in_executor(executor, pure, n) for n in range(3))))
+            print(await asyncio.to_thread(pure, 5), await loop.run_in_executor(None, pure, 6))
+    if __name__ == "__main__":
+        with ThreadPoolExecutor(2) as executor:
+            print([n for n, _ in executor.map(work, range(4))])
+            list(executor.map(note, range(3)))
+            print(sorted(seen), repr(executor.submit(fail, 1).exception()), executor.submit(max, [1, 2]).result())
+            counter, values = Counter(), []
+            executor.submit(counter.add, 3).result()
+            executor.submit(values.append, 1).result()
+            executor.submit(helper.fill, values).result()
+            print(counter.n, values, executor.submit(pure, 1).result(), executor.submit(through, 2).result())
+            print(helper.CACHE, executor.submit(lambda: 4).result())
+        with ThreadPoolExecutor(1, initializer=lambda: setattr(held, "value", 9)) as executor:
+            print(executor.submit(pure, 1).result())
+        asyncio.run(main())
+        left = ThreadPoolExecutor(1)
+        for n in range(3):
+            left.submit(work, n)
+        print("end")
+"""
+HELPER = """
+    CACHE = {}
+    def cached(n):
+        CACHE[n] = n
+        return n
+    def pure(n):
+        return n + 1
+    def through(n):
+        return cached(n)
+    def fill(values):
+        values.append(2)
+"""
+
+
+def test_threads_move_only_when_asked_and_only_calls_that_share_nothing(write, plain, moved):
+    write("helper.py", HELPER)
+    write("program.py", THREADS)
+    at_home = plain("program.py")
+    assert moved("program.py").calls == []
+    ended = moved("--pools=processes,threads", "program.py")
+    assert (ended.code, sorted(ended.out.splitlines())) == (at_home.code, sorted(at_home.out.splitlines())), ended.err
+    where = {(row["func"], row["where"]): row["calls"] for row in ended.calls}
+    assert where == {
+        ("__main__:work", "cluster"): 3, ("__main__:fail", "cluster"): 1, ("helper:pure", "cluster"): 3,
+        ("__main__:note", "local"): 3, ("builtins:max", "local"): 1, ("__main__:Counter.add", "local"): 1,
+        ("builtins:list.append", "local"): 1, ("helper:fill", "local"): 1, ("helper:through", "local"): 1,
+        ("__main__:<lambda>", "local"): 1, ("helper:pure", "local"): 1,
+    }  # fmt: skip
+    assert "helper:through calls helper:cached, which captures 'CACHE' (dict)" in ended.reasons()
+    assert "its argument 1 (list) could be changed by the call" in ended.reasons()
 
 
 LONG = """
