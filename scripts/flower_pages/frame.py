@@ -23,7 +23,7 @@ from tornado.web import url
 from graft.config import harden
 from graft.config.redis_client import shared
 from graft.scripts.flower_pages import wording
-from graft.scripts.flower_pages.reading import Readings, Told
+from graft.scripts.flower_pages.reading import USERS, Readings, Told
 from graft.tasks.monitoring import audit
 
 POLICY: Final = (
@@ -160,7 +160,7 @@ class Page(BaseApiHandler):
         told = await readings().ask("rights", lambda: "yes" if audit.may_write(shared()) else "no", fresh=RIGHTS_FRESH)
         if told.value is None:
             return told.error
-        return "" if told.value == "yes" else "the Redis user of CELERY_BROKER_URL may only read; `admin` may act"
+        return "" if told.value == "yes" else f"the Redis user of CELERY_BROKER_URL may only read; {USERS}"
 
     @property
     def who(self) -> str:

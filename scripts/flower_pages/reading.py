@@ -25,7 +25,7 @@ FRESH: Final = 1.0  # Seconds for which one reading serves everybody.
 PATIENCE: Final = 2.5  # Seconds after which a viewer gets what was last known.
 REMEMBERED: Final = 200  # Readings; the oldest are forgotten.
 THREADS: Final = 4  # Each keeps a connection: more would look like a leak of them while they are made.
-USERS: Final = "`viewer` may read every page, `admin` may act"
+USERS: Final = "give Flower `viewer` to read every page, `operator` (Redis 7) or `admin` to act (graft.config.acl)"
 UNREACHABLE: Final = (redis.RedisError, OperationalError, OSError)
 
 

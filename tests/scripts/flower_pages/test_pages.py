@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.scripts.flower_pages.flower import Flower, another, links
+from tests.scripts.flower_pages.flower import Flower, another, links, user
 from tests.stack import run_python, wait_until
 
 pytestmark = pytest.mark.worker
@@ -87,8 +87,8 @@ def test_nothing_is_done_without_token_and_confirmation_and_what_is_done_is_note
     assert '"done": true' in acting.do("resume", queue="heavy", confirmed=True).text
     acts = acting.data("/acts")
     assert [(act["who"], act["what"], act["result"]) for act in acts[:2]] == [
-        ("graft", "Resume the queue heavy", "heavy is resumed"),
-        ("graft", "Pause the queue heavy", "heavy is paused; no worker reads it"),
+        ("ada", "Resume the queue heavy", "heavy is resumed"),
+        ("ada", "Pause the queue heavy", "heavy is paused; no worker reads it"),
     ]
     assert acting.do("pause", queue="maintenance").status == 400
 
@@ -107,16 +107,7 @@ def test_a_read_only_flower_behind_a_prefix_refuses_and_shows_no_button(acting, 
 
 
 def test_a_redis_user_who_may_only_read_sees_everything_and_does_nothing(acting, tmp_path):
-    from graft.config import acl
-
-    stack = acting.stack
-    version = tuple(map(int, str(stack.connect().info("server")["redis_version"]).split(".")))
-    with stack.connect() as client:
-        rules = acl.roles(())["viewer"].rules(version)
-        client.execute_command("ACL", "SETUSER", "looks", "reset", "on", ">on", *rules)
-    address = f"redis://looks:on@127.0.0.1:{stack.redis.port}/0"
-    environ = {"CELERY_BROKER_URL": address, "CELERY_RESULT_BACKEND": address, "FLOWER_READ_ONLY": "false"}
-    with another(stack, tmp_path, **environ) as flower:
+    with another(acting.stack, tmp_path, **user(acting.stack, "viewer"), FLOWER_READ_ONLY="false") as flower:
         for path in PAGES:
             html = flower.page(f"/graft{path}")
             assert 'class="graft-act"' not in html
