@@ -22,7 +22,7 @@ from tornado.web import url
 
 from graft.config import harden
 from graft.config.redis_client import shared
-from graft.scripts.flower_pages import wording
+from graft.scripts.flower_pages import drawing, wording
 from graft.scripts.flower_pages.reading import USERS, Readings, Told
 from graft.tasks.monitoring import audit
 
@@ -148,7 +148,7 @@ class Page(BaseApiHandler):
         self.show_template(name, told=told, data=told.value, result=_results.get(self.asked("act"), ""))
 
     def show_template(self, name: str, **values: Any) -> None:
-        self.render(name, page=self, w=wording, now=time.time(), **{"result": "", **values})
+        self.render(name, page=self, w=wording, d=drawing, now=time.time(), **{"result": "", **values})
 
     async def why_not_act(self) -> str:
         """Why this viewer may not act, for people; "" where he may."""
@@ -184,7 +184,7 @@ class Page(BaseApiHandler):
             return ""
         hidden = "".join(
             f'<input type="hidden" name="{xhtml_escape(name)}" value="{xhtml_escape(str(value))}">'
-            for name, value in {**fields, "back": self.request.uri}.items()
+            for name, value in {"back": self.request.uri, **fields}.items()
         )
         return (
             f'<form class="graft-act" method="post" action="{xhtml_escape(self.address("graft-do", action))}">'

@@ -15,20 +15,11 @@ from graft.config.deployment import app_name
 from graft.scripts.commands import health
 from graft.scripts.flower_pages.frame import Page, addresses
 from graft.scripts.flower_pages.moments import Moment, moments
+from graft.scripts.flower_pages.series import Series, split
 from graft.scripts.snapshot import QueueLine
 from graft.tasks.health.history import Snapshot
 from graft.tasks.health.verdicts import HealthState, Verdict
 from graft.tasks.sending.progress import BatchNote
-
-HOUR: Final = 3600.0
-
-
-@dataclass(frozen=True)
-class Series:
-    """One figure over time, the oldest first."""
-
-    hour: tuple[float, ...] = ()
-    day: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,12 +100,12 @@ def overview(moment: Moment, verdicts: Sequence[Verdict], checked_at: float, pas
 def series(past: Sequence[Snapshot], now: float) -> dict[str, Series]:
     """Each figure of the overview over the last hour and day. Pure."""
     return {
-        "items": _split(_steps(past, "items"), now),
-        "errors": _split(_steps(past, "errors"), now),
-        "waiting": _split([(one.at, sum(pair[0] for pair in one.queues.values())) for one in past], now),
-        "oldest": _split([(one.at, max((pair[1] for pair in one.queues.values()), default=0.0)) for one in past], now),
-        "demand": _split([(one.at, one.per_slot) for one in past], now),
-        "dead_letters": _split([(one.at, float(one.dead_letters)) for one in past], now),
+        "items": split(_steps(past, "items"), now),
+        "errors": split(_steps(past, "errors"), now),
+        "waiting": split([(one.at, sum(pair[0] for pair in one.queues.values())) for one in past], now),
+        "oldest": split([(one.at, max((pair[1] for pair in one.queues.values()), default=0.0)) for one in past], now),
+        "demand": split([(one.at, one.per_slot) for one in past], now),
+        "dead_letters": split([(one.at, float(one.dead_letters)) for one in past], now),
     }
 
 
@@ -123,21 +114,6 @@ def _steps(past: Sequence[Snapshot], name: str) -> list[tuple[float, float]]:
     return [
         (after.at, max(0, getattr(after, name) - getattr(before, name)) / max(after.at - before.at, 1e-3))
         for before, after in pairwise(past)
-    ]
-
-
-def _split(points: Sequence[tuple[float, float]], now: float) -> Series:
-    recent = [value for at, value in points if now - at <= HOUR]
-    return Series(tuple(round(value, 3) for value in recent), tuple(round(value, 3) for value in _thin(points)))
-
-
-def _thin(points: Sequence[tuple[float, float]], most: int = 288) -> list[float]:
-    """At most *most* values; of each stretch the highest, so that a peak is not lost."""
-    if len(points) <= most:
-        return [value for _, value in points]
-    return [
-        max(value for _, value in points[len(points) * at // most : len(points) * (at + 1) // most])
-        for at in range(most)
     ]
 
 

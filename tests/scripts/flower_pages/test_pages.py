@@ -178,7 +178,10 @@ def test_a_durable_batch_is_paused_resumed_and_its_failures_run_again(acting):
     look = acting.data(f"/batch/{name}")
     assert (look["row"]["state"], look["row"]["failed"], look["row"]["id"]) == ("failed", 10, batch)
     assert {run["batch"] for run in look["runs"]} == {batch}
-    assert sum(count for _, count in look["causes"]) == look["run_count"] == len(look["runs"])
+    assert look["run_count"] == len(look["runs"])
+    (cause,) = look["why"]["causes"]
+    assert (cause["error"], cause["count"], cause["items"]) == ("ValueError: 1 is odd", 10, list(range(1, 20, 2)))
+    assert "raise_value_error_if_odd" in cause["traceback"]
     assert "10 failed items" in acting.do("resume-batch", batch=batch, failed=True, confirmed=True).text
     wait_until(lambda: acting.data(f"/batch/{name}")["run_count"] > look["run_count"], 60, "they run again")
     wait_until(lambda: acting.data(f"/batch/{name}")["row"]["state"] == "failed", 60, "its end")
@@ -221,7 +224,14 @@ def test_workers_say_what_they_run_and_an_entry_of_the_schedule_is_run_now(actin
     wait_until(lambda: pids & {row["last"]["pid"] for row in acting.data("/health")["processes"]}, 30, "its samples")
     key = next(row["key"] for row in acting.data("/health")["processes"] if row["last"]["pid"] in pids)
     assert acting.do("stack", process=key, confirmed=True).status == 200
-    wait_until(lambda: "samples.py" in acting.page("/graft/health"), 30, "the stack of what it runs")
+    process = f"/graft/process/{quote(key)}"
+    assert process in links(acting.page("/graft/health"))
+    wait_until(lambda: process in links(acting.page("/graft/workers")), 30, "the process of what runs")
+    wait_until(lambda: "samples.py" in acting.page(process), 30, "the stack of what it runs")
+    growths = {one["measure"]: one for one in acting.data(f"/process/{quote(key)}")["growths"]}
+    assert {"memory", "files", "threads"} <= growths.keys()
+    assert growths["memory"]["points"][-1][1] > 1  # MiB.
+    assert acting.ask("/graft/process/nobody").status == 404
     lines = {line["name"]: line for line in acting.data("/schedule")["lines"]}
     assert lines["graft.health.check"]["schedule"] == "every 30 s"
     assert acting.do("run-now", entry="nobody").status == acting.do("trace", process="nobody").status == 400
@@ -238,17 +248,20 @@ def test_workers_say_what_they_run_and_an_entry_of_the_schedule_is_run_now(actin
 
 
 def test_health_draws_the_last_hour_of_what_the_history_has(acting):
+    assert acting.do("run-now", entry="graft.health.check", confirmed=True).status == 200
+    wait_until(lambda: acting.data("/health")["report"]["by"], 30, "a report that is kept")
     for _ in range(2):
         assert acting.do("run-now", entry="graft.history.note", confirmed=True).status == 200
 
-    def past(name: str) -> list[float]:
+    def past(name: str) -> dict[str, list[float]]:
         health = acting.data("/health")
         found = zip(health["report"]["verdicts"], health["past"], strict=True)
         return next(values for one, values in found if f"{one['check']} {one['subject']}".strip() == name)
 
-    wait_until(lambda: len(past("depth low")) >= 2 <= len(past("age low")), 60, "two snapshots")
-    assert not past("workers")
-    assert 'aria-label="depth low: from ' in acting.page("/graft/health")
+    for name in ("depth low", "age low", "workers", "errors"):
+        wait_until(lambda name=name: len(past(name)["hour"]) >= 2 <= len(past(name)["day"]), 60, f"{name} twice")
+    assert past("workers")["hour"][-1] == 1
+    assert 'aria-label="workers, last hour: from 1 to 1, now 1, limit 1"' in acting.page("/graft/health")
 
 
 def test_a_flower_that_lacks_something_starts_without_the_pages_and_says_so(acting, tmp_path):
