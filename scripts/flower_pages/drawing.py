@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from tornado.escape import xhtml_escape
 
+from graft.config.words import several
 from graft.scripts.commands.html_report.charts import number, thin
-from graft.scripts.console import duration, several
+from graft.scripts.console import duration
 from graft.scripts.flower_pages.wording import moment
 
 WIDTH, HEIGHT = 240, 40  # Of a sparkline, in its own units.

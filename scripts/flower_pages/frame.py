@@ -2,7 +2,8 @@
 
     address ── question ──► readings.ask ── read (in a thread) ──► cleaned ──► template, or JSON under /api
 
-A page is a class with ``template``, ``tab`` and ``title``, a ``question`` that it makes of its address, and ``read``.
+A page is a class with ``template``, ``tab`` and ``title``, the ``filters`` of its form, a ``question`` that it makes of
+its address, and ``read``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tornado.web import url
 from graft.config import harden
 from graft.config.redis_client import shared
 from graft.scripts.flower_pages import drawing, wording
+from graft.scripts.flower_pages.filters import Filter, Filters
 from graft.scripts.flower_pages.reading import USERS, Readings, Told
 from graft.tasks.monitoring import audit
 
@@ -69,6 +71,7 @@ class Page(BaseApiHandler):
     tab: ClassVar[str] = ""
     title: ClassVar[str] = ""
     every: ClassVar[float] = 2.0  # Seconds between two updates in the viewer's browser.
+    filters: ClassVar[tuple[Filter, ...]] = ()
 
     def initialize(self, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -99,7 +102,7 @@ class Page(BaseApiHandler):
     # ---- what a page defines ----
 
     def question(self, *path: str) -> Hashable:
-        """What is asked, from the address; equal questions share a reading."""
+        """What is asked, from the address; equal questions share a reading. Raises ValueError."""
         return path
 
     def read(self, question: Any) -> Any:
@@ -116,14 +119,22 @@ class Page(BaseApiHandler):
         """One argument of the query or form, as it was sent."""
         return str(self.get_argument(name, default, escape=False) or "").strip()
 
+    def filters_asked(self) -> Filters:
+        """The filters of the address that say something.
+
+        Raises:
+            ValueError: one cannot be understood.
+        """
+        return tuple((one.name, one.checked(text)) for one in self.filters if (text := self.asked(one.name)))
+
     def page_asked(self) -> int:
         text = self.asked("page", "1")
         return max(1, int(text)) if text.isdecimal() and len(text) < 8 else 1
 
     @web.authenticated
     async def get(self, *path: str) -> None:
-        question = self.question(*path)
         try:
+            question = self.question(*path)
             told = await readings().ask((type(self), question), lambda: wording.cleaned(self.read(question)))
         except LookupError as error:
             raise web.HTTPError(404, _message(error)) from error

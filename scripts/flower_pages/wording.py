@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from graft.config.words import several
 from graft.scripts.commands.health import amount as health_amount
-from graft.scripts.console import duration, lasting, several
+from graft.scripts.console import duration, lasting
 
 LONGEST: Final = 20_000  # Characters of one text.
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from graft.config.redis_client import broker, shared
+from graft.config.words import several
 from graft.scripts.commands import batch as batch_command
-from graft.scripts.console import several
 from graft.scripts.flower_pages.frame import Page, addresses
 from graft.scripts.flower_pages.pages.batches import BatchRow, of_left_behind, of_note, of_record
 from graft.scripts.flower_pages.plans import Action, Given, Plan
@@ -213,7 +213,7 @@ def _resume(given: Given) -> str:
     batch, failed = _durable(given), bool(given.get("failed"))
     count = batch.resume(failed=failed)
     name = batch.name or batch.id
-    return f"{several(count, 'failed item')} of {name} run again" if failed else f"batch {name} goes on"
+    return f"again: {several(count, 'failed item', 'run')}, of {name}" if failed else f"batch {name} goes on"
 
 
 def _plan_forget(given: Given) -> Plan:

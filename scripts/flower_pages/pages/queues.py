@@ -12,9 +12,9 @@ from typing import Any, Final
 from graft.config.queues import purpose
 from graft.config.redis_client import broker, shared
 from graft.config.transport.task_validation import can_verify
+from graft.config.words import several
 from graft.scripts.commands import queue as queue_command
-from graft.scripts.commands.options import UNITS
-from graft.scripts.console import several
+from graft.scripts.flower_pages.filters import Filter, seconds
 from graft.scripts.flower_pages.frame import Page, Paged, addresses
 from graft.scripts.flower_pages.moments import Moment, moments
 from graft.scripts.flower_pages.plans import Action, Given, Plan
@@ -62,6 +62,7 @@ class QueuesPage(Page):
     template = "graft_queues.html"
     tab = "graft-queues"
     title = "Queues"
+    filters = (Filter("find", "Part of a queue's name"),)
 
     def question(self, *path: str) -> Hashable:
         return self.asked("find"), self.page_asked()
@@ -151,7 +152,7 @@ def _plan_pause(given: Given) -> Plan:
         f"Pause the queue {queue}",
         "Workers finish what they run, and take no more of its messages, workers that start later too. "
         "New messages wait; nothing fails. Resuming ends it.",
-        "Pause it", len(readers), tuple(readers[:SHOWN]), f"{several(len(readers), 'worker')} read it now.",
+        "Pause it", len(readers), tuple(readers[:SHOWN]), f"{several(len(readers), 'worker', 'read')} it now.",
     )  # fmt: skip
 
 
@@ -168,7 +169,7 @@ def _plan_resume(given: Given) -> Plan:
     waiting = sum(line.waiting for line in moments().take().now.queues if line.name == queue)
     return Plan(
         f"Resume the queue {queue}", "Workers take its messages again.", "Resume it", waiting,
-        note=f"{several(waiting, 'message')} wait.",
+        note=f"{several(waiting, 'message', 'wait')}.",
     )  # fmt: skip
 
 
@@ -187,18 +188,6 @@ def _wanted(given: Given) -> Any:
         return before is None or (one.sent_at is not None and one.sent_at < before)
 
     return holds
-
-
-def seconds(text: str) -> float:
-    """The seconds of a duration such as 90s, 15m, 2h or 7d.
-
-    Raises:
-        ValueError: *text* is none.
-    """
-    try:
-        return float(text[:-1]) * UNITS[text[-1]]
-    except (ValueError, KeyError):
-        raise ValueError(f"{text!r} is not a duration; write for instance 90s, 15m, 2h or 7d") from None
 
 
 def _plan_purge(given: Given) -> Plan:

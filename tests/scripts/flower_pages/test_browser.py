@@ -51,7 +51,7 @@ def test_a_planted_failure_is_seen_replayed_and_watched_to_succeed(acting, visit
     page.wait_for_selector("text=1 of 1 done", timeout=60_000)  # Without a click: the page is live.
     page.get_by_role("link", name="Calls", exact=True).first.click()
     page.get_by_label("Callable").fill("*read_text")
-    page.get_by_role("button", name="Search").click()
+    page.get_by_role("button", name="Filter").click()
     wait_until(lambda: page.locator("#graft-live .graft-succeeded").count() > 0, 60, "the run that succeeds")
     page.locator("#graft-live a code").first.click()
     page.wait_for_selector(".graft-facts .graft-succeeded")
