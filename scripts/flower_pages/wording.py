@@ -82,6 +82,8 @@ def amount(value: float | None, unit: str) -> str:
     """A measured value with its unit, as ``health`` shows it."""
     if value is None:
         return "—"
+    if value == 1 and len(unit) > 1:
+        unit = unit.removesuffix("s")
     return health_amount(round(value, 2) if unit != "share" else value, unit)
 
 

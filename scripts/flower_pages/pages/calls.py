@@ -105,6 +105,10 @@ class CallPage(Page):
     title = "Call"
     every = 5.0
 
+    def is_known_to_flower(self, name: str) -> bool:
+        """Whether Flower has heard of the task, by events, and so has a page of it."""
+        return name in self.application.events.state.tasks
+
     def read(self, question: tuple[str]) -> CallLook:
         (name,) = question
         runs = attempts.of(name, shared())

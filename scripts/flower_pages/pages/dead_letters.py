@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +38,10 @@ FILTERS: Final = (
 CHOOSING: Final = (*(one.name for one in FILTERS), "ids")
 CAUSES: Final = 20
 HOURS: Final = 24
+RECENT: Final = 5000  # Letters, and causes of theirs, on the start page.
+RECENT_CAUSES: Final = 5
+RECENT_BUDGET: Final = 0.3  # Seconds.
+CAUSES_FRESH: Final = 3.0
 SHOWN: Final = 15
 RATE: Final = 20.0  # Letters a second.
 WHOLE: Final = 120.0  # Seconds in which all letters can be read, before something is done to them.
@@ -47,6 +52,28 @@ EXPORTED: Final = 50  # Letters in one piece of an export.
 def descriptions() -> Descriptions:
     """The letters that this process knows."""
     return Descriptions()
+
+
+class RecentCauses:
+    """The most frequent causes of the last day's newest letters; looked for every few seconds."""
+
+    def __init__(self) -> None:
+        self._at = -math.inf
+        self._causes: tuple[Cause, ...] = ()
+
+    def look(self) -> tuple[Cause, ...]:
+        if time.monotonic() - self._at > CAUSES_FRESH:
+            every, _ = descriptions().look(RECENT_BUDGET)
+            since = time.time() - HOURS * 3600
+            self._causes = tuple(causes([one for one in every[:RECENT] if one.buried_at >= since])[:RECENT_CAUSES])
+            self._at = time.monotonic()
+        return self._causes
+
+
+@cache
+def recent_causes() -> RecentCauses:
+    """Those of this process."""
+    return RecentCauses()
 
 
 def choice_of(given: Iterable[tuple[str, str]]) -> Choice:

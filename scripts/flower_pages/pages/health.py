@@ -58,7 +58,27 @@ class Health:
     process_count: int
 
 
-class HealthPage(Page):
+# The page that shows more of what a check found; for those of one queue, that of the queue.
+SHOWN_ON: Final = {
+    "dead letters": "graft-letters", "errors": "graft-calls", "retries": "graft-calls", "workers": "graft-workers",
+    "worker": "graft-workers", "beat": "graft-schedule",
+}  # fmt: skip
+OF_QUEUES: Final = ("depth", "age", "round trip")
+
+
+class ChecksPage(Page):
+    """A page that shows checks."""
+
+    def address_of(self, verdict: Verdict) -> str:
+        """The address of the page that shows more of what a check found."""
+        if verdict.check in OF_QUEUES and verdict.subject:
+            return self.address("graft-queue", verdict.subject)
+        if verdict.check in SHOWN_ON:
+            return self.address(SHOWN_ON[verdict.check])
+        return f"{self.address('graft-health')}{'#graft-h-leaks' if verdict.check == 'leak' else ''}"
+
+
+class HealthPage(ChecksPage):
     template = "graft_health.html"
     tab = "graft-health"
     title = "Health and leaks"

@@ -18,6 +18,7 @@ from graft.scripts.flower_pages.filters import Filter, seconds
 from graft.scripts.flower_pages.frame import Page, Paged, addresses
 from graft.scripts.flower_pages.moments import Moment, moments
 from graft.scripts.flower_pages.plans import Action, Given, Plan
+from graft.scripts.flower_pages.series import Series, split
 from graft.tasks.messages.message_format import lists
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import existing
@@ -103,7 +104,7 @@ def row_of(name: str, moment: Moment) -> QueueRow:
 
 @dataclass(frozen=True)
 class QueueLook:
-    """One queue. ``steps`` are messages by priority on the broker, 0 the most urgent; ``history`` its last day."""
+    """One queue. ``steps`` are messages by priority on the broker, 0 the most urgent; ``depth``, ``age``: the past."""
 
     row: QueueRow
     steps: tuple[int, ...]
@@ -111,7 +112,8 @@ class QueueLook:
     groups: tuple[Group, ...]
     grouped: int
     next: tuple[Waiting, ...]
-    history: tuple[float, ...]
+    depth: Series
+    age: Series
     verifies: bool
 
 
@@ -127,12 +129,14 @@ class QueuePage(Page):
             for key in lists(name):
                 pipe.llen(key)
             steps = pipe.execute()
+        past = [(one.at, one.queues.get(name, [0.0, 0.0])) for one in moments().past()]
         messages = list(islice(queue_peek.every(name), GROUPED))
         return QueueLook(
             row, tuple(steps),
             tuple(one.name for one in worker_registry.workers(shared()) if name in one.queues),
             tuple(queue_peek.grouped(messages)[:SHOWN]), len(messages), tuple(queue_peek.peek(name, SHOWN)),
-            tuple(one.queues.get(name, [0.0])[0] for one in moments().past()), can_verify(),
+            split([(at, pair[0]) for at, pair in past], time.time()),
+            split([(at, pair[1]) for at, pair in past], time.time()), can_verify(),
         )  # fmt: skip
 
 
