@@ -8,6 +8,7 @@ its address, and ``read``.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Hashable, Mapping
@@ -25,7 +26,7 @@ from graft.config import harden
 from graft.config.redis_client import shared
 from graft.scripts.flower_pages import drawing, wording
 from graft.scripts.flower_pages.filters import Filter, Filters
-from graft.scripts.flower_pages.reading import USERS, Readings, Told
+from graft.scripts.flower_pages.reading import FRESH, SHARE, USERS, Readings, Told
 from graft.tasks.monitoring import audit
 
 POLICY: Final = (
@@ -71,6 +72,8 @@ class Page(BaseApiHandler):
     tab: ClassVar[str] = ""
     title: ClassVar[str] = ""
     every: ClassVar[float] = 2.0  # Seconds between two updates in the viewer's browser.
+    fresh: ClassVar[float] = FRESH  # Seconds for which a reading serves all viewers, at least;
+    share: ClassVar[float] = SHARE  # and so many times as long as it kept a processor busy.
     filters: ClassVar[tuple[Filter, ...]] = ()
 
     def initialize(self, as_json: bool = False) -> None:
@@ -135,12 +138,16 @@ class Page(BaseApiHandler):
     async def get(self, *path: str) -> None:
         try:
             question = self.question(*path)
-            told = await readings().ask((type(self), question), lambda: wording.cleaned(self.read(question)))
+            what = (type(self), question)
+            reading = readings().ask(
+                what, lambda: wording.cleaned(self.read(question)), fresh=self.fresh, share=self.share
+            )
+            # Together: while Redis does not answer, each takes as long as a viewer has patience.
+            told, self.why_not = await asyncio.gather(reading, self.why_not_act())
         except LookupError as error:
             raise web.HTTPError(404, _message(error)) from error
         except ValueError as error:
             raise web.HTTPError(400, _message(error)) from error
-        self.why_not = await self.why_not_act()
         if self.as_json:
             self.tell(told)
         else:

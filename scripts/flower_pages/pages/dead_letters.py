@@ -119,6 +119,7 @@ class LettersPage(Page):
     tab = "graft-letters"
     title = "Dead letters"
     every = 3.0
+    share = 1.0  # While there are letters to read it goes on with them.
     filters = FILTERS
 
     def question(self, *path: str) -> Hashable:

@@ -19,6 +19,7 @@ from graft.scripts.flower_pages.frame import Page, Paged, addresses
 from graft.scripts.flower_pages.moments import Moment, moments
 from graft.scripts.flower_pages.plans import Action, Given, Plan
 from graft.scripts.flower_pages.series import Series, split
+from graft.scripts.snapshot import QueueLine
 from graft.tasks.messages.message_format import lists
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import existing
@@ -74,21 +75,27 @@ class QueuesPage(Page):
 
 def queues(moment: Moment, find: str, page: int) -> Queues:
     """The page of *moment*; *find* is part of a name. Pure."""
-    lines = [row_of(line.name, moment) for line in moment.now.queues if find.casefold() in line.name.casefold()]
+    lines = [row_of(line, moment) for line in moment.now.queues if find.casefold() in line.name.casefold()]
     lines.sort(key=lambda row: (row.remark != "no reader", not row.is_paused, -row.waiting))
     paged = Paged(page, len(lines))
     return Queues(tuple(lines[paged.first : paged.first + paged.rows]), paged, sum(row.waiting for row in lines), find)
 
 
-def row_of(name: str, moment: Moment) -> QueueRow:
-    """The row of the queue *name*.
+def line_of(name: str, moment: Moment) -> QueueLine:
+    """The queue *name*.
 
     Raises:
         LookupError: there is no such queue.
     """
-    line = next((one for one in moment.now.queues if one.name == name), None)
-    if line is None:
-        raise LookupError(f"there is no queue {name!r}")
+    for line in moment.now.queues:
+        if line.name == name:
+            return line
+    raise LookupError(f"there is no queue {name!r}")
+
+
+def row_of(line: QueueLine, moment: Moment) -> QueueRow:
+    """The row of a queue. Pure."""
+    name = line.name
     shown = QueueRow(
         name, purpose(name), line.waiting, line.oldest, line.readers, line.is_paused, not queue_pause.is_spared(name),
         line.remark,
@@ -124,7 +131,8 @@ class QueuePage(Page):
 
     def read(self, question: tuple[str]) -> QueueLook:
         (name,) = question
-        row = row_of(name, moments().take())
+        moment = moments().take()
+        row = row_of(line_of(name, moment), moment)
         with broker() as client, client.pipeline(transaction=False) as pipe:
             for key in lists(name):
                 pipe.llen(key)

@@ -59,6 +59,7 @@ class WorkersPage(Page):
     tab = "graft-more"
     title = "Workers now"
     every = 5.0
+    fresh = 4.0  # Each reading asks every worker.
 
     def read(self, question: Any) -> Workers:
         beats = worker_registry.workers(shared())
