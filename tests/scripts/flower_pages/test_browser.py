@@ -96,7 +96,9 @@ def test_hostile_text_is_shown_as_text_and_every_page_can_be_read_in_both_themes
     letter = f"/dead-letter/{quote(name, safe='')}"
     page = visit("/healthcheck")
     faults: dict[str, list[str]] = {}
-    for path in (*PAGES, letter):
+    wait_until(lambda: acting.data("/health")["processes"], 60, "a process that is measured")
+    process = f"/process/{quote(acting.data('/health')['processes'][0]['key'])}"
+    for path in (*PAGES, process, letter):
         assert page.goto(f"{acting.address}/graft{path}?still").status == 200, path
         for width, theme in ((1400, "light"), (390, "dark")):
             page.set_viewport_size({"width": width, "height": 900})
