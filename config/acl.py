@@ -37,7 +37,19 @@ EXCHANGED: Final = tuple(map(pattern, keys.BETWEEN_CALLERS_AND_WORKERS))
 SEARCHES: Final = f"(+eval +evalsha ~{keys.UNACKED})"  # For a lost message, among those that workers hold.
 SEARCHES_ALL: Final = "(+eval +evalsha ~*)"
 SEES_DEAD: Final = f"(+hexists %R~{keys.DEAD_LETTERS})"  # Whether a call is buried; nothing of its content.
-LISTS: Final = f"(+zrange +lindex %R~{pattern(keys.LEAKS)})"  # The processes that can be asked to trace allocations.
+READS_ALL: Final = "(+@read -@dangerous -scan -randomkey -dbsize %R~*)"
+# What an operator's acts write beside what a producer's do, each command on its own keys: dead letters are removed one
+# by one, and the list of who did what is added to.
+ACTS: Final = (
+    f"(+sadd +srem ~{keys.PAUSED})",
+    f"(+hset +hdel +zadd +zrem +decrby ~{keys.DEAD_LETTERS} ~{keys.DEAD_LETTERS}:by-time ~{keys.DEAD_LETTERS}:failed*)",
+    f"(+set +del ~{keys.DEAD_LETTERS}:lock:*)",
+    f"(+incrby +expire ~{keys.DEAD_LETTERS}:replays:*)",
+    f"(+del ~{pattern(keys.RUN)})",  # What is replayed begins anew.
+    f"(+lpush +ltrim +lrem ~{keys.QUARANTINE})",
+    f"(+hincrby ~{keys.QUARANTINE}:counts)",
+    f"(+xadd +xtrim ~{keys.AUDIT})",
+)
 
 CONNECTIONS: Final = "+client|list"  # The look for leaks counts them by name.
 WAKES: Final = "+client|unblock"  # A worker its own processes, which wait for messages (workers/direct).
@@ -112,9 +124,10 @@ def roles(queues: Iterable[str]) -> dict[str, Role]:
             caller, sending, looks_up, ("*",), (SEARCHES, SEES_DEAD),
         ),
         "operator": Role(
-            "a producer that commands workers too (inspect, control, resize, leaks --trace); all signed",
+            "a producer that commands workers too; from Redis 7 on reads everything, pauses, purges, cancels, replays, "
+            "drops: the commands that do, and the buttons in Flower",
             (*caller, "+publish"), (*sending, PIDBOX, EVENTS, *HELD, f"{keys.TRACE}*"),
-            looks_up, ("*",), (SEES_DEAD, LISTS),
+            looks_up, ("*",), (READS_ALL, SEARCHES_ALL, *ACTS),
         ),
         "beat": Role(
             "sends what is due; keeps its schedule and lock",

@@ -56,6 +56,7 @@ LIMITS: Final = "graft:limits"  # Their names, with the time of their last use.
 LIMIT_KEYS: Final = "graft:limit-keys:"  # The keys of each, likewise.
 TRACE: Final = "graft:leaks:trace"
 PAUSED: Final = "graft:paused"
+QUARANTINE: Final = "graft:quarantine"  # Also begins the name of its counts.
 REDBEAT: Final = "graft:redbeat:"
 RUN: Final = "graft:run:"
 UNSIGNED: Final = "graft:unsigned"

@@ -27,7 +27,8 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from graft.scripts.console import complain, messages, output, say, several
+from graft.config.words import several
+from graft.scripts.console import complain, messages, output, say
 from graft.scripts.old_program.stdlib_survey import count_of_files
 from graft.scripts.stack import background
 from graft.scripts.stack.local_stack import LocalStack, default_lanes

@@ -30,6 +30,12 @@ EVERY: Final = {
         "/workers", "/schedule", "/acts",
     )
 }  # fmt: skip
+# Pages of one thing: the page that leads there, and its link or button.
+LED: Final = {
+    "letter": ("/dead-letters", "form td a code"), "call": ("/calls?outcome=failed", "td a code"),
+    "batch": ("/batches", "tr:has-text('shop:resize') td a"), "process": ("/health", "a[href*='/process/']"),
+    "confirm": ("/dead-letters", "form.graft-act button"),
+}  # fmt: skip
 LOOKS: Final = tuple((width, theme) for width in (1400, 390) for theme in ("light", "dark"))
 SHOP: Final = """
 import random, time
@@ -44,6 +50,9 @@ def resize(picture):
     time.sleep(random.uniform(0.05, 0.2))
     return picture
 
+def upload(archive):
+    time.sleep(600)
+
 def invoice(order):
     time.sleep(0.02)
     if order % 40 == 7:
@@ -57,6 +66,7 @@ again = graft.RetryPolicy(runs=2, base=0.1, on=Exception)
 graft.submit(shop.invoice, range(120), name="invoices-november", batch_size=10, retry=again)
 pictures = graft.submit(shop.resize, range(5000), batch_size=4)
 graft.submit(shop.resize, range(200), batch_size=4, queue="low").detach()
+graft.submit(shop.upload, ["2026-11"]).detach()
 for _ in pictures.as_completed():
     pass
 """
@@ -77,7 +87,7 @@ def shop() -> Iterator[LocalStack]:
         Path(folder, "shop.py").write_text(SHOP)
         environ = {**own_environ(), "GRAFT_HEALTH_EVERY": "2", "GRAFT_LEAKS_EVERY": "2", "FLOWER_READ_ONLY": "false"}
         environ |= {"GRAFT_SIGNING_KEY": "of no other deployment, only of these pictures"}
-        with LocalStack({"cpu": 2}, pythonpath=[folder], environ=environ, beat=True, flower=True) as stack:
+        with LocalStack({"cpu": 3}, pythonpath=[folder], environ=environ, beat=True, flower=True) as stack:
             pause = [sys.executable, "-m", "celery", "-A", "graft", "queue", "pause", "low"]
             subprocess.run(pause, env=stack.env, check=True, capture_output=True)
             with subprocess.Popen([sys.executable, "-c", WORK], env=stack.env) as program:
@@ -101,13 +111,24 @@ def take(stack: LocalStack, folder: Path, *, everything: bool) -> None:
             for _ in range(2):  # Rates are known from the second look on.
                 page.goto(f"http://{address}/graft{path}")
                 page.wait_for_timeout(1200)
-            for width, theme in LOOKS if everything else LOOKS[:1]:
-                page.set_viewport_size({"width": width, "height": 860})
-                page.emulate_media(color_scheme=theme, reduced_motion="reduce")
-                file = folder / (f"{shot}-{width}-{theme}.png" if everything else f"{shot}.png")
-                page.screenshot(path=file, full_page=everything)
-                print(file)
+            picture(page, folder, shot, everything=everything)
+        for shot, (path, link) in LED.items() if everything else ():
+            page.set_viewport_size({"width": 1400, "height": 860})
+            page.goto(f"http://{address}/graft{path}")
+            page.locator(link).first.click()
+            page.wait_for_load_state()
+            picture(page, folder, shot, everything=True)
         browser.close()
+
+
+def picture(page: Any, folder: Path, shot: str, *, everything: bool) -> None:
+    """Take the page that is open: in every look, or in the first alone."""
+    for width, theme in LOOKS if everything else LOOKS[:1]:
+        page.set_viewport_size({"width": width, "height": 860})
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+        file = folder / (f"{shot}-{width}-{theme}.png" if everything else f"{shot}.png")
+        page.screenshot(path=file, full_page=everything)
+        print(file)
 
 
 def main(arguments: Sequence[str]) -> None:

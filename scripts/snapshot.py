@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,7 +18,7 @@ from graft.tasks.health import checks, report_store
 from graft.tasks.health.measure import loops
 from graft.tasks.health.measurements import Queue
 from graft.tasks.health.verdicts import STALE, HealthReport, HealthState, Verdict, worst
-from graft.tasks.messages.message_format import SENT_AT, lists, waits_since
+from graft.tasks.messages.message_format import SENT_AT, waits_since
 from graft.tasks.monitoring import function_stats, worker_registry
 from graft.tasks.monitoring.function_stats import FunctionStats
 from graft.tasks.queues import existing, pause, throughput
@@ -103,23 +104,27 @@ def take() -> Snapshot:
     by_queue, by_worker = throughput.taken(client)
     paused = pause.paused(client)
     lags = {loop.process.partition(" ")[0]: loop.lag for loop in loops(client, beats)}
-    with broker() as queue_side, queue_side.pipeline(transaction=False) as pipe:
+    with broker() as queue_side:
         names = existing.names(queue_side)
-        for queue in names:
-            for key in lists(queue):
-                pipe.llen(key)
-                pipe.lindex(key, -1)
-        replies = pipe.execute()
+        waits = existing.heads(names, queue_side)
         later = due.counts(queue_side)
-    now, width = time.time(), 2 * len(lists("x"))
+    now = time.time()
+    read_by = Counter(queue for beat in beats for queue in beat.queues)
     queues = []
-    for at, queue in enumerate(names):
-        mine = replies[at * width : (at + 1) * width]
-        ages = [now - sent for head in mine[1::2] if head and (sent := _sent_at(head))]
-        readers = sum(queue in beat.queues for beat in beats)
+    for queue in names:
+        mine = waits.get(queue, {}).values()
+        ages = [now - sent for _, head in mine if (sent := _sent_at(head))]
         oldest = max(0.0, *ages) if ages else None
         taken = by_queue.get(queue, 0)
-        line = QueueLine(queue, sum(mine[::2]), oldest, readers, queue in paused, taken, later.get(queue, 0))
+        line = QueueLine(
+            queue,
+            sum(length for length, _ in mine),
+            oldest,
+            read_by[queue],
+            queue in paused,
+            taken,
+            later.get(queue, 0),
+        )
         queues.append(line)
     verdicts = current(report_store.last(client), queues, len(beats), now)
     return Snapshot(

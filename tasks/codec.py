@@ -7,11 +7,14 @@ of the content, so that an outcome cannot be passed off as an envelope.
 from __future__ import annotations
 
 import hmac
+import io
 import pickle
+import re
 import traceback
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
@@ -170,6 +173,38 @@ def load_error(blob: bytes) -> BaseException:
     if text:
         error.__cause__ = RemoteTraceback(text)
     return error
+
+
+def describe_error(blob: bytes) -> tuple[str, str, str]:
+    """Type, text and traceback of the exception in *blob*, of which nothing is imported and nothing runs."""
+    portable, base, message, text = _Nameless(io.BytesIO(blob)).load()
+    line = re.escape(message.partition("\n")[0])
+    if traced := re.findall(rf"^([\w.<>]+){f': {line}' if line else ''}$", text, re.MULTILINE):
+        return traced[-1].rpartition(".")[2], message, text
+    names = _Nameless(io.BytesIO(portable))
+    with suppress(Exception):  # Whatever a stand-in for the exception cannot do, its class was named before.
+        names.load()
+    named = [name for name in names.named if name != _rebuild.__name__] or [base.name]
+    return named[0], message, text
+
+
+class _Nameless(pickle.Unpickler):
+    """Reads a pickle with stand-ins for all that it names."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.named: list[str] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.named.append(name)
+        return type("StandIn", (_StandIn,), {"name": name})
+
+
+class _StandIn:
+    name = ""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Whatever the exception was made of."""
 
 
 def _text(error: BaseException) -> str:

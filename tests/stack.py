@@ -79,8 +79,7 @@ class Stack(LocalStack):
         return {**self.env, **roles.addresses(self, role)}
 
     def _start_service(self, name: str, arguments: list[str], env: Mapping[str, str] | None = None) -> Service:
-        acts = self.env.get("FLOWER_READ_ONLY") == "false"  # Its pages have buttons.
-        role = {"flower": "admin" if acts else "operator"}.get(name, name)
+        role = {"flower": "operator"}.get(name, name)
         return super()._start_service(name, arguments, {**roles.addresses(self, role), **(env or {})})
 
     @property

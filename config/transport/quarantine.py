@@ -7,12 +7,12 @@ import json
 import logging
 from typing import Any, Final
 
-from graft.config import redis_clock
+from graft.config import keys, redis_clock
 
 logger = logging.getLogger(__name__)
 
-MESSAGES: Final = "graft:quarantine"
-COUNTS: Final = "graft:quarantine:counts"
+MESSAGES: Final = keys.QUARANTINE
+COUNTS: Final = f"{keys.QUARANTINE}:counts"
 LENGTH: Final = 500
 BYTES: Final = 256 << 10  # Of one message; the rest is cut off, its length is kept.
 

@@ -18,8 +18,9 @@ from rich.text import Text
 
 from graft.config.deployment import app_name
 from graft.config.transport.task_validation import can_verify
+from graft.config.words import several
 from graft.scripts.commands.options import QueueName, RedisCommandGroup, confirm, examples
-from graft.scripts.console import ago, complain, output, say, several, show
+from graft.scripts.console import ago, complain, output, say, show
 from graft.tasks.queues import peek, quarantined
 from graft.tasks.queues.quarantined import Quarantined
 

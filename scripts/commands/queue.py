@@ -21,9 +21,10 @@ from graft.config.deployment import app_name
 from graft.config.queues import purpose
 from graft.config.redis_client import shared
 from graft.config.transport.task_validation import can_verify
+from graft.config.words import several
 from graft.scripts import snapshot
 from graft.scripts.commands.options import Age, QueueName, RedisCommandGroup, confirm, examples
-from graft.scripts.console import complain, lasting, say, several, show
+from graft.scripts.console import complain, lasting, say, show
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import pause as queue_pause
 from graft.tasks.queues import peek as queue_peek

@@ -16,8 +16,9 @@ from rich.text import Text
 from graft.config.deployment import app as our_app
 from graft.config.deployment import app_name, settings
 from graft.config.redis_client import server_time, shared
+from graft.config.words import several
 from graft.scripts.commands.options import RedisCommandGroup, examples
-from graft.scripts.console import ago, lasting, say, several, show
+from graft.scripts.console import ago, lasting, say, show
 from graft.tasks.health import beat_schedules, beat_ticks
 from graft.tasks.health.beat_schedules import SentEntry
 from graft.tasks.queues import overlap

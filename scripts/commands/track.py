@@ -16,8 +16,9 @@ from rich.text import Text
 
 from graft.config.deployment import app, app_name, settings
 from graft.config.redis_client import broker
+from graft.config.words import several
 from graft.scripts.commands.options import RedisCommand, examples
-from graft.scripts.console import ago, complain, duration, output, say, several, show
+from graft.scripts.console import ago, complain, duration, output, say, show
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.queues import peek, purge
 from graft.tasks.results import attempts, call_status

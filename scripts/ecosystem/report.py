@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from rich.table import Table
 
-from graft.scripts.console import several
+from graft.config.words import several
 from graft.scripts.ecosystem.outcomes import Comparison
 from graft.scripts.ecosystem.projects import PROJECTS
 from graft.scripts.ecosystem.runs import Row

@@ -30,7 +30,7 @@ from graft.tasks.monitoring.audit import Act
 
 logger = logging.getLogger(__name__)
 
-ACTING: Final = ("queues", "dead_letters", "batches", "health", "schedule")  # The pages whose ``ACTIONS`` there are.
+ACTING: Final = ("queues", "dead_letters", "batch", "process", "schedule")  # The pages whose ``ACTIONS`` there are.
 REFUSALS: Final = (ValueError, LookupError, TaskQueueError)
 OUR_FIELDS: Final = ("_xsrf", "confirmed", "back")
 

@@ -2,11 +2,13 @@
 
     address ── question ──► readings.ask ── read (in a thread) ──► cleaned ──► template, or JSON under /api
 
-A page is a class with ``template``, ``tab`` and ``title``, a ``question`` that it makes of its address, and ``read``.
+A page is a class with ``template``, ``tab`` and ``title``, the ``filters`` of its form, a ``question`` that it makes of
+its address, and ``read``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Hashable, Mapping
@@ -22,8 +24,9 @@ from tornado.web import url
 
 from graft.config import harden
 from graft.config.redis_client import shared
-from graft.scripts.flower_pages import wording
-from graft.scripts.flower_pages.reading import Readings, Told
+from graft.scripts.flower_pages import drawing, wording
+from graft.scripts.flower_pages.filters import Filter, Filters
+from graft.scripts.flower_pages.reading import FRESH, SHARE, USERS, Readings, Told
 from graft.tasks.monitoring import audit
 
 POLICY: Final = (
@@ -69,6 +72,9 @@ class Page(BaseApiHandler):
     tab: ClassVar[str] = ""
     title: ClassVar[str] = ""
     every: ClassVar[float] = 2.0  # Seconds between two updates in the viewer's browser.
+    fresh: ClassVar[float] = FRESH  # Seconds for which a reading serves all viewers, at least;
+    share: ClassVar[float] = SHARE  # and so many times as long as it kept a processor busy.
+    filters: ClassVar[tuple[Filter, ...]] = ()
 
     def initialize(self, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -99,7 +105,7 @@ class Page(BaseApiHandler):
     # ---- what a page defines ----
 
     def question(self, *path: str) -> Hashable:
-        """What is asked, from the address; equal questions share a reading."""
+        """What is asked, from the address; equal questions share a reading. Raises ValueError."""
         return path
 
     def read(self, question: Any) -> Any:
@@ -116,20 +122,32 @@ class Page(BaseApiHandler):
         """One argument of the query or form, as it was sent."""
         return str(self.get_argument(name, default, escape=False) or "").strip()
 
+    def filters_asked(self) -> Filters:
+        """The filters of the address that say something.
+
+        Raises:
+            ValueError: one cannot be understood.
+        """
+        return tuple((one.name, one.checked(text)) for one in self.filters if (text := self.asked(one.name)))
+
     def page_asked(self) -> int:
         text = self.asked("page", "1")
         return max(1, int(text)) if text.isdecimal() and len(text) < 8 else 1
 
     @web.authenticated
     async def get(self, *path: str) -> None:
-        question = self.question(*path)
         try:
-            told = await readings().ask((type(self), question), lambda: wording.cleaned(self.read(question)))
+            question = self.question(*path)
+            what = (type(self), question)
+            reading = readings().ask(
+                what, lambda: wording.cleaned(self.read(question)), fresh=self.fresh, share=self.share
+            )
+            # Together: while Redis does not answer, each takes as long as a viewer has patience.
+            told, self.why_not = await asyncio.gather(reading, self.why_not_act())
         except LookupError as error:
             raise web.HTTPError(404, _message(error)) from error
         except ValueError as error:
             raise web.HTTPError(400, _message(error)) from error
-        self.why_not = await self.why_not_act()
         if self.as_json:
             self.tell(told)
         else:
@@ -148,7 +166,7 @@ class Page(BaseApiHandler):
         self.show_template(name, told=told, data=told.value, result=_results.get(self.asked("act"), ""))
 
     def show_template(self, name: str, **values: Any) -> None:
-        self.render(name, page=self, w=wording, now=time.time(), **{"result": "", **values})
+        self.render(name, page=self, w=wording, d=drawing, now=time.time(), **{"result": "", **values})
 
     async def why_not_act(self) -> str:
         """Why this viewer may not act, for people; "" where he may."""
@@ -160,7 +178,7 @@ class Page(BaseApiHandler):
         told = await readings().ask("rights", lambda: "yes" if audit.may_write(shared()) else "no", fresh=RIGHTS_FRESH)
         if told.value is None:
             return told.error
-        return "" if told.value == "yes" else "the Redis user of CELERY_BROKER_URL may only read; `admin` may act"
+        return "" if told.value == "yes" else f"the Redis user of CELERY_BROKER_URL may only read; {USERS}"
 
     @property
     def who(self) -> str:
@@ -184,7 +202,7 @@ class Page(BaseApiHandler):
             return ""
         hidden = "".join(
             f'<input type="hidden" name="{xhtml_escape(name)}" value="{xhtml_escape(str(value))}">'
-            for name, value in {**fields, "back": self.request.uri}.items()
+            for name, value in {"back": self.request.uri, **fields}.items()
         )
         return (
             f'<form class="graft-act" method="post" action="{xhtml_escape(self.address("graft-do", action))}">'

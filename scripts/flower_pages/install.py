@@ -27,7 +27,18 @@ TASK: Final = (
     '<a class="btn btn-outline-primary" href="{{ reverse_url(\'graft-call\', task.uuid) }}">Runs and letters</a>',
 )
 ADDED: Final = {"navbar.html": NAVIGATION, "task.html": TASK}
-PAGES: Final = ("overview", "queues", "dead_letters", "batches", "calls", "health", "workers", "schedule")
+PAGES: Final = (
+    "overview",
+    "queues",
+    "dead_letters",
+    "batches",
+    "batch",
+    "calls",
+    "health",
+    "process",
+    "workers",
+    "schedule",
+)
 NEEDED: Final = ("handlers", "settings")
 
 

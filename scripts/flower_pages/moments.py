@@ -59,7 +59,7 @@ class Moments:
     def past(self) -> list[history.Snapshot]:
         """The last day, as Beat has it noted; the oldest first."""
         if time.monotonic() - self._past[0] > PAST_FRESH or not self._past[0]:
-            self._past = (time.monotonic(), history.read(shared()))
+            self._past = (time.monotonic(), history.newer(shared(), self._past[1]))
         return self._past[1]
 
 

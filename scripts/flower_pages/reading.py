@@ -21,11 +21,13 @@ from redis.exceptions import NoPermissionError
 from graft.config.deployment import settings
 from graft.config.redis_client import why_not
 
-FRESH: Final = 1.0  # Seconds for which one reading serves everybody.
+FRESH: Final = 1.0  # Seconds for which one reading serves everybody, at least,
+SHARE: Final = 20.0  # and so many times as long as it kept a processor busy: ten thousand queues are read less often,
+LONGEST: Final = 20.0  # but within so many seconds.
 PATIENCE: Final = 2.5  # Seconds after which a viewer gets what was last known.
 REMEMBERED: Final = 200  # Readings; the oldest are forgotten.
 THREADS: Final = 4  # Each keeps a connection: more would look like a leak of them while they are made.
-USERS: Final = "`viewer` may read every page, `admin` may act"
+USERS: Final = "give Flower `viewer` to read every page, `operator` (Redis 7) or `admin` to act (graft.config.acl)"
 UNREACHABLE: Final = (redis.RedisError, OperationalError, OSError)
 
 
@@ -33,13 +35,20 @@ UNREACHABLE: Final = (redis.RedisError, OperationalError, OSError)
 class Told:
     """What was read, and when, in this machine's time; ``error`` says why it is not newer. None: nothing is known.
 
-    ``is_old``: somebody has acted since.
+    ``is_old``: somebody has acted since. ``cost`` is how many seconds of a processor the reading took.
     """
 
     value: Any = None
     at: float = 0.0
     error: str = ""
     is_old: bool = False
+    cost: float = 0.0
+
+    def serves(self, fresh: float, share: float) -> bool:
+        """Whether this can still be shown, where a reading serves for *fresh* seconds at least."""
+        if self.value is None or self.error or self.is_old:
+            return False
+        return time.time() - self.at < max(fresh, min(LONGEST, share * self.cost))
 
 
 class Readings:
@@ -50,14 +59,14 @@ class Readings:
         self._known: OrderedDict[Hashable, Told] = OrderedDict()
         self._asked: dict[Hashable, asyncio.Future[Told]] = {}
 
-    async def ask(self, what: Hashable, read: Callable[[], Any], *, fresh: float = FRESH) -> Told:
-        """What *read* returns, or has returned within *fresh* seconds; the last that is known while Redis is away.
+    async def ask(self, what: Hashable, read: Callable[[], Any], *, fresh: float = FRESH, share: float = SHARE) -> Told:
+        """What *read* returns, or has returned lately (``Told.serves``); the last that is known while Redis is away.
 
         Raises:
             LookupError, ValueError: *read* did: there is no such thing.
         """
         known = self._known.get(what, Told())
-        if known.value is not None and not (known.error or known.is_old) and time.time() - known.at < fresh:
+        if known.serves(fresh, share):
             return known
         asked = self._asked.get(what)
         if asked is None:
@@ -66,7 +75,7 @@ class Readings:
         await asyncio.wait({asked}, timeout=PATIENCE)
         if asked.done():
             return asked.result()
-        return Told(known.value, known.at, f"{settings().broker_name} has not answered for {PATIENCE:g} s")
+        return Told(known.value, known.at, f"{settings().broker_name} has not answered in full within {PATIENCE:g} s")
 
     async def run(self, func: Callable[..., Any], *args: Any) -> Any:
         """Do something in a thread of Flower's own, however long it takes; viewers do not wait for it."""
@@ -86,9 +95,9 @@ class Readings:
 
 
 def _told(read: Callable[[], Any], known: Told) -> Told:
-    at = time.time()
+    at, busy = time.time(), time.thread_time()
     try:
-        return Told(read(), at)
+        return Told(read(), at, cost=time.thread_time() - busy)
     except UNREACHABLE as error:
         return Told(known.value, known.at, explain(error))
 

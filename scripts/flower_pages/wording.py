@@ -1,4 +1,4 @@
-"""Values as text for the pages: counts, times, sizes, sparklines. Pure. What ends in HTML is escaped here.
+"""Values as text for the pages: counts, times, sizes. Pure. What ends in HTML is escaped here.
 
 Everything that comes from a task goes through :func:`cleaned`: no control character, half a surrogate or mark that
 turns text round reaches a page, and no line of a megabyte.
@@ -7,24 +7,21 @@ turns text round reaches a page, and no line of a megabyte.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from tornado.escape import xhtml_escape
-
+from graft.config.words import several
 from graft.scripts.commands.health.report import amount as health_amount
-from graft.scripts.commands.html_report.charts import thin
-from graft.scripts.console import duration, lasting, several
+from graft.scripts.console import duration, lasting
 
 LONGEST: Final = 20_000  # Characters of one text.
-WIDTH, HEIGHT = 240, 40  # Of a sparkline, in its own units.
 
 __all__ = [
     "age", "ago", "amount", "cleaned", "cut", "duration", "first_line", "lasting", "moment", "number", "query", "rate",
-    "several", "size", "spark", "timeline",
+    "several", "size",
 ]  # fmt: skip
 
 
@@ -85,6 +82,8 @@ def amount(value: float | None, unit: str) -> str:
     """A measured value with its unit, as ``health`` shows it."""
     if value is None:
         return "—"
+    if value == 1 and len(unit) > 1:
+        unit = unit.removesuffix("s")
     return health_amount(round(value, 2) if unit != "share" else value, unit)
 
 
@@ -114,46 +113,3 @@ def query(known: Mapping[str, Any], **changed: Any) -> str:
     """The query of an address: *known* with what is *changed*; "" where nothing is asked."""
     asked = {name: value for name, value in {**known, **changed}.items() if value not in ("", None, 0)}
     return f"?{urlencode(asked)}" if asked else ""
-
-
-def spark(values: Sequence[float], label: str) -> str:
-    """HTML: a small line of *values* over time, told to those who cannot see it as its least, most and last."""
-    if len(values) < 2:
-        return '<span class="graft-spark-none">not enough recorded yet</span>'
-    points = thin(list(enumerate(values)))
-    most, first, last = max(values), points[0][0], points[-1][0]
-    path = " ".join(
-        f"{(at - first) / ((last - first) or 1) * WIDTH:.1f},{HEIGHT - 3 - value / (most or 1) * (HEIGHT - 6):.1f}"
-        for at, value in points
-    )
-    told = xhtml_escape(f"{label}: from {min(values):,.3g} to {most:,.3g}, now {values[-1]:,.3g}")
-    return (
-        f'<svg class="graft-spark" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{told}"><title>{told}</title><polyline points="{path}"></polyline></svg>'
-    )
-
-
-ROW: Final = 18
-
-
-def timeline(runs: Sequence[Any]) -> str:
-    """HTML: a bar for each of *runs* (attempts) from its beginning to its end, one row for each worker."""
-    first, last = min(run.began for run in runs), max(run.ended for run in runs)
-    span = max(last - first, 1e-3)
-    workers = list(dict.fromkeys(run.worker for run in runs))
-    bars = "".join(_bar(run, first, span, workers.index(run.worker)) for run in runs)
-    told = xhtml_escape(f"{several(len(runs), 'run')} on {several(len(workers), 'worker')} within {duration(span)}")
-    return (
-        f'<svg class="graft-timeline" viewBox="0 0 1002 {len(workers) * ROW}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{told}">{bars}</svg><p class="graft-dim">{told}</p>'
-    )
-
-
-def _bar(run: Any, first: float, span: float, row: int) -> str:
-    look = "graft-run graft-run-failed" if run.error else "graft-run"
-    told = xhtml_escape(f"{run.worker}: {run.outcome} after {duration(run.seconds)}")
-    left, width = (run.began - first) / span * 1000, max(2.0, run.seconds / span * 1000)
-    return (
-        f'<rect class="{look}" x="{left:.1f}" y="{row * ROW + 2}" width="{width:.1f}" height="{ROW - 6}">'
-        f"<title>{told}</title></rect>"
-    )

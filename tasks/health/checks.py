@@ -10,6 +10,7 @@ from typing import Final
 
 from graft.config.deployment import app_name
 from graft.config.settings import Settings
+from graft.config.words import several
 from graft.tasks.health import measurements, redis_server
 from graft.tasks.health.measurements import Measurements
 from graft.tasks.health.verdicts import FAILING, HealthState, Verdict, grade, worst
@@ -116,7 +117,7 @@ def is_starting(started: float | None, limits: Settings) -> bool:
 
 def depth(queue: measurements.Queue, limits: Settings) -> Verdict:
     state = grade(queue.waiting, limits.health_depth)
-    detail = f"{queue.waiting} messages wait"
+    detail = several(queue.waiting, "message", "wait")
     remedy = f"add workers, or slow the callers down (celery -A {app_name()} top shows both rates)"
     if queue.waiting and queue.is_paused:
         state = worst([state, "degraded"])
@@ -166,9 +167,10 @@ def held(found: measurements.Held, limits: Settings) -> Verdict:
     abandoned = 3 * limits.visibility_timeout
     too_long = limits.hard_time_limit + limits.visibility_timeout
     if found.unindexed:
+        missing = f"{found.unindexed} {'is' if found.unindexed == 1 else 'are'} missing"
         return Verdict(
             check, "", "degraded",
-            f"{found.unindexed} of {found.count} messages are missing from the index of leases and never return",
+            f"of {several(found.count, 'message')} {missing} from the index of leases, and nobody returns those",
             found.unindexed, 0.0, "messages", "another program writes there; give the deployment a Redis of its own",
         )  # fmt: skip
     if found.abandoned > abandoned:
@@ -178,28 +180,28 @@ def held(found: measurements.Held, limits: Settings) -> Verdict:
         )  # fmt: skip
     state: HealthState = "degraded" if found.longest > too_long else "ok"
     return Verdict(
-        check, "", state, f"workers hold {found.count} messages, the longest for {found.longest:.0f} s",
+        check, "", state, f"workers hold {several(found.count, 'message')}, the longest for {found.longest:.0f} s",
         found.longest, too_long, "s", "a worker holds a message beyond the hard time limit: "
         f"find it with celery -A {app_name()} inspect active, restart it",
     )  # fmt: skip
 
 
-def _pile(found: measurements.Pile, what: str) -> str:
+def _pile(found: measurements.Pile, noun: str) -> str:
     causes = f": {'; '.join(found.causes)}" if found.causes else ""
-    return f"{found.recent} new, {found.total} {what} in all{causes}"
+    return f"{found.recent} new, {several(found.total, noun)} in all{causes}"
 
 
 def dead_letters(found: measurements.Pile, limits: Settings) -> Verdict:
     limit = limits.health_dead_letters
     state = grade(found.recent, limit, max(100.0, FAILING * limit))
     remedy = f"read why: celery -A {app_name()} dead-letters list"
-    return Verdict("dead letters", "", state, _pile(found, "dead letters"), found.recent, limit, "dead letters", remedy)
+    return Verdict("dead letters", "", state, _pile(found, "dead letter"), found.recent, limit, "dead letters", remedy)
 
 
 def quarantine(found: measurements.Pile) -> Verdict:
     state: HealthState = "degraded" if found.recent else "ok"
     remedy = f"read what they are and why: celery -A {app_name()} quarantine list"
-    return Verdict("quarantine", "", state, _pile(found, "messages"), found.recent, 0.0, "messages", remedy)
+    return Verdict("quarantine", "", state, _pile(found, "message"), found.recent, 0.0, "messages", remedy)
 
 
 def rates(found: measurements.Work, limits: Settings) -> Iterator[Verdict]:
@@ -216,7 +218,7 @@ def rates(found: measurements.Work, limits: Settings) -> Iterator[Verdict]:
     ):  # fmt: skip
         rate = count / found.items if found.items else 0.0
         state = grade(rate, limit) if found.items >= FEW_ITEMS else "ok"
-        detail = f"{rate:.1%} of {found.items} items {what} in the last {found.seconds / 60:.0f} min"
+        detail = f"{rate:.1%} of {several(found.items, 'item')} {what} in the last {found.seconds / 60:.0f} min"
         yield Verdict(name, "", state, detail, rate, limit, "share", remedy)
 
 
@@ -244,7 +246,7 @@ def limits_of_functions(found: Iterable[LimitState]) -> Iterator[Verdict]:
     if not limits:
         return
     waiting = sum(limit.waiting for limit in limits)
-    detail = f"{len(limits)} limits of functions; {waiting} items or envelopes are in line for one"
+    detail = f"functions have {several(len(limits), 'limit')}; in line for one: {several(waiting, 'message')}"
     yield Verdict("limits", "", "ok", detail, waiting, None, "items")
     for limit in limits:
         for breaker in limit.open:
@@ -254,7 +256,7 @@ def limits_of_functions(found: Iterable[LimitState]) -> Iterator[Verdict]:
             why = f"; the last failure: {limit.error}" if limit.error else ""
             yield Verdict(
                 "breaker", breaker.label, "degraded",
-                f"{state}: {breaker.failures} failures in a row, the last {breaker.since:.0f} s ago{why}. "
+                f"{state}: {several(breaker.failures, 'failure')} in a row, the last {breaker.since:.0f} s ago{why}. "
                 "Its items wait in the queue", breaker.since, None, "s",
                 "see to the service that the function calls; the breaker tries it by itself, and closes",
             )  # fmt: skip
@@ -266,8 +268,8 @@ def later(found: Measurements) -> Iterator[Verdict]:
     if count or found.overdue:
         yield Verdict(
             "due", "", grade(found.overdue, MOVED_WITHIN),
-            f"{count} messages wait for their time; the first was due {found.overdue:.0f} s ago"
-            if found.overdue else f"{count} messages wait for their time",
+            f"{several(count, 'message', 'wait')} for later; the first was due {found.overdue:.0f} s ago"
+            if found.overdue else f"{several(count, 'message', 'wait')} for later",
             found.overdue, MOVED_WITHIN, "s",
             f"a hardened worker moves them to their queues: start one (celery -A {app_name()} worker), and look into "
             "its log; where stock workers alone read the queues, set GRAFT_DUE_AFTER=0 for those who send",
@@ -280,8 +282,8 @@ def feeder(found: Measurements) -> Iterator[Verdict]:
     if count:
         yield Verdict(
             "feeder", "", grade(silent, FED_WITHIN),
-            f"{count} durable batches are open, and nobody has fed them for {silent:.0f} s"
-            if silent else f"{count} durable batches are open, and a worker feeds them",
+            f"open: {several(count, 'durable batch')}; nobody has fed them for {silent:.0f} s"
+            if silent else f"open: {several(count, 'durable batch')}; a worker feeds them",
             silent, FED_WITHIN, "s",
             f"one of the workers feeds them: start one (celery -A {app_name()} worker), and look into its log for "
             "'the feeder of durable batches failed'; a batch goes on where it was",
@@ -290,7 +292,6 @@ def feeder(found: Measurements) -> Iterator[Verdict]:
 
 def overlaps(count: int) -> Verdict:
     state: HealthState = "degraded" if count else "ok"
-    return Verdict(
-        "checks", "", state, f"{count} were skipped because the one before still ran", count, 0.0, "runs",
-        "Redis is slow, or GRAFT_HEALTH_EVERY is too short",
-    )  # fmt: skip
+    detail = f"{several(count, 'check', 'were')} skipped because the one before still ran"
+    remedy = "Redis is slow, or GRAFT_HEALTH_EVERY is too short"
+    return Verdict("checks", "", state, detail, count, 0.0, "runs", remedy)

@@ -22,7 +22,7 @@ from graft.tasks.health.measurements import Held, Loop, Measurements, Pile, Queu
 from graft.tasks.leaks import findings, samples
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.leaks.trend import SURE
-from graft.tasks.messages.message_format import UNACKED, lists, waits_since
+from graft.tasks.messages.message_format import UNACKED, waits_since
 from graft.tasks.monitoring import function_stats
 from graft.tasks.monitoring.run_counts import plain_totals
 from graft.tasks.monitoring.worker_registry import BEAT, BEAT_TTL, IO_POOL, NAMES, WorkerBeat
@@ -125,12 +125,7 @@ def queues(
     """
     beats = list(beats)
     names = existing.names(queue_side)
-    with queue_side.pipeline(transaction=False) as pipe:
-        for queue in names:
-            for key in lists(queue):
-                pipe.llen(key)
-                pipe.lindex(key, -1)
-        replies = iter(pipe.execute())
+    waits = existing.heads(names, queue_side)
     seen = {field.decode(): json.loads(text) for field, text in client.hgetall(SEEN).items()}
     sent_canaries = canaries.read(client)
     later = due.counts(queue_side)
@@ -139,11 +134,8 @@ def queues(
     found = []
     for queue in names:
         waiting, oldest = 0, None
-        for key in lists(queue):
-            length, head = next(replies), next(replies)
+        for key, (length, head) in waits.get(queue, {}).items():
             waiting += length
-            if head is None:
-                continue
             identity, sent = _identity(head)
             known, since = seen.get(key, ("", now))
             since = since if known == identity else now

@@ -10,13 +10,17 @@ from graft.tasks.queues import existing
 
 def waiting() -> dict[str, int]:
     """Messages in each queue that no worker has fetched, all priorities together."""
-    with broker() as client, client.pipeline(transaction=False) as pipe:
-        queues = {queue: lists(queue) for queue in existing.names(client)}
-        for keys in queues.values():
-            for key in keys:
+    with broker() as client:
+        queues = existing.names(client)
+        keys = [(queue, key) for queue in existing.filled(queues, client) for key in lists(queue)]
+        with client.pipeline(transaction=False) as pipe:
+            for _, key in keys:
                 pipe.llen(key)
-        lengths = iter(pipe.execute())
-    return {queue: sum(next(lengths) for _ in keys) for queue, keys in queues.items()}
+            lengths = pipe.execute()
+    found = dict.fromkeys(queues, 0)
+    for (queue, _), length in zip(keys, lengths, strict=True):
+        found[queue] += length
+    return found
 
 
 def later() -> dict[str, int]:

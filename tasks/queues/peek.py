@@ -127,8 +127,8 @@ def batches(client: Any) -> dict[str, Sent]:
             one.held += is_held
             one.waiting += not is_held
 
-    for queue in existing.names(client):
-        for key in lists(queue):
+    for keys in existing.heads(existing.names(client), client).values():
+        for key in keys:
             start, size = 0, CHUNK
             while size == CHUNK and start < LONGEST:
                 size, page = SEARCH([], ["envelopes_in_list", key, "", start, CHUNK], client)

@@ -170,7 +170,7 @@ def cancel(batch: str, *, running: bool = False) -> int:
 
 def waiting_of(batch: str, client: Any) -> Iterator[tuple[str, bytes]]:
     """The waiting messages of *batch*, each with the list that it is in."""
-    for queue in existing.names():
+    for queue in existing.filled(existing.names(client), client):
         for key, raw in peek.mentioning(batch, queue, client):
             if peek.read(raw, 0).batch == batch:
                 yield key, raw

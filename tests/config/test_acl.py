@@ -52,6 +52,34 @@ cancelled.cancel()
 with broker() as queue_side:  # As for an answer that is overdue.
     print(locate.missing(["nowhere"], queue_side))
 """
+# The quarantine gets what is no message; the dead letters what waits, twice: once replayed, once dropped.
+ACTS = """
+import graft
+from graft.config.redis_client import broker, shared
+from graft.scripts.commands.batch import stop
+from graft.tasks.dead_letters import replay, store
+from graft.tasks.monitoring import audit
+from graft.tasks.queues import pause, purge, quarantined
+from tests import samples
+
+pause.pause("low")
+batch = graft.submit(samples.square, range(2), queue="low", batch_size=1, name="acts")
+with broker() as client:
+    while sum(1 for _ in purge.waiting_of(batch.id, client)) < 2:
+        pass
+shared().lpush("low", "no message")
+print(purge.purge("low"), quarantined.drop(quarantined.everything()))
+sent, dropped = store.newest()
+print(replay.replay(sent), store.replays([sent.id]), store.remove(dropped), store.count())
+print(stop(batch.id), pause.resume("low"), audit.may_write(shared()))
+audit.end(audit.begin("ada", "here", "acts", shared()), "done", shared())
+print([act.result for act in audit.read(shared())])
+"""
+ACTED = """Withdrawn(dead_letters=2, quarantined=1, dropped=0, items=3) 1
+True [1] True 0
+1 True True
+['done']
+"""
 DONE = "True 20\n14\nTrue 0 succeeded\n25 [36, 49]\n3 [1, 2, 3]\n6\n{'nowhere'}\n"
 LOOK = "from graft.tasks.health import examination; print(examination.examine().state)"
 FATE = "from graft.tasks.results import call_status; print(call_status.status_of('nobody'))"
@@ -226,7 +254,12 @@ REFUSED = [
         "LPUSH default x", "LRANGE default 0 -1", "DEL default", "PUBLISH /0.celery.pidbox x",
         "SUBSCRIBE /0.celery.pidbox", "EXPIRE default 1", "GET graft:function:x", "SET celery-task-meta-x forged",
     )),
-    *(("operator", command) for command in ("SCAN 0", "DEL graft:dead-letters", "SET graft:leaks:findings x")),
+    *(("operator", command) for command in (
+        "SCAN 0", "DEL graft:dead-letters", "DEL graft:dead-letters:by-time", "DEL graft:paused", "DEL graft:audit",
+        "DEL graft:quarantine", "SET graft:run:x 1", "SET graft:leaks:findings x", "SET graft:health x",
+        "SADD graft:workers x", "HSET graft:worker:x y z", "XADD graft:attempts * x y", "SET graft:beats x",
+        "SADD graft:limits x", "RENAME default other",
+    )),
     *(("worker", command) for command in ("RENAME default elsewhere", "MOVE default 1", "GET elsewhere")),
 ]  # fmt: skip
 
@@ -247,6 +280,8 @@ def test_what_only_redis_7_can_tell_apart(deployment, deployed):
     for role in ("producer", "operator", "viewer"):
         told = run_python(deployed, FATE, WAIT, env=deployment.environ(role))
         assert told.stdout == "unknown\n", told.stderr
+    acted = run_python(deployed, ACTS, WAIT, env=deployment.environ("operator"))
+    assert acted.stdout == ACTED, acted.stderr
     process = str(deployed.workers[0].pid)
     traced = celery(deployed, deployment, "operator", "leaks", "--trace", process, "--seconds", "1")
     assert "where it was allocated" in traced.stdout, traced.stderr
@@ -258,7 +293,9 @@ def test_what_only_redis_7_can_tell_apart(deployment, deployed):
         ("producer", "EVAL return(redis.call('HDEL',KEYS[1],'x')) 1 graft:unacked"),
         ("producer", "HGETALL graft:dead-letters"),
         ("viewer", "EVAL return(redis.call('DEL',KEYS[1])) 1 default"), ("producer", "SET graft:leaks:trace:x 1"),
-        ("operator", "SET graft:leaks:findings x"), ("operator", "HVALS graft:dead-letters"),
+        ("operator", "SET graft:leaks:findings x"),
+        ("operator", "EVAL return(redis.call('DEL',KEYS[1])) 1 graft:dead-letters"),
+        ("operator", "EVAL return(redis.call('SET',KEYS[1],1)) 1 elsewhere"),
     ):  # fmt: skip
         with deployment.client(role) as client, pytest.raises(ResponseError, match=r"permission|can't"):
             client.execute_command(*text.split())

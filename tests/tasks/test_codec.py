@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from graft.config.deployment import current
 from graft.tasks import codec
 from graft.tasks.errors import PayloadTooLargeError, RemoteTraceback, SignatureError, UnpicklableError
+from tests import samples
 
 
 @pytest.fixture(autouse=True)
@@ -190,6 +191,28 @@ def test_an_error_of_a_local_class_comes_as_its_nearest_base():
     again = codec.load_error(codec.dump_error(raised(Here("text"))))
     assert type(again) is LookupError
     assert "Here: text" in str(again.__cause__)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a", 1), KeyError("k"), Stubborn("db", 5432), WithLock("text"), samples.Detailed(3, reason="asked"),
+        RuntimeError(), OSError("two\nlines"),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_an_error_is_described_without_being_made(error, monkeypatch):
+    raised_one, bare = codec.dump_error(raised(error)), codec.dump_error(error.__class__.__new__(type(error), "bare"))
+    monkeypatch.setattr(codec.pickle, "loads", None)
+    name, text, trace = codec.describe_error(raised_one)
+    assert (name, text, "in raised" in trace) == (type(error).__name__, str(error), True)
+    # Without a traceback the pickle names it, if only by how it is made or by its nearest base.
+    assert codec.describe_error(bare)[0] in (type(error).__name__, "ValueError", "_detailed")
+
+
+def test_what_an_error_would_do_when_it_is_opened_is_not_done():
+    frame = pickle.dumps((pickle.dumps(samples.RaisesWhenOpened(SystemExit)), ValueError, "text", ""))
+    assert codec.describe_error(frame) == ("raise_", "text", "")
 
 
 def test_unicode_errors_survive():

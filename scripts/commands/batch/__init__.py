@@ -19,9 +19,10 @@ from rich.text import Text
 from graft.config.deployment import app_name
 from graft.config.redis_client import broker, shared
 from graft.config.transport.task_validation import can_verify
+from graft.config.words import several
 from graft.scripts.commands.batch import durable
 from graft.scripts.commands.options import RedisCommandGroup, confirm, examples
-from graft.scripts.console import ago, complain, lasting, output, say, several, show
+from graft.scripts.console import ago, complain, lasting, output, say, show
 from graft.scripts.snapshot import seconds_left
 from graft.tasks.delivery import cancellation
 from graft.tasks.durable import record as records

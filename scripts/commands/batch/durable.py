@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.redis_client import shared
+from graft.config.words import several
 from graft.scripts.commands.options import RedisCommand, confirm
-from graft.scripts.console import ago, complain, lasting, messages, output, say, several, show
+from graft.scripts.console import ago, complain, lasting, messages, output, say, show
 from graft.tasks.durable import feeder_lease
 from graft.tasks.durable import record as records
 from graft.tasks.durable.record import BatchRecord

@@ -22,9 +22,10 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.config.deployment import app_name
+from graft.config.words import several
 from graft.scripts.commands.dead_letters.options import Chosen, choosing, chosen, found
 from graft.scripts.commands.options import QueueName, RedisCommandGroup, confirm, examples
-from graft.scripts.console import ago, complain, output, say, several
+from graft.scripts.console import ago, complain, output, say
 from graft.scripts.console import show as show_table
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.dead_letters.query import Choice, causes

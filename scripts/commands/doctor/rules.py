@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from graft.config import redis_checks
 from graft.config.deployment import app_name
 from graft.config.queues import PRIORITY_STEPS
+from graft.config.words import several
 from graft.tasks.health import beat_schedules
 from graft.tasks.health.beat_schedules import BeatSchedule
 
@@ -373,13 +374,13 @@ def readers(setup: Setup) -> Iterator[Problem]:
         waiting = setup.waiting.get(queue, 0)
         yield Problem(
             "error" if waiting else "warning", "queues", "messages sent there do not run",
-            f"no worker reads {queue}, {waiting} messages wait",
+            f"no worker reads {queue}, {several(waiting, 'message', 'wait')}",
             f"start a worker: celery -A {app_name()} worker -Q {queue}",
         )  # fmt: skip
     for queue in sorted(setup.paused):
         yield Problem(
             "note", "queues", "workers take no messages from it",
-            f"{queue} is paused, {setup.waiting.get(queue, 0)} messages wait",
+            f"{queue} is paused, {several(setup.waiting.get(queue, 0), 'message', 'wait')}",
             f"resume it: celery -A {app_name()} queue resume {queue}",
         )  # fmt: skip
 

@@ -11,21 +11,17 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from tornado import web
-
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.scripts.commands import track
+from graft.scripts.flower_pages.filters import Filter, Filters, seconds
 from graft.scripts.flower_pages.frame import ROWS, Page, addresses
-from graft.scripts.flower_pages.pages.queues import seconds
 from graft.tasks.dead_letters import store
 from graft.tasks.queues.locate import Location
 from graft.tasks.results import attempts
 from graft.tasks.results.attempts import Attempt
 
-FILTERS: Final = ("id", "function", "queue", "worker", "outcome", "error", "newer")
-
-Filters = tuple[tuple[str, str], ...]
+OUTCOMES: Final = ("succeeded", "failed", "runs again", "given back", "ignored")
 
 
 @dataclass(frozen=True)
@@ -45,17 +41,17 @@ class CallsPage(Page):
     tab = "graft-calls"
     title = "Calls"
     every = 3.0
+    filters = (
+        Filter("id", "Id of a call or batch"), Filter("function", "Callable", "e.g. shop.*"),
+        Filter("error", "Part of the error"), Filter("queue", "Queue"), Filter("worker", "Part of the worker"),
+        Filter("newer", "Newer than", "e.g. 15m, 2h", is_age=True), Filter("outcome", "Outcome", choices=OUTCOMES),
+    )  # fmt: skip
 
     def question(self, *path: str) -> Hashable:
-        filters = tuple((name, text) for name in FILTERS if (text := self.asked(name)))
-        try:
-            seconds(self.asked("newer") or "1s")
-        except ValueError as error:
-            raise web.HTTPError(400, str(error)) from error
         after = self.asked("after")
         if after and not all(part.isdecimal() for part in after.split("-", 1)):
-            raise web.HTTPError(400, f"after={after!r:.60} is not a place in the runs")
-        return filters, after
+            raise ValueError(f"after={after!r:.60} is not a place in the runs")
+        return self.filters_asked(), after
 
     def read(self, question: tuple[Filters, str]) -> Calls:
         filters, after = question
@@ -108,6 +104,10 @@ class CallPage(Page):
     tab = "graft-calls"
     title = "Call"
     every = 5.0
+
+    def is_known_to_flower(self, name: str) -> bool:
+        """Whether Flower has heard of the task, by events, and so has a page of it."""
+        return name in self.application.events.state.tasks
 
     def read(self, question: tuple[str]) -> CallLook:
         (name,) = question

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,12 +14,12 @@ from tornado import web
 from tornado.web import url
 
 from graft.config.redis_client import shared
+from graft.config.words import several
 from graft.scripts.commands.dead_letters import masked, older_than_the_failures
 from graft.scripts.commands.dead_letters.options import Chosen
-from graft.scripts.console import several
+from graft.scripts.flower_pages.filters import Filter, Filters, seconds
 from graft.scripts.flower_pages.frame import Page, Paged, addresses, readings
 from graft.scripts.flower_pages.jobs import STOP, JobLine, jobs
-from graft.scripts.flower_pages.pages.queues import seconds
 from graft.scripts.flower_pages.plans import Action, Given, Plan
 from graft.tasks.dead_letters import replay as dead_letter_replay
 from graft.tasks.dead_letters import store
@@ -29,21 +30,50 @@ from graft.tasks.queues import existing
 from graft.tasks.results import attempts
 from graft.tasks.results.attempts import Attempt
 
-FILTERS: Final = ("reason", "function", "queue", "fingerprint", "error", "newer", "older")
+FILTERS: Final = (
+    Filter("function", "Callable", "e.g. shop.*"), Filter("error", "Part of the error"), Filter("queue", "Queue"),
+    Filter("reason", "Reason", "e.g. failed, poisoned"), Filter("newer", "Newer than", "e.g. 90s, 2h, 7d", is_age=True),
+    Filter("older", "Older than", "e.g. 90s, 2h, 7d", is_age=True), Filter("fingerprint", "Cause"),
+)  # fmt: skip
+CHOOSING: Final = (*(one.name for one in FILTERS), "ids")
 CAUSES: Final = 20
 HOURS: Final = 24
+RECENT: Final = 5000  # Letters, and causes of theirs, on the start page.
+RECENT_CAUSES: Final = 5
+RECENT_BUDGET: Final = 0.3  # Seconds.
+CAUSES_FRESH: Final = 3.0
 SHOWN: Final = 15
 RATE: Final = 20.0  # Letters a second.
 WHOLE: Final = 120.0  # Seconds in which all letters can be read, before something is done to them.
 EXPORTED: Final = 50  # Letters in one piece of an export.
-
-Filters = tuple[tuple[str, str], ...]
 
 
 @cache
 def descriptions() -> Descriptions:
     """The letters that this process knows."""
     return Descriptions()
+
+
+class RecentCauses:
+    """The most frequent causes of the last day's newest letters; looked for every few seconds."""
+
+    def __init__(self) -> None:
+        self._at = -math.inf
+        self._causes: tuple[Cause, ...] = ()
+
+    def look(self) -> tuple[Cause, ...]:
+        if time.monotonic() - self._at > CAUSES_FRESH:
+            every, _ = descriptions().look(RECENT_BUDGET)
+            since = time.time() - HOURS * 3600
+            self._causes = tuple(causes([one for one in every[:RECENT] if one.buried_at >= since])[:RECENT_CAUSES])
+            self._at = time.monotonic()
+        return self._causes
+
+
+@cache
+def recent_causes() -> RecentCauses:
+    """Those of this process."""
+    return RecentCauses()
 
 
 def choice_of(given: Iterable[tuple[str, str]]) -> Choice:
@@ -89,14 +119,11 @@ class LettersPage(Page):
     tab = "graft-letters"
     title = "Dead letters"
     every = 3.0
+    share = 1.0  # While there are letters to read it goes on with them.
+    filters = FILTERS
 
     def question(self, *path: str) -> Hashable:
-        filters = tuple((name, text) for name in FILTERS if (text := self.asked(name)))
-        try:
-            choice_of(filters)
-        except ValueError as error:
-            raise web.HTTPError(400, str(error)) from error
-        return filters, self.page_asked()
+        return self.filters_asked(), self.page_asked()
 
     def read(self, question: tuple[Filters, int]) -> Letters:
         filters, page = question
@@ -163,7 +190,7 @@ class Export(Page):
 
     @web.authenticated
     async def get(self, *path: str) -> None:
-        given = [(name, self.asked(name)) for name in (*FILTERS, "ids")]
+        given = [(name, self.asked(name)) for name in CHOOSING]
         try:
             choice = choice_of(given)
         except ValueError as error:
@@ -183,7 +210,7 @@ class Export(Page):
 def _matching(choice: Choice) -> list[DeadLetter]:
     every, unread = descriptions().look(WHOLE)
     if unread:
-        raise ValueError(f"{unread:,} letters are not read yet; try again in a minute")
+        raise ValueError(f"{several(unread, 'letter', 'are')} not read yet; try again in a minute")
     return [letter for letter in every if choice.holds(letter)]
 
 
@@ -193,7 +220,7 @@ def chosen(given: Given) -> list[DeadLetter]:
     Raises:
         ValueError: none, or a form without any condition.
     """
-    choice = choice_of((name, given.get(name, "")) for name in (*FILTERS, "ids"))
+    choice = choice_of((name, given.get(name, "")) for name in CHOOSING)
     if choice.is_everything and not given.get("everything"):
         raise ValueError("choose letters by hand or by a filter")
     found = [one for one in _matching(choice) if choice.names_failed or one.reason != "failed"]

@@ -1,32 +1,25 @@
-"""Every check with its value, limit, remedy and past, and every process with its growth; a trace of one on request."""
+"""Every check with its value, limit, remedy and past; what grows; and every process."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
-from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.scripts.commands.health import report as health_command
-from graft.scripts.flower_pages.frame import Page, addresses
+from graft.scripts.flower_pages.frame import Page, Paged, addresses
 from graft.scripts.flower_pages.moments import moments
-from graft.scripts.flower_pages.plans import Action, Given, Plan
+from graft.scripts.flower_pages.series import Series, split
 from graft.tasks.health import report_store
 from graft.tasks.health.history import Snapshot
-from graft.tasks.health.verdicts import ORDER, Change, HealthReport, Verdict
-from graft.tasks.leaks import findings, samples, thread_stacks, tracemalloc_session
+from graft.tasks.health.verdicts import ORDER, Change, HealthReport, HealthState, Verdict
+from graft.tasks.leaks import findings, samples
 from graft.tasks.leaks.findings import Finding
 from graft.tasks.leaks.samples import Sample
-from graft.tasks.leaks.thread_stacks import SHOWN, Stacks
-from graft.tasks.leaks.tracemalloc_session import TRACED
 
-PLOTTED: Final = 60  # Processes whose growth is drawn, those with findings first; and checks whose past is.
-HOUR: Final = 3600.0  # Seconds.
-FIGURES: Final = {"depth": 0, "age": 1}  # Where a snapshot of the history has the value of a check of one queue.
-NONE: Final = (0.0, 0.0)
-TRACES: Final = 60.0  # Seconds for which a process traces, unless the form says otherwise.
+PLOTTED: Final = 60  # Processes, those with findings first.
+CHECKS: Final = 100  # On one page.
 
 
 @dataclass(frozen=True)
@@ -39,25 +32,25 @@ class PastChange:
 
 @dataclass(frozen=True)
 class ProcessRow:
-    """One process: its last sample, its memory over time in MiB; where it allocated and where it was, if asked."""
+    """One process: its last sample, and its memory over time in MiB."""
 
     key: str
     last: Sample
     memory: tuple[float, ...]
     per_hour: float | None
-    trace: tuple[dict[str, Any], ...]
-    stacks: Stacks | None
 
 
 @dataclass(frozen=True)
 class Health:
-    """The page. ``plots`` is the series of each finding, in its order.
+    """The page; of many checks some, the worst first. ``plots`` is the series of each finding, in its order.
 
-    ``past`` is the last hour of each verdict's value, in their order; empty for those that the history does not have.
+    ``past`` is the last hour and day of each verdict's value, in their order; empty where the history does not have it.
     """
 
     report: HealthReport
-    past: tuple[tuple[float, ...], ...]
+    state: HealthState
+    paged: Paged
+    past: tuple[Series, ...]
     changes: tuple[PastChange, ...]
     findings: tuple[Finding, ...]
     plots: tuple[tuple[float, ...], ...]
@@ -65,13 +58,36 @@ class Health:
     process_count: int
 
 
-class HealthPage(Page):
+# The page that shows more of what a check found; for those of one queue, that of the queue.
+SHOWN_ON: Final = {
+    "dead letters": "graft-letters", "errors": "graft-calls", "retries": "graft-calls", "workers": "graft-workers",
+    "worker": "graft-workers", "beat": "graft-schedule",
+}  # fmt: skip
+OF_QUEUES: Final = ("depth", "age", "round trip")
+
+
+class ChecksPage(Page):
+    """A page that shows checks."""
+
+    def address_of(self, verdict: Verdict) -> str:
+        """The address of the page that shows more of what a check found."""
+        if verdict.check in OF_QUEUES and verdict.subject:
+            return self.address("graft-queue", verdict.subject)
+        if verdict.check in SHOWN_ON:
+            return self.address(SHOWN_ON[verdict.check])
+        return f"{self.address('graft-health')}{'#graft-h-leaks' if verdict.check == 'leak' else ''}"
+
+
+class HealthPage(ChecksPage):
     template = "graft_health.html"
     tab = "graft-health"
     title = "Health and leaks"
     every = 5.0
 
-    def read(self, question: Any) -> Health:
+    def question(self, *path: str) -> Hashable:
+        return self.page_asked()
+
+    def read(self, question: int) -> Health:
         client = shared()
         report = health_command.current()
         found = findings.read(client)
@@ -80,41 +96,34 @@ class HealthPage(Page):
         latest.sort(key=lambda one: (one.key not in leaking, one.worker, one.role, one.pid))
         shown = latest[:PLOTTED]
         series = samples.series([one.key for one in shown], client)
-        told = client.mget([name + one.key for name in (TRACED, SHOWN) for one in shown]) if shown else []
-        rows = [
-            process_row(series.get(one.key, [one]), json.loads(trace) if trace else [], _stacks(stacks))
-            for one, trace, stacks in zip(shown, told[: len(shown)], told[len(shown) :], strict=True)
-        ]
+        rows = [process_row(series.get(one.key, [one])) for one in shown]
         changes = tuple(PastChange(at, change) for at, change in report_store.past_changes(client, 50))
-        verdicts = tuple(sorted(report.verdicts, key=lambda one: -ORDER.index(one.state)))
-        ordered = replace(report, verdicts=verdicts)
-        past = pasts(verdicts, moments().past(), report.at)
-        return Health(ordered, past, changes, tuple(found), plots(found, series), tuple(rows), len(latest))
+        verdicts = sorted(report.verdicts, key=lambda one: -ORDER.index(one.state))
+        paged = Paged(question, len(verdicts), CHECKS)
+        some = tuple(verdicts[paged.first : paged.first + paged.rows])
+        past = pasts(some, moments().past(), report.at)
+        return Health(
+            replace(report, verdicts=some), report.state, paged, past, changes, tuple(found), plots(found, series),
+            tuple(rows), len(latest),
+        )  # fmt: skip
 
 
-def pasts(verdicts: Sequence[Verdict], history: Sequence[Snapshot], now: float) -> tuple[tuple[float, ...], ...]:
-    """The last hour of the value of each of *verdicts*, of the first sixty that *history* has. Pure."""
-    recent = [one.queues for one in history if now - one.at <= HOUR]
-    found: list[tuple[float, ...]] = []
-    drawn = 0
-    for verdict in verdicts:
-        figure = FIGURES.get(verdict.check)
-        has_past = figure is not None and drawn < PLOTTED and any(verdict.subject in queues for queues in recent)
-        drawn += has_past
-        found.append(tuple(queues.get(verdict.subject, NONE)[figure or 0] for queues in recent) if has_past else ())
-    return tuple(found)
+def pasts(verdicts: Sequence[Verdict], history: Sequence[Snapshot], now: float) -> tuple[Series, ...]:
+    """The last hour and day of the value of each of *verdicts*; empty where the history does not have it. Pure."""
+    return tuple(
+        split(
+            [(one.at, value) for one in history if (value := one.value_of(each.check, each.subject)) is not None], now
+        )
+        for each in verdicts
+    )
 
 
-def _stacks(text: bytes | None) -> Stacks | None:
-    return Stacks(**json.loads(text)) if text else None
-
-
-def process_row(series: Sequence[Sample], trace: Sequence[dict[str, Any]], stacks: Stacks | None) -> ProcessRow:
-    """The row of one process. Pure; the slope is a plain line's, a finding has the one that is judged."""
+def process_row(series: Sequence[Sample]) -> ProcessRow:
+    """The row of one process. Pure; the slope is a plain line's, the page of the process has the one that is judged."""
     memory = tuple(round(one.memory, 1) for one in series)
     hours = (series[-1].at - series[0].at) / 3600
     slope = (memory[-1] - memory[0]) / hours if hours > 0.05 else None
-    return ProcessRow(series[-1].key, series[-1], memory, slope, tuple(trace[:10]), stacks)
+    return ProcessRow(series[-1].key, series[-1], memory, slope)
 
 
 def plots(found: Sequence[Finding], series: dict[str, list[Sample]]) -> tuple[tuple[float, ...], ...]:
@@ -124,45 +133,4 @@ def plots(found: Sequence[Finding], series: dict[str, list[Sample]]) -> tuple[tu
     )
 
 
-def _plan_trace(given: Given) -> Plan:
-    process = _process(given)
-    return Plan(
-        f"Trace the allocations of {process.process}",
-        f"For {TRACES:g} s it notes where it allocates memory, and is about half as fast. The lines are shown here.",
-        "Trace it",
-    )  # fmt: skip
-
-
-def _trace(given: Given) -> str:
-    process = _process(given)
-    tracemalloc_session.request(process.key, TRACES, shared())
-    return (
-        f"{process.process} begins to trace when it is next measured, and shows where it allocates after {TRACES:g} s"
-    )
-
-
-def _plan_stack(given: Given) -> Plan:
-    process = _process(given)
-    return Plan(
-        f"Show where {process.process} is",
-        f"It notes the stack of each of its threads when it is next measured, within {settings().leaks_every:g} s, and "
-        "goes on. The stacks are shown here.",
-        "Show it",
-    )  # fmt: skip
-
-
-def _stack(given: Given) -> str:
-    process = _process(given)
-    thread_stacks.request(process.key, shared())
-    return f"asked {process.process} where it is; it answers within {settings().leaks_every:g} s"
-
-
-def _process(given: Given) -> Sample:
-    for one in samples.latest(shared()):
-        if one.key == given.get("process"):
-            return one
-    raise LookupError(f"no process {given.get('process', '')!r} is measured now")
-
-
-ACTIONS: Final = {"trace": Action(_plan_trace, _trace), "stack": Action(_plan_stack, _stack)}
 ADDRESSES: Final = addresses(r"/health", HealthPage, "graft-health")

@@ -12,28 +12,30 @@ from tornado.web import url
 
 from graft.config import harden
 from graft.config.deployment import app_name
+from graft.config.redis_client import shared
 from graft.scripts.commands.health import report as health
 from graft.scripts.flower_pages.frame import Page, addresses
 from graft.scripts.flower_pages.moments import Moment, moments
+from graft.scripts.flower_pages.pages.batches import BatchRow, of_note, of_record
+from graft.scripts.flower_pages.pages.dead_letters import recent_causes
+from graft.scripts.flower_pages.pages.health import ChecksPage
+from graft.scripts.flower_pages.series import Series, split
 from graft.scripts.snapshot import QueueLine
+from graft.tasks.dead_letters.query import Cause
+from graft.tasks.durable import record as records
+from graft.tasks.durable.record import BatchRecord
 from graft.tasks.health.history import Snapshot
 from graft.tasks.health.verdicts import HealthState, Verdict
-from graft.tasks.sending.progress import BatchNote
 
-HOUR: Final = 3600.0
-
-
-@dataclass(frozen=True)
-class Series:
-    """One figure over time, the oldest first."""
-
-    hour: tuple[float, ...] = ()
-    day: tuple[float, ...] = ()
+SHOWN: Final = 8  # Queues and batches.
 
 
 @dataclass(frozen=True)
 class Overview:
-    """The start page. Rates are None until they are known; ``demand`` are messages that want a slot."""
+    """The start page. Rates are None until they are known; ``demand`` are messages that want a slot.
+
+    ``causes`` are the most frequent ones of the dead letters of the last day.
+    """
 
     state: HealthState
     bad: tuple[Verdict, ...]
@@ -52,38 +54,34 @@ class Overview:
     oldest_in: str
     dead_letters: int
     queues: tuple[QueueLine, ...]
-    batches: tuple[BatchNote, ...]
+    batches: tuple[BatchRow, ...]
+    causes: tuple[Cause, ...]
     series: dict[str, Series]
     app: str
 
 
-# The page that shows more of what a check found; for those of one queue, that of the queue.
-SHOWN_ON: Final = {
-    "dead letters": "graft-letters", "errors": "graft-calls", "retries": "graft-calls", "workers": "graft-workers",
-    "worker": "graft-workers", "beat": "graft-schedule",
-}  # fmt: skip
-OF_QUEUES: Final = ("depth", "age", "round trip")
-
-
-class OverviewPage(Page):
+class OverviewPage(ChecksPage):
     template = "graft_overview.html"
     tab = "graft-overview"
     title = "Overview"
 
-    def address_of(self, verdict: Verdict) -> str:
-        """The address of the page that shows more of what a check found."""
-        if verdict.check in OF_QUEUES and verdict.subject:
-            return self.address("graft-queue", verdict.subject)
-        return self.address(SHOWN_ON.get(verdict.check, "graft-health"))
-
     def read(self, question: Any) -> Overview:
         moment = moments().take()
         report = health.current()
-        return overview(moment, report.verdicts, report.at, moments().past())
+        client = shared()
+        durable = records.read_all(records.to_feed(client), client)
+        return overview(moment, report.verdicts, report.at, moments().past(), durable, recent_causes().look())
 
 
-def overview(moment: Moment, verdicts: Sequence[Verdict], checked_at: float, past: Sequence[Snapshot]) -> Overview:
-    """The page of *moment*. Pure."""
+def overview(
+    moment: Moment,
+    verdicts: Sequence[Verdict],
+    checked_at: float,
+    past: Sequence[Snapshot],
+    durable: Sequence[BatchRecord],
+    causes: Sequence[Cause],
+) -> Overview:
+    """The page of *moment*."""
     now, rates = moment.now, moment.rates
     order = {"failing": 0, "degraded": 1}
     bad = sorted((one for one in verdicts if one.state != "ok"), key=lambda one: order[one.state])
@@ -91,6 +89,9 @@ def overview(moment: Moment, verdicts: Sequence[Verdict], checked_at: float, pas
         (line for line in now.queues if line.oldest is not None), key=lambda line: line.oldest or 0, default=None
     )
     shown = sorted((one for one in now.queues if one.waiting or one.remark), key=lambda one: -one.waiting)
+    ids = {record.id for record in durable}
+    running = [of_record(record) for record in durable if not record.ended]
+    running += [of_note(note, is_cancelled=False) for note in now.batches if note.id not in ids]
     slots, busy = sum(one.slots for one in now.workers), sum(one.busy for one in now.workers)
     held = sum(one.waiting for one in now.workers)
     waiting = sum(line.waiting for line in now.queues)
@@ -101,20 +102,20 @@ def overview(moment: Moment, verdicts: Sequence[Verdict], checked_at: float, pas
         demand=(waiting + held + busy) / max(1, slots), slots=slots, busy=busy, workers=len(now.workers),
         oldest=oldest.oldest if oldest else None, oldest_in=oldest.name if oldest else "",
         dead_letters=now.dead_letters,
-        queues=tuple(shown[:8]),
-        batches=now.batches[:8], series=series(past, now.at), app=app_name(),
+        queues=tuple(shown[:SHOWN]),
+        batches=tuple(running[:SHOWN]), causes=tuple(causes), series=series(past, now.at), app=app_name(),
     )  # fmt: skip
 
 
 def series(past: Sequence[Snapshot], now: float) -> dict[str, Series]:
     """Each figure of the overview over the last hour and day. Pure."""
     return {
-        "items": _split(_steps(past, "items"), now),
-        "errors": _split(_steps(past, "errors"), now),
-        "waiting": _split([(one.at, sum(pair[0] for pair in one.queues.values())) for one in past], now),
-        "oldest": _split([(one.at, max((pair[1] for pair in one.queues.values()), default=0.0)) for one in past], now),
-        "demand": _split([(one.at, one.per_slot) for one in past], now),
-        "dead_letters": _split([(one.at, float(one.dead_letters)) for one in past], now),
+        "items": split(_steps(past, "items"), now),
+        "errors": split(_steps(past, "errors"), now),
+        "waiting": split([(one.at, sum(pair[0] for pair in one.queues.values())) for one in past], now),
+        "oldest": split([(one.at, max((pair[1] for pair in one.queues.values()), default=0.0)) for one in past], now),
+        "demand": split([(one.at, one.per_slot) for one in past], now),
+        "dead_letters": split([(one.at, float(one.dead_letters)) for one in past], now),
     }
 
 
@@ -123,21 +124,6 @@ def _steps(past: Sequence[Snapshot], name: str) -> list[tuple[float, float]]:
     return [
         (after.at, max(0, getattr(after, name) - getattr(before, name)) / max(after.at - before.at, 1e-3))
         for before, after in pairwise(past)
-    ]
-
-
-def _split(points: Sequence[tuple[float, float]], now: float) -> Series:
-    recent = [value for at, value in points if now - at <= HOUR]
-    return Series(tuple(round(value, 3) for value in recent), tuple(round(value, 3) for value in _thin(points)))
-
-
-def _thin(points: Sequence[tuple[float, float]], most: int = 288) -> list[float]:
-    """At most *most* values; of each stretch the highest, so that a peak is not lost."""
-    if len(points) <= most:
-        return [value for _, value in points]
-    return [
-        max(value for _, value in points[len(points) * at // most : len(points) * (at + 1) // most])
-        for at in range(most)
     ]
 
 

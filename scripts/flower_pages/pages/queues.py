@@ -12,12 +12,14 @@ from typing import Any, Final
 from graft.config.queues import purpose
 from graft.config.redis_client import broker, shared
 from graft.config.transport.task_validation import can_verify
+from graft.config.words import several
 from graft.scripts.commands import queue as queue_command
-from graft.scripts.commands.options import UNITS
-from graft.scripts.console import several
+from graft.scripts.flower_pages.filters import Filter, seconds
 from graft.scripts.flower_pages.frame import Page, Paged, addresses
 from graft.scripts.flower_pages.moments import Moment, moments
 from graft.scripts.flower_pages.plans import Action, Given, Plan
+from graft.scripts.flower_pages.series import Series, split
+from graft.scripts.snapshot import QueueLine
 from graft.tasks.messages.message_format import lists
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.queues import existing
@@ -62,6 +64,7 @@ class QueuesPage(Page):
     template = "graft_queues.html"
     tab = "graft-queues"
     title = "Queues"
+    filters = (Filter("find", "Part of a queue's name"),)
 
     def question(self, *path: str) -> Hashable:
         return self.asked("find"), self.page_asked()
@@ -72,21 +75,27 @@ class QueuesPage(Page):
 
 def queues(moment: Moment, find: str, page: int) -> Queues:
     """The page of *moment*; *find* is part of a name. Pure."""
-    lines = [row_of(line.name, moment) for line in moment.now.queues if find.casefold() in line.name.casefold()]
+    lines = [row_of(line, moment) for line in moment.now.queues if find.casefold() in line.name.casefold()]
     lines.sort(key=lambda row: (row.remark != "no reader", not row.is_paused, -row.waiting))
     paged = Paged(page, len(lines))
     return Queues(tuple(lines[paged.first : paged.first + paged.rows]), paged, sum(row.waiting for row in lines), find)
 
 
-def row_of(name: str, moment: Moment) -> QueueRow:
-    """The row of the queue *name*.
+def line_of(name: str, moment: Moment) -> QueueLine:
+    """The queue *name*.
 
     Raises:
         LookupError: there is no such queue.
     """
-    line = next((one for one in moment.now.queues if one.name == name), None)
-    if line is None:
-        raise LookupError(f"there is no queue {name!r}")
+    for line in moment.now.queues:
+        if line.name == name:
+            return line
+    raise LookupError(f"there is no queue {name!r}")
+
+
+def row_of(line: QueueLine, moment: Moment) -> QueueRow:
+    """The row of a queue. Pure."""
+    name = line.name
     shown = QueueRow(
         name, purpose(name), line.waiting, line.oldest, line.readers, line.is_paused, not queue_pause.is_spared(name),
         line.remark,
@@ -102,7 +111,7 @@ def row_of(name: str, moment: Moment) -> QueueRow:
 
 @dataclass(frozen=True)
 class QueueLook:
-    """One queue. ``steps`` are messages by priority on the broker, 0 the most urgent; ``history`` its last day."""
+    """One queue. ``steps`` are messages by priority on the broker, 0 the most urgent; ``depth``, ``age``: the past."""
 
     row: QueueRow
     steps: tuple[int, ...]
@@ -110,7 +119,8 @@ class QueueLook:
     groups: tuple[Group, ...]
     grouped: int
     next: tuple[Waiting, ...]
-    history: tuple[float, ...]
+    depth: Series
+    age: Series
     verifies: bool
 
 
@@ -121,17 +131,20 @@ class QueuePage(Page):
 
     def read(self, question: tuple[str]) -> QueueLook:
         (name,) = question
-        row = row_of(name, moments().take())
+        moment = moments().take()
+        row = row_of(line_of(name, moment), moment)
         with broker() as client, client.pipeline(transaction=False) as pipe:
             for key in lists(name):
                 pipe.llen(key)
             steps = pipe.execute()
+        past = [(one.at, one.queues.get(name, [0.0, 0.0])) for one in moments().past()]
         messages = list(islice(queue_peek.every(name), GROUPED))
         return QueueLook(
             row, tuple(steps),
             tuple(one.name for one in worker_registry.workers(shared()) if name in one.queues),
             tuple(queue_peek.grouped(messages)[:SHOWN]), len(messages), tuple(queue_peek.peek(name, SHOWN)),
-            tuple(one.queues.get(name, [0.0])[0] for one in moments().past()), can_verify(),
+            split([(at, pair[0]) for at, pair in past], time.time()),
+            split([(at, pair[1]) for at, pair in past], time.time()), can_verify(),
         )  # fmt: skip
 
 
@@ -151,7 +164,7 @@ def _plan_pause(given: Given) -> Plan:
         f"Pause the queue {queue}",
         "Workers finish what they run, and take no more of its messages, workers that start later too. "
         "New messages wait; nothing fails. Resuming ends it.",
-        "Pause it", len(readers), tuple(readers[:SHOWN]), f"{several(len(readers), 'worker')} read it now.",
+        "Pause it", len(readers), tuple(readers[:SHOWN]), f"{several(len(readers), 'worker', 'read')} it now.",
     )  # fmt: skip
 
 
@@ -168,7 +181,7 @@ def _plan_resume(given: Given) -> Plan:
     waiting = sum(line.waiting for line in moments().take().now.queues if line.name == queue)
     return Plan(
         f"Resume the queue {queue}", "Workers take its messages again.", "Resume it", waiting,
-        note=f"{several(waiting, 'message')} wait.",
+        note=f"{several(waiting, 'message', 'wait')}.",
     )  # fmt: skip
 
 
@@ -187,18 +200,6 @@ def _wanted(given: Given) -> Any:
         return before is None or (one.sent_at is not None and one.sent_at < before)
 
     return holds
-
-
-def seconds(text: str) -> float:
-    """The seconds of a duration such as 90s, 15m, 2h or 7d.
-
-    Raises:
-        ValueError: *text* is none.
-    """
-    try:
-        return float(text[:-1]) * UNITS[text[-1]]
-    except (ValueError, KeyError):
-        raise ValueError(f"{text!r} is not a duration; write for instance 90s, 15m, 2h or 7d") from None
 
 
 def _plan_purge(given: Given) -> Plan:

@@ -11,6 +11,7 @@ from graft.config.deployment import app
 from graft.config.redis_client import shared
 from graft.scripts.flower_pages.frame import Page, addresses
 from graft.scripts.flower_pages.reading import UNREACHABLE
+from graft.tasks.leaks import samples
 from graft.tasks.monitoring import worker_registry
 from graft.tasks.monitoring.worker_registry import WorkerBeat
 from graft.tasks.queues.peek import labelled
@@ -21,13 +22,17 @@ SHOWN: Final = 30  # Running tasks of one worker.
 
 @dataclass(frozen=True)
 class Running:
-    """A task that runs now; ``since`` is seconds since the epoch on the worker's clock, None where it does not say."""
+    """A task that runs now; ``since`` is seconds since the epoch on the worker's clock, None where it does not say.
+
+    ``process`` is the key of the process that runs it, "" where that has not been measured yet.
+    """
 
     id: str
     function: str
     items: int
     since: float | None
     pid: int
+    process: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class WorkersPage(Page):
     tab = "graft-more"
     title = "Workers now"
     every = 5.0
+    fresh = 4.0  # Each reading asks every worker.
 
     def read(self, question: Any) -> Workers:
         beats = worker_registry.workers(shared())
@@ -63,21 +69,26 @@ class WorkersPage(Page):
             active = (app().control.inspect(timeout=ASKED).active(safe=True) or {}) if beats else {}
         except UNREACHABLE as error:
             refused = f"nobody could be asked what it runs: {error}"
-        return Workers(tuple(row_of(beat, active.get(beat.name)) for beat in beats), refused)
+        processes = {(one.worker, one.pid): one.key for one in samples.latest(shared())}
+        return Workers(tuple(row_of(beat, active.get(beat.name), processes) for beat in beats), refused)
 
 
-def row_of(beat: WorkerBeat, active: Sequence[Mapping[str, Any]] | None) -> WorkerRow:
+def row_of(
+    beat: WorkerBeat, active: Sequence[Mapping[str, Any]] | None, processes: Mapping[tuple[str, int], str]
+) -> WorkerRow:
     """The row of one worker, from its heartbeat and its answer. Pure."""
-    running = sorted((_running(one) for one in active or ()), key=lambda one: one.since or time.time())
+    running = sorted(
+        (_running(one, beat.name, processes) for one in active or ()), key=lambda one: one.since or time.time()
+    )
     return WorkerRow(beat, tuple(running[:SHOWN]), len(running), active is not None, beat.consumes_nothing)
 
 
-def _running(told: Mapping[str, Any]) -> Running:
+def _running(told: Mapping[str, Any], worker: str, processes: Mapping[tuple[str, int], str]) -> Running:
     name, arguments = str(told.get("name")), str(told.get("args") or "")
     function, items = labelled(arguments.strip("'\"")) or (name, 1)
-    since = told.get("time_start")
+    since, pid = told.get("time_start"), int(told.get("worker_pid") or 0)
     return Running(
-        str(told.get("id")), function, items, float(since) if since else None, int(told.get("worker_pid") or 0)
+        str(told.get("id")), function, items, float(since) if since else None, pid, processes.get((worker, pid), "")
     )
 
 

@@ -33,6 +33,28 @@
         });
     }
 
+    /* On a phone a row stands as a block, and each figure has the name of its column beside it (graft.css). */
+    function labelCells(root) {
+        root.querySelectorAll("table.graft-table").forEach(function (table) {
+            var names = Array.from(table.querySelectorAll("thead th"), function (head) {
+                return head.textContent.trim();
+            });
+            table.querySelectorAll("tbody tr").forEach(function (row) {
+                var at = 0;
+                Array.from(row.cells).forEach(function (cell) {
+                    cell.dataset.label = names[at] || "";
+                    at += cell.colSpan;
+                });
+            });
+            table.classList.add("graft-stacks");
+        });
+    }
+
+    function prepare(root) {
+        showTimes(root);
+        labelCells(root);
+    }
+
     function isBusy(live) {
         var selected = window.getSelection();
         return document.hidden || isPressing || live.contains(document.activeElement) || live.querySelector("input:checked") ||
@@ -56,7 +78,7 @@
                         again.open = true;
                     }
                 });
-                showTimes(next);
+                prepare(next);
                 live.replaceWith(document.importNode(next, true));
             }
             page.classList.remove("graft-away");
@@ -82,7 +104,17 @@
             }, 300);
         });
     });
-    showTimes(document);
+    document.addEventListener("change", function (event) {
+        if (event.target.id === "graft-choose-all") {
+            document.querySelectorAll("#graft-live input[name=ids]").forEach(function (box) {
+                box.checked = event.target.checked;
+            });
+        }
+    });
+    window.addEventListener("resize", function () {
+        showTimes(document);
+    });
+    prepare(document);
     if (liveSwitch && every > 0) {
         liveSwitch.hidden = false;
         liveSwitch.addEventListener("click", function () {

@@ -29,7 +29,7 @@ from graft.tasks.sending.coalescing import CallStream
 from tests import samples
 from tests.stack import run_python, wait_until
 
-pytestmark = pytest.mark.acl_role("admin")
+pytestmark = pytest.mark.acl_role("operator")
 
 WAIT = 60.0
 QUEUE = "low"

@@ -14,7 +14,7 @@ from graft.tasks.ids import new_id
 from tests import samples
 from tests.stack import wait_until
 
-pytestmark = pytest.mark.acl_role("admin")
+pytestmark = pytest.mark.acl_role("operator")
 
 WAIT = 60.0
 

@@ -199,7 +199,7 @@ def read(terminal: int) -> str:
     return shown.decode("utf-8", "replace")
 
 
-@pytest.mark.acl_role("admin")
+@pytest.mark.acl_role("operator")
 def test_keys_pause_peek_and_resume_a_queue_and_the_terminal_is_given_back(stack, redis):
     text = ""
 
@@ -233,7 +233,7 @@ def test_keys_pause_peek_and_resume_a_queue_and_the_terminal_is_given_back(stack
         redis.delete("heavy")
 
 
-@pytest.mark.acl_role("admin")
+@pytest.mark.acl_role("operator")
 def test_workers_take_nothing_from_a_paused_queue_until_it_is_resumed(stack, redis):
     def readers() -> int:
         return next(line.readers for line in take().queues if line.name == "low")
@@ -253,7 +253,7 @@ def test_workers_take_nothing_from_a_paused_queue_until_it_is_resumed(stack, red
     wait_until(lambda: readers() >= 1, WAIT, "the readers to be back")
 
 
-@pytest.mark.acl_role("admin")
+@pytest.mark.acl_role("operator")
 def test_a_consumer_that_is_cancelled_during_a_pause_stays_cancelled(stack):
     with stack.another_worker("cpu", 1) as worker:
 

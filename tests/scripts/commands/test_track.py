@@ -20,7 +20,7 @@ from graft.tasks.running import call_task
 from tests import samples
 from tests.stack import wait_until
 
-pytestmark = pytest.mark.acl_role("admin")
+pytestmark = pytest.mark.acl_role("operator")
 
 WAIT = 60.0
 
@@ -95,6 +95,7 @@ def test_nothing_is_made_up(redis):
     assert "nothing is known of nobody-sent-this" in done.stderr
 
 
+@pytest.mark.acl_role("worker")
 def test_the_latest_runs_are_kept_for_a_while(redis, monkeypatch):
     class Request:
         id, hostname, group = "kept-for-a-while", "here", None

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookiejar import CookieJar
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlencode
 
+from graft.config import acl
+from graft.config.queues import own_names
 from graft.scripts.stack.redis_server import free_port
 from tests.stack import Stack, wait_until
 
@@ -46,11 +48,6 @@ class Flower:
         self.stack, self.address, self.login = stack, address, login
         self._cookies = urllib.request.HTTPCookieProcessor(CookieJar())
         self._opener = urllib.request.build_opener(self._cookies, _NoRedirect)
-
-    @classmethod
-    def of(cls, stack: Stack) -> Self:
-        login, _, address = stack.flower_url.removeprefix("http://").rpartition("@")
-        return cls(stack, f"http://{address}", login)
 
     def ask(
         self, path: str, data: bytes | None = None, *, login: bool = True, headers: Mapping[str, str] | None = None
@@ -88,6 +85,41 @@ class Flower:
         return self.ask(path, urlencode({"_xsrf": token, **fields}).encode())
 
 
+def redis_version(stack: Stack) -> tuple[int, ...]:
+    with stack.connect() as client:
+        return tuple(map(int, str(client.info("server")["redis_version"]).split(".")))
+
+
+def user(stack: Stack, role: str) -> dict[str, str]:
+    """The variables with which a process of *stack* is a Redis user with the rules of *role* and no more."""
+    name = f"flowers-{role}"
+    with stack.connect() as client:
+        client.execute_command(
+            "ACL", "SETUSER", name, "reset", "on", ">secret", *acl.roles(own_names())[role].rules(redis_version(stack))
+        )
+    assert stack.redis
+    address = f"redis://{name}:secret@127.0.0.1:{stack.redis.port}/0"
+    return {"CELERY_BROKER_URL": address, "CELERY_RESULT_BACKEND": address}
+
+
+def refused(stack: Stack, role: str) -> set[str]:
+    """What the user of *role* was refused since the server started."""
+    with stack.connect() as client:
+        entries = client.execute_command("ACL", "LOG", "128")
+    texts = [
+        {
+            _text(name): _text(value)
+            for name, value in (entry.items() if isinstance(entry, dict) else zip(entry[::2], entry[1::2], strict=True))
+        }
+        for entry in entries
+    ]
+    return {f"{one['context']} {one['object']}" for one in texts if one["username"] == f"flowers-{role}"}
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 @contextmanager
 def another(stack: Stack, folder: Path, prefix: str = "", **environ: str) -> Iterator[Flower]:
     """One more Flower beside *stack*, with variables of its own."""
@@ -118,4 +150,4 @@ def links(html: str) -> list[str]:
     return re.findall(r'(?:href|src|action)="([^"]+)"', html)
 
 
-__all__ = ["LOGIN", "Answer", "Flower", "another", "links"]
+__all__ = ["LOGIN", "Answer", "Flower", "another", "links", "redis_version", "refused", "user"]

@@ -51,7 +51,7 @@ def test_a_planted_failure_is_seen_replayed_and_watched_to_succeed(acting, visit
     page.wait_for_selector("text=1 of 1 done", timeout=60_000)  # Without a click: the page is live.
     page.get_by_role("link", name="Calls", exact=True).first.click()
     page.get_by_label("Callable").fill("*read_text")
-    page.get_by_role("button", name="Search").click()
+    page.get_by_role("button", name="Filter").click()
     wait_until(lambda: page.locator("#graft-live .graft-succeeded").count() > 0, 60, "the run that succeeds")
     page.locator("#graft-live a code").first.click()
     page.wait_for_selector(".graft-facts .graft-succeeded")
@@ -96,7 +96,9 @@ def test_hostile_text_is_shown_as_text_and_every_page_can_be_read_in_both_themes
     letter = f"/dead-letter/{quote(name, safe='')}"
     page = visit("/healthcheck")
     faults: dict[str, list[str]] = {}
-    for path in (*PAGES, letter):
+    wait_until(lambda: acting.data("/health")["processes"], 60, "a process that is measured")
+    process = f"/process/{quote(acting.data('/health')['processes'][0]['key'])}"
+    for path in (*PAGES, process, letter):
         assert page.goto(f"{acting.address}/graft{path}?still").status == 200, path
         for width, theme in ((1400, "light"), (390, "dark")):
             page.set_viewport_size({"width": width, "height": 900})
@@ -115,3 +117,81 @@ def test_hostile_text_is_shown_as_text_and_every_page_can_be_read_in_both_themes
     with acting.stack.connect() as client:
         client.hdel(LETTERS, name)
         client.zrem(INDEX, name)
+
+
+def test_each_question_is_answered_within_two_clicks_of_the_start_page(acting, visit, tmp_path):
+    path = tmp_path / "absent"
+    send(acting, "read_text", f"[{str(path)!r}]")
+    send(acting, "sleep", "[0.4] * 300", 2, "", 'name="my-batch"')
+    acting.do("pause", queue="low", confirmed=True)
+    send(acting, "square", "range(3)", 1, "", 'queue="low", name="waits"')
+    wait_until(lambda: acting.data("/queue/low")["groups"], 60, "what waits in the paused queue")
+
+    page = visit("/")
+    clicks = 0
+
+    def click(role: str, name: str, within: str = "body") -> None:
+        nonlocal clicks
+        clicks += 1
+        page.locator(within).get_by_role(role, name=name, exact=True).first.click()
+        page.wait_for_load_state()
+
+    # Is it well, what waits, how far is my batch, what failed and why: without a click.
+    assert re.search(r"ok|degraded|failing", page.inner_text(".graft-verdict .graft-badge >> nth=0"))
+    page.wait_for_selector("section:has-text('What waits, by queue') tr:has-text('low'):has-text('paused')")
+    page.wait_for_selector("section:has-text('Batches that run') tr:has-text('my-batch') progress")
+    page.wait_for_selector("section:has-text('What failed in the last day') tr:has-text('No such file')")
+    click("link", "low", "section:has-text('What waits, by queue')")
+    page.wait_for_selector("section:has-text('by callable') :text('tests.samples:square')")
+    page.goto(f"{acting.address}/")
+    click("link", "my-batch")
+    page.wait_for_selector(".graft-facts >> text=durable")
+    page.goto(f"{acting.address}/")
+    clicks = 0
+    click("button", "More")
+    click("link", "Workers now")
+    page.wait_for_selector("tr:has-text('tests.samples:sleep')", timeout=60_000)
+    assert clicks == 2
+    # Run it again: one click to see what that means, one to confirm.
+    path.write_text("now it is there")
+    page.goto(f"{acting.address}/")
+    clicks = 0
+    click("button", "Replay …", "section:has-text('What failed in the last day') tr:has-text('No such file')")
+    click("button", "Replay them")
+    page.wait_for_selector("text=Done: sending")
+    assert clicks == 2
+    for name in ("my-batch", "waits"):
+        acting.do("forget-batch", batch=name, confirmed=True)
+    acting.do("resume", queue="low", confirmed=True)
+
+
+def test_everything_can_be_reached_and_done_with_the_keyboard_alone(acting, visit):
+    page = visit("/graft/queues")
+
+    def tab_to(words: str, most: int = 80) -> None:
+        for _ in range(most):
+            page.keyboard.press("Tab")
+            told = page.evaluate(
+                "(e => (e.innerText || e.getAttribute('aria-label') || '').trim())(document.activeElement)"
+            )
+            outline = page.evaluate("(s => s.outlineStyle + s.boxShadow)(getComputedStyle(document.activeElement))")
+            assert outline != "nonenone", f"{told}: focus cannot be seen"
+            if told == words:
+                return
+        raise AssertionError(f"{words} is not reached")
+
+    tab_to("high")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1:has-text('high')")
+    tab_to("Pause")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1:has-text('Pause the queue high?')")
+    tab_to("Pause it")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Done: high is paused")
+    tab_to("Resume")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1:has-text('Resume the queue high?')")
+    tab_to("Resume it")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Done: high is resumed")

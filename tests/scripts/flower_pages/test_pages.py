@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.scripts.flower_pages.flower import Flower, another, links
+from tests.scripts.flower_pages.flower import Flower, another, links, user
 from tests.stack import run_python, wait_until
 
 pytestmark = pytest.mark.worker
@@ -87,8 +87,8 @@ def test_nothing_is_done_without_token_and_confirmation_and_what_is_done_is_note
     assert '"done": true' in acting.do("resume", queue="heavy", confirmed=True).text
     acts = acting.data("/acts")
     assert [(act["who"], act["what"], act["result"]) for act in acts[:2]] == [
-        ("graft", "Resume the queue heavy", "heavy is resumed"),
-        ("graft", "Pause the queue heavy", "heavy is paused; no worker reads it"),
+        ("ada", "Resume the queue heavy", "heavy is resumed"),
+        ("ada", "Pause the queue heavy", "heavy is paused; no worker reads it"),
     ]
     assert acting.do("pause", queue="maintenance").status == 400
 
@@ -107,16 +107,7 @@ def test_a_read_only_flower_behind_a_prefix_refuses_and_shows_no_button(acting, 
 
 
 def test_a_redis_user_who_may_only_read_sees_everything_and_does_nothing(acting, tmp_path):
-    from graft.config import acl
-
-    stack = acting.stack
-    version = tuple(map(int, str(stack.connect().info("server")["redis_version"]).split(".")))
-    with stack.connect() as client:
-        rules = acl.roles(())["viewer"].rules(version)
-        client.execute_command("ACL", "SETUSER", "looks", "reset", "on", ">on", *rules)
-    address = f"redis://looks:on@127.0.0.1:{stack.redis.port}/0"
-    environ = {"CELERY_BROKER_URL": address, "CELERY_RESULT_BACKEND": address, "FLOWER_READ_ONLY": "false"}
-    with another(stack, tmp_path, **environ) as flower:
+    with another(acting.stack, tmp_path, **user(acting.stack, "viewer"), FLOWER_READ_ONLY="false") as flower:
         for path in PAGES:
             html = flower.page(f"/graft{path}")
             assert 'class="graft-act"' not in html
@@ -187,7 +178,10 @@ def test_a_durable_batch_is_paused_resumed_and_its_failures_run_again(acting):
     look = acting.data(f"/batch/{name}")
     assert (look["row"]["state"], look["row"]["failed"], look["row"]["id"]) == ("failed", 10, batch)
     assert {run["batch"] for run in look["runs"]} == {batch}
-    assert sum(count for _, count in look["causes"]) == look["run_count"] == len(look["runs"])
+    assert look["run_count"] == len(look["runs"])
+    (cause,) = look["why"]["causes"]
+    assert (cause["error"], cause["count"], cause["items"]) == ("ValueError: 1 is odd", 10, list(range(1, 20, 2)))
+    assert "raise_value_error_if_odd" in cause["traceback"]
     assert "10 failed items" in acting.do("resume-batch", batch=batch, failed=True, confirmed=True).text
     wait_until(lambda: acting.data(f"/batch/{name}")["run_count"] > look["run_count"], 60, "they run again")
     wait_until(lambda: acting.data(f"/batch/{name}")["row"]["state"] == "failed", 60, "its end")
@@ -230,7 +224,14 @@ def test_workers_say_what_they_run_and_an_entry_of_the_schedule_is_run_now(actin
     wait_until(lambda: pids & {row["last"]["pid"] for row in acting.data("/health")["processes"]}, 30, "its samples")
     key = next(row["key"] for row in acting.data("/health")["processes"] if row["last"]["pid"] in pids)
     assert acting.do("stack", process=key, confirmed=True).status == 200
-    wait_until(lambda: "samples.py" in acting.page("/graft/health"), 30, "the stack of what it runs")
+    process = f"/graft/process/{quote(key)}"
+    assert process in links(acting.page("/graft/health"))
+    wait_until(lambda: process in links(acting.page("/graft/workers")), 30, "the process of what runs")
+    wait_until(lambda: "samples.py" in acting.page(process), 30, "the stack of what it runs")
+    growths = {one["measure"]: one for one in acting.data(f"/process/{quote(key)}")["growths"]}
+    assert {"memory", "files", "threads"} <= growths.keys()
+    assert growths["memory"]["points"][-1][1] > 1  # MiB.
+    assert acting.ask("/graft/process/nobody").status == 404
     lines = {line["name"]: line for line in acting.data("/schedule")["lines"]}
     assert lines["graft.health.check"]["schedule"] == "every 30 s"
     assert acting.do("run-now", entry="nobody").status == acting.do("trace", process="nobody").status == 400
@@ -247,17 +248,20 @@ def test_workers_say_what_they_run_and_an_entry_of_the_schedule_is_run_now(actin
 
 
 def test_health_draws_the_last_hour_of_what_the_history_has(acting):
+    assert acting.do("run-now", entry="graft.health.check", confirmed=True).status == 200
+    wait_until(lambda: acting.data("/health")["report"]["by"], 30, "a report that is kept")
     for _ in range(2):
         assert acting.do("run-now", entry="graft.history.note", confirmed=True).status == 200
 
-    def past(name: str) -> list[float]:
+    def past(name: str) -> dict[str, list[float]]:
         health = acting.data("/health")
         found = zip(health["report"]["verdicts"], health["past"], strict=True)
         return next(values for one, values in found if f"{one['check']} {one['subject']}".strip() == name)
 
-    wait_until(lambda: len(past("depth low")) >= 2 <= len(past("age low")), 60, "two snapshots")
-    assert not past("workers")
-    assert 'aria-label="depth low: from ' in acting.page("/graft/health")
+    for name in ("depth low", "age low", "workers", "errors"):
+        wait_until(lambda name=name: len(past(name)["hour"]) >= 2 <= len(past(name)["day"]), 60, f"{name} twice")
+    assert past("workers")["hour"][-1] == 1
+    assert 'aria-label="workers, last hour: from 1 to 1, now 1, limit 1"' in acting.page("/graft/health")
 
 
 def test_a_flower_that_lacks_something_starts_without_the_pages_and_says_so(acting, tmp_path):
