@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from celery import states
 from celery.backends.redis import RedisBackend
+from kombu.utils.json import dumps
 
 from graft.config import keys, lua
 from graft.config.deployment import part
@@ -23,10 +24,12 @@ from graft.tasks.delivery import lease, outbox
 from graft.tasks.delivery.outbox import Outbox
 from graft.tasks.queues import unique
 from graft.tasks.results.celery_backend import Backend
+from graft.tasks.results.replies import channel_of
 
 STORE_TEXT: Final = PUSH_MESSAGES + lua.text(__file__, "store_result")
 STORE: Final = lua.load(__file__, "store_result", functions=PUSH_MESSAGES)
 STORES: Final = (RedisBackend, Backend)  # Celery's own and ours, but no class of a project that derives from them.
+SUCCESS: Final = dumps({"status": states.SUCCESS})[:-1]  # How the record of one begins.
 STATE: Final = len('{"status": ')
 LOST: Final = -1  # The script's reply where the message went back.
 
@@ -43,11 +46,11 @@ class StoreArguments(NamedTuple):
     @classmethod
     def make(
         cls, key: str, record: str, seconds: int, success: str, delivery: str, *, settles: bool,
-        follows: Outbox | None = None, request: Any = None, terms: Terms | None = None,
+        follows: Outbox | None = None, request: Any = None, terms: Terms | None = None, replies: str = "",
     ) -> StoreArguments:  # fmt: skip
         """For the *record* under *key*, its *seconds* to live, how that of a *success* begins; and of a run that ends
         with it, the *delivery* of its message, whether nothing else is to be done, and the outbox of what *follows*;
-        and the *terms* of a unique call that ends with it, whose key is on the same server.
+        the *terms* of a unique call that ends with it, whose key is on the same server; and the channel for *replies*.
         """
         names = [keys.RETURNED + delivery, keys.UNACKED, keys.UNACKED_INDEX]
         lists, messages = push_arguments(())
@@ -56,7 +59,7 @@ class StoreArguments(NamedTuple):
         stored = [record, seconds, success, delivery, int(settles)]
         held = ["", 0] if terms is None else [request.id, terms.keep_ms]
         names = [key, *names, key if terms is None else terms.name]
-        return cls([*names, *lists], [*stored, *held, *messages], settles, follows, request)
+        return cls([*names, *lists], [*stored, *held, replies, *messages], settles, follows, request)
 
     @property
     def key(self) -> str:
@@ -89,8 +92,7 @@ def arguments(
         return None
     meta = backend._get_result_meta(result=result, state=state, traceback=traceback, request=request)
     record = backend.encode({**meta, "task_id": task_id})
-    success = backend.encode({"status": states.SUCCESS})[:-1]
-    if not isinstance(record, str) or len(record) > backend._MAX_STR_VALUE_SIZE or record[:STATE] != success[:STATE]:
+    if not isinstance(record, str) or len(record) > backend._MAX_STR_VALUE_SIZE or record[:STATE] != SUCCESS[:STATE]:
         return None
     kept = backend.failure_expires if state == states.FAILURE else None
     seconds = int(backend.expires or 0) if kept is None else int(kept)
@@ -100,9 +102,12 @@ def arguments(
     follows = outbox.of(request) if settles else None
     terms = Terms.of(request) if state in states.READY_STATES and unique.is_beside_results() else None
     key = backend.get_key_for_task(task_id)
+    reply_to = getattr(request, "reply_to", None) if state in states.READY_STATES else None
+    replies = channel_of(backend, reply_to) if isinstance(reply_to, str) and reply_to else ""
     return StoreArguments.make(
-        key, record, seconds, success, delivery, settles=settles, follows=follows, request=request, terms=terms
-    )
+        key, record, seconds, SUCCESS, delivery, settles=settles, follows=follows, request=request, terms=terms,
+        replies=replies,
+    )  # fmt: skip
 
 
 class _Later:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import redis
 from kombu.utils.json import dumps
@@ -57,13 +57,21 @@ def push_arguments(messages: Iterable[Ready]) -> tuple[list[str], list[Any]]:
     return [*(message.list for message in ready), *counts], [WAKEUP_MS, len(ready), *texts, *counts.values()]
 
 
+class Burst(Protocol):
+    """Takes messages, sealed, that are to be pushed together."""
+
+    def add(self, queue: str, message: dict[str, Any]) -> None:
+        """*message* is for *queue*."""
+
+    def result(self, task_id: str) -> Any:
+        """The result object of a task whose message it has taken, if there is one already."""
+
+
 class SendingChannel(stock.Channel):
     """A Redis channel that sends."""
 
     message_limit: int
-    gather: Callable[[str, dict[str, Any]], None] | None = (
-        None  # Takes messages, sealed, that are to be pushed together.
-    )
+    burst: Burst | None = None
     _round_trips: RoundTrips | None = None
     _kept_client: Any = None
     _fair_order: FairOrder
@@ -179,10 +187,10 @@ class SendingChannel(stock.Channel):
             take = outbox.get()
             if take is not None and take(self, queue, message):
                 return
-            if self.gather is None:
+            if self.burst is None:
                 self.push([Outgoing(queue, message)])
             else:
-                self.gather(queue, message)
+                self.burst.add(queue, message)
             return
         super()._put(queue, message, **kwargs)
         with self.conn_or_acquire() as client:

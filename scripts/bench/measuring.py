@@ -85,7 +85,7 @@ class Series:
     @property
     def has_whole(self) -> bool:
         """True if the figure is of all calls together, and not of each single one."""
-        return self.workload.shape not in ("submit", "latency")
+        return self.workload.shape not in ("submit", "latency", "load")
 
     @property
     def seconds(self) -> Spread:

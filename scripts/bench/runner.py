@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client
 from typing import Any
 
@@ -23,6 +25,8 @@ from graft.scripts.bench.workloads import Workload
 
 ADDRESS, SECRET = "GRAFT_BENCH_ADDRESS", "GRAFT_BENCH_SECRET"
 AT_ONCE = 50
+CALLERS = 8
+SEED = 1
 IN_POOL = 220  # 20 that run and 200 that wait.
 HOLD_PATIENCE = 300.0
 
@@ -103,6 +107,8 @@ class Runner:
             "latency": self._latency,
             "bounded": self._bounded,
             "pool": self._pool,
+            "callers": self._callers,
+            "load": self._load,
         }[workload.shape]
         began = time.monotonic()
         seconds, results, times = act(workload, items)
@@ -125,6 +131,30 @@ class Runner:
         began = time.perf_counter()
         results = self.contender.pooled(workload.function, items, IN_POOL)
         return time.perf_counter() - began, results, []
+
+    def _callers(self, workload: Workload, items: list[Any]) -> tuple[float, Sequence[Any], list[float]]:
+        one, function = self.contender.one, workload.function
+        with ThreadPoolExecutor(CALLERS) as callers:
+            list(callers.map(lambda item: one(function, item), items[:CALLERS]))  # Each thread connects.
+            began = time.perf_counter()
+            results = list(callers.map(lambda item: one(function, item), items))
+            return time.perf_counter() - began, results, []
+
+    def _load(self, workload: Workload, items: list[Any]) -> tuple[float, Sequence[Any], list[float]]:
+        cores = workload.concurrency or self.contender.setup.concurrency
+        pause = sum(items) / len(items) / (cores * workload.load)
+        dice = random.Random(SEED)  # The same for everybody.
+        submit, function = self.contender.submit, workload.function
+        due, handles = [], []
+        moment = began = time.monotonic()
+        for item in items:
+            moment += dice.expovariate(1 / pause)
+            time.sleep(max(0.0, moment - time.monotonic()))
+            due.append(moment)
+            handles.append(submit(function, item))
+        results = self.contender.gather(handles)
+        waits = [max(0.0, result[2] - moment) for result, moment in zip(results, due, strict=True)]
+        return time.monotonic() - began, results, waits
 
     def _singles(self, workload: Workload, items: list[Any]) -> tuple[float, Sequence[Any], list[float]]:
         began = time.perf_counter()
@@ -201,7 +231,7 @@ class Runner:
 def _work_done(items: Sequence[float], results: Sequence[Any], began: float, seconds: float) -> dict[str, float]:
     """The items' own processor time, and how long the first worker to finish waited for the last."""
     last: dict[int, float] = {}
-    for _, pid, ended in results:
+    for _, pid, _, ended in results:
         last[pid] = max(ended, last.get(pid, 0.0))
     idle = (max(last.values()) - min(last.values())) / seconds if len(last) > 1 else 0.0
     return {"work": float(sum(items)), "idle_tail": idle, "busy_workers": float(len(last)), "began": began}

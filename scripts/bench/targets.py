@@ -235,9 +235,22 @@ TARGETS: Final[Sequence[Target]] = (
            speedup("pool-10ms", "graft-pool"), "at least", 0.75),
     Target("old claim: memory of a pool's processes once they compute", memory_growth("pool-10ms", "graft-pool"),
            "at most", 1.2),
-    Target("plain tasks in a group, hardened against stock", quicker("plain", "celery", "hardened"), "at least", 1),
-    Target("plain tasks one by one, hardened against stock", quicker("plain-singles", "celery", "hardened"),
-           "at least", 1),
+    *(
+        Target(f"{what}, {pool} against {whom}", quicker(workload, other, ours), "at least", limit)
+        for workload, what, stock in (
+            ("plain", "plain tasks in a group", 5), ("plain-singles", "plain tasks one by one", 3),
+        )
+        for pool, ours, other, whom, limit in (
+            ("prefork", "hardened", "celery", "stock", 1.5), ("direct", "hardened-direct", "celery", "stock", stock),
+            ("direct", "hardened-direct", "huey", "huey", 1.2),
+        )
+    ),
+    Target("one plain task there and back, direct against stock: time",
+           slower("plain-latency", "celery", "hardened-direct"), "at most", 0.4),
+    Target("one plain task there and back, direct against huey: time",
+           slower("plain-latency", "huey", "hardened-direct"), "at most", 0.9),
+    Target("plain tasks of 5 ms at 80 % load, direct against stock: median wait",
+           slower("load-80", "celery", "hardened-direct"), "at most", 0.5),
     Target("memory of workers, hardened against stock", memory("plain", "celery", "hardened"), "at most", 1.2),
     Target("one job there and back against stock prefork: time", slower("latency", "celery"), "at most", 0.6),
     Target("one job there and back: 99th percentile against median", tail_ratio("latency"), "at most", 3),

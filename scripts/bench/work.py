@@ -18,15 +18,16 @@ def noop(item: Any) -> Any:
     return item
 
 
-def spin(seconds: float) -> tuple[float, int, float]:
-    """Compute for *seconds* of processor time, whatever else the machine does; also who did it, and when it ended.
+def spin(seconds: float) -> tuple[float, int, float, float]:
+    """Compute for *seconds* of processor time, whatever else the machine does; also who did it, its begin and its end.
 
     Processor time and not time on the clock: a neighbour that takes the core away must not count as our work.
     """
+    began = time.monotonic()
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
-    return seconds, os.getpid(), time.monotonic()
+    return seconds, os.getpid(), began, time.monotonic()
 
 
 def pause(seconds: float) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-Shape = Literal["batch", "singles", "submit", "latency", "bounded", "pool", "stream", "depth"]
+Shape = Literal["batch", "singles", "submit", "latency", "bounded", "pool", "callers", "load", "stream", "depth"]
 Kind = Literal["numbers", "same", "lognormal", "rare", "text"]
 
 # A pickled MiB must fit the default limit of one item, which is 1 MiB with the pickle's own few bytes.
@@ -58,11 +58,14 @@ class Workload:
         shape: ``batch``: all items in one call, all results at once. ``singles``: a call and a future for each item.
             ``submit``: the same, timing the inside of each call. ``latency``: one call at a time, there and back.
             ``bounded``: a batch with at most 50 items under way. ``pool``: a call for each item, of which at most 220
-            are under way: what a pool of 20 workers with a queue of 200 holds. ``stream``: an iterator in, one out.
+            are under way: what a pool of 20 workers with a queue of 200 holds. ``callers``: eight threads, each of
+            which makes one call at a time. ``load``: a call whenever the next is due, by chance, so often that its work
+            is a share of what the cores can do; timed from then until it begins. ``stream``: an iterator in, one out.
             ``depth``: a batch that waits in the queue as a whole before the workers may begin.
         concurrency: worker processes (of the io lane: items at once), 0 for one process per core.
         only: contenders that take part; everyone who can, unless given.
         repeat: repetitions, where they differ from the run's.
+        load: that share.
         whole: never run in part: the figure means something only for all of the items.
         patience: multiplies the run's budget, where scaling would be unfair: what a group costs is not in proportion.
     """
@@ -79,6 +82,7 @@ class Workload:
     concurrency: int = 0
     repeat: int | None = None
     patience: float = 1.0
+    load: float = 0.0
     whole: bool = False
 
     def of(self, count: int) -> Workload:
@@ -108,7 +112,7 @@ class Workload:
 
 NOOP_SCALE: Final = (10, 100, 1_000, 10_000)
 POOLS: Final = ("ppe", "mp")
-PLAIN: Final = ("hardened", "hardened-direct", "celery")
+PLAIN: Final = ("hardened", "hardened-direct", "celery", "huey")
 PLACED: Final = ("graft-pool", "celery", "ppe")
 LANES: Final = ("graft-io", "graft-cpu")
 BULK: Final = ("graft", "celery", "chunks", "loop", "loop-batched", "loop-bare", *POOLS, "joblib")
@@ -150,6 +154,13 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
         Workload("plain-singles", "{n} plain no-op tasks, delay() and get()", "singles", "noop", numbers(5_000, 50),
                  PLAIN, "plain", patience=3.0),
         Workload("plain-latency", "one plain task there and back", "latency", "noop", numbers(500, 20), PLAIN, "plain"),
+        Workload("plain-callers", "{n} plain tasks, eight callers that wait for each", "callers", "noop",
+                 numbers(2_000, 50), PLAIN, "plain", patience=3.0),
+        *(
+            Workload(f"load-{percent}", f"{{n}} plain tasks of 5 ms at {percent} % load: waiting", "load", "spin",
+                     spins("same", 1_000, 20, 5e-3), PLAIN, "load", load=percent / 100, whole=True)
+            for percent in (50, 80)
+        ),
         Workload("pool", "{n} no-op tasks through a pool of 20 with a queue of 200", "pool", "noop",
                  numbers(20_000, 300), PLACED, "pool", patience=3.0),
         Workload("pool-submit", "inside the submitting call of a pool", "submit", "noop", numbers(5_000, 50),
@@ -181,7 +192,7 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
         *(
             Workload(f"payload-{label}", "{n} payloads of " + text + " there and back", "batch", "noop",
                      Items("text", size(200 if characters > 100_000 else 1_000, 10), characters),
-                     ("graft", "celery", "loop", "loop-batched", *POOLS), "payload")
+                     ("graft", "celery", "huey", "loop", "loop-batched", *POOLS), "payload")
             for label, text, characters in (
                 ("1k", "1 KiB", 1024), ("32k", "32 KiB", 32 << 10), ("1m", "1 MiB", ALMOST_A_MEBIBYTE),
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, Final
 
@@ -80,9 +80,23 @@ class Amqp(AMQP):
         with outbox.kept_for_the_end():
             return super()._retry_publish(publish, *args, **options)
 
+    @cached_property
+    def _celery_sender(self) -> Callable[..., Any]:
+        sender: Callable[..., Any] = super()._create_task_sender()
+        return sender
+
+    @cached_property
+    def _middle(self) -> Any:
+        return self.app.conf.task_default_priority
+
+    def published(self, name: str, message: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What Celery would give its producer for *message*."""
+        priority = self._middle if options.get("priority") is None else options["priority"]
+        recorded: dict[str, Any] = self._celery_sender(_Recorder, name, message, **{**options, "priority": priority})
+        return recorded
+
     def _create_task_sender(self) -> Callable[..., Any]:
-        send = super()._create_task_sender()
-        middle = self.app.conf.task_default_priority
+        send, middle = self._celery_sender, self._middle
 
         def send_task_message(producer: Any, name: str, message: Any, *args: Any, **options: Any) -> Any:
             # Celery applies task_default_priority where it knows the task; otherwise unset would be most urgent.
@@ -114,6 +128,14 @@ class Amqp(AMQP):
             return sent
 
         return send_task_message
+
+
+class _Recorder:
+    """Stands for a producer, and publishes nothing."""
+
+    @staticmethod
+    def publish(body: Any, **how: Any) -> dict[str, Any]:
+        return {**how, "body": body}
 
 
 def _is_declared(queue: Any, producer: Any) -> bool:

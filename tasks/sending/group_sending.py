@@ -9,7 +9,7 @@ messages are sent again under the same token, and Redis takes them once (push_on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import wraps
 from typing import Any, Final
 
@@ -46,7 +46,7 @@ def _many_at_once(one_by_one: Any) -> Any:
         with app.producer_or_acquire(producer) as taken:
             burst = _Burst(taken, pool, app.amqp.retry_policy)
             try:
-                yield from one_by_one(self, tasks, taken, app, *args, **options)
+                yield from one_by_one(self, burst.noting_results(tasks), taken, app, *args, **options)
             finally:
                 burst.end()
 
@@ -62,12 +62,24 @@ class _Burst:
         self._retry_policy = retry_policy
         self._messages: list[tuple[str, dict[str, Any]]] = []
         self._bytes = 0
-        self._gather(self.add)
+        self._results: dict[str, Any] = {}  # Those that the group has made for tasks that are sent next.
+        self._be_current(self)
 
-    def _gather(self, add: Callable[[str, dict[str, Any]], None] | None) -> None:
+    def _be_current(self, burst: _Burst | None) -> None:
         channel = self._producer.channel
         if isinstance(channel, Channel):
-            channel.gather = add
+            channel.burst = burst
+
+    def noting_results(self, tasks: Iterable[Any]) -> Iterator[Any]:
+        """The *tasks* of the group, each with the result that Celery makes for it once more when it is sent."""
+        for each in tasks:
+            if each[1] is not None:
+                self._results[each[1].id] = each[1]
+            yield each
+
+    def result(self, task_id: str) -> Any:
+        """The result of a task that is sent now, where the group has made it."""
+        return self._results.pop(task_id, None)
 
     def add(self, queue: str, message: dict[str, Any]) -> None:
         """One more; a hundred leave together."""
@@ -78,7 +90,8 @@ class _Burst:
 
     def end(self) -> None:
         """Send the rest, also when the group breaks off: Celery would have sent what came before."""
-        self._gather(None)
+        self._be_current(None)
+        self._results.clear()
         self._send()
 
     def _send(self) -> None:

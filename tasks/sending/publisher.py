@@ -189,15 +189,14 @@ class Publisher:
 
     def _observed(self, messages: list[OutgoingMessage], channel: Channel) -> list[Outgoing]:
         ready: list[Outgoing] = []
-        gathered: list[tuple[str, dict[str, Any]]] = []
-        channel.gather = lambda queue, sealed: gathered.append((queue, sealed))
+        channel.burst = gathered = _Gathered()
         try:
             for message in messages:
                 self._send_observed(message)
                 ready += [Outgoing(queue, sealed, message.flow, message.seconds) for queue, sealed in gathered]
                 gathered.clear()
         finally:
-            channel.gather = None
+            channel.burst = None
         return ready
 
     def _send_observed(self, message: OutgoingMessage) -> None:
@@ -259,6 +258,16 @@ class Publisher:
                 save_group(sender.receiver.id, sender.sent_ids, self._own_client())
         except CONNECTION_ERRORS as error:
             logger.warning("the record of batch %s could not be written: %s", sender.receiver.id, error)
+
+
+class _Gathered(list[tuple[str, dict[str, Any]]]):
+    """Messages, with their queues."""
+
+    def add(self, queue: str, message: dict[str, Any]) -> None:
+        self.append((queue, message))
+
+    def result(self, task_id: str) -> None:
+        """Nobody asks for one."""
 
 
 def save_group(batch_id: str, envelope_ids: list[str], client: Any) -> None:

@@ -21,6 +21,7 @@ from kombu.utils.uuid import uuid
 
 from graft.config.transport.unique import HEADER, HeldError, Terms
 from graft.tasks.queues import unique
+from graft.tasks.sending.drafts import Drafts
 
 FOLLOWED: Final = ("task_id", "link", "link_error", "chain", "chord", "group_id")
 
@@ -28,9 +29,12 @@ FOLLOWED: Final = ("task_id", "link", "link_error", "chain", "chord", "group_id"
 def sending(app: Any) -> Callable[..., Any]:
     """The ``send_task`` of *app*, which obeys these options."""
     send = app.send_task
+    drafts = Drafts(app, send)
 
     @wraps(send)
     def send_task(name: str, args: Any = None, kwargs: Any = None, *positional: Any, **options: Any) -> Any:
+        if not positional and (sent := drafts.send(name, args, kwargs, options)) is not None:
+            return sent
         task = options.get("task_type") or app.tasks.get(name)
         terms = _terms(task, name, args, kwargs, options)
         if terms is None:

@@ -173,8 +173,9 @@ class TaskPool(prefork.TaskPool):
     def new_job(self, target: Any, arguments: Any, **options: Any) -> Job:
         """A job with the limits of the pool, where it has none of its own."""
         self._count += 1
-        options["soft_timeout"] = options.get("soft_timeout") or self.options.get("soft_timeout")
-        options["timeout"] = options.get("timeout") or self.options.get("timeout")
+        soft, hard = self.limits
+        options["soft_timeout"] = options.get("soft_timeout") or soft
+        options["timeout"] = options.get("timeout") or hard
         return Job(self._count, target, arguments, **options)
 
     def _offer(self) -> None:
@@ -209,6 +210,11 @@ class TaskPool(prefork.TaskPool):
         job, child.job, child.tag = child.job, None, ""
         if job is not None:
             job.end(answer)
+
+    @property
+    def limits(self) -> tuple[float | None, float | None]:
+        """The pool's own time limits, soft and hard."""
+        return self.options.get("soft_timeout"), self.options.get("timeout")
 
     def check_limits(self, now: float) -> None:
         """End what runs for too long."""

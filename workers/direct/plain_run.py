@@ -5,7 +5,7 @@ Everything out of the ordinary is the main process's: it makes Celery's own requ
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kombu.serialization import prepare_accept_content
 from kombu.transport.virtual import Message
@@ -14,6 +14,13 @@ from graft.config.transport import signing
 from graft.config.transport.fetch import Taken
 from graft.config.transport.task_validation import forgery, message_in, refusal
 from graft.tasks.delivery import cancellation
+
+SHORT: Final = 3.0  # Seconds: the main process enforces limits, and hears of a run when it has lasted for one.
+
+
+def is_short(*limits: float | None) -> bool:
+    """Whether one of a run's time *limits*, in seconds, asks for the main process from the start."""
+    return any(limit and limit < SHORT for limit in limits)
 
 
 class PlainRun(NamedTuple):
@@ -47,6 +54,8 @@ class Judge:
         headers: dict[str, Any] = message.headers
         name = str(headers.get("task"))
         if name in self.others or name not in self._tasks or headers.get("eta") or headers.get("expires"):
+            return None
+        if is_short(*(headers.get("timelimit") or ())):
             return None
         if forgery(message) or refusal(message):
             return None

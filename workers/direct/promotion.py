@@ -33,11 +33,13 @@ from graft.tasks.delivery import cancellation
 from graft.workers import active_runs, shutdown
 from graft.workers.direct.direct_pool import Child, TaskPool
 from graft.workers.direct.job import Job
+from graft.workers.direct.plain_run import is_short
 from graft.workers.direct.shared_state import Entry, State
 
 logger = logging.getLogger(__name__)
 
-LASTS: Final = 0.1  # Seconds after which a run is promoted.
+LASTS: Final = 1.0  # Seconds after which a run is promoted; sooner where somebody asks what runs.
+WAITS: Final = 0.1  # Seconds that a message waits behind a run before it goes to others.
 STUCK: Final = 5.0  # Seconds after which a process that has begun nothing was stopped.
 ORDINARY: Final = (Task.Strategy, Task.Request)
 MOST_POLL: Final = 0.2  # Seconds between two looks of one process while stock producers, which wake nobody, were seen.
@@ -139,6 +141,7 @@ class Promotion:
         return sorted(
             name for name, task in self._consumer.app.tasks.items()
             if not task.acks_late or buckets.get(name) or (task.Strategy, task.Request) != ORDINARY
+            or is_short(task.soft_time_limit, task.time_limit, *self._pool.limits)
         )  # fmt: skip
 
     # ---- what processes say ------------------------------------------------------------------------------------------
@@ -278,7 +281,7 @@ class Promotion:
         self.promote(LASTS)
         self._pool.check_limits(now)
         for child in self._pool.children.values():
-            self.give_away(child, 0.0 if child.job is not None else STUCK)
+            self.give_away(child, STUCK if child.job is None and not self._runs_for(child, now, WAITS) else 0.0)
         due, self._later = (
             [tag for at, tag in self._later if at <= now],
             [each for each in self._later if each[0] > now],
@@ -286,6 +289,10 @@ class Promotion:
         for tag in due:
             self._return(tag, is_lost=False)
         self.give_orders()
+
+    def _runs_for(self, child: Child, now: float, seconds: float) -> bool:
+        entries = self._pool.shared.entries(child.number)
+        return any(each.state is State.RUNNING and now - each.since >= seconds for each in entries)
 
     def give_away(self, child: Child, waiting: float) -> None:
         """Put back what has waited in *child* for *waiting* seconds; also what a process that was stopped asked for."""

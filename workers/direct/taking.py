@@ -9,6 +9,7 @@ that was never answered is told to the main process, which gives it back.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 WAIT: Final = 1.0  # Seconds after which one that waits looks at its orders again.
 MOST: Final = 16  # Messages taken by one fetch, where they are short.
 AT_ONCE: Final = 0.004  # Seconds of work that one fetch may bring.
+SHORTEST: Final = len(":1\r\n")  # A reply of Redis to what it is told.
 PAUSE: Final = 0.2  # Seconds between two attempts to reach Redis.
 
 
@@ -130,11 +132,15 @@ class Taking:
         connection = self._connected()
         hears_all = time.monotonic() - self._fetcher.unannounced_at > STOCK_SEEN
         stores, acks = _drained(self._stores), _drained(self._acks)
+        told = len(stores) + (2 if acks else 0)
         replies: list[Any] = []
 
         def read(name: str) -> Any:
             if name != "EVALSHA":
-                return self._client.parse_response(connection, name)
+                reply = self._client.parse_response(connection, name)
+                if name == "BRPOP" and told:
+                    _wake_after(connection, 0)
+                return reply
             try:
                 replies.append(self._client.parse_response(connection, name))
             except redis.ResponseError as error:
@@ -142,8 +148,10 @@ class Taking:
             return None
 
         try:
-            others = [self._stored(how) for how in stores]
+            others, waits = [self._stored(how) for how in stores], self._fetcher.waits_next
             self._fetcher.send(connection, command, tags, WAIT if hears_all else self._poll, acks, others)
+            if told and waits:
+                _wake_after(connection, told)
             taken = self._fetcher.read(read, MOST)
         except (RedisError, OSError) as error:
             self._lose(error, stores, acks)
@@ -233,6 +241,15 @@ class Taking:
             connection, self._connection = self._connection, None
             connection.disconnect()
             self._client.connection_pool.release(connection)
+
+
+def _wake_after(connection: Any, replies: int) -> None:
+    """Have what waits on *connection* sleep on while no more than so many short *replies* have come.
+
+    Redis answers what is told at once, and the wait for a message when there is one: each wakes a process for itself.
+    """
+    if type(connection._sock) is socket.socket:
+        connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1 + SHORTEST * replies)
 
 
 def _drained(owed: deque[Any]) -> list[Any]:

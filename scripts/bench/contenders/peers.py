@@ -23,7 +23,7 @@ def program(name: str) -> str:
 class Peer(Contender):
     """Knows no batches: a batch is that many single calls."""
 
-    shapes = frozenset({"batch", "singles", "submit", "latency"})
+    shapes = frozenset({"batch", "singles", "submit", "latency", "callers", "load"})
     is_peer = True
 
     def batch(self, function: str, items: Sequence[Any]) -> Sequence[Any]:

@@ -15,7 +15,7 @@ class StockCelery(Contender):
     name = "celery"
     title = "stock Celery, prefork"
     needs = ("celery",)
-    shapes = frozenset({"batch", "singles", "submit", "latency", "pool"})
+    shapes = frozenset({"batch", "singles", "submit", "latency", "pool", "callers", "load"})
     functions = frozenset({"noop", "spin", "anoop"})
     pool: tuple[str, ...] = ("-P", "prefork")
     module = "graft.scripts.bench.peers.stock_app"
