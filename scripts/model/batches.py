@@ -2,7 +2,8 @@
 
 What a label begins with says it: ``items`` is an envelope of two items, of which the second may be given away;
 ``itemkill`` the same, whose first item ends its process; ``itemfail`` the same, whose first item fails and is run
-again, as its policy says; ``itemdead`` that item alone, which the policy gives up at once; ``pooled`` an envelope of one item in the pool.
+again, as its policy says; ``itemdead`` that item alone, which the policy gives up at once; ``pooled`` an envelope of
+one item in the pool.
 """
 
 from __future__ import annotations
