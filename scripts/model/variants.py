@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from graft.config import keys
+from graft.config import keys, lua
 from graft.config.redis_client import shared
-from graft.config.transport import quarantine
+from graft.config.transport import fetch, quarantine
 from graft.config.transport.channel import Channel
 from graft.config.transport.qos import QoS
 from graft.scripts.model.world import World
@@ -111,7 +111,15 @@ class Variant:
 
     @contextmanager
     def installed(self, world: World) -> Iterator[None]:
-        """Meanwhile the model plays this."""
+        """Meanwhile the model plays this.
+
+        Raises:
+            LookupError: a line stands in no script any more; what is not changed is not found wrong.
+        """
+        scripts = b"".join((*lua.LOADED, fetch.FETCH.encode()))
+        for line in (*self.lines, *(line for line, _ in self.instead)):
+            if line.encode() not in scripts:
+                raise LookupError(f"no script has the line {line!r}: the variant is out of date")
         before = [(where, name, getattr(where, name)) for where, name, _ in self.patches]
         for where, name, value in self.patches:
             setattr(where, name, value)
@@ -169,7 +177,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
         "a result is stored in one step and its message acknowledged in the next", ("fails-first-a",), deaths=1,
         lines=(
             "redis.call('ZREM', index, delivery)",
-            f"if {SETTLED} then push_messages(6, 8) end",
+            f"if {SETTLED} then push_messages(6, 9) end",
         ),
     ),
     "send-then-settle": Variant(
@@ -182,7 +190,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     ),
     "settle-whatever-is-held": Variant(
         "whoever ends a run sends what follows, whether or not its message is still its own", ("chained-a",), jumps=1,
-        lines=("if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end",),
+        lines=("if delivery ~= '' and has_gone_back then return -1 end",),
         instead=((f"if {SETTLED} then", "do"),),
     ),
     "drop-then-quarantine": Variant(
