@@ -197,9 +197,9 @@ class Settings(BaseSettings):
     )
 
     pool: Literal["prefork", "direct"] = Field(
-        "prefork",
-        description="Pool of a worker that is started with Celery's default, prefork. In direct, processes take their "
-        "messages from Redis themselves.",
+        "direct",
+        description="Pool of a worker that is started with prefork, Celery's default. In direct, processes take their "
+        "messages from Redis themselves; prefork is Celery's own.",
     )
     io_threads: int = Field(
         16, ge=1, le=1000, description="Plain functions that a worker of the io lane runs at once, beside its loop."

@@ -45,9 +45,8 @@ BY_NAME_ONLY = frozenset(
     {
         *(
             "hardened",
-            "hardened-direct",
-            "graft-direct",
-            "graft-plain",
+            "hardened-prefork",
+            "graft-prefork",
             "graft-io",
             "graft-cpu",
             "graft-pool",

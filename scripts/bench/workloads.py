@@ -112,7 +112,7 @@ class Workload:
 
 NOOP_SCALE: Final = (10, 100, 1_000, 10_000)
 POOLS: Final = ("ppe", "mp")
-PLAIN: Final = ("hardened", "hardened-direct", "celery", "huey")
+PLAIN: Final = ("hardened", "hardened-prefork", "celery", "huey")
 PLACED: Final = ("graft-pool", "celery", "ppe")
 LANES: Final = ("graft-io", "graft-cpu")
 BULK: Final = ("graft", "celery", "chunks", "loop", "loop-batched", "loop-bare", *POOLS, "joblib")
@@ -215,10 +215,6 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
                      whole=True)
             for many in range(1, cores + 1)
         ),
-        Workload("hardening", "{n} no-op items, hardened and stock transport", "batch", "noop", numbers(20_000, 200),
-                 ("graft", "graft-plain"), "hardening"),
-        Workload("hardening-latency", "one job there and back, hardened and stock transport", "latency", "noop",
-                 numbers(1_000, 20), ("graft", "graft-plain"), "hardening"),
     ]  # fmt: skip
     return [workload if workload.group else replace(workload, group=workload.name) for workload in found]
 

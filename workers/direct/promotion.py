@@ -42,6 +42,7 @@ LASTS: Final = 1.0  # Seconds after which a run is promoted; sooner where somebo
 WAITS: Final = 0.1  # Seconds that a message waits behind a run before it goes to others.
 STUCK: Final = 5.0  # Seconds after which a process that has begun nothing was stopped.
 ORDINARY: Final = (Task.Strategy, Task.Request)
+OTHERS_EVERY: Final = 1.0  # Seconds between two looks at all tasks; a project may have thousands.
 MOST_POLL: Final = 0.2  # Seconds between two looks of one process while stock producers, which wake nobody, were seen.
 BACK_AGAIN: Final = 1.0  # Seconds after which a lost process's fetches are looked for once more.
 PATIENCE: Final = 1.0  # Seconds that a command may hold up the loop.
@@ -66,6 +67,8 @@ class Promotion:
         self._is_promoting = False
         self._is_held = False  # By a stop: nothing is taken any more.
         self._later: list[tuple[float, str]] = []
+        self._others_known: list[str] = []
+        self._others_until = 0.0
         pool.on_lost, pool.wake_others = self._on_lost, self._unblock
         pool.attach(self._on_message)
         self._share_revokes()
@@ -136,13 +139,17 @@ class Promotion:
         return not tells and not state.revoked_stamps and not hears
 
     def _others(self) -> list[str]:
-        """The tasks whose messages this process has to see."""
+        """The tasks whose messages this process has to see; a rate limit that is set later counts within a second."""
+        if time.monotonic() < self._others_until:
+            return self._others_known
         buckets = {} if self._consumer.disable_rate_limits else self._consumer.task_buckets
-        return sorted(
+        self._others_until = time.monotonic() + OTHERS_EVERY
+        self._others_known = sorted(
             name for name, task in self._consumer.app.tasks.items()
             if not task.acks_late or buckets.get(name) or (task.Strategy, task.Request) != ORDINARY
             or is_short(task.soft_time_limit, task.time_limit, *self._pool.limits)
         )  # fmt: skip
+        return self._others_known
 
     # ---- what processes say ------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -54,15 +53,15 @@ class Graft(Contender):
         return self.send(callable_of(function), items, batch_size=self.batch_size, in_flight=self.in_flight)
 
 
-class GraftDirect(Graft):
-    """Its pool processes take their messages themselves."""
+class GraftPrefork(Graft):
+    """On Celery's own pool."""
 
-    name = "graft-direct"
-    title = "celery-graft, GRAFT_POOL=direct"
+    name = "graft-prefork"
+    title = "celery-graft, GRAFT_POOL=prefork"
 
     @property
     def environ(self) -> dict[str, str]:
-        return {**super().environ, "GRAFT_POOL": "direct"}
+        return {**super().environ, "GRAFT_POOL": "prefork"}
 
 
 class GraftIo(Graft):
@@ -141,24 +140,3 @@ class GraftPool(Graft):
                 pool.submit_task_with_timeout(self.task(number, partial(callable_of(function), item)), 60)
         reader.join()
         return [result.output for result in sorted(results, key=lambda result: result.task_id)]
-
-
-class GraftOnStockTransport(Graft):
-    """The same deployment over kombu's own Redis transport and Celery's own consumer: what hardening costs."""
-
-    name = "graft-plain"
-    title = "celery-graft on the stock transport"
-    shapes = frozenset({"batch", "latency"})
-
-    def start(self, starter: Starter) -> None:
-        from graft.config.queues import own_names
-
-        argv = [sys.executable, "-m", "celery", "-A", "graft.scripts.bench.peers.plain_app", "worker", "-l", "WARNING"]
-        argv += ["-P", "prefork", "-c", str(self.setup.concurrency), "-Q", ",".join(own_names())]
-        starter.start([*argv, "--without-gossip", "--without-mingle"], self.environ)
-
-    def open(self) -> None:
-        super().open()
-        from graft.scripts.bench.peers import plain_app
-
-        plain_app.use_stock_transport()

@@ -50,15 +50,15 @@ class HardenedCelery(StockCelery):
     module = "graft.scripts.bench.peers.hardened_app"
 
 
-class HardenedDirect(HardenedCelery):
-    """Its pool processes take their messages themselves."""
+class HardenedPrefork(HardenedCelery):
+    """On Celery's own pool."""
 
-    name = "hardened-direct"
-    title = "the same, GRAFT_POOL=direct"
+    name = "hardened-prefork"
+    title = "the same, GRAFT_POOL=prefork"
 
     @property
     def environ(self) -> dict[str, str]:
-        return {**super().environ, "GRAFT_POOL": "direct"}
+        return {**super().environ, "GRAFT_POOL": "prefork"}
 
 
 class OneProcess(StockCelery):

@@ -30,7 +30,7 @@ def test_the_page_needs_nothing_else_and_shows_every_workload() -> None:
 def test_a_run_of_which_nothing_is_promised_has_no_table_of_promises() -> None:
     assert "What is promised" in page(full(), Machine.here("7.0", 0.0))
     text = page(unpromised(), Machine.here("7.0", 0.0))
-    assert "<h3>hardening: " in text
+    assert "<h3>cpu-100us: " in text
     assert "What is promised" not in text
     assert "<th>promised" not in text
 
