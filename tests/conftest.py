@@ -17,8 +17,10 @@ import hypothesis
 import pytest
 import redis as redis_py
 
+from graft.config.deployment import current, existing
 from graft.config.queues import Lane
 from graft.scripts.stack.redis_server import StackError
+from graft.tasks.sending.publisher import Publisher
 from tests import roles
 from tests.stack import Stack, clean_environ
 
@@ -94,6 +96,14 @@ def stack(redis_stack: Stack) -> Stack:
     """The session's Redis and workers: cpu=2, io=50."""
     redis_stack.heal(LANES)
     return redis_stack
+
+
+@pytest.fixture(autouse=True)
+def _own_publisher() -> None:
+    """What an earlier test has left with a broker that is gone keeps nobody's messages waiting."""
+    found = existing(Publisher)
+    if found is not None and found._producer is None:  # It has lost its broker, or has had none yet.
+        current.drop(Publisher)
 
 
 @pytest.fixture(autouse=True)

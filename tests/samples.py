@@ -185,6 +185,17 @@ def fail_and_note(path: str) -> NoReturn:
     raise ConnectionError(path)
 
 
+def die_then_fail_then_succeed(path: str) -> int:
+    """End the process in the first run, fail in the second, and return how many runs there were in the third."""
+    note((path, "run"))
+    runs = read_text(path).count("run")
+    if runs == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if runs == 2:
+        raise OSError("the second run fails")
+    return runs
+
+
 def note_failed_run(failed: Any) -> None:
     note((str(failed.error), f"{failed.run}/{failed.runs}:{failed.item}"))
 

@@ -75,6 +75,13 @@ async def _take_async(label: str, seconds: float = 0.0) -> str:
 
 
 take = _take_async if IS_IO else _take
+
+
+def take_pooled(task: Any) -> str:
+    """The same for a task of a worker pool, whose data are its label and its seconds."""
+    return _take(*task.data)
+
+
 work = _task("drill.work", ignore_result=True)(take)
 answer = _task("drill.answer")(take)
 

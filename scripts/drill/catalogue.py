@@ -30,6 +30,6 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
     broker.ResultsDown, messages.Chords, messages.ChainKill, broker.Full, processes.Rolling, messages.BadMessages,
     messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump, clocks.ClockDrift,
     freezes.Freeze, resources.DescriptorLimit, resources.DiskFull, resources.OutOfMemory, power.PowerLoss,
-    versions.VersionMix, hosts.Partition, sentinel_hosts.SentinelPartition, limits.SharedLimits, limits.InOrder,
-    batches.CallerKill, batches.FeederKill, fleet.Fleet, soak.Soak,
+    versions.VersionMix, hosts.Partition, sentinel_hosts.SentinelPartition, limits.SharedLimits,
+    limits.PoolBound, limits.InOrder, batches.CallerKill, batches.FeederKill, fleet.Fleet, soak.Soak,
 )  # fmt: skip

@@ -73,6 +73,24 @@ def rate(operations: Iterable[Operation], period: float, burst: int) -> list[str
     return []
 
 
+def bound(operations: Iterable[Operation], limit: int) -> list[str]:
+    """Flaws of what lets *limit* run at once: more than these certainly did.
+
+    ``run`` is from a moment after its beginning to one before its end; one that never returned may have ended at once.
+    """
+    runs = [one for one in operations if one.kind == "run" and one.ended is not None]
+    changes = sorted(change for one in runs for change in ((one.began, 1, one.on), (_end(one), -1, one.on)))
+    inside: list[str] = []
+    for at, change, name in changes:  # Of two at one instant the end comes first.
+        if change < 0:
+            inside.remove(name)
+            continue
+        inside.append(name)
+        if len(inside) > limit:
+            return [f"{len(inside)} ran at once at {at:.3f}, and {limit} may: {', '.join(sorted(inside))}"]
+    return []
+
+
 def answers(operations: Iterable[Operation]) -> list[str]:
     """Flaws of calls and their answers: each accepted call is answered once, with what a run of it has returned.
 

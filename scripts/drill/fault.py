@@ -75,12 +75,18 @@ class Fault:
         return 6.0
 
     @property
+    def busy(self) -> float:
+        """Seconds that all workers take for the load, when none of them rests."""
+        slots = int(self.stage.get("workers", 2)) * int(self.stage.get("concurrency", 2))
+        load = self.work()
+        share = float(load.get("long_share", 0.1))
+        each = (1 - share) * float(load.get("seconds", 0.02)) + share * float(load.get("long", 1.0))
+        return int(load.get("count", self.tasks)) * each / slots
+
+    @property
     def estimate(self) -> float:
         """Seconds that it takes about, of which most pass while the workers catch up with the load."""
-        slots = int(self.stage.get("workers", 2)) * int(self.stage.get("concurrency", 2))
-        long = float(self.load.get("long_share", 0.1))
-        each = (1 - long) * float(self.load.get("seconds", 0.02)) + long
-        return 20.0 + max(self.lasts, int(self.load.get("count", self.tasks)) * each / slots)
+        return 20.0 + max(self.lasts, self.busy)
 
     @classmethod
     def unavailable(cls) -> str:
@@ -100,7 +106,7 @@ class Fault:
             self.inject(stage)
             healed = time.monotonic()
             self.after(stage)
-            stage.settle(max(90.0, 600.0 * self.scale))
+            stage.settle(max(90.0, 600.0 * self.scale, 2.0 * self.busy))
             self.finally_(stage)
             stage.restart_ended()
             return self.result(stage, stage.count(), healed)

@@ -80,6 +80,27 @@ def send_a_batch(count: int, size: int, seconds: float = 0.02, prefix: str = "b"
     cast(DurableBatch, batch).wait()
 
 
+def run_in_a_pool(count: int, workers: int, seconds: float = 0.1, prefix: str = "p", patience: float = 120.0) -> None:
+    """Run *count* tasks in a pool of *workers*, and wait for what becomes of each."""
+    from graft.compat.worker_pool import Task, WorkerPool
+
+    labels = [f"{prefix}{number}" for number in range(count)]
+    pool = WorkerPool(workers, count, processor=drill.take_pooled)
+    pool.start()
+    for number, label in enumerate(labels):
+        note("asked", label)
+        pool.submit_task_with_timeout(Task(number, (label, seconds)), patience)
+        note("sent", label)
+    results = pool.get_result()
+    for _ in labels:
+        result = results.get(patience)
+        label = labels[result.task_id or 0]
+        note("told" if result.error else "answered", label)
+        if result.error:
+            note("error", f"{label}:{type(result.error).__name__}")
+    pool.graceful_shutdown(patience)
+
+
 def _ends_of_ours(labels: list[str], seconds: float, patience: float) -> Iterator[tuple[str, BaseException | None]]:
     batch = graft.submit(drill.take, [((label, seconds), {}) for label in labels], batch_size=4, unpack=True)
     for label in labels:
@@ -136,6 +157,8 @@ if __name__ == "__main__":
     what = json.loads(sys.argv[1])
     if "answers" in what:
         wait_for_answers(what.pop("answers"), **what)
+    elif "pooled" in what:
+        run_in_a_pool(what.pop("pooled"), **what)
     elif "durable" in what:
         send_a_batch(what.pop("durable"), **what)
     elif "pings" in what:

@@ -54,8 +54,9 @@ def explore(world: World, arguments: argparse.Namespace) -> bool:
     from graft.scripts.model.explorer import explore as walk
 
     found = walk(
-        world, arguments.messages.split(","), deaths=arguments.deaths, jumps=arguments.jumps, seconds=arguments.seconds
-    )
+        world, arguments.messages.split(","), deaths=arguments.deaths, jumps=arguments.jumps, seconds=arguments.seconds,
+        switches=arguments.switches, operations=list(filter(None, arguments.operator.split(","))),
+    )  # fmt: skip
     if found.broken:
         tell(found.broken, found.moves, world.log)
     extent = "all states" if found.is_complete else "not all, the time was up"
@@ -92,7 +93,10 @@ def variants(world: World, arguments: argparse.Namespace) -> bool:
     for name in [arguments.only] if arguments.only else VARIANTS:
         one = VARIANTS[name]
         with one.installed(world):
-            found = walk(world, one.labels, deaths=one.deaths, jumps=one.jumps, seconds=arguments.seconds)
+            found = walk(
+                world, one.labels, deaths=one.deaths, jumps=one.jumps, operations=one.operations,
+                seconds=arguments.seconds,
+            )  # fmt: skip
         output().print(f"{name}: {found.broken or 'NOT FOUND'} ({found.states} states)")
         if not found.broken:
             missed.append(name)
@@ -116,6 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     walks.add_argument("--messages", default="plain-a,fails-first-b,raises-c", help="what the tasks do, by commas")
     walks.add_argument("--deaths", type=int, default=1, help="how many processes die, at any moment")
     walks.add_argument("--jumps", type=int, default=1, help="how often the clock of Redis is set forward")
+    walks.add_argument(
+        "--switches",
+        type=int,
+        help="how often another goes on while somebody is in the middle of something; any number",
+    )
+    walks.add_argument(
+        "--operator", default="", help="what the operator does, by commas: cancel=TASK, replay, pause, resume"
+    )
     walks.add_argument("--seconds", type=float, default=1e9, help="give up after so long")
     walks.set_defaults(run=explore)
     plays = kinds.add_parser("play", help="random histories of three workers, a caller and an operator")

@@ -29,9 +29,13 @@ class Found:
 
 def explore(
     world: World, labels: Sequence[str], *, deaths: int = 1, jumps: int = 1, workers: int = 2, seconds: float = 1e9,
-    states: int = 10**9,
+    states: int = 10**9, switches: int | None = None, operations: Sequence[str] = (),
 ) -> Found:  # fmt: skip
-    """Walk until all has been seen, something is broken, or *seconds* or *states* are used up."""
+    """Walk until all has been seen, something is broken, or *seconds* or *states* are used up.
+
+    With *switches* all orders are walked in which another goes on that often at most while somebody is in the middle
+    of something. The faults are not counted among them.
+    """
     found = Found()
     seen: set[str] = set()
     left: deque[tuple[Move, ...]] = deque([()])  # The shortest first: what is broken is found by few moves.
@@ -41,7 +45,7 @@ def explore(
             return found
         path = left.popleft()
         found.histories += 1
-        play = Play(world, Budget(list(labels), deaths, jumps), workers)
+        play = Play(world, Budget(list(labels), deaths, jumps, switches, list(operations)), workers)
         try:
             for move in path[:-1]:
                 play.repeat(move)
@@ -56,11 +60,16 @@ def explore(
     return found
 
 
+def _turn(play: Play) -> list[object]:
+    """Whose turn it is, where it matters: he goes on, or another, at a price."""
+    return [] if play.budget.switches is None else [play.at_work, play.budget.switches]
+
+
 def _follow(play: Play, seen: set[str], left: deque[tuple[Move, ...]]) -> None:
     """Go on to the end of the history, and note the turns that were not taken."""
     while True:
         budget = play.budget
-        name = f"{fingerprint.of(play.world)} {budget.to_send} {budget.deaths} {budget.jumps}"
+        name = fingerprint.of(play.world, budget.to_send, budget.deaths, budget.jumps, budget.operations, *_turn(play))
         if name in seen:
             return
         seen.add(name)

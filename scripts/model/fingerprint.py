@@ -19,16 +19,16 @@ TAG: Final = re.compile(r"\b(w\d+)(?:-\d+)+\b")
 NAME: Final = re.compile(r"\bw\d+\b")
 
 
-def of(world: World) -> str:
-    """The name of the state of *world*."""
+def of(world: World, *also: object) -> str:
+    """The name of the state of *world*, and of what *also* decides about what may follow."""
     names = sorted(world.workers)
     # Workers that differ in a clock are not alike.
     orders = permutations(names) if not world.wrong_clocks else [tuple(names)]
-    texts = [_text(world, dict(zip(names, order, strict=True))) for order in orders]
+    texts = [_text(world, also, dict(zip(names, order, strict=True))) for order in orders]
     return hashlib.sha1(min(texts).encode(), usedforsecurity=False).hexdigest()
 
 
-def _text(world: World, names: Mapping[str, str]) -> str:
+def _text(world: World, also: object, names: Mapping[str, str]) -> str:
     """The state in words, in which workers have other *names*."""
 
     def renamed(what: object) -> str:
@@ -37,11 +37,13 @@ def _text(world: World, names: Mapping[str, str]) -> str:
 
     now, seen = world.now, world.look()
     parts: list[object] = [
+        renamed(also),
         seen.queue,
         sorted((renamed(tag), one) for tag, one in seen.held.items()),
         sorted((renamed(tag), round(now - at, 3)) for tag, at in seen.leases.items()),
         sorted(seen.results.items()),
-        sorted(seen.letters.items()),
+        sorted(seen.letters.items()), sorted(seen.item_letters.items()),
+        sorted(seen.slots.items()), sorted(seen.parked), seen.places,
         sorted(seen.quarantined),
         renamed(seen.runs),
         seen.is_swept,
@@ -49,6 +51,9 @@ def _text(world: World, names: Mapping[str, str]) -> str:
         sorted(world.arrived.items()),
         sorted([renamed(name), *map(renamed, _worker(world, worker))] for name, worker in world.workers.items()),
         [renamed(_trace(actor)) for actor in (world.caller, world.operator)],
+        [(batch.outcomes._done, sorted(batch.sender._in_flight._envelopes)) for batch in world.batches.values()],
+        [batch.caller.is_dead for batch in world.batches.values()], sorted(world.cancelled), sorted(seen.cancelled),
+        seen.is_paused, sorted(world.replayed.items()),
     ]  # fmt: skip
     return repr(parts)
 
@@ -60,7 +65,9 @@ def _worker(world: World, worker: Worker) -> list[object]:
         [(request.id, str(answer)[:40]) for request, answer in worker.ended],
         sorted(() if worker.is_dead else worker.held), worker.channel.unsent_acks,
         round(world.now - worker.renewed_at, 3), worker.is_certain(),
-        [_trace(actor) for actor in (worker.at_main, worker.at_pool)],
+        [_trace(actor) for actor in (worker.at_main, worker.at_pool, worker.at_helper)],
+        worker.is_paused, worker.is_dead or worker.knows_all_cancelled(world.look().cancelled),
+        sorted(world.inside_of.get(worker.name, ())), [list(offer._todo) for offer in worker.offers],
     ]  # fmt: skip
 
 

@@ -32,7 +32,9 @@ class Peaceful(RuleBasedStateMachine):
     """
 
     world: ClassVar[World]
-    labels: ClassVar[tuple[str, ...]] = ("plain", "raises", "fails-first", "retries", "chained", "garbled")
+    labels: ClassVar[tuple[str, ...]] = (
+        "plain", "raises", "fails-first", "retries", "chained", "garbled", "items", "itemfail", "itemdead", "pooled",
+    )  # fmt: skip
 
     @initialize()
     def begin(self) -> None:
@@ -80,16 +82,28 @@ class Peaceful(RuleBasedStateMachine):
     @rule(what=st.sampled_from(["replay", "cancel", "pause", "resume"]), data=st.data())
     def operate(self, what: str, data: st.DataObject) -> None:
         world = self.world
-        match what:
-            case "replay":
-                self.check(world.replay_letters)
-            case "cancel" if world.accepted:
-                name = data.draw(st.sampled_from(sorted(world.accepted)))
-                self.check(lambda: world.cancel(name))
-            case "pause":
-                self.check(lambda: world.operate("pauses", lambda: pause.pause(QUEUE)))
-            case "resume":
-                self.check(lambda: world.operate("resumes", lambda: pause.resume(QUEUE)))
+        if what == "cancel":
+            if not world.accepted:
+                return
+            what = f"cancel={data.draw(st.sampled_from(sorted(world.accepted)))}"
+        self.check(lambda: world.ask_operator(what))
+
+    @rule(name=names, what=st.sampled_from(["tell", "look"]))
+    def help(self, name: str, what: str) -> None:
+        """A thread of the pool process tells of what has ended, or looks whether it is cancelled."""
+        worker = self.world.workers[name]
+        if worker.at_pool is not None and worker.at_helper is None and not (worker.is_frozen or worker.main.is_cut):
+            self.check(lambda: worker.begin(what), worker)
+
+    @rule()
+    def deafen_or_hear(self) -> None:
+        """The caller loses its subscription, or has it back: what was announced meanwhile it never hears."""
+        self.world.at_caller.is_deaf = not self.world.at_caller.is_deaf
+
+    @precondition(lambda self: self.world.caller is None and self.world.at_caller.pool is not None)
+    @rule()
+    def recover(self) -> None:
+        self.check(self.world.recover_slots)
 
     @rule(name=names)
     def obey(self, name: str) -> None:
@@ -185,6 +199,7 @@ class Peaceful(RuleBasedStateMachine):
         world = self.world
         for worker in world.workers.values():
             worker.is_frozen = worker.main.is_cut = worker.pool.is_cut = False
+        world.at_caller.is_deaf = False
         for turn in range(REST):
             ordinary = self.play.ordinary()
             if ordinary:
@@ -197,6 +212,9 @@ class Peaceful(RuleBasedStateMachine):
                     self.run_out(worker)
                 continue
             if not world.look().held and not world.look().queue and not world.look().leases:
+                if world.look().slots and world.at_caller.pool is not None:
+                    self.check(world.recover_slots)
+                    continue
                 self.play.checks.at_rest()
                 return
             self.move(Move("pass"))
@@ -206,7 +224,7 @@ class Peaceful(RuleBasedStateMachine):
 class Violent(Peaceful):
     """The same, and processes die: killed from outside, or by what they run, alone or with their worker."""
 
-    labels = (*Peaceful.labels, "kills-process", "kills-worker")
+    labels = (*Peaceful.labels, "kills-process", "kills-worker", "itemkill")
 
     @rule(name=names)
     def kill_process(self, name: str) -> None:
@@ -214,6 +232,12 @@ class Violent(Peaceful):
         if worker.at_pool is not None:
             self.play.budget.deaths = 1
             self.move(Move("kill", name, "pool"))
+
+    @rule(who=st.sampled_from(["caller", "operator"]))
+    def kill_a_person(self, who: str) -> None:
+        if getattr(self.world, who) is not None:
+            self.play.budget.deaths = 1
+            self.move(Move("kill", who))
 
     @rule(name=names)
     def kill_worker(self, name: str) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from graft.config.deployment import settings
 from graft.scripts.model.actors import Actor
 from graft.scripts.model.checks import Checks
+from graft.scripts.model.helpers import LOCKED
+from graft.scripts.model.worker import HELPED, Worker
 from graft.scripts.model.world import STOPS, World
+
+WORK: Final = frozenset(
+    {"step", "run", "begin", "send", "suicide", "operate"}
+)  # The kinds of moves that somebody makes.
 
 
 class Move(NamedTuple):
@@ -22,13 +28,26 @@ class Move(NamedTuple):
         return " ".join(filter(None, self))
 
 
+def _whose(move: Move) -> str:
+    """Which process or thread goes on after *move*."""
+    if move.kind == "begin":
+        return "helper" if move.what in HELPED else "main"
+    return {"run": "pool", "send": "", "operate": ""}.get(move.kind, move.what)
+
+
 @dataclass
 class Budget:
-    """How much may go wrong, and what the caller has yet to send."""
+    """How much may go wrong, and what the caller has yet to send.
+
+    ``operations``: what the operator has yet to do (People.ask_operator).
+    ``switches``: how often another goes on while somebody is in the middle of something; None for without a bound.
+    """
 
     to_send: list[str]
     deaths: int = 1
     jumps: int = 1
+    switches: int | None = None
+    operations: list[str] = field(default_factory=list)
 
 
 class Play:
@@ -38,6 +57,7 @@ class Play:
         self.world = world
         self.budget = budget
         self.moves: list[Move] = []
+        self.at_work: Move | None = None  # The next step of whoever has taken the last one.
         world.reset(workers)
         self.checks = Checks(world)
 
@@ -50,7 +70,10 @@ class Play:
         for worker in world.workers.values():
             if worker.is_dead or worker.is_frozen:
                 continue
-            if worker.at_pool is not None:
+            found += [Move("begin", worker.name, operation) for operation in worker.help_operations()]
+            if worker.at_helper is not None and not self._waits(worker.at_helper, worker):
+                found.append(Move("step", worker.name, "helper"))
+            if worker.at_pool is not None and not self._waits(worker.at_pool, worker):
                 ends = str(worker.at_pool.next).startswith("kills")
                 found.append(Move("suicide" if ends else "step", worker.name, "pool"))
             elif worker.can_run():
@@ -65,7 +88,14 @@ class Play:
             found.append(Move("send", "caller", self.budget.to_send[0]))
         if world.operator is not None:
             found.append(Move("step", "operator"))
+        elif self.budget.operations and (not world.look().is_paused or "resume" in self.budget.operations[0]):
+            found.append(Move("operate", "operator", self.budget.operations[0]))
         return found
+
+    @staticmethod
+    def _waits(actor: Actor, worker: Worker) -> bool:
+        """Whether *actor* waits for another of its process."""
+        return actor.next == LOCKED and any(offer._sharing.is_taken for offer in worker.offers)  # type: ignore[attr-defined]
 
     def faults(self) -> list[Move]:
         """What may go wrong now."""
@@ -77,6 +107,7 @@ class Play:
                     found.append(Move("kill", worker.name, "pool"))
                 if len(workers) > 1 and (worker.held or worker.timers or worker.at_main is not None):
                     found.append(Move("kill", worker.name, "worker"))
+            found += [Move("kill", name) for name in ("caller", "operator") if getattr(self.world, name) is not None]
         if self.budget.jumps and self.world.look().leases:
             found.append(Move("jump"))
         return found
@@ -84,13 +115,23 @@ class Play:
     def possible(self) -> list[Move]:
         """All moves from here; where nothing goes on by itself, time passes, until nothing is left to be done."""
         ordinary = self.ordinary()
+        at_work = self.at_work
+        if self.budget.switches == 0 and at_work is not None and self._is_under_way(at_work, ordinary):
+            return [at_work, *self.faults()]
         if ordinary:
             return ordinary + self.faults()
-        return [Move("pass")] if self.world.look().leases or self.world.look().held else []
+        now = self.world.look()
+        if now.leases or now.held:
+            return [Move("pass")]
+        return [Move("recover", "caller")] if now.slots and self.world.at_caller.pool is not None else []
 
     def standing(self) -> list[Actor]:
         """The actors of workers that stand before a command."""
-        actors = [actor for worker in self.world.workers.values() for actor in (worker.at_main, worker.at_pool)]
+        actors = [
+            actor
+            for worker in self.world.workers.values()
+            for actor in (worker.at_main, worker.at_pool, worker.at_helper)
+        ]
         return [actor for actor in actors if actor is not None and actor.next not in STOPS]
 
     # ---- moving -----------------------------------------------------------------------------------------------------
@@ -104,8 +145,20 @@ class Play:
     def repeat(self, move: Move) -> None:
         """Make *move*, which was checked in an earlier history."""
         self.moves.append(move)
+        if move.kind in WORK:
+            self._note_switch(move)
         self._do(move)
         self.world.settle_steps()
+
+    def _is_under_way(self, move: Move, ordinary: list[Move]) -> bool:
+        """Whether *move* goes on with what somebody is in the middle of. A task that runs takes its time."""
+        return move in ordinary and self._actor(move).next not in STOPS
+
+    def _note_switch(self, move: Move) -> None:
+        budget, before = self.budget, self.at_work
+        self.at_work = Move("step", move.who, _whose(move))
+        if budget.switches and before and before != self.at_work and self._is_under_way(before, self.ordinary()):
+            budget.switches -= 1
 
     def _do(self, move: Move) -> None:
         world = self.world
@@ -117,6 +170,8 @@ class Play:
                 worker.run()
             case "begin", operation if worker is not None:
                 worker.begin(operation)
+            case "recover", _:
+                world.recover_slots()
             case "unheard", _:
                 world.step(self._actor(move), "unheard")
             case "send", label:
@@ -127,6 +182,15 @@ class Play:
                     self._replace(move.who)
                 else:
                     worker.end_pool()
+            case "kill", "" if move.who == "caller":
+                self.budget.deaths -= 1
+                world.kill_caller()
+            case "kill", "" if world.operator is not None:
+                self.budget.deaths -= 1
+                world.scheduler.kill(world.operator)
+            case "operate", what:
+                self.budget.operations.pop(0)
+                world.ask_operator(what)
             case "kill", "pool" if worker is not None:
                 self.budget.deaths -= 1
                 worker.end_pool()
@@ -145,7 +209,7 @@ class Play:
         if worker is None:
             found = getattr(self.world, move.who)
         else:
-            found = worker.at_main if move.what == "main" else worker.at_pool
+            found = {"main": worker.at_main, "helper": worker.at_helper}.get(move.what, worker.at_pool)
         assert isinstance(found, Actor)
         return found
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from graft.config import redis_client
 from graft.config.deployment import settings
 from graft.scripts.model.actors import Actor, Process
+from graft.scripts.model.batches import is_batch
 from graft.scripts.model.items import GARBLED, GARBLED_TEXT, TASK, chain_of
 from graft.scripts.model.snapshot import Snapshot, id_of
 from graft.scripts.model.worker import QUEUE
@@ -16,7 +17,7 @@ from graft.tasks.dead_letters import replay
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import cancellation
 from graft.tasks.messages.message_format import lists
-from graft.tasks.queues import locate
+from graft.tasks.queues import locate, pause
 
 READY: Final = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
@@ -38,6 +39,9 @@ class People:
     def begin(self, actor: Actor) -> Actor:
         raise NotImplementedError
 
+    def send_batch(self, label: str) -> None:
+        raise NotImplementedError
+
     def look(self) -> Snapshot:
         raise NotImplementedError
 
@@ -48,7 +52,10 @@ class People:
         raise NotImplementedError
 
     def send(self, label: str) -> None:
-        """Have the caller send a task named *label*, whose id that is."""
+        """Have the caller send a batch, or a task named *label*, whose id that is."""
+        if is_batch(label):
+            self.send_batch(label)
+            return
         self.caller = self.begin(Actor(Process("caller"), "caller", lambda: self._send(label)))
 
     def _send(self, label: str) -> None:
@@ -85,8 +92,21 @@ class People:
 
     def operate(self, name: str, func: Callable[[], object]) -> None:
         """Have the operator do something."""
+        self.log.append(f"the operator {name}")
         self.operator = self.begin(Actor(Process("operator"), "operator", func))
-        self.log.append(f"the operator: {name}")
+
+    def ask_operator(self, what: str) -> None:
+        """Have the operator do what operators do: ``cancel=TASK``, ``replay``, ``pause`` or ``resume``."""
+        verb, _, task_id = what.partition("=")
+        match verb:
+            case "cancel":
+                self.cancel(task_id)
+            case "replay":
+                self.replay_letters()
+            case "pause":
+                self.operate("pauses", lambda: pause.pause(QUEUE))
+            case "resume":
+                self.operate("resumes", lambda: pause.resume(QUEUE))
 
     def replay_letters(self) -> None:
         """Have the operator replay every letter."""

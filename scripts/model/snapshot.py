@@ -15,6 +15,7 @@ from graft.config.transport import quarantine
 from graft.tasks.dead_letters import store as dead_letters
 
 ID: Final = re.compile(rb'"correlation_id": ?"([^"]*)"')
+MEMBER: Final = 16  # How much of an envelope's name in a pool comes before its id.
 LOOK: Final = f"""
 local waiting, results, runs = {{}}, {{}}, {{}}
 for _, key in ipairs(ARGV) do
@@ -29,7 +30,9 @@ end
 return {{
   waiting, redis.call('HGETALL', '{keys.UNACKED}'), redis.call('ZRANGE', '{keys.UNACKED_INDEX}', 0, -1, 'WITHSCORES'),
   results, redis.call('HVALS', '{dead_letters.LETTERS}'), redis.call('LRANGE', '{quarantine.MESSAGES}', 0, -1), runs,
-  redis.call('EXISTS', '{keys.UNACKED_MUTEX}'),
+  redis.call('EXISTS', '{keys.UNACKED_MUTEX}'), redis.call('HGETALL', '{keys.POOL}model:slots'),
+  redis.call('HGETALL', '{keys.POOL}model:messages'), redis.call('HGETALL', '{keys.POOL}model:clients'),
+  redis.call('SMEMBERS', '{keys.PAUSED}'), redis.call('ZRANGE', '{keys.CANCELLED}', 0, -1),
 }}
 """
 
@@ -47,6 +50,12 @@ class Snapshot:
         quarantined: messages in the quarantine.
         runs: the records of runs.
         is_swept: a worker holds the lock of those who sweep.
+        item_letters: the reason of each letter that is about one item, or some, of an envelope, by its whole id.
+        slots: what the pool says of each envelope that has a slot.
+        parked: envelopes whose message the pool has.
+        places: how many places in the pool's queue are taken.
+        is_paused: the queue is.
+        cancelled: under which names a flag is up.
     """
 
     queue: list[tuple[str, bool]]
@@ -57,11 +66,31 @@ class Snapshot:
     quarantined: frozenset[str]
     runs: str
     is_swept: bool
+    item_letters: dict[str, str]
+    slots: dict[str, str]
+    parked: frozenset[str]
+    places: int
+    is_paused: bool
+    cancelled: frozenset[str]
 
     @classmethod
     def of(cls, reply: Any) -> Snapshot:
         """The snapshot in what LOOK returned."""
-        waiting, held, leases, results, letters, quarantined, runs, is_swept = reply
+        (
+            waiting,
+            held,
+            leases,
+            results,
+            letters,
+            quarantined,
+            runs,
+            is_swept,
+            slots,
+            parked,
+            clients,
+            paused,
+            cancelled,
+        ) = reply
         records = [json.loads(text) for text in results]
         kept = [json.loads(text) for text in letters]
         return cls(
@@ -73,6 +102,12 @@ class Snapshot:
             frozenset(id_of(b64decode(json.loads(one)["raw"])) for one in quarantined),
             repr(sorted((key, sorted(pairs(record))) for key, record in pairs(runs))),
             bool(is_swept),
+            {one["id"]: one["reason"] for one in kept if ":" in one["id"]},
+            {member.decode()[MEMBER:]: " ".join(mark.decode().split(" ")[:2]) for member, mark in pairs(slots)},
+            frozenset(member.decode()[MEMBER:] for member, text in pairs(parked) if text[:1] == b"["),
+            sum(int(value) for name, value in pairs(clients) if name.startswith(b"places:")),
+            bool(paused),
+            frozenset(name.decode() for name in cancelled),
         )
 
     @property

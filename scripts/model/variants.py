@@ -10,13 +10,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from graft.config import keys
-from graft.config.transport import quarantine
+from graft.config import keys, lua
+from graft.config.redis_client import shared
+from graft.config.transport import fetch, quarantine
 from graft.config.transport.channel import Channel
 from graft.config.transport.qos import QoS
 from graft.scripts.model.world import World
 from graft.tasks import guard
-from graft.tasks.delivery import lease, outbox
+from graft.tasks.dead_letters import replay
+from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.delivery import cancellation, lease, outbox
+from graft.tasks.envelope import RUN_ENVELOPE
+from graft.tasks.pools.state import HAS_TO_WAIT, RedisPool
+from graft.tasks.queues import pause
+from graft.tasks.running import work_stealing
+from graft.tasks.running.envelope_run import EnvelopeRun
+from graft.tasks.running.work_stealing import Offer
 
 
 def _record_later(qos: QoS, message: Any, tag: str) -> None:
@@ -58,12 +67,35 @@ def _drop_then_keep(channel: Channel, raw: bytes, queue: str, reason: str, detai
         quarantine.keep(client, "", raw, queue, reason, detail)
 
 
+def _give_away_untold(run: EnvelopeRun, indexes: list[int]) -> bool:
+    return bool(work_stealing.send_children(run.envelope, indexes, RUN_ENVELOPE, run.request))
+
+
+def _give_away_and_keep(offer: Offer) -> None:
+    if offer._share is not None and offer._todo:
+        offer._share(list(offer._todo))
+
+
+def _look_then_begin(pool: RedisPool, member: str, score: float, owner: str = "", tasks: int = 1) -> int:
+    if shared().hlen(pool.keys[1]):
+        return HAS_TO_WAIT
+    shared().hset(pool.keys[1], member, f"0 begun 0 {tasks}")
+    return 0
+
+
+def _remove_then_send(letter: dead_letters.DeadLetter) -> bool:
+    message = replay.message_of(letter)
+    dead_letters.remove(letter)
+    replay.publish(message)
+    return True
+
+
 @dataclass(frozen=True)
 class Variant:
     """One wrong protocol, and the smallest deployment that shows it.
 
     ``lines`` of scripts are left out, or others put ``instead``; ``patches`` replace functions; the clocks of some
-    workers go wrong (``skew``).
+    workers go wrong (``skew``); the caller hears what is stored, and no announcement (``is_deaf``).
     """
 
     what: str
@@ -74,15 +106,26 @@ class Variant:
     instead: tuple[tuple[str, str], ...] = ()
     patches: tuple[tuple[Any, str, Callable[..., Any]], ...] = ()
     skew: Mapping[str, float] = field(default_factory=dict)
+    operations: tuple[str, ...] = ()
+    is_deaf: bool = False
 
     @contextmanager
     def installed(self, world: World) -> Iterator[None]:
-        """Meanwhile the model plays this."""
+        """Meanwhile the model plays this.
+
+        Raises:
+            LookupError: a line stands in no script any more; what is not changed is not found wrong.
+        """
+        scripts = b"".join((*lua.LOADED, fetch.FETCH.encode()))
+        for line in (*self.lines, *(line for line, _ in self.instead)):
+            if line.encode() not in scripts:
+                raise LookupError(f"no script has the line {line!r}: the variant is out of date")
         before = [(where, name, getattr(where, name)) for where, name, _ in self.patches]
         for where, name, value in self.patches:
             setattr(where, name, value)
         world.wire.rewrite = self._rewritten
         world.wrong_clocks = dict(self.skew)
+        world.begins_deaf = self.is_deaf
         world.know_scripts()
         try:
             yield
@@ -91,6 +134,7 @@ class Variant:
                 setattr(where, name, value)
             world.wire.rewrite = lambda text: text
             world.wrong_clocks = {}
+            world.begins_deaf = False
             world.know_scripts()
 
     def _rewritten(self, text: str) -> str:
@@ -133,7 +177,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
         "a result is stored in one step and its message acknowledged in the next", ("fails-first-a",), deaths=1,
         lines=(
             "redis.call('ZREM', index, delivery)",
-            f"if {SETTLED} then push_messages(6, 8) end",
+            f"if {SETTLED} then push_messages(6, 9) end",
         ),
     ),
     "send-then-settle": Variant(
@@ -146,11 +190,39 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     ),
     "settle-whatever-is-held": Variant(
         "whoever ends a run sends what follows, whether or not its message is still its own", ("chained-a",), jumps=1,
-        lines=("if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end",),
+        lines=("if delivery ~= '' and has_gone_back then return -1 end",),
         instead=((f"if {SETTLED} then", "do"),),
     ),
     "drop-then-quarantine": Variant(
         "a message that cannot be read is dropped, and then kept in the quarantine", ("garbled-a",), deaths=1,
         patches=((Channel, "quarantine", _drop_then_keep),),
+    ),
+    "give-away-untold": Variant(
+        "items are given away, and the report does not say to whom", ("items-a",),
+        patches=((EnvelopeRun, "share", _give_away_untold),),
+    ),
+    "give-away-and-keep": Variant(
+        "items are given away, and run here too", ("items-a",), is_deaf=True,
+        patches=((Offer, "share", _give_away_and_keep),),
+    ),
+    "look-then-begin": Variant(
+        "a task looks whether its pool has a free slot, and takes it then", ("pooled-a", "pooled-b"),
+        patches=((RedisPool, "begin", _look_then_begin),),
+    ),
+    "wait-without-message": Variant(
+        "the pool keeps who waits for a slot, and not its message", ("pooled-a", "pooled-b"),
+        lines=("redis.call('HSET', messages, member, message)",),
+    ),
+    "cancel-unread": Variant(
+        "nobody looks at the flag of what is cancelled when it begins", ("plain-a",), operations=("cancel=plain-a",),
+        patches=((cancellation, "of_envelope", lambda *_: cancellation.NOTHING),),
+    ),
+    "remove-then-send": Variant(
+        "a replay takes the letter away, and sends its message then", ("raises-a",), deaths=1, operations=("replay",),
+        patches=((replay, "replay", _remove_then_send),),
+    ),
+    "resume-in-vain": Variant(
+        "a queue that was paused stays so", ("plain-a",), operations=("pause", "resume"),
+        patches=((pause, "resume", lambda queue: None),),
     ),
 }  # fmt: skip

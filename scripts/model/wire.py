@@ -24,7 +24,8 @@ PRELUDE: Final = (
 HANDSHAKE: Final = frozenset({b"HELLO", b"AUTH", b"CLIENT", b"SELECT", b"PING", b"READONLY", b"SCRIPT", b"INFO"})
 # What others can notice. Statistics, bodies and records of single runs are between one process and the reader later.
 NOTICED: Final = (b"default", b"graft:unacked", b"graft:run:", b"celery-task-meta-", b"graft:dead-letters",
-                  b"graft:cancel", b"graft:paused", b"graft:quarantine")  # fmt: skip
+                  b"graft:cancel", b"graft:paused", b"graft:quarantine", b"graft:pool:")  # fmt: skip
+FIGURES: Final = b"graft:figures"  # Statistics, which have the times of this machine.
 
 Command = list[bytes]
 
@@ -78,6 +79,7 @@ class Wire:
         self.pause = pause
         self.hear = hear
         self.rewrite: Callable[[str], str] = lambda text: text  # Of scripts, for a variant that is known to be wrong.
+        self.announce: Callable[[bytes], None] = lambda record: None  # Called with what is published.
         self.is_direct = True  # Nobody is stopped: the model itself asks.
         self._names: dict[bytes, bytes] = {}  # Redis's name for a script as it runs here, by its own.
         self._texts: dict[bytes, bytes] = {}
@@ -119,6 +121,13 @@ class Wire:
         self._names[name] = reply if isinstance(reply, bytes) else reply.encode()
         return name
 
+    def note(self, command: Command, reply: object) -> None:
+        """*command* was answered with *reply*. Statistics tell nobody what to do next."""
+        if not any(word.startswith(FIGURES) for word in command[1:]):
+            self.hear(reply)
+        if command[0].upper() == b"PUBLISH":
+            self.announce(command[2])
+
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Meanwhile every connection of redis-py goes this way."""
@@ -154,7 +163,7 @@ class Wire:
                                 replies.append(wire._load_reply(each, read(connection)))
                             except redis.ResponseError as error:
                                 replies.append(error)
-                            wire.hear(replies[-1])
+                            wire.note(each, replies[-1])
                     finally:
                         connection._model_is_inside = False
                 if not (runs and answers):

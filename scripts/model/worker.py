@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import Empty
 from types import SimpleNamespace
 from typing import Any, Final, Protocol
@@ -20,16 +20,20 @@ from celery.worker.request import Request
 
 from graft.config.deployment import existing
 from graft.scripts.model.actors import INSIDE, Actor, Process, Scheduler
+from graft.scripts.model.helpers import OnDemand, WatchOnDemand
 from graft.tasks import worker_runtime
 from graft.tasks.delivery import cancellation, lease, run_counter
 from graft.tasks.delivery.poison_isolation import _Turnstile
 from graft.tasks.queues import pause
+from graft.tasks.running.cancel_watch import CancelWatch
+from graft.tasks.running.work_stealing import Offer, Sharer
 from graft.workers.bootsteps.lease_renewal import LeaseRenewal
 
 logger = logging.getLogger(__name__)
 
 QUEUE: Final = "default"
 PREFETCH: Final = 1
+HELPED: Final = frozenset({"share", "tell", "look"})  # What threads of a pool process do.
 WAIT: Final = 0.001  # Seconds that a fetch waits for a notice, on the clock of this machine.
 
 
@@ -40,6 +44,9 @@ class Deployment(Protocol):
     scheduler: Scheduler
     now: float
     restarts: Counter[str]
+    cancelled: set[str]
+    replayed: Counter[str]
+    told_of: dict[str, set[str]]
 
     def inside(self, process: Process, func: Callable[[], Any]) -> Any:
         """What *func* returns in *process*, in one go."""
@@ -79,6 +86,8 @@ class Worker:
         self.pool = Process(f"{name}.pool")
         self.at_main: Actor | None = None
         self.at_pool: Actor | None = None
+        self.at_helper: Actor | None = None  # A thread of the pool process.
+        self.offers: list[Offer] = []  # What its envelope has not begun.
         self.reserved: deque[Request] = deque()
         self.running: Request | None = None
         self.ended: deque[tuple[Request, Any]] = deque()  # What the pool process has to say.
@@ -86,12 +95,14 @@ class Worker:
         self.is_stopping = False
         self.is_frozen = False
         self.is_paused = False  # Its queue is, as far as it knows.
+        self.obeys = True  # It looks by itself whether its queue is paused.
         self.renewed_at = world.now
         self.world.inside(self.main, self._boot)
 
     def _boot(self) -> None:
         worker_runtime.enter_worker()
-        cancellation.keep_filter()
+        cancellation.keep_filter().update(self.world.client())  # Before it fetches anything.
+        self.world.told_of.pop(self.name, None)
         clock = lease.keep_clock()
         self.channel, self.consumer = self.world.link(self.name)
         self.consumer.on_message = self._received
@@ -110,6 +121,9 @@ class Worker:
         kept.pop(_Turnstile, None)
         self.pool.parts = kept
         self.pool.parts.update(self.world.clients())
+        self.offers = []
+        self.pool.parts[Sharer] = OnDemand(self.world.scheduler, self.offers)
+        self.pool.parts[CancelWatch] = WatchOnDemand()
 
     @property
     def processes(self) -> tuple[Process, Process]:
@@ -140,13 +154,36 @@ class Worker:
             found.append("fetch")
         if (self.held or channel.pending_acks) and self.renewed_at != self.world.now:
             found.append("renew")
+        if self.is_behind():
+            found.append("obey")
         if self.world.has_expired(self.name) and not self.world.look().is_swept:
             found.append("sweep")
         return found
 
+    def is_behind(self) -> bool:
+        """Whether it has yet to learn of a pause, its end, or a cancelled task. Others are told by chance alone."""
+        now = self.world.look()
+        return self.obeys and (now.is_paused != self.is_paused or not self.knows_all_cancelled(now.cancelled))
+
+    def knows_all_cancelled(self, names: Iterable[str]) -> bool:
+        known = self.main.parts[cancellation.SharedFilter]
+        return all(name in known for name in names)
+
+    def help_operations(self) -> list[str]:
+        """What a helper thread of the pool process may begin now."""
+        if self.is_dead or self.is_stopping or self.at_helper is not None or self.at_pool is None or self.main.is_cut:
+            return []
+        found = []
+        if any(offer._todo for offer in self.offers) and not self.world.look().queue:
+            found.append("share")
+        return found
+
     def begin(self, operation: str) -> None:
-        """Have the main process begin *operation*."""
+        """Have the main process begin *operation*, or a helper thread of the pool process."""
         func = getattr(self, f"_{operation}")
+        if operation in HELPED:
+            self.at_helper = self.world.begin(Actor(self.pool, f"{self.name}.helper", func))
+            return
         self.at_main = self.world.begin(Actor(self.main, f"{self.name}.main", func))
 
     def _fetch(self) -> None:
@@ -205,8 +242,29 @@ class Worker:
         self.main.is_dead = True
 
     def _obey(self) -> None:
-        """Look whether the queue is paused (workers/bootsteps/queue_pause.py)."""
+        """Look whether the queue is paused, and what is cancelled (queue_pause.py, cancel_filter.py)."""
         self.is_paused = QUEUE in pause.paused(self.world.client())
+        known = [task_id for task_id in self.world.cancelled if task_id not in self.world.replayed]
+        cancellation.keep_filter().update(self.world.client())
+        inside = self.running.id if self.running is not None else ""
+        self.world.told_of.setdefault(self.name, set()).update(name for name in known if name != inside)
+
+    # ---- helper threads of the pool process --------------------------------------------------------------------------
+
+    def _share(self) -> None:
+        """Give away what the envelope that runs has not begun."""
+        for offer in tuple(self.offers):
+            offer.share()
+
+    def _tell(self) -> None:
+        """Publish what has ended of the envelope that runs."""
+        for offer in tuple(self.offers):
+            offer.tell()
+
+    def _look(self) -> None:
+        """Look whether what runs is cancelled."""
+        watch = self.pool.parts[CancelWatch]
+        watch.look(self.world.client())
 
     # ---- the pool process --------------------------------------------------------------------------------------------
 
@@ -245,6 +303,9 @@ class Worker:
         has_begun = INSIDE in actor.steps or actor.next == INSIDE
         self.world.died(self.name, request.id, has_begun=has_begun, is_told=is_told)
         self.world.scheduler.kill(actor)
+        if self.at_helper is not None:
+            self.world.scheduler.kill(self.at_helper)
+            self.at_helper = None
 
     def die(self) -> None:
         """The whole worker dies."""
@@ -266,6 +327,10 @@ class Worker:
                 self.begin("leave")
                 self.settle_steps()
                 return
+        if self.at_helper is not None and self.at_helper.is_over:
+            error, self.at_helper = self.at_helper.error, None
+            if error is not None and not isinstance(error, redis.RedisError | OSError):
+                raise error
         if self.at_pool is not None and self.at_pool.is_over:
             error, self.at_pool, self.running = self.at_pool.error, None, None
             if error is not None:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
 import redis
@@ -24,21 +25,26 @@ from graft.config.deployment import settings
 from graft.config.transport import fetch, qos
 from graft.scripts.model import items
 from graft.scripts.model.actors import INSIDE, Actor, Fate, Process, Scheduler
+from graft.scripts.model.batches import Batch, Batches, Caller
+from graft.scripts.model.helpers import LOCKED
 from graft.scripts.model.people import People
 from graft.scripts.model.snapshot import LOOK, Snapshot
 from graft.scripts.model.wire import CLOCK, Wire
 from graft.scripts.model.worker import QUEUE, Worker
 from graft.tasks import worker_runtime
+from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.messages.message_format import lists
+from graft.tasks.pools import due_messages, state
 from graft.tasks.results import celery_backend
-from graft.tasks.sending import amqp
+from graft.tasks.running import envelope_task, work_stealing
+from graft.tasks.sending import amqp, batch_sender
 from graft.workers import async_tasks, outbox_patch, result_patch
 
 T = TypeVar("T")
 
 TRIES: Final = 2  # How often a command is tried again.
 EPOCH: Final = 1_700_000_000.0
-STOPS: Final = (INSIDE, "pause")  # Where an actor stands that waits, rather than before a command.
+STOPS: Final = (INSIDE, "pause", LOCKED)  # Where an actor stands that waits, rather than before a command.
 # Every key's expiry, that much nearer.
 AGE: Final = """
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -52,7 +58,7 @@ class Broken(AssertionError):
     """A guarantee does not hold."""
 
 
-class World(People):
+class World(Batches, People):
     """One deployment and its history. Make one for a process, and ``reset`` it."""
 
     def __init__(self, app: Any) -> None:
@@ -60,6 +66,8 @@ class World(People):
         self.scheduler = Scheduler()
         self.scheduler.on_step = self._note
         self.wire = Wire(self.scheduler.pause, self.scheduler.hear)
+        self.wire.announce = self._announce
+        self._announced: list[bytes] = []  # Records that were published and nobody has heard.
         self.scheduler.on_switch = self._switched
         self.redis: Any = redis.Redis.from_url(settings().broker_url)
         # As patient as a worker's, whose commands are tried again for two minutes (redis_client.be_patient).
@@ -71,6 +79,7 @@ class World(People):
         self.now = EPOCH
         self.elapsed = 0.0  # On the clocks of machines that go on evenly, whatever Redis's clock does.
         self.wrong_clocks: dict[str, float] = {}  # The skew that each history begins with.
+        self.begins_deaf = False  # So is the caller, then.
         self._made: list[Worker] = []
         self.tick = (
             0.0  # By how much local clocks go on between two looks at one. With none, histories can be compared.
@@ -79,6 +88,7 @@ class World(People):
         self.skew: dict[str, float] = {}  # By worker: how far its own clock is ahead.
         self._kept_clock = time.time
         items.define(app, self)
+        assert envelope_task.run_envelope  # Registered with the app.
         result_patch.install()
         outbox_patch.install()
         async_tasks.prepare(app)
@@ -109,6 +119,13 @@ class World(People):
             (celery_backend, "task_join_will_block", lambda: True),  # As in a pool process: nobody listens.
             (amqp, "_is_declared", lambda queue, producer: True),  # As in all but the first sending.
             (worker_runtime, "pause", lambda seconds: self.scheduler.stop("pause")),
+            (time, "perf_counter", lambda: self.elapsed),
+            (dead_letters, "redis_clock", SimpleNamespace(now=self._next_burial)),
+            (work_stealing, "sibling_of", self._sibling_of),
+            (work_stealing, "slots", lambda queue: 2),
+            (batch_sender, "slots", lambda queue, client: 2),
+            (due_messages, "table", lambda: SimpleNamespace(batch=QUEUE)),
+            (state, "uuid4", lambda: SimpleNamespace(hex="f" * 32)),
         ]
         before = [(where, name, getattr(where, name)) for where, name, _ in patches]
         for where, name, value in patches:
@@ -140,16 +157,29 @@ class World(People):
         self.doubled = Counter[str]()  # Messages that the network delivered once more.
         self.arrived = Counter[str]()  # Messages of tasks that follow others, by how often one came.
         self.cancelled = set()
+        self.told_of: dict[
+            str, set[str]
+        ] = {}  # By worker: the tasks that it knows to be cancelled, and that do not run.
+        self.wrong = ""  # What somebody has seen that must not be.
         self.log = []
         self.workers: dict[str, Worker] = {}
         self.caller = self.operator = None
+        self.batches: dict[str, Batch] = {}
+        self.at_caller, self.callers_made = Caller(), 0
+        self.at_caller.is_deaf = self.begins_deaf
+        self.inside_of: dict[str, list[str]] = {}  # By worker: the code of which task or item it is in.
+        self._announced.clear()
+        self._burials = 0
         self._set_clock()
         self.redis.execute_command("ZADD", keys.QUEUES, 0, QUEUE)
         for number in range(workers):
             self.add_worker(f"w{number + 1}")
 
     def close(self) -> None:
-        """Let go of every worker."""
+        """Let go of every worker, and of what people are about."""
+        for actor in (self.caller, self.operator):
+            if actor is not None:
+                self.scheduler.kill(actor)
         for worker in self._made:
             self._close(worker)
         self._made.clear()
@@ -162,7 +192,7 @@ class World(People):
         return worker
 
     def _close(self, worker: Worker) -> None:
-        for actor in (worker.at_pool, worker.at_main):
+        for actor in (worker.at_helper, worker.at_pool, worker.at_main):
             if actor is not None:
                 self.scheduler.kill(actor)
 
@@ -261,6 +291,9 @@ class World(People):
 
     def note_begin(self, task_id: str) -> int:
         self.begun[task_id] += 1
+        if task_id in self.told_of.get(self._here().partition(".")[0], ()):
+            self.wrong = f"{task_id} begins where it was known to be cancelled"
+        self.inside_of.setdefault(self._here().partition(".")[0], []).append(task_id)
         self.log.append(f"{self._here()} begins {task_id}, run {self.begun[task_id]}")
         return self.begun[task_id]
 
@@ -269,6 +302,7 @@ class World(People):
 
     def note_end(self, task_id: str) -> None:
         self.finished[task_id] += 1
+        self.inside_of[self._here().partition(".")[0]].remove(task_id)
 
     def _here(self) -> str:
         actor = self.scheduler.current
@@ -280,15 +314,35 @@ class World(People):
 
     def died(self, name: str, task_id: str, *, has_begun: bool, is_told: bool) -> None:
         """A process of worker *name* ends while it runs a task; if its code *has_begun*, that is a death of its own."""
+        inside = self.inside_of.pop(name, [])
         if has_begun and not is_told:
             self.deaths[task_id] += 1
+            self.deaths.update(item for item in inside if item != task_id)
         self.log.append(f"{name}: the process of {task_id} ends")
 
     def let_go(self, name: str) -> None:
         self.log.append(f"{name} dies")
 
+    def _announce(self, record: bytes) -> None:
+        self._announced.append(record)
+
+    def _next_burial(self) -> float:
+        """No two letters are of the same moment: a run lies between them, which takes no time here."""
+        self._burials += 1
+        return self.now + 1e-6 * self._burials
+
+    def _sibling_of(self, envelope_id: str) -> str:
+        """The id of an envelope that a worker makes of *envelope_id*."""
+        made = f"{envelope_id[:24]}f{len(self.batches):011x}"
+        self.adopted(envelope_id, made)
+        return made
+
     def settle_steps(self) -> None:
-        """Take note of the actors that have come to their end."""
+        """Take note of the actors that have come to their end, and have the caller hear what there is to hear."""
+        while self._announced:
+            self.announced(self._announced.pop(0))
+        if self.batches:
+            self.listen()
         for worker in self.workers.values():
             worker.settle_steps()
         for name in ("caller", "operator"):

@@ -168,6 +168,11 @@ class Runs:
         """Note that this run's process goes on, though its message goes back: no death."""
         pardon([(*self.name, self.delivery)], self.client)
 
+    @property
+    def keys(self) -> tuple[str, str]:
+        """The keys of the record."""
+        return self.key, self.done_key
+
     def close(self) -> None:
         """Drop the record."""
         with self.client.pipeline(transaction=False) as pipe:
@@ -176,7 +181,7 @@ class Runs:
 
     def forget(self, pipe: Any, *others: str) -> None:
         """Drop the record, and *others*, on the caller's pipeline."""
-        pipe.delete(self.key, self.done_key, *others)
+        pipe.delete(*self.keys, *others)
 
 
 def delivery_of(request: Any) -> str:

@@ -63,10 +63,13 @@ class Slot:
         """The envelope goes back to its queue and keeps its slot."""
         self.pool.step_back(self.member, self.number)
 
-    def finish_on(self, pipe: Any, report: Report, seconds: dict[int, float], *, is_cut_short: bool) -> Report:
+    def finish_on(
+        self, pipe: Any, report: Report, seconds: dict[int, float], *, is_cut_short: bool, delivery: str
+    ) -> Report:  # fmt: skip
         """Give the slot back, on the caller's pipeline, and leave what came of the items in the pool's stream.
 
         Returns what to announce: *report*, or where its outcomes go elsewhere the number of those that failed.
+        Nothing is given back where the message of *delivery* went back to its queue: another run has the slot by now.
         *is_cut_short*: items were cancelled. Those that a shutdown has dropped leave no result.
         """
         ref, outcomes = self.ref, _outcomes(report)
@@ -81,7 +84,7 @@ class Slot:
         failed = 0 if self.number == MUST_NOT else failed
         took = [report.busy] if ref.is_unit and seconds else [seconds[at] for at, *_ in outcomes if at in seconds]
         self._finish = self.pool.finish_on(
-            pipe, self.member, ref.client, total, tasks, failed, report.busy, took, pieces
+            pipe, self.member, ref.client, total, tasks, failed, report.busy, took, pieces, delivery=delivery
         )
         if ref.to == "caller":
             return report

@@ -179,14 +179,16 @@ function operations.withdraw()
 end
 
 -- An envelope has outcomes for all its items, or never will: its slot is free, and so are the places of its tasks. They
--- are counted as *total*, completed or abandoned, and in *took* by how long they took, "bucket:count" each. What follows
+-- are counted as *total*, completed or abandoned, and in *took* by how long they took, "bucket:count" each. *returned* is the mark
+-- that the message of the run went back: another run has the slot then, and ends it. What follows
 -- the arguments named here are results for the stream.
 -- Returns the messages to publish now.
 function operations.finish()
-  local member, client, total, tasks, failed, seconds, took, ttl =
-    ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+  local member, client, total, tasks, failed, seconds, took, ttl, returned =
+    ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 
   if not is_mine then return {} end
+  if returned ~= '' and redis.call('EXISTS', returned) == 1 then return {} end
   local had_slot = redis.call('HDEL', slots, member) == 1
   redis.call('ZREM', waiting, member)
   redis.call('HDEL', messages, member)
@@ -196,8 +198,8 @@ function operations.finish()
   if failed ~= '0' then redis.call('HINCRBY', meta, 'failed', failed) end
   redis.call('HINCRBYFLOAT', meta, 'busy', seconds)
   for bucket, count in string.gmatch(took, '(%d+):(%d+)') do redis.call('HINCRBY', meta, 'took:' .. bucket, count) end
-  if #ARGV > 10 then
-    redis.call('RPUSH', results, unpack(ARGV, 11))
+  if #ARGV > 11 then
+    redis.call('RPUSH', results, unpack(ARGV, 12))
     redis.call('EXPIRE', results, ttl)
   end
   return assign()

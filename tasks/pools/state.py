@@ -206,7 +206,7 @@ class RedisPool:
         return self._finish("", client, "abandoned", tasks, 0, 0, "")
 
     def _finish(self, *arguments: Any) -> Sequence[bytes]:
-        due: Sequence[bytes] = self._run("finish", *arguments, _kept())
+        due: Sequence[bytes] = self._run("finish", *arguments, _kept(), "")
         return due
 
     def finish_on(
@@ -220,16 +220,21 @@ class RedisPool:
         seconds: float,
         took: Sequence[float],
         results: Sequence[bytes],
+        *,
+        delivery: str = "",
     ) -> Callable[[], Sequence[bytes]]:
         """The same as :meth:`finish`, first on the caller's pipeline; *results* go into the stream.
 
-        *took* are the seconds of each task that ran.
+        Nothing is done where the message of *delivery* went back. *took* are the seconds of each task that ran.
 
         Executing it raises NoScriptError where Redis was replaced since the slot was taken: what is returned is to be
         called then. redis-py (8.1) would rule that out by a round trip before each execution.
         """
         known = durations.packed(took)
-        arguments: list[Any] = [member, client, total, tasks, failed, f"{seconds:.6f}", known, _kept(), *results]
+        returned = delivery and keys.RETURNED + delivery
+        arguments: list[Any] = [
+            member, client, total, tasks, failed, f"{seconds:.6f}", known, _kept(), returned, *results
+        ]  # fmt: skip
         pipe.evalsha(SCRIPT.sha, len(self.keys), *self.keys, "finish", self.generation, *arguments)
         return functools.partial(self._run, "finish", *arguments)
 

@@ -12,15 +12,17 @@ from typing import Any, Final
 
 from celery import states
 
-from graft.config import keys
+from graft.config import keys, lua
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
 from graft.tasks import codec
+from graft.tasks.delivery import lease
 from graft.tasks.envelope import Outcome, Report
 from graft.tasks.errors import EnvelopeError
 from graft.tasks.results.backend import results_backend
 
 OUTCOME: Final = keys.OUTCOME
+CONCLUDE: Final = lua.text(__file__, "conclude_report")
 STORED: Final = "stored:"
 LABEL: Final = 60
 
@@ -90,34 +92,36 @@ def reference_text(envelope_id: str, report: Report) -> str:
     return str(StoredReport(envelope_id, int(failed), report.retries, report.busy, report.elapsed))
 
 
-def publish(pipe: Any, request: Any, text: str) -> None:
-    """Store and publish *text* as the result of *request*, on the caller's pipeline, in Celery's place and words.
+def conclude(pipe: Any, request: Any, text: str, records: Sequence[str]) -> None:
+    """Store and publish *text* as the result of *request*, in Celery's place and words, and end what it leaves behind.
+
+    On the caller's pipeline, in one step: its message is acknowledged, and the *records* of its runs go. Nothing of
+    this is done where the message went back meanwhile: it is another run's.
 
     Celery would look for an earlier result first, and write this one in a transaction: two round trips of their own.
     """
-    if request.ignore_result:
-        return
-    backend = results_backend()
-    meta = backend._get_result_meta(result=text, state=states.SUCCESS, traceback=None, request=request)
-    record = backend.encode({**meta, "task_id": request.id})
+    backend, tag = results_backend(), (request.properties or {}).get("delivery_tag") or ""
     key = backend.get_key_for_task(request.id)
-    pipe.set(key, record, ex=backend.expires)
-    pipe.publish(key, record)
+    record = ""
+    if not request.ignore_result:
+        meta = backend._get_result_meta(result=text, state=states.SUCCESS, traceback=None, request=request)
+        record = backend.encode({**meta, "task_id": request.id})
+    names = [keys.RETURNED + tag, key, keys.UNACKED, keys.UNACKED_INDEX, *records]
+    settles = bool(tag) and _ends_with_its_result(request)
+    # By its text: no round trip tells beforehand whether Redis knows the script, and it has come by the end of a run.
+    pipe.eval(CONCLUDE, len(names), *names, lease.fence_of(request), record, int(backend.expires or 0),
+              int(settles))  # fmt: skip
     request.ignore_result = True  # It is stored.
 
 
-def acknowledge(pipe: Any, request: Any) -> None:
-    """Acknowledge the message of *request*, on the caller's pipeline, behind its result.
+def _ends_with_its_result(request: Any) -> bool:
+    """Whether nothing is left to be done once the result of *request* is stored.
 
     Not where Celery does more before it acknowledges, such as counting a chord's parts, nor where the broker is
     another server than the one that results go to.
     """
-    if request.chord or request.callbacks or request.chain or settings().backend_url != settings().broker_url:
-        return
-    tag = (request.properties or {}).get("delivery_tag")
-    if tag:
-        pipe.hdel(keys.UNACKED, tag)
-        pipe.zrem(keys.UNACKED_INDEX, tag)
+    is_elsewhere = settings().backend_url != settings().broker_url
+    return not (request.chord or request.callbacks or request.chain or is_elsewhere)
 
 
 def open_report(text: str, envelope_id: str, *, is_kept: bool = False) -> Report:

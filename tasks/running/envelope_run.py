@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis
-from celery.exceptions import Reject
+from celery.exceptions import Reject, Retry
 
 from graft.config.deployment import settings
 from graft.config.redis_client import server_time
@@ -30,7 +31,7 @@ from graft.tasks.policy import FailedRun
 from graft.tasks.queues import unique
 from graft.tasks.results import attempts, early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
-from graft.tasks.results.result_store import LabelledText, acknowledge, label, publish, reference_text, result_text
+from graft.tasks.results.result_store import LabelledText, conclude, label, reference_text, result_text
 from graft.tasks.running import work_stealing
 from graft.tasks.running.failure_causes import by_cause
 from graft.tasks.running.item_limits import ItemLimits
@@ -115,6 +116,7 @@ class EnvelopeRun:
             Ignore: its worker pool has no slot for it now, and sends it when it has; or another worker has it.
         """
         lease.refuse_if_lost(task.request)  # It may have waited here for longer than its lease held.
+        lease.hold(task.request, task.acks_late)
         envelope = Envelope.open(payloads.fetch(wire, task.request.id), task.request.id)
         slot = _slot(envelope, wire, task.request.hostname)
         func = _refused
@@ -241,6 +243,9 @@ class EnvelopeRun:
 
     def finished(self, index: int, value: Any, error: BaseException | None) -> None:
         position = self.envelope.positions[index]
+        if error is not None and self.envelope.policy.next_wait(self.run_of(index), error, 0.0) is not None:
+            self.record.postponed(position)  # It runs again, and has no outcome yet.
+            return
         frame = error_frame(error, skip_frames=2) if error else value_frame(value, position, settings().item_limit)
         self.frames[position] = frame
         if error:
@@ -270,12 +275,10 @@ class EnvelopeRun:
                 pipe, envelope.id, report, is_stored=envelope.stores_report
             )  # fmt: skip
             unique.end_on(pipe, self.request)  # First: whoever has the outcome finds the key free.
-            publish(pipe, self.request, text)
+            conclude(pipe, self.request, text, (*self.record.keys, payloads.BODY + envelope.id))
             first = next(iter({**self.recorded_errors, **outcomes.errors}.values()), None)
             text = LabelledText(text, label(report, first))
             self.note_attempt(pipe, outcomes, label(report, None), first)
-            acknowledge(pipe, self.request)
-            self.record.forget(pipe, payloads.BODY + envelope.id)
             items = len(outcomes.values) + len(outcomes.errors)
             function_stats.add(pipe, envelope.function.name, items, outcomes.busy, len(outcomes.errors))
             if self.slot is None:
@@ -294,7 +297,8 @@ class EnvelopeRun:
         positions = self.envelope.positions
         seconds = {positions[index]: each for index, each in outcomes.seconds.items()}
         is_cut_short = any(isinstance(error, CancelledBatchError) for error in outcomes.errors.values())
-        return slot.finish_on(pipe, report, seconds, is_cut_short=is_cut_short)
+        fence = lease.fence_of(self.request)
+        return slot.finish_on(pipe, report, seconds, is_cut_short=is_cut_short, delivery=fence)
 
     def _since(self, outcomes: RunOutcomes) -> float:
         """When the first run began, by Redis's clock."""
@@ -318,22 +322,29 @@ class EnvelopeRun:
             postponed=self._times_postponed(after),
             spent=self.cost(outcomes) if after.postponed or any(envelope.spent) else envelope.spent,
         )
-        with self.record.client.pipeline(transaction=False) as pipe:
+        try:
+            self.task.raise_retry(
+                args=(payloads.store(rest.id, rest.sealed()),),
+                argsrepr=f"({envelope.function.name}, {len(rest.items)} items from {rest.positions[0]})",
+                countdown=countdown,
+                exc=next(iter(outcomes.errors.values()), None),
+            )
+        except Retry:  # It is sent, and this run over; until here its record counts with those after it.
+            self._note_sent_back(outcomes, after, len(rest.items))
+            raise
+
+    def _note_sent_back(self, outcomes: RunOutcomes, after: AfterRun, again: int) -> None:
+        envelope = self.envelope
+        with suppress(redis.RedisError), self.record.client.pipeline(transaction=False) as pipe:
             self.record.forget(pipe)
             items = len(outcomes.values) + after.failed
             function_stats.add(pipe, envelope.function.name, items, outcomes.busy, after.failed, after.retried)
-            told = f"{after.failed} of {len(envelope.items)} items failed, {len(rest.items)} run again"
+            told = f"{after.failed} of {len(envelope.items)} items failed, {again} run again"
             if after.postponed:
                 told += f", {len(after.postponed)} of them wait for a limit"
             if items or outcomes.left:
                 self.note_attempt(pipe, outcomes, told, next(iter(outcomes.errors.values()), None))
             pipe.execute()
-        self.task.raise_retry(
-            args=(payloads.store(rest.id, rest.sealed()),),
-            argsrepr=f"({envelope.function.name}, {len(rest.items)} items from {rest.positions[0]})",
-            countdown=countdown,
-            exc=next(iter(outcomes.errors.values()), None),
-        )
 
     def _times_postponed(self, after: AfterRun) -> dict[int, int]:
         """How often each item that is sent back was sent back without having run."""
@@ -407,7 +418,7 @@ class EnvelopeRun:
         """Keep the items at *indexes* as a dead letter, under the envelope's id or, for some of its items, *suffix*."""
         envelope = self.envelope
         own = envelope.id.partition(":")[0] if suffix else envelope.id  # What is replayed may have a suffix already.
-        dead_letters.bury(
+        is_kept = dead_letters.bury(
             dead_letters.DeadLetter.make(
                 id=own + suffix,
                 task=RUN_ENVELOPE,
@@ -420,8 +431,12 @@ class EnvelopeRun:
                 items=len(indexes),
                 envelope=replace(self.part(indexes), id=own, carried={}, postponed={}, spent=(0.0, 0.0)).seal(),
                 unique=unique.header_of(self.request),
-            )
+            ),
+            delivery=lease.fence_of(self.request),
         )
+        if not is_kept:
+            lease.warn_of_loss(self.request.id)
+            raise lease.LeaseLost("another worker has this envelope")
 
     def part(self, indexes: Sequence[int]) -> Envelope:
         """The envelope with the items at *indexes* only."""

@@ -16,6 +16,7 @@ from graft.tasks import guard
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
 from graft.tasks.dead_letters import store as dead_letters
+from graft.tasks.delivery import lease
 from graft.tasks.delivery.run_counter import Runs, delivery_of, is_redelivered
 from graft.tasks.envelope import REDUCE, RUN_ENVELOPE, Envelope, Report, error_frame, value_frame
 from graft.tasks.errors import (
@@ -109,6 +110,7 @@ def reduce_batch(self: EnvelopeTask, parts: list[str], wire: str, *, keeps_error
     With *keeps_errors* the reducer is given the Outcome of each item, whatever became of it.
     """
     envelope = Envelope.open(payloads.fetch(wire, self.request.id), self.request.id)
+    lease.hold(self.request, self.acks_late)
     record = Runs(envelope.id, envelope.retries, delivery=delivery_of(self.request))
     limit = settings().run_limit
     delivery, _ = record.begin(envelope.batch, (0,), is_redelivered=is_redelivered(self.request), run_limit=limit)

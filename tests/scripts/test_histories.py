@@ -70,6 +70,29 @@ def test_the_checker_of_semaphores_decides_as_trying_every_choice_does(intervals
     assert bool(checkers.semaphore(operations, 1, lease=1000)) == (not can_be_explained(intervals, 1))
 
 
+# ---- bounds ---------------------------------------------------------------------------------------------------------
+
+
+def run_of(name, began, ended):
+    return op("run", began, ended, name, on=name)
+
+
+def test_no_more_run_at_once_than_may():
+    one_after_the_other = [run_of("a", 0, 2), run_of("b", 2, 4)]
+    assert not checkers.bound([*one_after_the_other, run_of("c", 1, 3)], 2)
+    assert not checkers.bound([*one_after_the_other, run_of("died", 0, None)], 1)
+    (flaw,) = checkers.bound([*one_after_the_other, run_of("c", 1, 3)], 1)
+    assert flaw == "2 ran at once at 1.000, and 1 may: a, c"
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9)), max_size=12))
+def test_a_bound_is_found_broken_where_counting_at_every_moment_finds_it(spans):
+    runs = [run_of(f"r{number}", began, began + lasts) for number, (began, lasts) in enumerate(spans)]
+    most = max((sum(one.began <= at < one.ended for one in runs) for at in range(30)), default=0)
+    for limit in range(1, len(runs) + 2):
+        assert bool(checkers.bound(runs, limit)) == (most > limit)
+
+
 # ---- rate limits ----------------------------------------------------------------------------------------------------
 
 

@@ -327,6 +327,16 @@ def test_items_given_up_after_their_retries_are_kept_with_the_whole_envelope(wor
     assert "ValueError: 1 is odd" in letter.error
 
 
+def test_an_item_that_fails_after_a_process_died_with_it_has_its_retries_left(workers_survive, tmp_path):
+    """Each item of a run that follows a death is recorded; what its policy runs again has not ended with that."""
+    before = {letter.id for letter in letters()}
+    paths = [str(tmp_path / name) for name in "ab"]
+    policy = graft.RetryPolicy(3, base=0.01, on=OSError)
+    batch = graft.submit(samples.die_then_fail_then_succeed, paths, batch_size=2, retry=policy)
+    assert all(runs == 3 for runs in batch.collect(WAIT))
+    assert {letter.id for letter in letters()} == before
+
+
 # ---- workers and brokers --------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,9 @@ DAY: Final = 86_400.0
 JUMPS: Final = (120.0, -120.0, DAY, -DAY)
 WAITS: Final = 3.0  # Seconds until the tasks are due that are sent after each jump.
 DRIFTS: Final = 60.0  # Seconds: at the end a clock is wrong by more than two leases.
+LONG: Final = (
+    12  # Tasks that outlast a lease; many more would keep due tasks and ticks waiting, whatever the clocks do.
+)
 LATE: Final = 15.0  # A due task or a tick of Beat may be so late on a busy machine, and no later.
 
 
@@ -73,6 +76,9 @@ class ClockJump(Fault):
     @property
     def lasts(self) -> float:
         return 4.0 * self.full_strikes
+
+    def work(self) -> dict[str, Any]:
+        return {**super().work(), "long_share": min(0.1, LONG / self.tasks)}
 
     def prepare(self, stage: Stage) -> None:
         stage.add_beat()

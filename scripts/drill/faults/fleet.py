@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import psutil
 
+from graft.config import keys
 from graft.config.queues import Lane
 from graft.scripts.drill.fault import Fault, FaultResult
 from graft.scripts.drill.ledger import Count
@@ -19,6 +21,28 @@ from graft.scripts.stack.guard import Child
 FULL: Final = (50, 100, 200)
 SMALL: Final = (20, 40)
 WATCHED: Final = 20.0  # Seconds during which idle workers are measured.
+LISTENED: Final = 10.0  # Seconds during which each command is read, of the smallest fleet.
+PURPOSES: Final = (  # What a command is for, by the key that it names first; the first that fits.
+    ((keys.WORKER, keys.WORKERS), "heartbeat"),
+    ((keys.UNACKED_MUTEX,), "sweep"),
+    ((keys.UNACKED_INDEX, "unacked_index"), "leases"),
+    ((keys.UNACKED, "graft:taken"), "fetching"),
+    ((keys.PAUSED,), "pauses"),
+    ((keys.CANCELLED, keys.CANCEL), "cancelled work"),
+    ((keys.DUE,), "due messages"),
+    (("/", "_kombu", "celery"), "events and control"),
+    (("graft:",), "upkeep"),
+)
+
+
+def purpose_of(command: str) -> str:
+    """What *command*, as MONITOR shows it, is for. Whatever names no key of ours fetches from queues."""
+    words = command.split(" ")
+    at = {"EVAL": 3, "EVALSHA": 3, "OBJECT": 2}.get(words[0].upper(), 1)
+    key = words[at] if len(words) > at else ""
+    if words[0].upper() in ("PING", "CLIENT", "HELLO", "INFO", "TIME"):
+        return "connections"
+    return next((purpose for starts, purpose in PURPOSES if key.startswith(starts)), "fetching")
 
 
 @dataclass(frozen=True)
@@ -72,6 +96,18 @@ class FleetStage(Stage):
         found = self.waits("pinged")[before:]
         return found[0] if found else None
 
+    def listen(self, workers: int) -> str:
+        """What the commands of *workers* that are idle are for, of each a second; scripts count as one command."""
+        found: Counter[str] = Counter()
+        with self.connect() as client, client.monitor() as heard:
+            until = time.monotonic() + LISTENED
+            while time.monotonic() < until:
+                one = heard.next_command()
+                if one["client_type"] != "lua":
+                    found[purpose_of(one["command"])] += 1
+        told = (f"{purpose} {count / LISTENED / workers:.2f}" for purpose, count in found.most_common())
+        return f"commands/s of each worker: {', '.join(told)}"
+
     def read(self) -> Reading:
         """What has been used until now."""
         with self.connect() as client:
@@ -121,6 +157,8 @@ class Fleet(Fault):
             before = stage.read()
             time.sleep(WATCHED)
             self.seen.append(stage.read().since(before, size))
+            if size == self.sizes[0]:
+                self.seen.append(stage.listen(size + 1))
             self._ping(stage, size + 1)
 
     def _ping(self, stage: FleetStage, size: int) -> None:

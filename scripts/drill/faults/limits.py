@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from graft.scripts.drill import checkers, history
 from graft.scripts.drill.fault import Fault, FaultResult
@@ -12,6 +12,8 @@ from graft.scripts.drill.faults.processes import PoolProcessKills
 from graft.scripts.drill.ledger import Count
 from graft.scripts.drill.limited import BURST, LEASE, PERIOD, PERMITS, RATE, SEMAPHORE
 from graft.scripts.drill.stage import Kind, Stage
+
+POOL_WORKERS: Final = 2
 
 
 class SharedLimits(PoolProcessKills):
@@ -39,6 +41,29 @@ class SharedLimits(PoolProcessKills):
 
     def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
         return super().passes(stage, count, result) and not self.flaws
+
+
+class PoolBound(PoolProcessKills):
+    """Tasks run in a worker pool of two, on four processes of which one is killed every two seconds."""
+
+    name = "pool-bound"
+    limit = "never more at once than the pool has workers, every task answered once, doubled at most one a kill"
+    kinds: ClassVar[tuple[Kind, ...]] = ("ours",)  # Celery has no such pool.
+    load: ClassVar[dict[str, Any]] = {"long_share": 0, "seconds": 0.1}
+
+    @property
+    def tasks(self) -> int:
+        return max(60, round(2000 * self.scale))
+
+    def work(self) -> dict[str, Any]:
+        return {"pooled": self.tasks, "workers": POOL_WORKERS, "seconds": 0.1}
+
+    def finally_(self, stage: Stage) -> None:
+        self.flaws = checkers.bound(history.of_ledger(stage.ledger), POOL_WORKERS)
+        self.seen += self.flaws
+
+    def passes(self, stage: Stage, count: Count, result: FaultResult) -> bool:
+        return super().passes(stage, count, result) and result.doubled <= self.strikes and not self.flaws
 
 
 class InOrder(Fault):

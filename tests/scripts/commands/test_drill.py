@@ -18,6 +18,7 @@ from graft.scripts.commands.drill import chosen, command, lines_of, markdown_of
 from graft.scripts.drill import stage
 from graft.scripts.drill.catalogue import FAULTS
 from graft.scripts.drill.faults.batches import CallerKill, FeederKill
+from graft.scripts.drill.faults.clocks import ClockDrift, ClockJump
 from graft.scripts.drill.faults.fleet import Fleet
 from graft.scripts.drill.faults.hosts import Partition
 from graft.scripts.drill.faults.limits import SharedLimits
@@ -68,6 +69,16 @@ def test_growth_is_told_from_noise():
     assert not grows(times, [100.0 + second % 7 for second in times])
     assert not grows(times, [1000.0 - second for second in times])
     assert not grows([1.0, 2.0], [1.0, 100.0])
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.02, 0.05, 0.2, 1.0])
+@pytest.mark.parametrize("fault", [ClockJump, ClockDrift])
+def test_where_a_fault_is_judged_by_what_comes_late_its_load_leaves_workers_free(fault, scale):
+    """Else due tasks and ticks wait behind long tasks, and the clocks are blamed."""
+    made = fault(scale)
+    work = made.work()
+    assert made.busy / (work["count"] / work["rate"]) < 0.8  # Of all the time that its workers have.
+    assert work["long_share"] * work["count"] >= 5  # Some outlast a lease.
 
 
 @pytest.mark.parametrize("scale", [0.001, 0.05, 1.0])

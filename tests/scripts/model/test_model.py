@@ -45,11 +45,15 @@ def test_the_model_finds_a_protocol_that_is_known_to_be_wrong(redis_stack, name)
 
 @pytest.mark.redis
 @pytest.mark.parametrize(
-    ("messages", "deaths", "jumps"),
-    [("fails-first-a", "1", "0"), ("plain-a,raises-b", "0", "0"), ("chained-a", "1", "0")],
-)
-def test_every_order_of_a_small_deployment_keeps_the_guarantees(redis_stack, messages, deaths, jumps):
-    done = model("explore", "--messages", messages, "--deaths", deaths, "--jumps", jumps, "--seconds", "150")
+    ("messages", "deaths", "operator"),
+    [
+        ("fails-first-a", "1", ""), ("plain-a,raises-b", "0", ""), ("chained-a", "1", ""), ("items-a", "0", ""),
+        ("pooled-a", "0", ""), ("plain-a", "0", "pause,resume"), ("plain-a", "0", "cancel=plain-a"),
+    ],
+)  # fmt: skip
+def test_every_order_of_a_small_deployment_keeps_the_guarantees(redis_stack, messages, deaths, operator):
+    options = ["--messages", messages, "--deaths", deaths, "--operator", operator, "--seconds", "150"]
+    done = model("explore", *options, "--jumps", "0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all states" in done.stdout
 

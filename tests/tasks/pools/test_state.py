@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from graft.config import keys
 from graft.tasks.ids import new_id
 from graft.tasks.pools.state import HAS_TO_WAIT, MUST_NOT, Limits, RedisPool, Waiting
 
@@ -141,3 +142,25 @@ def test_what_was_killed_has_failed_and_is_counted_once(make):
     pool.finish("a", "me", 3, 0, 0.1)  # A report that came too late.
     status = pool.status()
     assert (status.completed, status.failed, status.abandoned, status.running) == (4, 3, 1, 1)
+
+
+@pytest.mark.acl_role("worker")
+def test_a_run_whose_message_went_back_gives_no_slot_back(make, redis):
+    pool = make(workers=1)
+    pool.enter("running")
+    pool.reserve("me", 1, ready=1)
+    assert pool.begin("one", 0.0) == 0
+    late, present = new_id(), new_id()
+    redis.set(keys.RETURNED + late, 1, ex=60)
+
+    def end(delivery):
+        with redis.pipeline(transaction=False) as pipe:
+            pool.finish_on(pipe, "one", "me", "completed", 1, 0, 0.1, [0.1], [b"result"], delivery=delivery)
+            pipe.execute()
+
+    end(late)  # Another run is in the slot.
+    assert pool.begin("two", 0.0) == HAS_TO_WAIT
+    assert (pool.status().completed, redis.llen(pool.results_key)) == (0, 0)
+    end(present)
+    assert pool.begin("two", 0.0) == 0
+    assert (pool.status().completed, redis.llen(pool.results_key)) == (1, 1)
