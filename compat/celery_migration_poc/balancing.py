@@ -13,7 +13,7 @@ from graft.config.deployment import app, app_name
 from graft.tasks.errors import TaskQueueError
 from graft.tasks.monitoring.worker_registry import workers
 
-RESIZABLE: Final = "prefork"  # The io lane's threads make no processes.
+RESIZABLE: Final = ("direct_pool", "prefork")  # The io lane's threads make no processes.
 LOOK_EVERY: Final = 0.1
 
 
@@ -27,7 +27,7 @@ def reach(size: Size, worker_group: str | None, timeout: float) -> None:
     names = [
         worker.name
         for worker in workers()
-        if worker.pool == RESIZABLE and (worker_group is None or is_in_group(worker.name, worker_group))
+        if worker.pool in RESIZABLE and (worker_group is None or is_in_group(worker.name, worker_group))
     ]
     if not names:
         of = f" named {worker_group}@…" if worker_group else ""

@@ -52,7 +52,7 @@ def is_over(shop) -> bool:
 
 
 def test_a_run_that_dies_runs_again_and_whatever_follows_from_it_once(shop):
-    shop.worker(SHOP_FAILPOINTS="1")
+    shop.worker(SHOP_FAILPOINTS="1", GRAFT_POOL="prefork")
     assert shop.run(SENT + COLLECTED) == "[4, 4, 1, 5, 1, 2]"
     wait_until(lambda: shop.lines()["error is told"] and is_over(shop), WAIT, "everything to be done")
     assert shop.lines() == ONCE

@@ -19,6 +19,7 @@ import redis
 
 from graft.scripts.stack.redis_server import find
 from tests import roles
+from tests.stack import TESTED_POOL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,6 +100,7 @@ class Worker:
         self.log = server.folder / f"{self.name}.log"
         self.environment = {
             **os.environ,
+            "GRAFT_POOL": TESTED_POOL,
             "GRAFT_VISIBILITY_TIMEOUT": str(vt),
             "SAMPLE_LEDGER": str(self.ledger),
             # What is wrong with a message besides its signature is what these tests are about, unless they say so.

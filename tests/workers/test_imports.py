@@ -17,7 +17,7 @@ app.Worker(pool=sys.argv[1], concurrency=1)
 print(*sys.modules)
 """
 NEEDLESS = {
-    *("pydantic", "rich", "cloudpickle", "pickletools", "celery.schedules"),
+    *("rich", "cloudpickle", "pickletools", "celery.schedules"),
     "graft.scripts",
     *("graft.tasks.cleanup.chord_recovery", "graft.tasks.cleanup.redis_keys"),
     "graft.tasks.feeding.feeder",

@@ -55,9 +55,7 @@ class Judge:
         name = str(headers.get("task"))
         if name in self.others or name not in self._tasks or headers.get("eta") or headers.get("expires"):
             return None
-        if is_short(*(headers.get("timelimit") or ())):
-            return None
-        if forgery(message) or refusal(message):
+        if forgery(message) or refusal(message) or is_short(*(headers.get("timelimit") or ())):
             return None
         body = message.payload
         if not isinstance(body, list | tuple) or len(body) != 3 or cancellation.may_be_cancelled(headers["id"]):

@@ -19,5 +19,5 @@ def test_the_steps_of_a_worker_share_their_connections(tmp_path, pool):
         worker.send("one")
         wait_until(lambda: worker.has("end", "one"), "it runs")
         time.sleep(5.0)  # Until each step that ticks every second or two has done so.
-        ours = [one for one in worker.queue.client_list() if one["name"].startswith("graft-")]
+        ours = [one for one in worker.queue.client_list() if one["name"] == "graft-worker"]
         assert 1 <= len(ours) <= 3, [one["name"] for one in ours]
