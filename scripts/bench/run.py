@@ -46,7 +46,7 @@ BY_NAME_ONLY = frozenset(
         *(
             "hardened",
             "hardened-prefork",
-            "graft-prefork",
+            "graft-direct",
             "graft-io",
             "graft-cpu",
             "graft-pool",
@@ -54,7 +54,7 @@ BY_NAME_ONLY = frozenset(
             "celery-solo",
             "celery-programs",
             "graft-programs",
-            "graft-prefork-programs",
+            "graft-direct-programs",
             "taskiq-1",
         ),
         *("arq", "one-by-one"),

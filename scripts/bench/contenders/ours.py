@@ -53,15 +53,15 @@ class Graft(Contender):
         return self.send(callable_of(function), items, batch_size=self.batch_size, in_flight=self.in_flight)
 
 
-class GraftPrefork(Graft):
-    """On Celery's own pool."""
+class GraftDirect(Graft):
+    """Its pool processes take their messages themselves."""
 
-    name = "graft-prefork"
-    title = "celery-graft, GRAFT_POOL=prefork"
+    name = "graft-direct"
+    title = "celery-graft, GRAFT_POOL=direct"
 
     @property
     def environ(self) -> dict[str, str]:
-        return {**super().environ, "GRAFT_POOL": "prefork"}
+        return {**super().environ, "GRAFT_POOL": "direct"}
 
 
 class GraftIo(Graft):

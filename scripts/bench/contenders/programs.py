@@ -78,13 +78,13 @@ class GraftPrograms(StockPrograms):
         return {**super().environ, "CELERY_CUSTOM_WORKER_POOL": "graft.workers.aio_pool:TaskPool"}
 
 
-class GraftPreforkPrograms(GraftPrograms):
-    """With Celery's own pool."""
+class GraftDirectPrograms(GraftPrograms):
+    """Its pool processes take their messages themselves."""
 
-    name = "graft-prefork-programs"
-    title = "the same, GRAFT_POOL=prefork"
+    name = "graft-direct-programs"
+    title = "the same, GRAFT_POOL=direct"
     functions = frozenset({"worker"})
 
     @property
     def environ(self) -> dict[str, str]:
-        return {**super().environ, "GRAFT_POOL": "prefork"}
+        return {**super().environ, "GRAFT_POOL": "direct"}
