@@ -206,7 +206,7 @@ def rates(before: Snapshot, after: Snapshot) -> Rates:
 
 
 def seconds_left(note: BatchNote) -> float | None:
-    """Seconds until the batch is done at its rate so far. None: its length is not known, or no item is done."""
-    if not note.total or not note.done or note.seconds <= 0:
+    """Seconds until the batch is done at its rate. None: its length is not known, no item is done, or it is paused."""
+    if not note.total or not note.rate or note.is_paused:
         return None
-    return (note.total - note.done) * note.seconds / note.done
+    return (note.total - note.done) / note.rate

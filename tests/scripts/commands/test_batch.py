@@ -82,7 +82,7 @@ def test_a_batch_that_runs_is_listed_and_shown_by_the_end_of_its_id(stack, redis
 
 
 def test_an_id_that_nobody_has_is_said_to_be_unknown(redis):
-    for verb in ("show", "cancel"):
+    for verb in ("show", "cancel", "pause", "resume"):
         for unknown in ("nobody", "00000000-0000-0000-0000-000000000000"):
             done = run(verb, unknown)
             assert done.exit_code == 1
@@ -149,6 +149,41 @@ def test_a_reduced_batch_is_answered_when_it_is_cancelled(paused):
     assert run("cancel", batch.id, "--yes").exit_code == 0
     with pytest.raises(CancelledBatchError):
         batch.collect(WAIT)
+
+
+def test_a_paused_batch_sends_nothing_more_until_it_is_resumed(stack, redis):
+    items = [1.0] * 5 + [0.0] * 30
+    listed, streamed, reduced = batches = [
+        graft.submit(samples.sleep, items, batch_size=1, in_flight=1),
+        graft.submit(samples.sleep, iter(items), batch_size=1, in_flight=1),
+        graft.submit(samples.sleep, items, batch_size=1, in_flight=1, reduce=sum),
+    ]
+    for batch in batches:
+        told(batch)
+
+    def note(batch: Any) -> progress.BatchNote:
+        return next(one for one in progress.running() if one.id == batch.id)
+
+    for batch in batches:
+        progress.pause(batch.id)
+    before = []
+    for batch in batches:
+        done = run("pause", batch.id)
+        assert done.exit_code == 0, done.output
+        assert 0 < redis.ttl(progress.PAUSED + batch.id) <= progress.PAUSE_EXPIRES  # A caller that dies leaves nothing.
+        before.append(note(batch))
+    wait_until(lambda: all(one.progress().done == one.progress().sent for one in batches[:2]), WAIT, "what was sent")
+    wait_until(lambda: note(reduced).paused_for > before[2].paused_for + 1, WAIT, "its caller to report it again")
+    for batch, was in zip(batches, before, strict=True):
+        now = note(batch)
+        assert (now.is_paused, now.sent, was.sent < len(items)) == (True, was.sent, True)
+        assert now.rate < 5  # An item takes a second.
+        assert "paused" in run("show", batch.id).stdout
+    assert run("resume", listed.id, "--failed").exit_code == 2  # Its caller has the errors.
+    for batch in batches:
+        assert run("resume", batch.id).exit_code == 0
+    assert [listed.collect(WAIT), list(streamed), reduced.collect(WAIT)] == [items, items, sum(items)]
+    wait_until(lambda: not redis.exists(*(progress.PAUSED + one.id for one in batches)), WAIT, "their end to be noted")
 
 
 ABANDON = """

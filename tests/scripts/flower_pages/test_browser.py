@@ -11,7 +11,7 @@ import pytest
 
 from graft.tasks.dead_letters.store import INDEX, LETTERS
 from tests.scripts.flower_pages.flower import Flower
-from tests.scripts.flower_pages.test_pages import PAGES, send
+from tests.scripts.flower_pages.test_pages import PAGES, send, sending
 from tests.stack import wait_until
 
 pytestmark = pytest.mark.worker
@@ -89,6 +89,28 @@ def test_a_batch_is_cancelled_after_a_look_at_what_that_means(acting, visit):
     page.get_by_role("button", name="Cancel it").click()
     page.wait_for_selector("text=Done: cancelled batch to-cancel", timeout=60_000)
     assert acting.data(f"/batch/{batch}")["row"]["state"] in ("cancelled", "failed")
+
+
+def test_a_batch_that_lives_with_its_caller_is_paused_and_resumed_and_what_a_dead_caller_left_is_seen(acting, visit):
+    with sending(acting, "sleep", "[0.2] * 1000") as (caller, batch):
+        wait_until(lambda: batch in acting.page("/graft/batches"), 60, "its caller to report it")
+        page = visit(f"/graft/batch/{batch}")
+        page.get_by_role("button", name="Pause", exact=True).click()
+        page.wait_for_selector("h1:has-text('Pause the batch')")
+        page.get_by_role("button", name="Pause it").click()
+        page.wait_for_selector(f"text=Done: paused batch {batch}")
+        page.wait_for_selector(".graft-badge:has-text('paused')")
+        wait_until(lambda: not acting.data(f"/batch/{batch}")["row"]["under_way"], 60, "what was sent to be finished")
+        held = acting.data(f"/batch/{batch}")["row"]
+        assert (held["state"], held["left"], held["done"] < 1000) == ("paused", None, True)
+        page.get_by_role("button", name="Resume", exact=True).click()
+        page.get_by_role("button", name="Resume it").click()
+        page.wait_for_selector("text=goes on")
+        wait_until(lambda: acting.data(f"/batch/{batch}")["row"]["done"] > held["done"], 60, "it to go on")
+        caller.kill()
+        page.wait_for_selector(".graft-badge:has-text('caller silent')", timeout=60_000)
+        assert page.get_by_role("button", name="Pause", exact=True).count() == 0
+        assert acting.do("cancel-batch", batch=batch, confirmed=True).status == 200
 
 
 def test_hostile_text_is_shown_as_text_and_every_page_can_be_read_in_both_themes_and_on_a_phone(acting, visit):

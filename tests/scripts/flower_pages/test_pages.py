@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
 import pytest
@@ -30,7 +34,7 @@ BATCH = """
 import graft
 from tests import samples
 batch = graft.submit(samples.{function}, {items}, batch_size={size}, {options})
-print(batch.id)
+print(batch.id, flush=True)
 {then}
 """
 
@@ -48,6 +52,19 @@ def send(
     done = run_python(flower.stack, code)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()[0]
+
+
+@contextmanager
+def sending(flower: Flower, function: str, items: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that sends a batch and waits for it, and the batch's id; the process is killed at the end."""
+    then = "list(batch.as_completed())"
+    argv = [sys.executable, "-c", BATCH.format(function=function, items=items, size=1, then=then, options="")]
+    with subprocess.Popen(argv, env=flower.stack.env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 def test_every_page_is_part_of_flower_and_says_the_same_as_json(acting):
