@@ -32,7 +32,7 @@ EVERY: Final = {
 }  # fmt: skip
 # Pages of one thing: the page that leads there, and its link or button.
 LED: Final = {
-    "letter": ("/dead-letters", "form td a code"), "call": ("/calls?outcome=failed", "td a code"),
+    "letter": ("/dead-letters", "form td a code"), "call": ("/calls?state=failed", "td a code"),
     "batch": ("/batches", "tr:has-text('shop:resize') td a"), "process": ("/health", "a[href*='/process/']"),
     "confirm": ("/dead-letters", "form.graft-act button"),
 }  # fmt: skip

@@ -49,4 +49,33 @@ function operations.envelopes_in_hash()
   return {cursor, envelopes(page, 2, 2)}
 end
 
+-- Of each message on a page: id, task, what stands for its arguments where it is an envelope, group, time sent, ETA,
+-- queue (of one that a worker holds, or that waits for its time). Taken next is what stands on the right.
+local function headers(raw, found)
+  local task = string.match(raw, '"task": ?"([^"]*)"') or ''
+  local is_envelope = task == 'graft.batch' or task == 'graft.reduce'
+  found[#found + 1] = string.match(raw, '"id": ?"([^"]*)"') or '?'
+  found[#found + 1] = task
+  found[#found + 1] = is_envelope and string.match(raw, '"argsrepr": ?"(%(.-, %d+ items from %d+%))"') or ''
+  found[#found + 1] = string.match(raw, '"group": ?"([^"]+)"') or ''
+  found[#found + 1] = string.match(raw, '"graft_sent_at": ?([%d.]+)') or ''
+  found[#found + 1] = string.match(raw, '"eta": ?"([^"]*)"') or ''
+  found[#found + 1] = string.match(string.sub(raw, -300), ', ?"[^"]*", ?"([^"]*)"%]$') or string.match(raw, '^([^\n"]*)\n') or ''
+end
+
+-- {messages on the page, the seven of each}; at counts from the right
+function operations.headers_in_list()
+  local page, found = redis.call('LRANGE', key, -at - count, -at - 1), {}
+  for i = #page, 1, -1 do headers(page[i], found) end
+  return {#page, found}
+end
+
+-- {next cursor, the seven of each}
+function operations.headers_in_hash()
+  local cursor, page = unpack(redis.call('HSCAN', key, at, 'COUNT', count))
+  local found = {}
+  for i = 2, #page, 2 do headers(page[i], found) end
+  return {cursor, found}
+end
+
 return operations[operation]()
