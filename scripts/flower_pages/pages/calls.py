@@ -1,7 +1,7 @@
 """Calls: those under way, and how each run of the last day ended, found by callable, queue, state, error; and one call.
 
 What is under way is read from the messages that wait and that workers hold. The runs are those that ``track`` shows,
-kept in Redis (``GRAFT_ATTEMPTS_KEPT``): a restart of Flower forgets nothing.
+kept in Redis (``GRAFT_ATTEMPTS_BYTES``): a restart of Flower forgets nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Calls:
     seen: int
     after: str
     filters: dict[str, str]
-    kept: int
+    kept_bytes: int
     hours: float
 
 
@@ -69,7 +69,7 @@ class CallsPage(Page):
         under_way = _under_way(said) if not after else None
         hours = settings().attempts_ttl / 3600
         if said.get("state") in STATES:
-            return Calls(under_way, (), 0, "", said, settings().attempts_kept, hours)
+            return Calls(under_way, (), 0, "", said, settings().attempts_bytes, hours)
         since = time.time() - seconds(said["newer"]) if "newer" in said else 0.0
 
         def holds(run: Attempt) -> bool:
@@ -84,7 +84,7 @@ class CallsPage(Page):
             )
 
         found = attempts.search(holds, ROWS, shared(), after=after)
-        return Calls(under_way, found.found, found.seen, found.after, said, settings().attempts_kept, hours)
+        return Calls(under_way, found.found, found.seen, found.after, said, settings().attempts_bytes, hours)
 
 
 def _under_way(said: Mapping[str, str]) -> Search | None:
