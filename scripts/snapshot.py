@@ -11,7 +11,7 @@ from typing import Final
 
 from graft.config import redis_clock
 from graft.config.deployment import settings
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import patient_broker, shared
 from graft.config.transport import due
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import checks, report_store
@@ -104,10 +104,10 @@ def take() -> Snapshot:
     by_queue, by_worker = throughput.taken(client)
     paused = pause.paused(client)
     lags = {loop.process.partition(" ")[0]: loop.lag for loop in loops(client, beats)}
-    with broker() as queue_side:
-        names = existing.names(queue_side)
-        waits = existing.heads(names, queue_side)
-        later = due.counts(queue_side)
+    queue_side = patient_broker()
+    names = existing.names(queue_side)
+    waits = existing.heads(names, queue_side)
+    later = due.counts(queue_side)
     now = time.time()
     read_by = Counter(queue for beat in beats for queue in beat.queues)
     queues = []

@@ -48,7 +48,12 @@ class Told:
         """Whether this can still be shown, where a reading serves for *fresh* seconds at least."""
         if self.value is None or self.error or self.is_old:
             return False
-        return time.time() - self.at < max(fresh, min(LONGEST, share * self.cost))
+        return time.time() - self.at < serves(fresh, self.cost, share)
+
+
+def serves(fresh: float, cost: float, share: float = SHARE) -> float:
+    """Seconds for which what took *cost* seconds of a processor to read is shown: *fresh* at least."""
+    return max(fresh, min(LONGEST, share * cost))
 
 
 class Readings:

@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from graft.config.transport import due
-from graft.tasks.messages.message_format import UNACKED, lists
-from graft.tasks.queues import peek
+from graft.tasks.messages.message_format import UNACKED
+from graft.tasks.queues import existing, peek
 
 State = Literal["running", "queued", "scheduled"]
 STATES: Final[tuple[State, ...]] = ("running", "queued", "scheduled")
@@ -83,7 +83,7 @@ def _pages(client: Any, queues: Sequence[str], states: Collection[str]) -> Itera
         yield from _in_hash(UNACKED, "running", client)
     if "queued" in states or "scheduled" in states:  # A time that is near waits on a queue, too.
         for queue in queues:
-            for key in lists(queue):
+            for key in existing.lengths([queue], client):
                 yield from ([one for one in page if one.state in states] for page in _in_list(key, queue, client))
     if "scheduled" in states:
         yield from _in_hash(due.MESSAGES, "scheduled", client)
@@ -92,7 +92,7 @@ def _pages(client: Any, queues: Sequence[str], states: Collection[str]) -> Itera
 def _in_list(key: str, queue: str, client: Any) -> Iterator[list[CallUnderWay]]:
     start, size = 0, peek.CHUNK
     while size == peek.CHUNK:
-        size, page = peek.SEARCH([], ["headers_in_list", key, "", start, peek.CHUNK], client)
+        size, page = peek.SEARCH([], ["headers_in_list", "", peek.CHUNK, key, start], client)
         yield _read(page, "queued", queue)
         start += peek.CHUNK
 
@@ -100,7 +100,7 @@ def _in_list(key: str, queue: str, client: Any) -> Iterator[list[CallUnderWay]]:
 def _in_hash(key: str, state: State, client: Any) -> Iterator[list[CallUnderWay]]:
     cursor = b"0"
     while True:
-        cursor, page = peek.SEARCH([], ["headers_in_hash", key, "", cursor, peek.CHUNK], client)
+        cursor, page = peek.SEARCH([], ["headers_in_hash", "", peek.CHUNK, key, cursor], client)
         yield _read(page, state)
         if cursor == b"0":
             return

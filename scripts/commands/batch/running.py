@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import broker, patient_broker, shared
 from graft.tasks.delivery import cancellation
 from graft.tasks.durable import record as records
 from graft.tasks.durable.record import BatchRecord
@@ -53,8 +53,7 @@ def survey() -> Survey:
     kept = records.every()
     ids = {record.id for record in kept}
     notes = [note for note in progress.running() if note.id not in ids]
-    with broker() as client:
-        left = left_behind(peek.batches(client), ids | {note.id for note in notes}, time.time())
+    left = left_behind(peek.batches(patient_broker()), ids | {note.id for note in notes}, time.time())
     return Survey(kept, notes, left, cancelled([*(note.id for note in notes), *left]))
 
 

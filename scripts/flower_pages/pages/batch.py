@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import patient_broker, shared
 from graft.config.words import several
 from graft.scripts.commands.batch import running as running_batches
 from graft.scripts.flower_pages.frame import Page, addresses
@@ -75,9 +75,8 @@ class BatchPage(Page):
         name = records.id_of(question[0], client)
         runs = attempts.of(name, client)
         row = find(name, runs)
-        with broker() as queue_side:
-            waiting = sum(1 for _ in purge.waiting_of(row.id, queue_side)) if not row.ended else 0
-            held = peek.held(row.id, queue_side) if not row.ended else 0
+        queue_side = patient_broker()
+        waiting, held = (0, 0) if row.ended else messages(row.id, queue_side, row.queue)
         feeder = feeder_lease.holder(client) or "" if row.is_durable and not row.ended else ""
         why = _why_items(records.read(row.id, client), client) if row.is_durable else _why_runs(runs)
         return BatchLook(row, waiting, held, feeder, tuple(runs[-SHOWN:]), len(runs), why, _workers(runs))
@@ -122,6 +121,12 @@ def _workers(runs: Sequence[Attempt]) -> tuple[tuple[str, int, float], ...]:
     return tuple((name, count, times[name]) for name, count in counts.most_common())
 
 
+def messages(batch: str, client: Any, queue: str = "") -> tuple[int, int]:
+    """How many messages of *batch* wait, in *queue* if it is known, and how many workers hold."""
+    queues = [queue] if queue and len(queue) < attempts.LONGEST_QUEUE else ()
+    return sum(1 for _ in purge.waiting_of(batch, client, queues)), peek.held(batch, client)
+
+
 def find(name: str, runs: Sequence[Attempt] = ()) -> BatchRow:
     """The batch *name*, an id or a durable batch's name; one that has ended is known by its *runs*.
 
@@ -136,9 +141,7 @@ def find(name: str, runs: Sequence[Attempt] = ()) -> BatchRow:
         for note in progress.running():
             if note.id == name:
                 return of_note(note, is_cancelled=is_cancelled)
-        with broker() as queue_side:
-            held = peek.held(name, queue_side)
-            waiting = sum(1 for _ in purge.waiting_of(name, queue_side))
+        waiting, held = messages(name, patient_broker(), runs[-1].queue if runs else "")
         if held or waiting:
             sent = peek.Sent(runs[-1].name if runs else "", waiting, held, runs[0].began if runs else 0.0)
             return of_left_behind(name, sent, is_cancelled=is_cancelled)

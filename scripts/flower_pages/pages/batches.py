@@ -82,6 +82,7 @@ class BatchesPage(Page):
     template = "graft_batches.html"
     tab = "graft-batches"
     title = "Batches"
+    share = 60.0  # Redis has more to do for it than Flower.
 
     def question(self, *path: str) -> Hashable:
         return self.page_asked()

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from graft.config.deployment import settings
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import patient_broker, shared
 from graft.scripts.commands import track
 from graft.scripts.flower_pages.filters import Filter, Filters, seconds
 from graft.scripts.flower_pages.frame import ROWS, Page, addresses
@@ -106,8 +106,8 @@ def _under_way(said: Mapping[str, str]) -> Search | None:
     queues = [line.name for line in moments().take().now.queues if line.waiting]
     if "queue" in said:
         queues = [name for name in queues if name == said["queue"]]
-    with broker() as client:
-        return search(holds, ROWS if state else FEW, client, queues=queues, states=[state] if state else STATES)
+    states = [state] if state else STATES
+    return search(holds, ROWS if state else FEW, patient_broker(), queues=queues, states=states)
 
 
 def outcome_of(run: Attempt) -> str:
