@@ -24,7 +24,7 @@ from graft.config.redis_client import why_not
 FRESH: Final = 1.0  # Seconds for which one reading serves everybody, at least,
 SHARE: Final = 20.0  # and so many times as long as it kept a processor busy: ten thousand queues are read less often,
 LONGEST: Final = 20.0  # but within so many seconds.
-PATIENCE: Final = 2.5  # Seconds after which a viewer gets what was last known.
+PATIENCE: Final = 2.0  # Seconds after which a viewer gets what was last known; on a busy machine that takes a while.
 REMEMBERED: Final = 200  # Readings; the oldest are forgotten.
 THREADS: Final = 4  # Each keeps a connection: more would look like a leak of them while they are made.
 USERS: Final = "give Flower `viewer` to read every page, `operator` (Redis 7) or `admin` to act (graft.config.acl)"

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from graft.tasks import codec
 from graft.tasks.callables.references import refer
 from graft.tasks.delivery import cancellation
 from graft.tasks.errors import CancelledBatchError
-from graft.tasks.messages.message_format import lists
+from graft.tasks.messages.message_format import SENT_AT, lists
 from graft.tasks.monitoring import worker_registry
-from graft.tasks.queues import pause, peek, purge
+from graft.tasks.queues import pause, peek, purge, under_way
 from graft.tasks.sending import progress
 from graft.tasks.sending.batch_sender import BatchOptions
 from graft.tasks.sending.call_future import Call
@@ -184,6 +185,32 @@ def test_a_paused_batch_sends_nothing_more_until_it_is_resumed(stack, redis):
         assert run("resume", batch.id).exit_code == 0
     assert [listed.collect(WAIT), list(streamed), reduced.collect(WAIT)] == [items, items, sum(items)]
     wait_until(lambda: not redis.exists(*(progress.PAUSED + one.id for one in batches)), WAIT, "their end to be noted")
+
+
+def test_messages_are_found_on_every_list_however_many_wait_there(paused):
+    counts = dict(zip(lists(QUEUE), (450, 3, 0, 250), strict=False))
+    for key, count in counts.items():
+        headers = {"task": "graft.batch", "group": "of-many-lists", "argsrepr": "(m:f, 2 items from 0)", "eta": None}
+        texts = [
+            json.dumps({"body": "x", "headers": {**headers, "id": f"{key}-{at}", SENT_AT: 5.0 + at}})
+            for at in range(count)
+        ]
+        for text in texts:
+            paused.lpush(key, text)
+    try:
+        found = list(purge.waiting_of("of-many-lists", paused))
+        assert Counter(key.decode() if isinstance(key, bytes) else key for key, _ in found) == Counter(counts)
+        assert len({raw for _, raw in found}) == 703
+        sent = peek.batches(paused)["of-many-lists"]
+        assert (sent.function, sent.waiting, sent.held, sent.since) == ("m:f", 703, 0, 5.0)
+        whole = under_way.search(lambda one: one.batch == "of-many-lists", 1000, paused, queues=[QUEUE], budget=WAIT)
+        assert (len({one.id for one in whole.found}), whole.is_whole) == (703, True)
+        assert whole.found[0].id.endswith("-0")  # What is taken next stands first.
+        some = under_way.search(lambda one: True, 10, paused, queues=[QUEUE], states=["queued"])
+        assert (len(some.found), some.is_whole) == (10, False)
+        assert not under_way.search(lambda one: True, 10, paused, queues=[QUEUE], states=["scheduled"]).found
+    finally:
+        paused.delete(*lists(QUEUE))
 
 
 ABANDON = """
