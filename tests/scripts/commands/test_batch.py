@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import graft
+from graft.compat.worker_pool import Task, WorkerPool
 from graft.scripts.commands.batch import command
 from graft.tasks import codec
 from graft.tasks.callables.references import refer
@@ -185,6 +187,31 @@ def test_a_paused_batch_sends_nothing_more_until_it_is_resumed(stack, redis):
         assert run("resume", batch.id).exit_code == 0
     assert [listed.collect(WAIT), list(streamed), reduced.collect(WAIT)] == [items, items, sum(items)]
     wait_until(lambda: not redis.exists(*(progress.PAUSED + one.id for one in batches)), WAIT, "their end to be noted")
+
+
+def test_tasks_of_a_pool_are_held_up_and_those_that_wait_in_redis_say_how_else(stack, redis):
+    seen: set[str] = set()
+    for name in (None, "pool-to-pause"):
+        with WorkerPool(1, 200, name=name) as pool:
+            for number in range(100):
+                pool.submit_task(Task(number, partial(samples.sleep, 0.1)))
+            wait_until(
+                lambda: [one for one in progress.running() if one.id not in seen], WAIT, "its burst to be told of"
+            )
+            (note,) = [one for one in progress.running() if one.id not in seen]
+            seen.add(note.id)
+            done = run("pause", note.id)
+            if name is not None:
+                assert (done.exit_code, "pause the queue batch" in done.stderr) == (2, True)
+                pool.advanced_shutdown(1.0, 1.0)
+                continue
+            assert done.exit_code == 0, done.output
+            (before,) = progress.running()
+            assert before.sent < 100
+            wait_until(lambda: progress.running()[0].paused_for > 2, WAIT, "its caller to report it again")
+            assert progress.running()[0].sent == before.sent
+            assert run("resume", note.id).exit_code == 0
+            assert len([pool.get_result().get(WAIT) for _ in range(100)]) == 100
 
 
 def test_messages_are_found_on_every_list_however_many_wait_there(paused):
