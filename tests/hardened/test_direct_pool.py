@@ -1,6 +1,6 @@
 """The pool ``direct``, whose processes take their messages from Redis themselves: all that holds for prefork, and more.
 
-The other tests run with it as well by ``TESTED_POOL=direct pytest tests/hardened tests/workers``.
+The other tests here run with it as well, and with Celery's own pool by ``TESTED_POOL=prefork pytest tests/hardened``.
 """
 
 from __future__ import annotations
