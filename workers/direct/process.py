@@ -29,12 +29,12 @@ from celery.exceptions import Ignore, Retry
 from celery.worker.strategy import logger as strategy_logger
 
 from graft.config.transport.fetch import Taken
+from graft.tasks.results.stored_later import Ending, store_later
 from graft.workers.direct.flusher import Flusher
 from graft.workers.direct.link import ProcessEnd
 from graft.workers.direct.plain_run import Judge, PlainRun
 from graft.workers.direct.shared_state import Entry, SharedState, State
 from graft.workers.direct.taking import MOST, PAUSE, WAIT, Source, Taking
-from graft.workers.result_patch import StoreArguments, store_later
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ class PoolProcess:
                 raise  # The worker ends this process: the run has not ended.
             return (False, ExceptionInfo()), isinstance(error, SystemExit | KeyboardInterrupt)
 
-    def _store(self, how: StoreArguments) -> None:
+    def _store(self, how: Ending) -> None:
         """Keep a result that also acknowledges its message, for the next round trip."""
         self._is_stored = self._taking.settles
         self._taking.store(how)
