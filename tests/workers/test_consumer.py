@@ -58,7 +58,7 @@ def test_tasks_go_on_while_all_connections_are_cut_again_and_again(server):
     labels = ["one", "two", "three", "four"]
     with Worker(server) as worker:
         worker.wait_until_ready()
-        worker.send("eta", countdown=2)
+        worker.send("eta", countdown=8)  # Something is held at every cut.
         worker.send(*labels, seconds=2)
         wait_until(lambda: worker.has("start", "one", "two"), "two tasks run")
         for cut in range(1, 4):
