@@ -1,7 +1,7 @@
 """How each run of an envelope or task ended: one bounded stream in Redis.
 
-    envelope ── add, in the round trip that ends the run ─────────────────┐
-    task ── note ── what ended within a second, in one round trip ────────┴─► graft:attempts ──► celery -A … track ID
+    envelope with errors ── add, in the round trip that ends the run ──────┐
+    others ── note ── what ended within a second, in one round trip ───────┴─► graft:attempts ──► celery -A … track ID
 
 A stream takes about 180 bytes for a run, a fraction of what a key for each would. How long it may be follows from the
 bytes that it may take and the size of what each process notes; a look every five minutes at what it does take corrects
@@ -71,10 +71,13 @@ def add(
     _write(pipe, [(_values(request, run, seconds, outcome, name, error), time.monotonic())])
 
 
-def note(request: Any, answer: BaseException | None, *, run: int, seconds: float, name: str) -> None:
-    """Note the end of a run of a task, which raised *answer* or nothing. Returns at once; Redis has it in a second."""
+def note(request: Any, answer: str | BaseException | None, *, run: int, seconds: float, name: str) -> None:
+    """Note the end of a run, which raised *answer* or nothing, or of which *answer* says what came of it.
+
+    Returns at once; Redis has it in a second.
+    """
     if settings().attempts_bytes:
-        outcome, error = told(answer)
+        outcome, error = (answer, None) if isinstance(answer, str) else told(answer)
         part(_Noted).add(_values(request, run, seconds, outcome, name, error))
 
 
