@@ -80,7 +80,8 @@ class Readings:
         await asyncio.wait({asked}, timeout=PATIENCE)
         if asked.done():
             return asked.result()
-        return Told(known.value, known.at, f"{settings().broker_name} has not answered in full within {PATIENCE:g} s")
+        slow = f"{settings().broker_name} has not answered in full within {PATIENCE:g} s, or Flower's machine is busy"
+        return Told(known.value, known.at, slow)
 
     async def run(self, func: Callable[..., Any], *args: Any) -> Any:
         """Do something in a thread of Flower's own, however long it takes; viewers do not wait for it."""
