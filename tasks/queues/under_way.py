@@ -118,7 +118,14 @@ def _call(texts: Sequence[str], state: State, queue: str) -> CallUnderWay:
     when = _moment(eta)
     if state == "queued" and when is not None and when > time.time():
         state = "scheduled"
-    return CallUnderWay(name, function, items, group, queue or kept_queue, state, float(sent) if sent else None, when)
+    return CallUnderWay(name, function, items, group, queue or kept_queue, state, _seconds(sent), when)
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
 
 
 def _moment(eta: str) -> float | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from graft.config.keys import QUEUES
 from graft.tasks.dead_letters.store import INDEX, LETTERS
+from graft.tasks.messages.message_format import SENT_AT
 from tests.scripts.flower_pages.flower import Flower
 from tests.scripts.flower_pages.test_pages import PAGES, send, sending
 from tests.stack import wait_until
@@ -33,6 +36,19 @@ def plant_hostile(flower: Flower) -> str:
         client.hset(LETTERS, name, json.dumps(letter))
         client.zadd(INDEX, {name: 1e9})
     return name
+
+
+def plant_hostile_message(flower: Flower, queue: str) -> None:
+    """A message as hostile as a sender can make it, on a queue that nobody reads."""
+    headers = {
+        "task": HOSTILE, "id": "hostile/../?#%00", "argsrepr": HOSTILE, "group": HOSTILE, "eta": "soon",
+        SENT_AT: 9e99, "lang": HOSTILE,
+    }  # fmt: skip
+    with flower.stack.connect() as client:
+        client.zadd(QUEUES, {queue: time.time()})
+        for sent in (9e99, "1.2.3", -1e12, 3e11):
+            client.lpush(queue, json.dumps({"body": HOSTILE, "headers": {**headers, SENT_AT: sent}}))
+        client.lpush(queue, b"\xff\xfe not JSON")
 
 
 def test_a_planted_failure_is_seen_replayed_and_watched_to_succeed(acting, visit, tmp_path):
@@ -120,7 +136,9 @@ def test_hostile_text_is_shown_as_text_and_every_page_can_be_read_in_both_themes
     faults: dict[str, list[str]] = {}
     wait_until(lambda: acting.data("/health")["processes"], 60, "a process that is measured")
     process = f"/process/{quote(acting.data('/health')['processes'][0]['key'])}"
-    for path in (*PAGES, process, letter):
+    plant_hostile_message(acting, "nobody-reads-it")
+    assert len(acting.data("/calls?state=queued&queue=nobody-reads-it")["under_way"]["found"]) == 5
+    for path in (*PAGES, process, "/queue/nobody-reads-it", letter):
         assert page.goto(f"{acting.address}/graft{path}?still").status == 200, path
         for width, theme in ((1400, "light"), (390, "dark")):
             page.set_viewport_size({"width": width, "height": 900})
@@ -139,6 +157,8 @@ def test_hostile_text_is_shown_as_text_and_every_page_can_be_read_in_both_themes
     with acting.stack.connect() as client:
         client.hdel(LETTERS, name)
         client.zrem(INDEX, name)
+        client.zrem(QUEUES, "nobody-reads-it")
+        client.delete("nobody-reads-it")
 
 
 def test_each_question_is_answered_within_two_clicks_of_the_start_page(acting, visit, tmp_path):
