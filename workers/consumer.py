@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+import redis
 from celery import signals
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import state
@@ -34,6 +35,7 @@ from graft.workers.shutdown import between_turns, pardon_active
 logger = logging.getLogger(__name__)
 
 SLOWEST_RECONNECT: Final = 3.0  # Celery waits up to 30 s between two attempts.
+REFUSED_PAUSE: Final = 1.0  # Seconds before the next attempt where Redis is there, and refuses.
 
 # Celery announces on every loss of a connection that a later version will cancel running tasks; ours are kept.
 warnings.filterwarnings("ignore", message="\nIn Celery 5.1 we introduced", category=CPendingDeprecationWarning)
@@ -68,6 +70,9 @@ class HardenedConsumer(Consumer):
             # Every message that waits for its time has raised the prefetch by one and will lower it again.
             self._extra_prefetch += self.qos.value - self.initial_prefetch_count
         super().on_connection_error_after_connected(exc)
+        if isinstance(exc.__cause__, redis.ResponseError):  # It would refuse the next attempt, too, and at once.
+            logger.warning("%s; trying again in %g s", exc, REFUSED_PAUSE)
+            time.sleep(REFUSED_PAUSE)
         if lost is not None:
             # After closing, which may have delivered the reply to a last BRPOP.
             self.kept.update(lost.qos.outstanding())

@@ -26,6 +26,7 @@ WAKEUP_MS: Final = 10_000  # A reader that waits fetches again every second, wok
 SENT_MS: Final = 60_000  # Longer than anybody tries to send a batch of messages again.
 PUSH_MESSAGES: Final = lua.text(__file__, "push_messages")  # A function for the scripts that do so.
 PUSH_ONCE: Final = lua.load(__file__, "push_once", functions=PUSH_MESSAGES)
+NOT_NOW: Final = ("NOREPLICAS", "MISCONF")  # A server that writes nothing until replicas or its disk are back.
 # Is given what this context sends, with the channel, and says whether it keeps it, to be pushed later.
 outbox: ContextVar[Callable[[SendingChannel, str, dict[str, Any]], bool] | None] = ContextVar(
     "graft_outbox", default=None
@@ -163,7 +164,12 @@ class SendingChannel(stock.Channel):
         return self._kept_client
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        super()._queue_bind(exchange, routing_key, pattern, queue)
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+        except ResponseError as error:
+            if not any(word in str(error) for word in NOT_NOW):
+                raise
+            raise redis.ConnectionError(f"the queue {queue} cannot be declared now: {error}") from error
         if exchange != signing.REPLIES and self.typeof(exchange).type != "fanout":
             with self.conn_or_acquire() as client, suppress(ResponseError):  # A role that may not: others have.
                 client.execute_command("ZADD", keys.QUEUES, redis_clock.now(), queue)

@@ -90,6 +90,16 @@ def test_connections_that_are_cut_while_the_worker_reconnects_cost_nothing(serve
         assert set(worker.events().values()) == {1}
 
 
+def test_a_worker_that_starts_while_redis_has_too_few_replicas_waits_for_them(server):
+    server.client.config_set("min-replicas-to-write", 1)
+    with Worker(server) as worker:
+        wait_until(lambda: worker.said("NOREPLICAS"), "the worker says why it waits")
+        server.client.config_set("min-replicas-to-write", 0)
+        worker.wait_until_ready()
+        worker.send("one")
+        wait_until(lambda: worker.has("end", "one"), "the task ends")
+
+
 def test_negative_control_stock_celery_dies_with_redis(server):
     with Worker(server, stock=True) as worker:
         worker.wait_until_ready()
