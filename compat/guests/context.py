@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib import import_module
@@ -22,6 +22,7 @@ from graft.compat.guests.staying import StaysHomeError
 from graft.compat.guests.twin import attach
 from graft.compat.guests.watched_calls import WatchedCalls
 from graft.compat.pool_figures import PoolShape, made_at, maker
+from graft.tasks.guests.mapped_files import MappedFile
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +42,20 @@ class GuestContext:
         runs_main: whether they run the main module.
         stays: why the pool stays on this machine, where that is known.
         hears_interrupts: whether Ctrl-C ends the calls that run.
+        files_of: the files that the call of a work id maps.
         twin_for: ``shadow`` or ``canary``, if the pool is there for the chosen calls of another.
     """
 
     def __init__(
         self, base: Any, package: str, kind: str, *, shown: str = "", environ: Mapping[str, str] | None = None,
         runs_main: bool = True, hears_interrupts: bool = True, twin_for: str = "", stays: str = "",
+        files_of: Callable[[int | None], tuple[MappedFile, ...]] = lambda _: (),
     ) -> None:  # fmt: skip
         self._base, self._package, self._kind, self._stays = base, package, kind, stays
         self._shown = shown or ("ProcessPoolExecutor" if kind == "executor" else f"{package}.Pool")
         self._more: dict[str, Any] = {
             "environ": environ or {}, "runs_main": runs_main, "hears_interrupts": hears_interrupts,
-            "is_silent": twin_for == "shadow",  # The old way's run has written it.
+            "files_of": files_of, "is_silent": twin_for == "shadow",  # The old way's run has written it.
         }  # fmt: skip
         self._owner: Any = None
         self._is_twin = bool(twin_for)

@@ -23,6 +23,7 @@ from graft.tasks.errors import TaskQueueError
 from graft.tasks.guests import guest_program
 from graft.tasks.guests.guest_program import Spec
 from graft.tasks.guests.host import Answer, run_call
+from graft.tasks.guests.mapped_files import MappedFile
 from graft.tasks.ids import new_id
 from graft.tasks.worker_runtime import in_worker
 
@@ -46,6 +47,7 @@ class PoolKind:
         runs_main: whether they run the main module.
         hears_interrupts: whether Ctrl-C ends the calls that run.
         is_silent: whether what they write is dropped.
+        files_of: the files that the call of a work id maps.
     """
 
     package: str
@@ -62,6 +64,7 @@ class PoolKind:
     runs_main: bool
     hears_interrupts: bool
     is_silent: bool
+    files_of: Callable[[int | None], tuple[MappedFile, ...]]
 
 
 @dataclass(frozen=True)
