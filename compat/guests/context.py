@@ -18,14 +18,20 @@ from graft.compat import old_way
 from graft.compat.dispatcher import CallDispatcher
 from graft.compat.guests.decision import PoolKind, decide
 from graft.compat.guests.group import MOVED, Group
+from graft.compat.guests.program import Start
 from graft.compat.guests.staying import StaysHomeError
 from graft.compat.guests.twin import attach
 from graft.compat.guests.watched_calls import WatchedCalls
 from graft.compat.pool_figures import PoolShape, made_at, maker
+from graft.config.deployment import part
 from graft.tasks.guests.mapped_files import MappedFile
 
 logger = logging.getLogger(__name__)
 
+ONE_PROCESS: Final = (
+    "it has one process, in which a call may use what an earlier one left; give it more, or ask for "
+    "--pools=processes,single if no call does"
+)
 NO_PROCESS: Final = itertools.count(1 << 22)  # Above every pid of this machine: whoever signals it finds nobody.
 
 
@@ -42,6 +48,7 @@ class GuestContext:
         runs_main: whether they run the main module.
         stays: why the pool stays on this machine, where that is known.
         hears_interrupts: whether Ctrl-C ends the calls that run.
+        keeps_state: whether a call may use what an earlier one left in its process, where the pool has one alone.
         files_of: the files that the call of a work id maps.
         twin_for: ``shadow`` or ``canary``, if the pool is there for the chosen calls of another.
     """
@@ -49,9 +56,10 @@ class GuestContext:
     def __init__(
         self, base: Any, package: str, kind: str, *, shown: str = "", environ: Mapping[str, str] | None = None,
         runs_main: bool = True, hears_interrupts: bool = True, twin_for: str = "", stays: str = "",
-        files_of: Callable[[int | None], tuple[MappedFile, ...]] = lambda _: (),
+        keeps_state: bool = True, files_of: Callable[[int | None], tuple[MappedFile, ...]] = lambda _: (),
     ) -> None:  # fmt: skip
         self._base, self._package, self._kind, self._stays = base, package, kind, stays
+        self._keeps_state = keeps_state
         self._shown = shown or ("ProcessPoolExecutor" if kind == "executor" else f"{package}.Pool")
         self._more: dict[str, Any] = {
             "environ": environ or {}, "runs_main": runs_main, "hears_interrupts": hears_interrupts,
@@ -109,6 +117,8 @@ class GuestContext:
         try:
             if self._stays:
                 raise StaysHomeError(self._stays)
+            if count == 1 and max_tasks != 1 and self._keeps_state and not part(Start).moves_single:
+                raise StaysHomeError(ONE_PROCESS)
             moved = decide(kind, lambda: self._names(count), dispatcher)
         except StaysHomeError as error:
             self.reason = reason = str(error)

@@ -90,7 +90,5 @@ def test_a_machine_that_cannot_keep_the_copy_says_so(array, redis):
     file = MappedFile.of(str(array), may_be_copied=True)
     shutil.rmtree(array.parent.parent)
     array.parent.parent.write_text("no folder")
-    with pytest.raises(
-        GuestRefusedError, match=r"cannot keep \d+ bytes at .* set JOBLIB_TEMP_FOLDER"
-    ):
+    with pytest.raises(GuestRefusedError, match=r"cannot keep \d+ bytes at .* set JOBLIB_TEMP_FOLDER"):
         Copies("pool").fetch((file,))
