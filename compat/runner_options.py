@@ -109,8 +109,8 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="run the process pools of the standard library, and joblib's, on workers: ProcessPoolExecutor, "
         "multiprocessing.Pool. Their processes are made for this program alone. --pools=processes,threads: the "
-        "program's own ThreadPoolExecutors, too, as far as their calls share nothing with it. --pools=processes,single: pools "
-        "of one process, too, where no call uses what an earlier one left in it",
+        "program's own ThreadPoolExecutors, too, as far as their calls share nothing with it. With single in the list, "
+        "pools of one process, too, where no call uses what an earlier one left in it",
     )
     parser.add_argument("--mode", choices=("cluster", "local"), help="where callables run. Default: GRAFT_MODE")
     parser.add_argument(

@@ -109,7 +109,7 @@ class GuestContext:
         )  # fmt: skip
         count = self._owner._max_workers if self._kind == "executor" else self._owner._processes
         if not self._is_twin and (watcher := old_way.watcher()) is not None:
-            self._compare(watcher, count, initializer, initargs)
+            self.compare(watcher, count, initializer, tuple(initargs))
             return None
         dispatcher = CallDispatcher(count, place="cluster")  # Never here, whoever looks on.
         dispatcher.leave_end_to_owner()
@@ -129,16 +129,19 @@ class GuestContext:
         watched = self._watch(WatchedCalls(kind.shown, shape, "cluster", MOVED, time.perf_counter() - began))
         return Group(kind, moved, dispatcher, calls_queue, results_queue, watched)
 
-    def _compare(self, watcher: old_way.Watcher, count: int, initializer: Any, initargs: Any) -> None:
-        """Leave the pool at home, with twins that have guests, for shadow and canary."""
+    def compare(
+        self, watcher: old_way.Watcher, count: int, initializer: Any, initargs: tuple[Any, ...],
+        dumps: Callable[[Any], Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Leave the pool at home, with twins that have guests, for shadow and canary; *dumps* pickles its calls."""
         self._watch(WatchedCalls(self._shown, PoolShape(self._made_at, count), "local", old_way.REASON))
-        attach(self._owner, self._kind, self._package,
-               watcher.watch_pool(functools.partial(self._twin, count, initializer, tuple(initargs))))  # fmt: skip
+        if dumps is None and self._package != "multiprocessing":
+            dumps = import_module(f"{self._package}.reduction").ForkingPickler.dumps
+        chosen = watcher.watch_pool(functools.partial(self._twin, count, initializer, initargs), dumps)
+        attach(self._owner, self._kind, self._package, chosen)
 
     def _twin(self, count: int, initializer: Any, initargs: Any, purpose: str) -> ProcessPoolExecutor | str:
-        if self._package != "multiprocessing" or not self._more["runs_main"]:
-            return "calls of joblib and multiprocess are not compared"
-        more = {name: value for name, value in self._more.items() if name != "is_silent"}
+        more = {name: value for name, value in self._more.items() if name not in ("is_silent", "files_of")}
         shown = f"{self._shown}, for {purpose},"
         context: Any = GuestContext(self._base, self._package, "executor", shown=shown, twin_for=purpose, **more)
         context._made_at = self._made_at

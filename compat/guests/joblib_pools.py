@@ -10,14 +10,17 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from importlib import import_module
 from types import ModuleType
 from typing import Any, Final
 
+from graft.compat import old_way
 from graft.compat.guests.context import GuestContext
 from graft.compat.guests.joblib_calls import JoblibCall, JoblibCalls
 from graft.compat.guests.watched_calls import WatchedCalls
 from graft.tasks.guests.mapped_files import MappedFile
 
+COMPARED: Final = "_graft_is_compared"  # On an executor of loky's.
 ARRAYS: Final = ("max_nbytes", "mmap_mode", "verbose", "prewarm")  # Options that say which arrays become files.
 
 _lock = threading.Lock()
@@ -57,6 +60,10 @@ def patch(module: ModuleType) -> None:
     before = module.get_memmapping_executor
 
     def get_memmapping_executor(n_jobs: int, **options: Any) -> Any:
+        if (watcher := old_way.watcher()) is not None:
+            executor = before(n_jobs, **options)
+            _compare(executor, watcher, n_jobs, options)
+            return executor
         executor = _executor(n_jobs, options)
         if isinstance(executor, WatchedCalls):
             watched, executor = executor, before(n_jobs, **options)
@@ -84,6 +91,23 @@ def _executor(n_jobs: int, options: dict[str, Any]) -> JoblibExecutor | WatchedC
         return executor
 
 
+def _compare(executor: Any, watcher: old_way.Watcher, n_jobs: int, options: dict[str, Any]) -> None:
+    """Leave the calls to loky's own *executor*, with twins that have guests; once for each."""
+    if getattr(executor, COMPARED, False):
+        return
+    setattr(executor, COMPARED, True)
+    dumps = import_module("joblib.externals.loky.backend.reduction").dumps  # Arrays by value: the files may be gone.
+    context = _context(options.get("env") or {}).belongs_to(executor)
+    context.compare(watcher, n_jobs, options.get("initializer"), tuple(options.get("initargs") or ()), dumps)
+
+
+def _context(environ: dict[str, str], **more: Any) -> GuestContext:
+    return GuestContext(
+        multiprocessing.get_context("spawn"), "multiprocessing", "executor", shown="joblib.Parallel", environ=environ,
+        runs_main=False, **more,
+    )  # fmt: skip
+
+
 def _moved(
     n_jobs: int, environ: dict[str, str], initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
 ) -> ProcessPoolExecutor | WatchedCalls:
@@ -91,10 +115,7 @@ def _moved(
         work = pool._pending_work_items.get(work_id)
         return work.fn.files if work is not None else ()
 
-    context: Any = GuestContext(
-        multiprocessing.get_context("spawn"), "multiprocessing", "executor", shown="joblib.Parallel", environ=environ,
-        runs_main=False, files_of=files_of,
-    )  # fmt: skip
+    context: Any = _context(environ, files_of=files_of)
     pool: Any = ProcessPoolExecutor(n_jobs, context, initializer, initargs)
     if context.moves(pool):
         moved: ProcessPoolExecutor = pool

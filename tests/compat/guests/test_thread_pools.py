@@ -9,7 +9,7 @@ THREADS = """
     from helper import pure, through
     seen, LIMIT, held = [], 3, threading.local()
     def work(n):
-        sys.stdout.write(f"working on {n}\n")  # At once: threads write into each other's lines.
+        sys.stdout.write(f"working on {n}\\n")  # At once: threads write into each other's lines.
         return n * LIMIT, threading.current_thread().name == "MainThread" and os.getpid()
     def note(n):
         seen.append(n)
@@ -61,6 +61,7 @@ def test_threads_move_only_when_asked_and_only_calls_that_share_nothing(write, p
     write("helper.py", HELPER)
     write("program.py", THREADS)
     at_home = plain("program.py")
+    assert at_home.code == 0, at_home.err
     assert moved("program.py").calls == []
     ended = moved("--pools=processes,threads", "program.py")
     assert (ended.code, sorted(ended.out.splitlines())) == (at_home.code, sorted(at_home.out.splitlines())), ended.err
