@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import subprocess
 import sys
 
@@ -144,3 +146,29 @@ def test_two_programs_at_once_have_their_own_version_of_a_module(write, stack, t
         expected = [(n, f"version {version}") for n in range(2)]
         assert program.communicate(timeout=60) == (f"{expected}\n", None)
         assert "2 in the cluster" in (tmp_path / f"v{version}" / "report.txt").read_text()
+
+
+MOVED_AWAY = """
+    import multiprocessing as mp, os
+    from concurrent.futures import ProcessPoolExecutor
+    if __name__ == "__main__":
+        before, after = os.getcwd(), os.getcwd() + ".moved"
+        with ProcessPoolExecutor(2, mp.get_context("spawn"), max_tasks_per_child=1) as executor:
+            print(executor.submit(abs, -1).result(timeout=60))
+            os.rename(before, after)
+            ended = [executor.submit(abs, -1) for _ in range(4)]
+            print([str(call.exception(timeout=60) or call.result()) for call in ended])
+        os.rename(after, before)
+"""
+
+
+def test_a_worker_that_lacks_the_folder_when_another_guest_is_made_fails_that_call_by_name(write, moved, tmp_path):
+    (tmp_path / "shop").mkdir()
+    write("shop/program.py", MOVED_AWAY)
+    os.chdir(tmp_path / "shop")
+    ended = moved("program.py")
+    first, rest = ended.out.splitlines()
+    assert (ended.code, first) == (0, "1"), ended.err
+    refusal = f"has no folder {tmp_path / 'shop'}, in which the program runs; share it"
+    assert all(text == "1" or refusal in text for text in ast.literal_eval(rest))
+    assert refusal in rest

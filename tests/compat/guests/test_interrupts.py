@@ -13,8 +13,12 @@ import pytest
 from tests.stack import wait_until
 
 WRITES = """
-    import multiprocessing, sys, time
+    import asyncio, multiprocessing, sys, time
     from concurrent.futures import ProcessPoolExecutor
+    async def write_both():
+        loop = asyncio.get_running_loop()
+        with ProcessPoolExecutor(2) as executor:
+            await asyncio.gather(*(loop.run_in_executor(executor, write, n) for n in range(2)))
     def write(n):
         while True:
             with open(f"written{n}", "a") as file:
@@ -23,6 +27,8 @@ WRITES = """
     if __name__ == "__main__":
         try:
             print("ready", flush=True)
+            if sys.argv[1] == "asyncio":
+                asyncio.run(write_both())
             if sys.argv[1] == "executor":
                 with ProcessPoolExecutor(2) as executor:
                     list(executor.map(write, range(2)))
@@ -39,7 +45,7 @@ def sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.glob("written*")}
 
 
-@pytest.mark.parametrize(("how", "code"), [("pool", -2), ("executor", -2), ("caught", 5)])
+@pytest.mark.parametrize(("how", "code"), [("pool", -2), ("executor", -2), ("asyncio", -2), ("caught", 5)])
 def test_after_ctrl_c_no_call_writes_once_the_prompt_is_back(write, stack, tmp_path, how, code):
     write("program.py", WRITES)
     for is_running in (True, False):  # Or its guests are still being made.

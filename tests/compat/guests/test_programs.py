@@ -219,3 +219,27 @@ def test_a_call_that_ends_its_process_breaks_the_executor_and_runs_once(write, p
     at_home = plain("program.py")
     assert moved("program.py").out == at_home.out
     assert (tmp_path / "runs").read_text() == "xx"  # Once at home, and once on a worker.
+
+
+def test_what_is_pickled_for_guests_alone_warns_of_nothing(write, plain, moved):
+    write("noisy.py", """
+        import warnings
+        class Noisy:
+            def __reduce__(self):
+                warnings.warn("of dill, say")
+                return Noisy, ()
+        held = None
+    """)  # fmt: skip
+    write("program.py", """
+        import multiprocessing as mp
+        import noisy
+        def find(n):
+            return type(noisy.held).__name__, n
+        if __name__ == "__main__":
+            noisy.held = noisy.Noisy()
+            with mp.Pool(2) as pool:
+                print(pool.map(find, range(3)))
+    """)  # fmt: skip
+    at_home, ended = plain("program.py"), moved("program.py")
+    assert (ended.code, ended.out, ended.err) == (at_home.code, at_home.out, at_home.err)
+    assert ended.where() == {"cluster"}, ended.reasons()
