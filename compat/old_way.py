@@ -49,11 +49,12 @@ class Watcher(Protocol):
         """
         ...
 
-    def watch_pool(self, make_twin: Callable[[str], Any]) -> Any:
+    def watch_pool(self, make_twin: Callable[[str], Any], dumps: Callable[[Any], Any] | None = None) -> Any:
         """Who chooses the calls of one of the standard library's pools (compat/guests/twin.py).
 
         Args:
             make_twin: for ``shadow`` or ``canary``, an executor whose processes are guests, or why there is none.
+            dumps: how the pool's calls are pickled, where that is not pickle's way.
         """
         ...
 

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib import import_module
@@ -18,13 +18,20 @@ from graft.compat import old_way
 from graft.compat.dispatcher import CallDispatcher
 from graft.compat.guests.decision import PoolKind, decide
 from graft.compat.guests.group import MOVED, Group
+from graft.compat.guests.program import Start
 from graft.compat.guests.staying import StaysHomeError
 from graft.compat.guests.twin import attach
 from graft.compat.guests.watched_calls import WatchedCalls
 from graft.compat.pool_figures import PoolShape, made_at, maker
+from graft.config.deployment import part
+from graft.tasks.guests.mapped_files import MappedFile
 
 logger = logging.getLogger(__name__)
 
+ONE_PROCESS: Final = (
+    "it has one process, in which a call may use what an earlier one left; give it more, or ask for "
+    "--pools=processes,single if no call does"
+)
 NO_PROCESS: Final = itertools.count(1 << 22)  # Above every pid of this machine: whoever signals it finds nobody.
 
 
@@ -41,18 +48,22 @@ class GuestContext:
         runs_main: whether they run the main module.
         stays: why the pool stays on this machine, where that is known.
         hears_interrupts: whether Ctrl-C ends the calls that run.
+        keeps_state: whether a call may use what an earlier one left in its process, where the pool has one alone.
+        files_of: the files that the call of a work id maps.
         twin_for: ``shadow`` or ``canary``, if the pool is there for the chosen calls of another.
     """
 
     def __init__(
         self, base: Any, package: str, kind: str, *, shown: str = "", environ: Mapping[str, str] | None = None,
         runs_main: bool = True, hears_interrupts: bool = True, twin_for: str = "", stays: str = "",
+        keeps_state: bool = True, files_of: Callable[[int | None], tuple[MappedFile, ...]] = lambda _: (),
     ) -> None:  # fmt: skip
         self._base, self._package, self._kind, self._stays = base, package, kind, stays
+        self._keeps_state = keeps_state
         self._shown = shown or ("ProcessPoolExecutor" if kind == "executor" else f"{package}.Pool")
         self._more: dict[str, Any] = {
             "environ": environ or {}, "runs_main": runs_main, "hears_interrupts": hears_interrupts,
-            "is_silent": twin_for == "shadow",  # The old way's run has written it.
+            "files_of": files_of, "is_silent": twin_for == "shadow",  # The old way's run has written it.
         }  # fmt: skip
         self._owner: Any = None
         self._is_twin = bool(twin_for)
@@ -98,7 +109,7 @@ class GuestContext:
         )  # fmt: skip
         count = self._owner._max_workers if self._kind == "executor" else self._owner._processes
         if not self._is_twin and (watcher := old_way.watcher()) is not None:
-            self._compare(watcher, count, initializer, initargs)
+            self.compare(watcher, count, initializer, tuple(initargs))
             return None
         dispatcher = CallDispatcher(count, place="cluster")  # Never here, whoever looks on.
         dispatcher.leave_end_to_owner()
@@ -106,6 +117,8 @@ class GuestContext:
         try:
             if self._stays:
                 raise StaysHomeError(self._stays)
+            if count == 1 and max_tasks != 1 and self._keeps_state and not part(Start).moves_single:
+                raise StaysHomeError(ONE_PROCESS)
             moved = decide(kind, lambda: self._names(count), dispatcher)
         except StaysHomeError as error:
             self.reason = reason = str(error)
@@ -116,16 +129,19 @@ class GuestContext:
         watched = self._watch(WatchedCalls(kind.shown, shape, "cluster", MOVED, time.perf_counter() - began))
         return Group(kind, moved, dispatcher, calls_queue, results_queue, watched)
 
-    def _compare(self, watcher: old_way.Watcher, count: int, initializer: Any, initargs: Any) -> None:
-        """Leave the pool at home, with twins that have guests, for shadow and canary."""
+    def compare(
+        self, watcher: old_way.Watcher, count: int, initializer: Any, initargs: tuple[Any, ...],
+        dumps: Callable[[Any], Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Leave the pool at home, with twins that have guests, for shadow and canary; *dumps* pickles its calls."""
         self._watch(WatchedCalls(self._shown, PoolShape(self._made_at, count), "local", old_way.REASON))
-        attach(self._owner, self._kind, self._package,
-               watcher.watch_pool(functools.partial(self._twin, count, initializer, tuple(initargs))))  # fmt: skip
+        if dumps is None and self._package != "multiprocessing":
+            dumps = import_module(f"{self._package}.reduction").ForkingPickler.dumps
+        chosen = watcher.watch_pool(functools.partial(self._twin, count, initializer, initargs), dumps)
+        attach(self._owner, self._kind, self._package, chosen)
 
     def _twin(self, count: int, initializer: Any, initargs: Any, purpose: str) -> ProcessPoolExecutor | str:
-        if self._package != "multiprocessing" or not self._more["runs_main"]:
-            return "calls of joblib and multiprocess are not compared"
-        more = {name: value for name, value in self._more.items() if name != "is_silent"}
+        more = {name: value for name, value in self._more.items() if name not in ("is_silent", "files_of")}
         shown = f"{self._shown}, for {purpose},"
         context: Any = GuestContext(self._base, self._package, "executor", shown=shown, twin_for=purpose, **more)
         context._made_at = self._made_at

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
@@ -23,6 +25,7 @@ from graft.tasks.errors import TaskQueueError
 from graft.tasks.guests import guest_program
 from graft.tasks.guests.guest_program import Spec
 from graft.tasks.guests.host import Answer, run_call
+from graft.tasks.guests.mapped_files import MappedFile
 from graft.tasks.ids import new_id
 from graft.tasks.worker_runtime import in_worker
 
@@ -46,6 +49,7 @@ class PoolKind:
         runs_main: whether they run the main module.
         hears_interrupts: whether Ctrl-C ends the calls that run.
         is_silent: whether what they write is dropped.
+        files_of: the files that the call of a work id maps.
     """
 
     package: str
@@ -62,6 +66,7 @@ class PoolKind:
     runs_main: bool
     hears_interrupts: bool
     is_silent: bool
+    files_of: Callable[[int | None], tuple[MappedFile, ...]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispa
         )
     if pool.method == "fork":
         machine_bound.refuse_patched(pool.package)
-    init = _pickled(pool)
+    with _quiet():
+        init = _pickled(pool)
     try:
         slots = worker_admin.slots(table().batch)
         if not slots:
@@ -107,7 +113,8 @@ def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispa
             report = _asked(moved.pool, "probe", dispatcher).report or {"refused": "the first guest ended at once"}
             if report["refused"]:
                 raise StaysHomeError(report["refused"])
-            gift = program.gift(pool.package, report["differs"], report["missing"])
+            with _quiet():
+                gift = program.gift(pool.package, report["differs"], report["missing"])
             guest_program.store(moved.pool, {**spec, "marks": None, "gift": gift})
             if gift:
                 _asked(moved.pool, "check", dispatcher)
@@ -121,6 +128,14 @@ def decide(pool: PoolKind, names: Callable[[], list[str]], dispatcher: CallDispa
         logger.debug("a pool could not be described", exc_info=True)
         raise StaysHomeError(f"the program could not be described for guests: {error!r}") from error
     return moved
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop warnings of what is pickled here and would not be without us: a fork pickles nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _pickled(pool: PoolKind) -> bytes:

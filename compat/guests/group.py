@@ -13,9 +13,11 @@ import logging
 import os
 import queue
 import threading
+from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import wait as wait_readable
 from types import SimpleNamespace
@@ -25,7 +27,7 @@ from graft.compat.guests import call_frames, output
 from graft.compat.guests.call_frames import CallFrame
 from graft.compat.guests.leases import Leases
 from graft.config.deployment import part, settings
-from graft.tasks.errors import CancelledBatchError
+from graft.tasks.errors import CancelledBatchError, EnvelopeError
 from graft.tasks.guests import guest_program, values
 from graft.tasks.guests.host import Answer, run_call
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from graft.compat.guests.decision import Moved, PoolKind
     from graft.compat.guests.watched_calls import WatchedCalls
     from graft.compat.routes import Route
+    from graft.tasks.guests.mapped_files import MappedFile
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,17 @@ class Member(Protocol):
 
     def note_end(self, exitcode: int) -> None:
         """It has ended."""
+
+
+@dataclass(eq=False, slots=True)
+class _Sent:
+    """What is under way: a *step*, and for a call its frame as it travels, and the files that it maps."""
+
+    step: str
+    call: CallFrame | None
+    packed: values.Call | None = None
+    files: tuple[MappedFile, ...] = ()
+    stored: set[str] = field(default_factory=set)  # Of its files: a worker's machine lacked them.
 
 
 class Group:
@@ -68,7 +82,7 @@ class Group:
         self._members: list[Member] = []
         self._in_flight = 0
         self._has_begun = self._is_ending = self._is_interrupted = False
-        self._ended: queue.SimpleQueue[tuple[Future[Any], CallFrame | None, Any] | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Future[Any], _Sent] | None] = queue.SimpleQueue()
         self._routes: dict[str, Route] = {}
         self._values = values.SharedValues(self.pool)
         self._sending = threading.Thread(target=self._send, name="graft-guests", daemon=True)
@@ -167,18 +181,46 @@ class Group:
         return self._in_flight < len(self._members)
 
     def _make(self, step: str, frame: bytes | None) -> None:
-        call = None if frame is None else call_frames.read(frame, self._kind.kind)
+        sent = _Sent(step, None if frame is None else call_frames.read(frame, self._kind.kind))
         with self._changed:
             if step == "call":
                 self._in_flight += 1
-        packed = None
         try:
-            packed = None if frame is None else self._values.store(frame)
-            future: Future[Any] = self._dispatcher.follow(self._route(call), (self.pool, step, packed), {})
+            if sent.call is not None and frame is not None:
+                sent.files = self._kind.files_of(sent.call.work_id)
+                sent.packed = self._values.store(frame)
         except Exception as error:
-            future = Future()
-            future.set_exception(error)
-        future.add_done_callback(lambda ended: self._ended.put((ended, call, packed)))
+            self._fail(sent, error)
+            return
+        self._follow(sent)
+
+    def _follow(self, sent: _Sent) -> None:
+        try:
+            arguments = (self.pool, sent.step, sent.packed, sent.files)
+            future: Future[Any] = self._dispatcher.follow(self._route(sent.call), arguments, {})
+            future.add_done_callback(lambda ended: self._ended.put((ended, sent)))
+        except Exception as error:
+            self._fail(sent, error)
+
+    def _fail(self, sent: _Sent, error: Exception) -> None:
+        future: Future[Any] = Future()
+        future.set_exception(error)
+        self._ended.put((future, sent))
+
+    def _send_again(self, sent: _Sent, lacks: Iterable[str]) -> None:
+        """A worker's machine lacks files that the call maps: send it with them."""
+        try:
+            for path in lacks:
+                if path in sent.stored:
+                    raise EnvelopeError(
+                        f"a worker finds {path}, which a call maps, neither on its machine nor in Redis"
+                    )
+                self._values.store_file(path)
+                sent.stored.add(path)
+        except Exception as error:
+            self._fail(sent, error)
+            return
+        self._follow(sent)
 
     def _route(self, call: CallFrame | None) -> Route:
         name = call.function if call else "?:initializer"
@@ -192,25 +234,31 @@ class Group:
 
     def _receive(self) -> None:
         while (ended := self._ended.get()) is not None:
-            future, call, packed = ended
+            future, sent = ended
+            is_over = True
             try:
-                self._take(future, call)
-                if packed is not None:
-                    self._values.release(packed)
+                is_over = self._take(future, sent)
+                if is_over and sent.packed is not None:
+                    self._values.release(sent.packed, sent.stored)
             except Exception:
                 logger.exception("the result of a pool's call could not be taken")
             finally:
-                if call is not None:
+                if sent.call is not None and is_over:
                     with self._changed:
                         self._in_flight -= 1
                         self._changed.notify_all()
-            del future, ended
+            del future, sent, ended
 
-    def _take(self, future: Future[Any], call: CallFrame | None) -> None:
+    def _take(self, future: Future[Any], sent: _Sent) -> bool:
+        """Whether what was sent is over; else it was sent again."""
+        call = sent.call
         try:
             answer = Answer.of(future.result())
             if not self._kind.is_silent:
                 output.replay(answer.events)
+            if answer.lacks and not self._is_ending:
+                self._send_again(sent, answer.lacks)
+                return False
             if call is not None:
                 key = call.work_id if self._kind.kind == "executor" else (call.job, call.index)
                 self._watched.note_work(key, answer.seconds, answer.cpu)
@@ -220,6 +268,7 @@ class Group:
                 self._put(values.take(answer.result))
         except (Exception, CancelledError) as error:
             self._note_error(call, error)
+        return True
 
     def _put(self, frame: bytes) -> None:
         with suppress(OSError, ValueError), self._results._wlock:  # The pool has ended, and closed its queue.

@@ -25,19 +25,22 @@ _lock = threading.Lock()
 _default_int_handler: Final = signal.default_int_handler
 
 
-KINDS: Final = ("processes", "threads")
+KINDS: Final = ("processes", "single", "threads")
 
 
 def kinds_of(asked: str) -> frozenset[str]:
-    """The kinds of pools in *asked*, ``processes,threads`` or one of these.
+    """The kinds of pools in *asked*, such as ``processes,threads``; ``single`` is process pools of one process.
 
     Raises:
         ValueError: it names something else.
     """
     kinds = frozenset(each.strip() for each in asked.split(","))
     if unknown := kinds - frozenset(KINDS):
-        raise ValueError(f"there are no pools called {min(unknown)!r}; choose processes, threads, or processes,threads")
-    return kinds
+        raise ValueError(
+            f"there are no pools called {min(unknown)!r}; choose processes, threads, single, or several, such as "
+            "processes,threads"
+        )
+    return kinds | {"processes"} if "single" in kinds else kinds
 
 
 def install(seed: str | None = None, kinds: frozenset[str] = frozenset({"processes"})) -> None:
@@ -50,7 +53,7 @@ def install(seed: str | None = None, kinds: frozenset[str] = frozenset({"process
             return
         executors, pools = import_module("concurrent.futures.process"), import_module("multiprocessing.pool")
         start = part(Start)
-        start.seed = seed
+        start.seed, start.moves_single = seed, "single" in kinds
         if "processes" in kinds:
             _patch(executors.ProcessPoolExecutor, "__init__", _executor_init)
             _patch(pools.Pool, "__init__", functools.partial(_pool_init, "multiprocessing"))

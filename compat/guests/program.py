@@ -28,6 +28,7 @@ class Start:
     def __init__(self) -> None:
         self.modules = frozenset(sys.modules)  # Ours, and what we import: no guest needs them.
         self.seed: str | None = None  # Of its hashes, where the environment does not say it.
+        self.moves_single = False  # Pools of one process move as well.
 
     def after_fork(self) -> None:
         """A forked child is the same program."""

@@ -103,7 +103,8 @@ class _ThreadPool:
         self._shape = PoolShape(made_at(maker()), pool._max_workers)
         self._has_initializer = has_initializer
         fork: Any = multiprocessing.get_context("fork")
-        self._context: Any = GuestContext(fork, "multiprocessing", "executor", shown=NAME, hears_interrupts=False)
+        self._context: Any = GuestContext(fork, "multiprocessing", "executor", shown=NAME, hears_interrupts=False,
+                                          keeps_state=False)  # fmt: skip
         self._lock = threading.RLock()
         self._guests: ProcessPoolExecutor | None = None
         self._is_decided = self._is_closing = False

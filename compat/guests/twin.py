@@ -43,7 +43,7 @@ def attach(pool: Any, kind: str, package: str, chosen: PoolCalls) -> None:
 
 def _attach_executor(executor: Any, chosen: PoolCalls) -> None:
     put, results, pending = executor._call_queue.put, executor._result_queue, executor._pending_work_items
-    module = import_module("concurrent.futures.process")
+    module: Any = import_module(type(executor._call_queue).__module__)  # The standard library's, or loky's.
 
     def answer(work_id: int, value: Any, error: BaseException | None) -> None:
         carried: Any = None if error is None else _Carried(module._rebuild_exc, error)

@@ -154,7 +154,10 @@ def inner_call(func: Any, args: tuple[Any, ...]) -> tuple[Any, int]:
         return args[0][0], len(args[0][1])
     if isinstance(func, functools.partial) and getattr(func.func, "__name__", "") == "_process_chunk":
         return func.args[0], len(args[0])
-    func = getattr(func, "_obj", func)  # joblib's wrapper for what it pickles.
+    if (wrapped := getattr(func, "_obj", None)) is not None:  # A wrapper for what is pickled.
+        func = wrapped
+        if isinstance(func, functools.partial) and not args:
+            return inner_call(func.func, func.args)
     if isinstance(items := getattr(func, "items", None), list) and isinstance(func, Sized) and items:
         return items[0][0], len(items)  # joblib's batch: (function, args, kwargs) for each.
     return func, 1

@@ -69,9 +69,11 @@ class Live:
             record.left_out = self.plan.why_not(shown, name)
         return WatchedCallable(self, record, func, None if record.left_out else function, on_loop=on_loop)
 
-    def watch_pool(self, make_twin: Callable[[str], ProcessPoolExecutor | str]) -> PoolCalls:
+    def watch_pool(
+        self, make_twin: Callable[[str], ProcessPoolExecutor | str], dumps: Callable[[Any], Any] | None = None
+    ) -> PoolCalls:
         """Who chooses the calls of a pool; see :class:`graft.compat.old_way.Watcher`."""
-        return PoolCalls(self, make_twin)
+        return PoolCalls(self, make_twin, dumps)
 
     def pool_record(self, shown: Callable[..., Any], why: str) -> Record:
         """The record of a pool's calls of *shown*, which stay at home where there is a reason *why*."""

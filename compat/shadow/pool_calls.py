@@ -29,6 +29,8 @@ from graft.tasks import codec
 
 TICK: Final = 0.25
 
+Dumps = Callable[[Any], Any]
+
 
 class Live(Protocol):
     """The plan that is carried out (live.py)."""
@@ -70,10 +72,13 @@ class PoolCalls:
 
     Args:
         make_twin: the pool of guests for a purpose, or why there is none.
+        dumps: how its calls are pickled, where that is not pickle's way: joblib and pathos send lambdas.
     """
 
-    def __init__(self, live: Live, make_twin: Callable[[str], ProcessPoolExecutor | str]) -> None:
-        self._live, self._make_twin = live, make_twin
+    def __init__(
+        self, live: Live, make_twin: Callable[[str], ProcessPoolExecutor | str], dumps: Dumps | None = None
+    ) -> None:
+        self._live, self._make_twin, self._own_dumps = live, make_twin, dumps
         self._twins: dict[str, ProcessPoolExecutor | str] = {}
         self._making = threading.Lock()
         self._lost: set[str] = set()
@@ -100,7 +105,7 @@ class PoolCalls:
         if purpose is None or purpose in self._lost or isinstance(twin := self._twin(purpose), str):
             return False
         try:
-            frame = pickle.dumps((func, tuple(args), dict(kwargs)), codec.PROTOCOL)
+            frame = self._dumps((func, tuple(args), dict(kwargs)))
         except Exception as error:
             record.note_cannot(f"its arguments could not be recorded: {error}")
             return False
@@ -111,7 +116,7 @@ class PoolCalls:
         patience = self._live.sender.patience(record)
         call = _Canary(record, time.monotonic() + patience, answer, take_back)
         try:
-            future = _run(twin, frame)
+            future = self._run(twin, frame)
         except Exception as error:
             self._note(call, error, is_taken_back=True)
             return False
@@ -139,8 +144,8 @@ class PoolCalls:
                 codec.dump_item(value, limit, "the value") if error is None else None,
                 None if error is None else error_of(error),
             )
-            frame = pickle.dumps((args, kwargs), codec.PROTOCOL)
-            run = functools.partial(_run, kept.twin, kept.frame)
+            frame = self._dumps((args, kwargs))
+            run = functools.partial(self._run, kept.twin, kept.frame)
             if not self._live.sender.take(Shadowed(kept.record, kept.number, None, frame, old, run=run)):
                 kept.record.note_dropped()
         except Exception as refusal:
@@ -204,13 +209,28 @@ class PoolCalls:
             self._canaries.remove(call)
             return True
 
+    def _dumps(self, value: Any) -> bytes:
+        return pickle.dumps(value, codec.PROTOCOL) if self._own_dumps is None else bytes(self._own_dumps(value))
+
+    def _run(self, twin: ProcessPoolExecutor, frame: bytes) -> Future[Any]:
+        func, args, kwargs = pickle.loads(frame)
+        if self._own_dumps is None:
+            return twin.submit(func, *args, **kwargs)
+        call: Any = _Pickled(functools.partial(func, *args, **kwargs), self._dumps)
+        return twin.submit(call)
+
     def _note(self, call: _Canary, error: BaseException | None, *, is_taken_back: bool) -> None:
         self._live.note_canary(call.record, error, is_taken_back=is_taken_back)
 
 
-def _run(twin: ProcessPoolExecutor, frame: bytes) -> Future[Any]:
-    func, args, kwargs = pickle.loads(frame)
-    return twin.submit(func, *args, **kwargs)
+class _Pickled:
+    """A call for a twin, pickled as its pool would have done it."""
+
+    def __init__(self, call: functools.partial[Any], dumps: Callable[[Any], bytes]) -> None:
+        self._obj, self._dumps = call, dumps
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self._dumps(self._obj),)
 
 
 def _terminate(twin: ProcessPoolExecutor) -> None:

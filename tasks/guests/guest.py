@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 import psutil
 
 from graft.tasks.errors import GuestRefusedError
-from graft.tasks.guests import guest_program, values
+from graft.tasks.guests import guest_program, mapped_files, values
 from graft.tasks.guests.guest_program import Spec
 
 PROGRAM: Final = Path(__file__).with_name("guest_process.py")
@@ -45,7 +45,7 @@ class Guest:
         self.calls, self.max_calls = 0, spec["max_tasks"]
         self.is_started = self.is_ready = False
         self.lock = threading.Lock()
-        self.received = values.Received()
+        self.received, self.copies = values.Received(), mapped_files.Copies(pool)
         _refuse_unfit(spec)
         number = guest_program.count_made(pool)
         # Of more guests than the pool has processes, the others begin in silence.

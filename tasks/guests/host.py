@@ -25,6 +25,7 @@ from graft.config.deployment import part
 from graft.tasks.errors import GuestRefusedError
 from graft.tasks.guests import guest_program, values
 from graft.tasks.guests.guest import Event, Guest, GuestEndedError
+from graft.tasks.guests.mapped_files import MappedFile
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ Step = Literal["probe", "check", "start", "call"]
 class Answer:
     """What became of one call: what was written meanwhile, in order; the result, or how the guest ended.
 
-    ``seconds`` are the call's own, ``cpu`` those of them that its guest spent on a processor.
+    ``seconds`` are the call's own, ``cpu`` those of them that its guest spent on a processor. Where ``lacks`` names
+    files that the call maps, it did not run: they are neither on the worker's machine nor in Redis.
     """
 
     events: tuple[Event, ...] = ()
@@ -46,6 +48,7 @@ class Answer:
     report: dict[str, Any] | None = None
     seconds: float = 0.0
     cpu: float = 0.0
+    lacks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, told: tuple[Any, ...]) -> Answer:
@@ -100,6 +103,7 @@ class Guests:
                 if guest.lock.acquire(blocking=False):
                     try:
                         guest.leave()
+                        guest.copies.clear()
                         with suppress(redis.RedisError, OSError):  # They expire.
                             guest.received.clear()
                     finally:
@@ -121,13 +125,13 @@ class _Run:
         guest = part(Guests).get(self.pool)
         return Answer(guest.events(), report=guest.report, seconds=self._seconds())
 
-    def run(self, step: Step, frame: values.Call | None) -> Answer:
-        """Have the guest come as far as *step*, and make the call *frame*."""
+    def run(self, step: Step, frame: values.Call | None, files: tuple[MappedFile, ...]) -> Answer:
+        """Have the guest come as far as *step*, and make the call *frame*, which maps *files*."""
         guests = part(Guests)
         guest = guests.get(self.pool)
         with guest.lock:
             try:
-                return self._run(guest, guests, step, frame)
+                return self._run(guest, guests, step, frame, files)
             except GuestEndedError:
                 guests.forget(guest)
                 events, exitcode = guest.events(), guest.exitcode()
@@ -138,7 +142,9 @@ class _Run:
                 guest.interrupt()
                 raise
 
-    def _run(self, guest: Guest, guests: Guests, step: Step, frame: values.Call | None) -> Answer:
+    def _run(
+        self, guest: Guest, guests: Guests, step: Step, frame: values.Call | None, files: tuple[MappedFile, ...]
+    ) -> Answer:  # fmt: skip
         spec = guest_program.fetch(self.pool) if not guest.is_started else None
         if spec is not None:
             missing = {name: why for name, why in guest.report["missing"].items() if name in spec["own"]}
@@ -151,6 +157,8 @@ class _Run:
         guest.wait_ready()
         if frame is None:
             return Answer(guest.events(), seconds=self._seconds())
+        if lacks := guest.copies.fetch(files):
+            return Answer(guest.events(), seconds=self._seconds(), lacks=lacks)
         message = guest.received.read(frame)
         began, cpu = time.perf_counter(), guest.cpu()
         answered = guest.call(message)
@@ -166,7 +174,9 @@ class _Run:
         return time.perf_counter() - self.began
 
 
-def run_call(pool: str, step: Step, frame: values.Call | None = None) -> tuple[Any, ...]:
+def run_call(
+    pool: str, step: Step, frame: values.Call | None = None, files: tuple[MappedFile, ...] = ()
+) -> tuple[Any, ...]:
     """One call of a program's pool, on this process's guest of it; what :meth:`Answer.of` reads.
 
     Args:
@@ -174,11 +184,12 @@ def run_call(pool: str, step: Step, frame: values.Call | None = None) -> tuple[A
         step: ``probe`` makes a guest and says what it lacks, ``check`` gives it what the program has set, ``start``
             runs the initializer, ``call`` makes a call.
         frame: the pickled call.
+        files: those that the call maps.
 
     Raises:
-        GuestRefusedError: this worker has no folder, module or Python as the program has them.
+        GuestRefusedError: this worker has no folder, module, file or Python as the program has them.
     """
     run = _Run(pool)
-    answer = run.probe() if step == "probe" else run.run(step, frame)
+    answer = run.probe() if step == "probe" else run.run(step, frame, files)
     events = values.store(pool, pickle.dumps(answer.events))
-    return events, answer.result, answer.exitcode, answer.report, answer.seconds, answer.cpu
+    return events, answer.result, answer.exitcode, answer.report, answer.seconds, answer.cpu, answer.lacks

@@ -3,12 +3,15 @@
     a call ──► parts: what is around its large objects, and those ──► the host puts them together again
                           an array that many calls take is one part, named by what it holds
 
-A result is one value, and goes as soon as it has been read. None exceeds ``GRAFT_GUEST_VALUE_LIMIT``.
+A result is one value, and goes as soon as it has been read. A file that calls map is a part, stored when a machine
+lacks it (mapped_files.py). None exceeds ``GRAFT_GUEST_VALUE_LIMIT``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
+import os
 import pickletools
 import secrets
 import threading
@@ -32,13 +35,17 @@ Value = bytes | tuple[str, int]  # Itself, or its key and the number of its piec
 Call = bytes | tuple[Value, ...]
 
 
+class NotInRedisError(EnvelopeError):
+    """A large value is not in Redis, or no longer."""
+
+
 def store(pool: str, data: bytes) -> Value:
     """*data* as it travels, of *pool*.
 
     Raises:
         PayloadTooLargeError: larger than ``GRAFT_GUEST_VALUE_LIMIT``.
     """
-    _check(data)
+    _check(len(data))
     return data if len(data) <= INLINE else _write(f"{keys.GUESTS}{pool}:value:{secrets.token_hex(8)}", data)
 
 
@@ -64,22 +71,34 @@ class SharedValues:
         Raises:
             PayloadTooLargeError: larger than ``GRAFT_GUEST_VALUE_LIMIT``.
         """
-        _check(frame)
+        _check(len(frame))
         if len(frame) <= INLINE:
             return frame
         return tuple(self._stored(part) for part in _parts(frame))
 
-    def release(self, call: Call) -> None:
+    def store_file(self, path: str) -> None:
+        """Keep the file at *path*, which a call maps, until :meth:`release` is told of it.
+
+        Raises:
+            PayloadTooLargeError: larger than ``GRAFT_GUEST_VALUE_LIMIT``.
+        """
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            _check(size)
+            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+                self._keep(_key_of_file(self._pool, path), content, size, path)
+
+    def release(self, call: Call, files: Iterable[str] = ()) -> None:
         """The call has ended: its parts go. The latest that others had too stay, up to the limit of one value."""
         with self._lock:
-            for key, _ in _large(call):
+            for key in [*(key for key, _ in _large(call)), *(_key_of_file(self._pool, path) for path in files)]:
                 if key in self._parts:
                     self._parts[key].users -= 1
             room = settings().guest_value_limit
             for key, part in reversed(list(self._parts.items())):  # The latest first.
                 if part.users:
                     continue
-                if part.is_shared and part.size <= room:
+                if part.is_shared and part.size <= room and (not part.path or os.path.exists(part.path)):
                     room -= part.size
                 else:
                     del self._parts[key]
@@ -94,22 +113,25 @@ class SharedValues:
     def _stored(self, data: bytes) -> Value:
         if len(data) <= INLINE:
             return data
-        key = f"{keys.GUESTS}{self._pool}:part:{hashlib.blake2b(data, digest_size=16).hexdigest()}"
+        return self._keep(_key_of_part(self._pool, data), data, len(data))
+
+    def _keep(self, key: str, data: bytes | mmap.mmap, size: int, path: str = "") -> tuple[str, int]:
         with self._lock:
             part = self._parts.pop(key, None)
             if part is None or not _renew(part.value):
-                part = _Part(_write(key, data), len(data), part.users if part else 0)
+                part = _Part(_write(key, data), size, path, part.users if part else 0)
             part.users += 1
-            part.is_shared = key in self._seen
+            part.is_shared = bool(path) or key in self._seen
             self._parts[key] = part  # The latest is the last.
             self._seen.append(key)
-        return part.value
+            return part.value
 
 
 @dataclass
 class _Part:
     value: tuple[str, int]
     size: int
+    path: str  # Of a file.
     users: int
     is_shared: bool = False
 
@@ -134,15 +156,32 @@ class Received:
         self._parts = {}
 
 
+def pieces_of_file(pool: str, path: str, size: int) -> Iterator[bytes]:
+    """What :meth:`SharedValues.store_file` has kept of the file of *size* bytes at *path*.
+
+    Raises:
+        NotInRedisError: nothing, or no longer.
+    """
+    return _pieces((_key_of_file(pool, path), -(-size // PIECE)))
+
+
+def _key_of_part(pool: str, data: bytes) -> str:
+    return f"{keys.GUESTS}{pool}:part:{hashlib.blake2b(data, digest_size=16).hexdigest()}"
+
+
+def _key_of_file(pool: str, path: str) -> str:
+    return _key_of_part(pool, b"file " + os.fsencode(path))
+
+
 def _large(call: Call) -> list[tuple[str, int]]:
     return [] if isinstance(call, bytes) else [value for value in call if not isinstance(value, bytes)]
 
 
-def _check(data: bytes) -> None:
+def _check(size: int) -> None:
     limit = settings().guest_value_limit
-    if len(data) > limit:
+    if size > limit:
         raise PayloadTooLargeError(
-            f"an argument or result of a pool takes {len(data)} bytes, the limit is {limit}; pass a reference to it "
+            f"an argument or result of a pool takes {size} bytes, the limit is {limit}; pass a reference to it "
             "(a path, a key), or raise GRAFT_GUEST_VALUE_LIMIT"
         )
 
@@ -171,7 +210,7 @@ def _objects(pickled: bytes, offset: int) -> Iterator[tuple[int, int]]:
         return
 
 
-def _write(key: str, data: bytes) -> tuple[str, int]:
+def _write(key: str, data: bytes | mmap.mmap) -> tuple[str, int]:
     client, expires = shared(), int(settings().result_ttl * 1000)
     pieces = range(0, len(data), PIECE)
     for number, start in enumerate(pieces):
@@ -180,15 +219,16 @@ def _write(key: str, data: bytes) -> tuple[str, int]:
 
 
 def _read(value: Value) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    client, pieces = shared(), []
+    return value if isinstance(value, bytes) else b"".join(_pieces(value))
+
+
+def _pieces(value: tuple[str, int]) -> Iterator[bytes]:
+    client = shared()
     for name in _names([value]):
         piece = client.get(name)
         if piece is None:
-            raise EnvelopeError("a large argument or result of a pool is no longer in Redis")
-        pieces.append(codec.unseal(name, piece))
-    return b"".join(pieces)
+            raise NotInRedisError("a large argument or result of a pool is no longer in Redis")
+        yield codec.unseal(name, piece)
 
 
 def _renew(value: tuple[str, int]) -> bool:

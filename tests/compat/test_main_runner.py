@@ -264,7 +264,7 @@ def test_without_a_safe_path_flag_the_folder_comes_first_and_with_it_it_does_not
             2,
         ),
         (["--replace", "acme=nothing", "ok.py"], "there is no facade named 'nothing'; choose one of: async_worker", 2),
-        (["--pools=fibres", "ok.py"], "there are no pools called 'fibres'; choose processes, threads, or", 2),
+        (["--pools=fibres", "ok.py"], "there are no pools called 'fibres'; choose processes, threads, single, or", 2),
         (["--rep=-", "ok.py"], "unrecognized arguments", 2),
         (["--shadow", "2", "ok.py"], "shadow=2 must be a share from 0 to 1", 2),
         (["--shadow", "0.5", "--equal", "a", "ok.py"], "equal='a' must be ==, pickle, or module:function", 2),

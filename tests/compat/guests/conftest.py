@@ -39,9 +39,9 @@ def write(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plain(write):
-    def run(*arguments, timeout=120):
+    def run(*arguments, timeout=120, prefix=()):
         ended = subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, timeout=timeout, check=False,
+            [*prefix, sys.executable, *arguments], capture_output=True, text=True, timeout=timeout, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return Ran(ended.returncode, ended.stdout, ended.stderr, [])
@@ -51,9 +51,10 @@ def plain(write):
 
 @pytest.fixture
 def on_workers(plain, tmp_path):
-    def run(*arguments, timeout=120):
+    def run(*arguments, timeout=120, prefix=()):
         report = tmp_path / "report.json"
-        ended = plain("-m", "graft.compat", "--pools", "--report", str(report), *arguments, timeout=timeout)
+        runner = ("-m", "graft.compat", "--pools=single", "--report", str(report))
+        ended = plain(*runner, *arguments, timeout=timeout, prefix=prefix)
         ended.calls = json.loads(report.read_text())["calls"] if report.exists() else []
         return ended
 

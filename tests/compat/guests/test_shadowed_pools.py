@@ -92,3 +92,60 @@ def test_the_pools_own_processes_answer_what_the_cluster_does_not_and_the_progra
     assert ended.out.splitlines() == [
         "[0, 1, 2]", "[0, 1, 2, 3, 4, 5]", "[0, 1]", "[('__main__:work', 6)]",
     ], ended.err  # fmt: skip
+
+
+JOBLIB = """
+    import os
+    from joblib import Parallel, delayed
+    PARENT = os.getpid()
+    def is_at_home(n):
+        return os.getppid() == PARENT
+    def fail(n):
+        raise LookupError(n)
+    if __name__ == "__main__":
+        factor = 3
+        for _ in range(2):  # On the same processes of loky.
+            print(Parallel(n_jobs=2)(delayed(lambda n: n * factor)(n) for n in range(4)))
+        print(set(Parallel(n_jobs=2)(delayed(is_at_home)(n) for n in range(3))))
+        try:
+            Parallel(n_jobs=2)(delayed(fail)(n) for n in range(1))
+        except LookupError as error:
+            print(repr(error))
+"""
+PATHOS = """
+    import os
+    from multiprocess import Pool
+    PARENT = os.getpid()
+    def is_at_home(n):
+        return os.getppid() == PARENT
+    def fail(n):
+        raise LookupError(n)
+    if __name__ == "__main__":
+        factor = 3
+        with Pool(2) as pool:
+            print(pool.map(lambda n: n * factor, range(8), 1))
+            print(set(pool.map(is_at_home, range(3), 1)))
+            try:
+                pool.apply(fail, (0,))
+            except LookupError as error:
+                print(repr(error))
+"""
+
+
+@pytest.mark.parametrize(("package", "source"), [("joblib", JOBLIB), ("multiprocess", PATHOS)])
+def test_the_calls_of_packages_with_pools_of_their_own_are_compared_and_answered_too(
+    write, plain, judged, package, source
+):
+    pytest.importorskip(package)
+    write("program.py", source)
+    at_home = plain("program.py")
+    shadowed, verdicts = judged("--shadow", "1")
+    assert (shadowed.code, shadowed.out) == (at_home.code, at_home.out), shadowed.err
+    found = {
+        name.rpartition(".")[2].rpartition(":")[2]: (one["verdict"], one["compared"]) for name, one in verdicts.items()
+    }
+    assert found == {"<lambda>": ("safe", 8), "is_at_home": ("differs", 3), "fail": ("safe", 1)}
+    canary, verdicts = judged("--canary", "1")
+    assert (canary.code, canary.out) == (at_home.code, at_home.out.replace("{True}", "{False}")), canary.err
+    assert {each["canaries"] for each in verdicts.values()} == {8, 3, 1}
+    assert {each["taken_back"] for each in verdicts.values()} == {0}
