@@ -5,8 +5,9 @@
 --         where it is to wait for that (due.lua)
 --         KEYS: key, list, wake-ups, those of due.lua → nil where the message is in its place now, else {id, state,
 --         seconds since a sign}
---   begin: ms → 1 where the call has the key, 0 where another has it: it was replaced, or a copy of it has ended
---   end: ms that the key stays afterwards
+--   begin: ms; KEYS: key, the mark of a delivery that went back → 1 where the call has the key, 0 where another has it
+--          (it was replaced, or a copy of it has ended), -1 where the message of this run went back: another run asks
+--   end: ms that the key stays afterwards; KEYS: key, and that mark, where a run ends → nothing is done where it is set
 --   seen: the call has been found alive
 local key, list, wakeups, times, messages, counts, mover = unpack(KEYS)
 local operation, id = ARGV[1], ARGV[2]
@@ -15,6 +16,10 @@ local now = time[1] + time[2] / 1000000
 local holder, begun, ended, seen = unpack(redis.call('HMGET', key, 'id', 'begun', 'ended', 'seen'))
 
 local operations = {}
+
+local function has_gone_back()
+  return KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1
+end
 
 function operations.push()
   local mode, hold, lasts, message, queue, due = unpack(ARGV, 3)
@@ -37,6 +42,7 @@ function operations.push()
 end
 
 function operations.begin()
+  if has_gone_back() then return -1 end
   if holder and holder ~= id then return 0 end
   if ended then redis.call('UNLINK', key) end
   redis.call('HSET', key, 'id', id, 'begun', 1, 'seen', now)
@@ -45,11 +51,8 @@ function operations.begin()
 end
 
 operations['end'] = function()
-  if holder ~= id or ended then return 0 end
-  if tonumber(ARGV[3]) <= 0 then return redis.call('UNLINK', key) end
-  redis.call('HSET', key, 'ended', 1)
-  redis.call('PEXPIRE', key, ARGV[3])
-  return 1
+  if has_gone_back() then return -1 end
+  return give_key_back(key, id, tonumber(ARGV[3]))
 end
 
 function operations.seen()

@@ -15,6 +15,7 @@ from celery import states
 from graft.config import keys, lua
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
+from graft.config.transport.unique import GIVE_KEY_BACK, Terms
 from graft.tasks import codec
 from graft.tasks.delivery import lease
 from graft.tasks.envelope import Outcome, Report
@@ -22,7 +23,7 @@ from graft.tasks.errors import EnvelopeError
 from graft.tasks.results.backend import results_backend
 
 OUTCOME: Final = keys.OUTCOME
-CONCLUDE: Final = lua.text(__file__, "conclude_report")
+CONCLUDE: Final = GIVE_KEY_BACK + lua.text(__file__, "conclude_report")
 STORED: Final = "stored:"
 LABEL: Final = 60
 
@@ -95,8 +96,9 @@ def reference_text(envelope_id: str, report: Report) -> str:
 def conclude(pipe: Any, request: Any, text: str, records: Sequence[str]) -> None:
     """Store and publish *text* as the result of *request*, in Celery's place and words, and end what it leaves behind.
 
-    On the caller's pipeline, in one step: its message is acknowledged, and the *records* of its runs go. Nothing of
-    this is done where the message went back meanwhile: it is another run's.
+    On the caller's pipeline, in one step: its message is acknowledged, its unique key given back where it has one on
+    this server, and the *records* of its runs go. Nothing of this is done where the message went back meanwhile: it is
+    another run's.
 
     Celery would look for an earlier result first, and write this one in a transaction: two round trips of their own.
     """
@@ -106,11 +108,14 @@ def conclude(pipe: Any, request: Any, text: str, records: Sequence[str]) -> None
     if not request.ignore_result:
         meta = backend._get_result_meta(result=text, state=states.SUCCESS, traceback=None, request=request)
         record = backend.encode({**meta, "task_id": request.id})
-    names = [keys.RETURNED + tag, key, keys.UNACKED, keys.UNACKED_INDEX, *records]
+    terms = Terms.of(request) if settings().backend_url == settings().broker_url else None
+    call, keeps = (request.id, terms.keep_ms) if terms is not None else ("", 0)
+    unique = key if terms is None else terms.name
+    names = [keys.RETURNED + tag, key, keys.UNACKED, keys.UNACKED_INDEX, unique, *records]
     settles = bool(tag) and _ends_with_its_result(request)
     # By its text: no round trip tells beforehand whether Redis knows the script, and it has come by the end of a run.
     pipe.eval(CONCLUDE, len(names), *names, lease.fence_of(request), record, int(backend.expires or 0),
-              int(settles))  # fmt: skip
+              int(settles), call, keeps)  # fmt: skip
     request.ignore_result = True  # It is stored.
 
 

@@ -274,7 +274,6 @@ class EnvelopeRun:
             text = self._keep_in_batch(pipe, report) if envelope.generation is not None else result_text(
                 pipe, envelope.id, report, is_stored=envelope.stores_report
             )  # fmt: skip
-            unique.end_on(pipe, self.request)  # First: whoever has the outcome finds the key free.
             conclude(pipe, self.request, text, (*self.record.keys, payloads.BODY + envelope.id))
             first = next(iter({**self.recorded_errors, **outcomes.errors}.values()), None)
             text = LabelledText(text, label(report, first))

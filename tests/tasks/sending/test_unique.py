@@ -9,12 +9,16 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from celery.app.task import Context
 
 import graft
 from graft.config import keys
+from graft.config.transport.unique import Terms
 from graft.tasks.dead_letters import replay, store
+from graft.tasks.delivery import lease
 from graft.tasks.ids import new_id
-from graft.tasks.queues import pause, peek, purge
+from graft.tasks.queues import pause, peek, purge, unique
+from graft.tasks.results import result_store
 from tests import samples
 from tests.stack import run_python, wait_until
 
@@ -210,3 +214,30 @@ def test_it_is_for_single_calls():
     with pytest.raises(TypeError, match="must be a text"):
         graft.submit(samples.identity, [1], unique=17)
     assert next(numbers) == 0
+
+
+@pytest.mark.acl_role("worker")
+def test_a_run_whose_message_went_back_neither_takes_the_key_nor_gives_it_back(redis, key):
+    """Another worker has the message: it is the one that runs now whose end frees the key."""
+    request = Context(id=new_id(), properties={"delivery_tag": new_id()}, ignore_result=False)
+    request.graft_unique = Terms(key).header
+    returned, name = keys.RETURNED + request.properties["delivery_tag"], Terms(key).name
+    lease.hold(request, acks_late=True)
+
+    def conclude():
+        with redis.pipeline(transaction=False) as pipe:
+            result_store.conclude(pipe, request, "the report", ("none",))
+            return pipe.execute()
+
+    assert unique.may_begin(request)
+    redis.set(returned, 1, ex=60)
+    assert conclude() == [-1]
+    unique.end(request)
+    assert redis.hget(name, "id") == request.id.encode()
+    redis.delete(returned)
+    assert conclude() == [1]
+    assert not redis.exists(name)
+    redis.set(returned, 1, ex=60)
+    with pytest.raises(lease.LeaseLost):
+        unique.may_begin(request)
+    assert not redis.exists(name)
