@@ -145,6 +145,7 @@ class World(Batches, People):
         self.skew = dict(self.wrong_clocks)
         self.tags: dict[str, tuple[str, str]] = {}  # Worker and task by delivery tag.
         self._tags_made = Counter[str]()
+        self._linked = "model"  # Whose channel is made now: its name begins the tags of what that fetches.
         self.priorities = {}
         self.accepted = set()
         self.begun = Counter[str]()
@@ -198,6 +199,7 @@ class World(Batches, People):
 
     def link(self, name: str) -> tuple[Any, Any]:
         """A channel and a consumer for worker *name*, as new; the connections behind them are kept."""
+        self._linked = name
         if name not in self._links:
             connection = self.app.connection_for_read()
             channel = connection.channel()
@@ -253,7 +255,7 @@ class World(Batches, People):
 
     def _next_tag(self) -> str:
         actor = self.scheduler.current
-        name = "model" if actor is None else actor.process.name.partition(".")[0]
+        name = self._linked if actor is None else actor.process.name.partition(".")[0]
         self._tags_made[name] += 1
         return f"{name}-{self._tags_made[name]}"
 
