@@ -23,6 +23,7 @@ from graft.tasks.delivery import cancellation, lease, outbox
 from graft.tasks.envelope import RUN_ENVELOPE
 from graft.tasks.pools.state import HAS_TO_WAIT, RedisPool
 from graft.tasks.queues import pause
+from graft.tasks.results import result_store
 from graft.tasks.running import work_stealing
 from graft.tasks.running.envelope_run import EnvelopeRun
 from graft.tasks.running.work_stealing import Offer
@@ -116,7 +117,7 @@ class Variant:
         Raises:
             LookupError: a line stands in no script any more; what is not changed is not found wrong.
         """
-        scripts = b"".join((*lua.LOADED, fetch.FETCH.encode()))
+        scripts = b"".join((*lua.LOADED, fetch.FETCH.encode(), result_store.CONCLUDE.encode()))
         for line in (*self.lines, *(line for line, _ in self.instead)):
             if line.encode() not in scripts:
                 raise LookupError(f"no script has the line {line!r}: the variant is out of date")
@@ -196,6 +197,20 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     "drop-then-quarantine": Variant(
         "a message that cannot be read is dropped, and then kept in the quarantine", ("garbled-a",), deaths=1,
         patches=((Channel, "quarantine", _drop_then_keep),),
+    ),
+    "envelope-without-fence": Variant(
+        "whoever has run an envelope answers, whether or not another has its message by then", ("unique-a",), jumps=1,
+        lines=("if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end",),
+    ),
+    "give-key-back-unfenced": Variant(
+        "whoever ends a run gives its unique key back, whether or not another has its message by then", ("unique-a",),
+        jumps=1, instead=(
+            (
+                "if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end",
+                "if delivery ~= '' and redis.call('EXISTS', returned) == 1 then "
+                "if call ~= '' then give_key_back(unique, call, keeps) end return -1 end",
+            ),
+        ),
     ),
     "give-away-untold": Variant(
         "items are given away, and the report does not say to whom", ("items-a",),

@@ -24,7 +24,7 @@ PRELUDE: Final = (
 HANDSHAKE: Final = frozenset({b"HELLO", b"AUTH", b"CLIENT", b"SELECT", b"PING", b"READONLY", b"SCRIPT", b"INFO"})
 # What others can notice. Statistics, bodies and records of single runs are between one process and the reader later.
 NOTICED: Final = (b"default", b"graft:unacked", b"graft:run:", b"celery-task-meta-", b"graft:dead-letters",
-                  b"graft:cancel", b"graft:paused", b"graft:quarantine", b"graft:pool:")  # fmt: skip
+                  b"graft:cancel", b"graft:paused", b"graft:quarantine", b"graft:pool:", b"graft:unique:")  # fmt: skip
 FIGURES: Final = b"graft:figures"  # Statistics, which have the times of this machine.
 
 Command = list[bytes]
