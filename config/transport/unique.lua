@@ -9,6 +9,8 @@
 --          (it was replaced, or a copy of it has ended), -1 where the message of this run went back: another run asks
 --   end: ms that the key stays afterwards; KEYS: key, and that mark, where a run ends → nothing is done where it is set
 --   seen: the call has been found alive
+-- Beside the key stands one for each call that was replaced, as long as that may wait: it does not begin, though the one
+-- that took its place has ended. No key of a call has a line feed.
 local key, list, wakeups, times, messages, counts, mover = unpack(KEYS)
 local operation, id = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
@@ -26,6 +28,7 @@ function operations.push()
   if holder and holder ~= id and (ended or begun or mode ~= 'replace') then
     return {holder, ended and 'ended' or begun and 'begun' or 'waiting', string.format('%.3f', now - seen)}
   end
+  if holder and holder ~= id and not ended then redis.call('SET', key .. '\n' .. holder, 1, 'PX', hold) end
   if holder ~= id or ended then redis.call('UNLINK', key) end
   redis.call('HSET', key, 'id', id, 'seen', now)
   redis.call('PEXPIRE', key, hold)
@@ -43,7 +46,7 @@ end
 
 function operations.begin()
   if has_gone_back() then return -1 end
-  if holder and holder ~= id then return 0 end
+  if (holder and holder ~= id) or redis.call('EXISTS', key .. '\n' .. id) == 1 then return 0 end
   if ended then redis.call('UNLINK', key) end
   redis.call('HSET', key, 'id', id, 'begun', 1, 'seen', now)
   redis.call('PEXPIRE', key, ARGV[3])

@@ -41,7 +41,7 @@ FIRST_ITEMS: Final = {
 POLICIES: Final = {"itemfail": RetryPolicy(2, base=0.0), "itemdead": RetryPolicy(2, base=0.0, on=OSError)}
 POOLED: Final = "pooled"
 UNIQUE: Final = "unique"
-TERMS: Final = Terms("model")
+TERMS: Final = Terms("model", "replace")
 PREFIX: Final = "c%07d-0000-0000-0000-"  # Of every id that a caller makes.
 
 
@@ -109,6 +109,7 @@ class Batches:
     caller: Actor | None = None
     at_caller: Caller
     callers_made: int = 0
+    replaced: set[str]  # Unique calls that had not begun when another took their place, or that had ended.
     scheduler: Scheduler
 
     def begin(self, actor: Actor) -> Actor:
@@ -161,10 +162,16 @@ class Batches:
             one.message["headers"][HEADER] = TERMS.header
             try:
                 channel._put(one.queue, one.message)
+                self.replaced |= {name for name, batch in self.batches.items() if self._gives_way(name, batch, one)}
             except HeldError as held:
                 self.log.append(f"{held.holder} has the key")
                 return False
         return True
+
+    @staticmethod
+    def _gives_way(name: str, batch: Batch, one: Any) -> bool:
+        """Whether the envelope *name* has, or had, the key that *one* has taken."""
+        return batch.label.startswith(UNIQUE) and name != one.message["headers"]["id"]
 
     def _drop(self, batch: Batch) -> None:
         """Nobody will answer *batch*: another call has its key."""

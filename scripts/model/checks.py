@@ -159,8 +159,13 @@ class Checks:
 
     def _a_unique_call_keeps_its_key(self, now: Snapshot) -> None:
         """While its message waits or is held, a call with a unique key has it."""
-        for task_id, batch in self.world.batches.items():
-            if batch.label.startswith(UNIQUE) and now.copies[task_id] and now.key_of != task_id:
+        world = self.world
+        for task_id, batch in world.batches.items():
+            if not batch.label.startswith(UNIQUE) or not now.copies[task_id]:
+                continue
+            if task_id in world.replaced and set(batch.items) & set(world.begun):
+                raise Broken(f"{task_id} has begun, and another has taken its place")
+            if task_id not in world.replaced and now.key_of != task_id:
                 raise Broken(f"{task_id} is under way, and its unique key is {now.key_of or 'nobody'}'s")
 
     def at_rest(self) -> None:

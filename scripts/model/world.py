@@ -132,7 +132,7 @@ class World(Batches, People, Clocks, Witness):
         self.replayed = Counter[str]()
         self.doubled = Counter[str]()  # Messages that the network delivered once more.
         self.arrived = Counter[str]()  # Messages of tasks that follow others, by how often one came.
-        self.cancelled = set()
+        self.cancelled, self.replaced = set(), set()
         self.workers: dict[str, Worker] = {}
         self.caller = self.operator = None
         self.batches: dict[str, Batch] = {}

@@ -13,6 +13,7 @@ from celery.app.task import Context
 
 import graft
 from graft.config import keys
+from graft.config.transport.due import Placed
 from graft.config.transport.unique import Terms
 from graft.tasks.dead_letters import replay, store
 from graft.tasks.delivery import lease
@@ -185,8 +186,10 @@ def test_what_is_lost_purged_cancelled_or_buried_frees_it_and_a_replay_takes_it_
     assert replay.replay(letter)
     wait_for_lines(ledger)
     assert held(redis, key)[b"id"].decode() == letter.id
+    attached = submit()
+    wait_until(lambda: attached.progress().sent, WAIT)
     open_gate(ledger)
-    assert submit().collect(WAIT) == ["1"]
+    assert attached.collect(WAIT) == ["1"]
     with pytest.raises(graft.PoisonedError):
         graft.submit(samples.kill_process, [1], unique=key).collect(WAIT)
     assert not held(redis, key)
@@ -241,3 +244,17 @@ def test_a_run_whose_message_went_back_neither_takes_the_key_nor_gives_it_back(r
     with pytest.raises(lease.LeaseLost):
         unique.may_begin(request)
     assert not redis.exists(name)
+
+
+@pytest.mark.acl_role("worker")
+def test_a_call_that_was_replaced_does_not_begin_when_the_other_has_ended(redis, key):
+    """It had been fetched by a worker that was busy, and its key was free again."""
+    old, new = (Context(id=new_id(), graft_unique=Terms(key, "replace").header) for _ in range(2))
+    for request in (old, new):
+        message = Placed(request.id, "none", f"{key} list", f"{key} wakeups", "{}")
+        Terms(key, "replace").push(message, None, 1000, redis)
+    assert unique.may_begin(new)
+    unique.end(new)
+    assert not redis.exists(Terms(key).name)
+    assert not unique.may_begin(old)
+    redis.delete(f"{key} list", f"{key} wakeups")
