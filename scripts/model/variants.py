@@ -212,6 +212,10 @@ VARIANTS: Final[Mapping[str, Variant]] = {
             ),
         ),
     ),
+    "begin-though-replaced": Variant(
+        "a unique call that another has replaced begins once that has ended", ("unique-a", "unique-b"),
+        instead=((" or redis.call('EXISTS', key .. '\\n' .. id) == 1 then return 0 end", " then return 0 end"),),
+    ),
     "give-away-untold": Variant(
         "items are given away, and the report does not say to whom", ("items-a",),
         patches=((EnvelopeRun, "share", _give_away_untold),),
