@@ -6,10 +6,11 @@ retried command may run twice and a blocking read needs a longer patience.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.connection import HiredisRespSerializer, PythonRespSerializer
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -25,6 +26,23 @@ from graft.config.addresses import Sentinels, as_redis_py, sentinels
 from graft.config.deployment import current, part, settings
 from graft.config.settings import Settings
 
+LARGE: Final = 1 << 16  # Bytes of a value that is not copied once more to be sent.
+
+
+class _Packer:
+    """Packs commands as redis-py does, a large value beside its command: 1 MiB takes hiredis a millisecond.
+
+    hiredis is for the small ones, which it packs in a third of the time.
+    """
+
+    def __init__(self) -> None:
+        self._small: Any = HiredisRespSerializer()
+        self._large: Any = PythonRespSerializer(LARGE, redis.ConnectionPool().get_encoder().encode)
+
+    def pack(self, *arguments: Any) -> Any:
+        is_large = any(type(each) is bytes and len(each) > LARGE for each in arguments)
+        return (self._large if is_large else self._small).pack(*arguments)
+
 
 def connect(config: Settings | None = None, *, socket_timeout: float | None = 10.0, **options: Any) -> Any:
     """A client of the result backend's Redis, where this project keeps its own keys. Connects on first use.
@@ -38,6 +56,7 @@ def connect(config: Settings | None = None, *, socket_timeout: float | None = 10
         "socket_keepalive": True,
         "health_check_interval": 10,
         "client_name": "graft",
+        "command_packer": _Packer(),
         **options,
     }
     options["retry"] = options.get("retry") or Retry(NoBackoff(), 0)

@@ -197,7 +197,7 @@ class Settings(BaseSettings):
     )
 
     pool: Literal["prefork", "direct"] = Field(
-        "prefork",
+        "direct",
         description="Pool of a worker that is started with prefork, Celery's default. In direct, processes take their "
         "messages from Redis themselves; prefork is Celery's own.",
     )

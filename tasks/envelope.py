@@ -133,7 +133,7 @@ class Envelope:
             SignatureError: not signed by this deployment.
             EnvelopeError: another version, or sent under another id than its own.
         """
-        content = codec.unseal("envelope", text)
+        content = codec.verified("envelope", text)
         try:
             version, *values = pickle.loads(content)
         except Exception as error:
@@ -190,7 +190,7 @@ class Report:
     @classmethod
     def open(cls, text: str | bytes, task_id: str) -> Report:
         """The report in *text*, or in signed bytes, which must have been made for the envelope *task_id*."""
-        version, *values = pickle.loads(codec.unseal(f"outcome:{task_id}", text))
+        version, *values = pickle.loads(codec.verified(f"outcome:{task_id}", text))
         if version != VERSION:
             raise EnvelopeError(f"outcome version {version} is not known to this process, which reads {VERSION}")
         positions, outcomes, packed, busy, elapsed, retries, awaited, children = values

@@ -27,9 +27,9 @@ EXAMPLES = ROOT / "docs" / "examples"
 FOREIGN = ("CELERY_", "GRAFT_", "FLOWER_")
 # What a lost worker held is delivered again after 4 s; the tests of the old proof of concept want its routes.
 SETTINGS = {"GRAFT_VISIBILITY_TIMEOUT": "4", "GRAFT_POC_TASKS": "true"}
-# TESTED_POOL=direct pytest tests/hardened tests/workers runs the same with our own pool.
-TESTED_POOL = os.environ.get("TESTED_POOL", "prefork")
-if TESTED_POOL != "prefork":
+# TESTED_POOL=prefork pytest tests/hardened tests/workers runs the same with Celery's own pool.
+TESTED_POOL = os.environ.get("TESTED_POOL", "direct")
+if TESTED_POOL != "direct":
     SETTINGS["GRAFT_POOL"] = TESTED_POOL
 
 

@@ -58,16 +58,20 @@ class HardenedConsumer(Consumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         channel = self.task_consumer.channel if self.task_consumer else None
-        if not isinstance(channel, Channel) or channel.closed:
+        if channel is not None and not isinstance(channel, Channel):
             super().on_connection_error_after_connected(exc)
-        else:
-            channel.keep_messages()
+            return
+        # Closed, or not there yet, where this connection was lost as soon as it was made: nothing came with it.
+        lost = channel if channel is not None and not channel.closed else None
+        if lost is not None:
+            lost.keep_messages()
             # Every message that waits for its time has raised the prefetch by one and will lower it again.
             self._extra_prefetch += self.qos.value - self.initial_prefetch_count
-            super().on_connection_error_after_connected(exc)
+        super().on_connection_error_after_connected(exc)
+        if lost is not None:
             # After closing, which may have delivered the reply to a last BRPOP.
-            self.kept.update(channel.qos.outstanding())
-            self._is_reconnecting = True
+            self.kept.update(lost.qos.outstanding())
+        self._is_reconnecting = True
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         super().on_connection_error_before_connected(exc)

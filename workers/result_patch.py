@@ -7,22 +7,22 @@ acknowledges it (tasks/delivery/lease.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, NamedTuple
 
 from celery import states
 from celery.backends.redis import RedisBackend
 from kombu.utils.json import dumps
+from redis.commands.core import Script
 
 from graft.config import keys, lua
-from graft.config.deployment import part
 from graft.config.transport.sending_channel import PUSH_MESSAGES, push_arguments
 from graft.config.transport.unique import GIVE_KEY_BACK, Terms
 from graft.tasks import guard
 from graft.tasks.delivery import lease, outbox
 from graft.tasks.delivery.outbox import Outbox
 from graft.tasks.queues import unique
+from graft.tasks.results import stored_later
 from graft.tasks.results.celery_backend import Backend
 from graft.tasks.results.replies import channel_of
 
@@ -36,7 +36,10 @@ LOST: Final = -1  # The script's reply where the message went back.
 
 
 class StoreArguments(NamedTuple):
-    """What the script is given for the run of *request*. ``outbox`` holds the messages that it sends, if any."""
+    """What the script is given for the run of *request*: an :class:`~graft.tasks.results.stored_later.Ending`.
+
+    ``outbox`` holds the messages that it sends, if any.
+    """
 
     keys: list[str]
     arguments: list[Any]
@@ -63,18 +66,20 @@ class StoreArguments(NamedTuple):
         return cls([*names, *lists], [*stored, *held, replies, *messages], settles, follows, request)
 
     @property
+    def script(self) -> Script:
+        return STORE
+
+    @property
     def key(self) -> str:
-        """Where the result is stored."""
         return self.keys[0]
 
     def hand_over(self) -> None:
-        """Somebody else runs the script, later: until then nothing of this run is sent or forgotten."""
+        """Until then nothing of this run is sent or forgotten."""
         self.request.graft_stored_later = True
         if self.outbox is not None:
             self.outbox.hand_over()
 
     def told(self, reply: int) -> None:
-        """The script said *reply*."""
         if self.outbox is not None:
             self.outbox.settled(has_left=reply != LOST)
         if reply == LOST:
@@ -111,18 +116,6 @@ def arguments(
     )  # fmt: skip
 
 
-class _Later:
-    """Whoever stores results with what is sent to Redis next; nobody, in most processes."""
-
-    def __init__(self) -> None:
-        self.take: Callable[[StoreArguments], None] | None = None
-
-
-def store_later(take: Callable[[StoreArguments], None]) -> None:
-    """Have *take* given each result that also acknowledges its run's message, instead of storing it at once."""
-    part(_Later).take = take
-
-
 def install() -> None:
     """In a worker: change how Celery's own Redis backend stores, and ours."""
     store = RedisBackend._store_result
@@ -137,11 +130,7 @@ def install() -> None:
             if state in states.READY_STATES:
                 unique.end(request)
             return stored
-        later = part(_Later).take if how.settles else None
-        if later is not None:
-            how.hand_over()
-            later(how)
-        else:
+        if not (how.settles and stored_later.is_taken(how)):
             how.told(self.ensure(lambda: STORE(how.keys, how.arguments, self.client), ()))
         return result
 

@@ -68,6 +68,7 @@ class Channel(SendingChannel):
         self._gone: set[str] = set()  # Messages that were taken, and went back before they were read.
         self._fetcher = Fetcher()
         self._fetch_commands: dict[tuple[str, ...], FetchCommand] = {}
+        self._source: tuple[Any, ...] | None = None
         super().__init__(connection, **kwargs)
         self._fair_order = FairOrder(self._run, *self._prefixed([keys.VIRTUAL_TIMES]))
 
@@ -109,11 +110,15 @@ class Channel(SendingChannel):
 
     def source(self) -> tuple[Any, ...]:
         """What another process needs to know to fetch for this channel: queues, whether they take turns, and keys."""
-        queues = self._queue_cycle.consume(len(self.active_queues))
+        queues = list(self._queue_cycle.consume(len(self.active_queues)))
+        if self._source is not None and self._source[0] == queues:  # It is asked for ten times a second.
+            return self._source
         takes_turns = self.queue_order_strategy == "round_robin"
         unacked, unacked_index = self._prefixed([self.unacked_key, self.unacked_index_key])
         lists = [self._prefixed(self._q_for_pri(queue, step) for step in self.priority_steps) for queue in queues]
-        return list(queues), takes_turns, unacked, unacked_index, self._prefixed(map(self._wakeups, queues)), lists
+        wakeups = self._prefixed(map(self._wakeups, queues))
+        self._source = queues, takes_turns, unacked, unacked_index, wakeups, lists
+        return self._source
 
     def _brpop_read(self, **options: Any) -> bool:
         try:

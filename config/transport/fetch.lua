@@ -26,22 +26,27 @@ end
 local list = lists + guess  -- A guess saves the search where no list before it has a message.
 if guess == 0 or guess > 1 and redis.call('EXISTS', unpack(KEYS, lists + 1, list - 1)) > 0 then list = first(lists + 1) end
 while list <= #KEYS do
-  while #taken < most do
-    local raw = redis.call('RPOP', KEYS[list])
-    if not raw then break end
+  local found = redis.call('RPOP', KEYS[list], most - #taken)
+  if found then
     if not now then
       local time = redis.call('TIME')  -- The clocks of workers may differ; leases have this one.
       now = string.format('%d.%06d', time[1], time[2])
     end
-    local queue, tag = (list - lists - 1) % queues + 1, ARGV[tags + 1 + #taken]
-    redis.call('HSET', record, tag, '[' .. raw .. ',"",' .. ARGV[1 + queue] .. ']')
-    redis.call('ZADD', index, now, tag)
-    if not is_sign_taken then redis.call('RPOP', KEYS[2 + queue]) end
+    local queue, records, times = (list - lists - 1) % queues + 1, {}, {}
+    for number, raw in ipairs(found) do
+      local tag = ARGV[tags + 1 + #taken]
+      records[2 * number - 1], records[2 * number] = tag, '[' .. raw .. ',"",' .. ARGV[1 + queue] .. ']'
+      times[2 * number - 1], times[2 * number] = now, tag
+      taken[#taken + 1] = {list - lists, raw}
+    end
+    redis.call('HSET', record, unpack(records))
+    redis.call('ZADD', index, unpack(times))
+    local signs = #found - (is_sign_taken and 1 or 0)
     is_sign_taken = false
-    taken[#taken + 1] = {list - lists, raw}
+    if signs > 0 then redis.call('RPOP', KEYS[2 + queue], signs) end
   end
   if #taken == most then return {redis.call('EXISTS', unpack(KEYS, list)), taken} end
-  if list == #KEYS then return {0, taken} end
+  if list == #KEYS then break end
   list = first(list + 1)
 end
 redis.call('DEL', unpack(KEYS, 3, 2 + queues))

@@ -46,7 +46,7 @@ BY_NAME_ONLY = frozenset(
         *(
             "hardened",
             "hardened-prefork",
-            "graft-direct",
+            "graft-prefork",
             "graft-io",
             "graft-cpu",
             "graft-pool",
@@ -54,7 +54,7 @@ BY_NAME_ONLY = frozenset(
             "celery-solo",
             "celery-programs",
             "graft-programs",
-            "graft-direct-programs",
+            "graft-prefork-programs",
             "taskiq-1",
         ),
         *("arq", "one-by-one"),

@@ -223,7 +223,7 @@ def catalogue(quick: bool = False, cores: int = 2) -> list[Workload]:
             Workload(f"start-{function}", text, "start", function, Items("numbers", 1), (*PROGRAMS, *others), "start")
             for function, text, others in (
                 ("help", "the help of a command", ()),
-                ("worker", "a worker until it is ready, one process per core", ("graft-direct-programs",)),
+                ("worker", "a worker until it is ready, one process per core", ("graft-prefork-programs",)),
                 ("io-worker", "a worker of the io lane until it is ready, and solo", ()),
             )
         ),

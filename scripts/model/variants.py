@@ -23,7 +23,6 @@ from graft.tasks.delivery import cancellation, lease, outbox
 from graft.tasks.envelope import RUN_ENVELOPE
 from graft.tasks.pools.state import HAS_TO_WAIT, RedisPool
 from graft.tasks.queues import pause
-from graft.tasks.results import result_store
 from graft.tasks.running import work_stealing
 from graft.tasks.running.envelope_run import EnvelopeRun
 from graft.tasks.running.work_stealing import Offer
@@ -117,7 +116,7 @@ class Variant:
         Raises:
             LookupError: a line stands in no script any more; what is not changed is not found wrong.
         """
-        scripts = b"".join((*lua.LOADED, fetch.FETCH.encode(), result_store.CONCLUDE.encode()))
+        scripts = b"".join((*lua.LOADED, fetch.FETCH.encode()))
         for line in (*self.lines, *(line for line, _ in self.instead)):
             if line.encode() not in scripts:
                 raise LookupError(f"no script has the line {line!r}: the variant is out of date")

@@ -1,7 +1,7 @@
 """How each run of an envelope or task ended: one bounded stream in Redis.
 
-    envelope ── add, in the round trip that ends the run ─────────────────┐
-    task ── note ── what ended within a second, in one round trip ────────┴─► graft:attempts ──► celery -A … track ID
+    envelope with errors ── add, in the round trip that ends the run ──────┐
+    others ── note ── what ended within a second, in one round trip ───────┴─► graft:attempts ──► celery -A … track ID
 
 A stream takes about 180 bytes for a run, a fraction of what a key for each would. Finding one call's runs means
 searching it inside Redis, a page at a time; that is done when somebody asks.
@@ -67,10 +67,13 @@ def add(
     _write(pipe, [(_values(request, run, seconds, outcome, name, error), time.monotonic())])
 
 
-def note(request: Any, answer: BaseException | None, *, run: int, seconds: float, name: str) -> None:
-    """Note the end of a run of a task, which raised *answer* or nothing. Returns at once; Redis has it in a second."""
+def note(request: Any, answer: str | BaseException | None, *, run: int, seconds: float, name: str) -> None:
+    """Note the end of a run, which raised *answer* or nothing, or of which *answer* says what came of it.
+
+    Returns at once; Redis has it in a second.
+    """
     if settings().attempts_kept:
-        outcome, error = told(answer)
+        outcome, error = (answer, None) if isinstance(answer, str) else told(answer)
         part(_Noted).add(_values(request, run, seconds, outcome, name, error))
 
 

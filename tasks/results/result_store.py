@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from celery import states
+from redis.commands.core import Script
 
 from graft.config import keys, lua
 from graft.config.deployment import settings
@@ -20,10 +21,12 @@ from graft.tasks import codec
 from graft.tasks.delivery import lease
 from graft.tasks.envelope import Outcome, Report
 from graft.tasks.errors import EnvelopeError
+from graft.tasks.results import stored_later
 from graft.tasks.results.backend import results_backend
 
 OUTCOME: Final = keys.OUTCOME
-CONCLUDE: Final = GIVE_KEY_BACK + lua.text(__file__, "conclude_report")
+CONCLUDE: Final = lua.load(__file__, "conclude_report", functions=GIVE_KEY_BACK)
+LOST: Final = -1  # The script's reply where the message went back.
 STORED: Final = "stored:"
 LABEL: Final = 60
 
@@ -93,30 +96,66 @@ def reference_text(envelope_id: str, report: Report) -> str:
     return str(StoredReport(envelope_id, int(failed), report.retries, report.busy, report.elapsed))
 
 
-def conclude(pipe: Any, request: Any, text: str, records: Sequence[str]) -> None:
-    """Store and publish *text* as the result of *request*, in Celery's place and words, and end what it leaves behind.
-
-    On the caller's pipeline, in one step: its message is acknowledged, its unique key given back where it has one on
-    this server, and the *records* of its runs go. Nothing of this is done where the message went back meanwhile: it is
-    another run's.
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """An :class:`~graft.tasks.results.stored_later.Ending` of an envelope, in Celery's place and words.
 
     Celery would look for an earlier result first, and write this one in a transaction: two round trips of their own.
     """
-    backend, tag = results_backend(), (request.properties or {}).get("delivery_tag") or ""
-    key = backend.get_key_for_task(request.id)
-    record = ""
-    if not request.ignore_result:
-        meta = backend._get_result_meta(result=text, state=states.SUCCESS, traceback=None, request=request)
-        record = backend.encode({**meta, "task_id": request.id})
-    terms = Terms.of(request) if settings().backend_url == settings().broker_url else None
-    call, keeps = (request.id, terms.keep_ms) if terms is not None else ("", 0)
-    unique = key if terms is None else terms.name
-    names = [keys.RETURNED + tag, key, keys.UNACKED, keys.UNACKED_INDEX, unique, *records]
-    settles = bool(tag) and _ends_with_its_result(request)
-    # By its text: no round trip tells beforehand whether Redis knows the script, and it has come by the end of a run.
-    pipe.eval(CONCLUDE, len(names), *names, lease.fence_of(request), record, int(backend.expires or 0),
-              int(settles), call, keeps)  # fmt: skip
-    request.ignore_result = True  # It is stored.
+
+    keys: list[str]
+    arguments: list[Any]
+    settles: bool
+    task_id: str
+
+    @classmethod
+    def make(cls, request: Any, text: str, records: Sequence[str]) -> Conclusion:
+        """Of *request*: *text* is stored and published as its result, its message acknowledged, *records* are dropped.
+
+        Its unique key is given back, where it has one on this server. Nothing of this is done where the message went
+        back meanwhile: it is another run's.
+        """
+        backend, tag = results_backend(), (request.properties or {}).get("delivery_tag") or ""
+        key = backend.get_key_for_task(request.id)
+        record = ""
+        if not request.ignore_result:
+            meta = backend._get_result_meta(result=text, state=states.SUCCESS, traceback=None, request=request)
+            record = backend.encode({**meta, "task_id": request.id})
+        terms = Terms.of(request) if settings().backend_url == settings().broker_url else None
+        call, keeps = (request.id, terms.keep_ms) if terms is not None else ("", 0)
+        unique = key if terms is None else terms.name
+        names = [keys.RETURNED + tag, key, keys.UNACKED, keys.UNACKED_INDEX, unique, *records]
+        settles = bool(tag) and _ends_with_its_result(request)
+        request.ignore_result = True  # It is stored, or will be.
+        arguments = [lease.fence_of(request), record, int(backend.expires or 0), int(settles), call, keeps]
+        return cls(names, arguments, settles, request.id)
+
+    @property
+    def script(self) -> Script:
+        return CONCLUDE
+
+    @property
+    def key(self) -> str:
+        return self.keys[1]
+
+    def hand_over(self) -> None:
+        """Nothing else of an envelope waits for its result."""
+
+    def told(self, reply: int) -> None:
+        if reply == LOST:
+            lease.warn_of_loss(self.task_id)
+
+    def put_on(self, pipe: Any) -> None:
+        """On the caller's pipeline.
+
+        By its text: no round trip tells beforehand whether Redis knows the script, and it has come by the end of a run.
+        """
+        pipe.eval(CONCLUDE.script, len(self.keys), *self.keys, *self.arguments)
+
+    def run(self, client: Any) -> None:
+        """At once, or with this process's next round trip."""
+        if not (self.settles and stored_later.is_taken(self)):
+            self.told(CONCLUDE(self.keys, self.arguments, client))
 
 
 def _ends_with_its_result(request: Any) -> bool:

@@ -31,7 +31,7 @@ from graft.tasks.policy import FailedRun
 from graft.tasks.queues import unique
 from graft.tasks.results import attempts, early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
-from graft.tasks.results.result_store import LabelledText, conclude, label, reference_text, result_text
+from graft.tasks.results.result_store import Conclusion, LabelledText, label, reference_text, result_text
 from graft.tasks.running import work_stealing
 from graft.tasks.running.failure_causes import by_cause
 from graft.tasks.running.item_limits import ItemLimits
@@ -268,24 +268,34 @@ class EnvelopeRun:
             error = outcomes.errors[after.exhausted[0]]
             self.bury(after.exhausted, error, "retries_exhausted")
         report = self.report(outcomes)
+        first = next(iter({**self.recorded_errors, **outcomes.errors}.values()), None)
         with self.record.client.pipeline(transaction=False) as pipe:
             if self.slot is not None:  # First: whoever has the outcome finds it counted.
                 report = self._give_slot_back(self.slot, pipe, report, outcomes)
             text = self._keep_in_batch(pipe, report) if envelope.generation is not None else result_text(
                 pipe, envelope.id, report, is_stored=envelope.stores_report
             )  # fmt: skip
-            conclude(pipe, self.request, text, (*self.record.keys, payloads.BODY + envelope.id))
-            first = next(iter({**self.recorded_errors, **outcomes.errors}.values()), None)
-            text = LabelledText(text, label(report, first))
-            self.note_attempt(pipe, outcomes, label(report, None), first)
-            items = len(outcomes.values) + len(outcomes.errors)
-            function_stats.add(pipe, envelope.function.name, items, outcomes.busy, len(outcomes.errors))
-            if self.slot is None:
-                pipe.execute()
+            conclusion = Conclusion.make(self.request, text, (*self.record.keys, payloads.BODY + envelope.id))
+            if first is None and not len(pipe):
+                self._note_success(outcomes, label(report, None))
+                conclusion.run(self.record.client)
             else:
-                self.slot.execute(pipe)
+                conclusion.put_on(pipe)
+                self._note_end(pipe, outcomes, label(report, None), first)
+                pipe.execute() if self.slot is None else self.slot.execute(pipe)
         unique.end_elsewhere(self.request)
-        return text
+        return LabelledText(text, label(report, first))
+
+    def _note_success(self, outcomes: RunOutcomes, told: str) -> None:
+        """Have people told within a second of a run without errors; nobody waits for it."""
+        envelope, run = self.envelope, self.envelope.retries + self.delivery.run
+        attempts.note(self.request, told, run=run, seconds=outcomes.elapsed, name=envelope.function.name)
+        function_stats.note(envelope.function.name, len(outcomes.values), outcomes.busy)
+
+    def _note_end(self, pipe: Any, outcomes: RunOutcomes, told: str, error: BaseException | None) -> None:
+        self.note_attempt(pipe, outcomes, told, error)
+        items, failed = len(outcomes.values) + len(outcomes.errors), len(outcomes.errors)
+        function_stats.add(pipe, self.envelope.function.name, items, outcomes.busy, failed)
 
     def _keep_in_batch(self, pipe: Any, report: Report) -> str:
         """Keep *report* in the record of its durable batch; the result, which says no more than what it cost."""

@@ -1,11 +1,12 @@
 """The pool ``direct``, whose processes take their messages from Redis themselves: all that holds for prefork, and more.
 
-The other tests run with it as well by ``TESTED_POOL=direct pytest tests/hardened tests/workers``.
+The other tests here run with it as well, and with Celery's own pool by ``TESTED_POOL=prefork pytest tests/hardened``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -116,27 +117,45 @@ print(outcome(sent))
     assert shop.run(f"{OUTCOME}\nprint(outcome(write.delay('alive')))") == "alive"
 
 
-def test_who_listens_to_events_hears_all_of_them_and_nobody_slows_the_rest_down_afterwards(direct):
+def test_who_listens_to_events_hears_all_of_them_though_processes_take_messages_themselves(direct):
     shop, _ = direct
-    code = """
+    code = f"""{OUTCOME}
 import threading
-heard = []
+heard = {{}}
 def until(condition):
     deadline = time.monotonic() + 30
     while not condition() and time.monotonic() < deadline: time.sleep(0.02)
+def note(event):
+    heard.setdefault(event.get("uuid"), []).append(event)
 def listen():
     with app.connection_for_read() as connection:
-        app.events.Receiver(connection, handlers={"*": lambda event: heard.append(event["type"])}).capture(limit=None)
+        app.events.Receiver(connection, handlers={{"*": note}}).capture(limit=None)
 threading.Thread(target=listen, daemon=True).start()
 until(lambda: heard)  # The worker's own heartbeat.
 app.control.enable_events(reply=True, timeout=5)
-print([write.delay(str(n)).get(timeout=30) for n in range(5)])
-until(lambda: heard.count("task-succeeded") == 5)
-print(*(heard.count(f"task-{kind}") for kind in ("received", "started", "succeeded")))
-app.control.disable_events(reply=True, timeout=5)
-print(write.delay("after").get(timeout=30))
+time.sleep(0.5)
+began = time.time()
+sent = [*(write.delay(str(n)) for n in range(5)), fail.delay("x"), twice.delay("t"), slow.delay(2.0)]
+for each in sent: outcome(each)
+ends = "task-succeeded", "task-failed"
+until(lambda: all(any(event["type"] in ends for event in heard.get(each.id, ())) for each in sent))
+for each in sent[4:]:
+    events = sorted(heard[each.id], key=lambda event: event["timestamp"])
+    print(*(event["type"].removeprefix("task-") for event in events))
+first = {{event["type"]: event for event in heard[sent[0].id]}}
+print(first["task-received"]["name"], first["task-received"]["args"], first["task-succeeded"]["result"])
+print(all(began <= event["timestamp"] <= time.time() for event in heard[sent[0].id]))
 """
-    assert shop.run(code).split("\n") == [str([str(n) for n in range(5)]), "5 5 5", "after"]
+    assert shop.run(code).split("\n") == [
+        "received started succeeded",
+        "received started failed",
+        "received started retried received started succeeded",
+        "received started succeeded",
+        "tests.projects.shop.tasks.write ('0',) '0'",
+        "True",
+    ]
+    log = (shop.folder / "worker.log").read_text()
+    assert len(re.findall(r"ForkPoolWorker-\d+\] Task tests.projects.shop.tasks.write.*received", log)) == 5
 
 
 def test_what_a_stopped_process_has_taken_is_taken_back(direct):

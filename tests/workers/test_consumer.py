@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_tasks_go_on_while_all_connections_are_cut_again_and_again(server):
     labels = ["one", "two", "three", "four"]
     with Worker(server) as worker:
         worker.wait_until_ready()
-        worker.send("eta", countdown=2)
+        worker.send("eta", countdown=8)  # Something is held at every cut.
         worker.send(*labels, seconds=2)
         wait_until(lambda: worker.has("start", "one", "two"), "two tasks run")
         for cut in range(1, 4):
@@ -85,6 +86,23 @@ def test_connections_that_are_cut_again_and_again_leave_no_file_open(server):
             wait_until(lambda label=f"after{cut}": worker.has("end", label), "the worker takes new tasks")
             opened.append(psutil.Process(worker.process.pid).num_fds())
     assert max(opened[4:]) <= max(opened[:4]) + 3, opened
+
+
+def test_connections_that_are_cut_while_the_worker_reconnects_cost_nothing(server):
+    labels = ["one", "two", "three", "four"]
+    with Worker(server) as worker:
+        worker.wait_until_ready()
+        worker.send("eta", countdown=3)
+        worker.send(*labels, seconds=2)
+        wait_until(lambda: worker.has("start", "one", "two"), "two tasks run")
+        for _ in range(100):  # Some come in the middle of a reconnect, whose first steps succeed.
+            cut_all_connections(server)
+            time.sleep(0.02)
+        wait_until(lambda: worker.has("end", "eta", *labels), "all tasks end")
+        worker.send("after")
+        wait_until(lambda: worker.has("end", "after"), "the worker takes new tasks")
+        wait_until(lambda: not server.client.hlen("graft:unacked"), "everything is acknowledged")
+        assert set(worker.events().values()) == {1}
 
 
 def test_negative_control_stock_celery_dies_with_redis(server):

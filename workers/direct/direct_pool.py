@@ -1,6 +1,6 @@
 """The pool itself: its processes, and the jobs that the worker's main process has for them.
 
-    GRAFT_POOL=direct celery -A graft worker -c 8
+    celery -A graft worker -c 8
 
 A job is what Celery applies to a pool: a task that no pool process has taken by itself, or one whose run was promoted.
 """

@@ -1,6 +1,6 @@
 """How the main process and a pool process of ``direct`` talk: pickled messages over a socket of the machine.
 
-pool process ─► up · deliver · ended · back · counts · done · job ─► main process
+pool process ─► up · deliver · ended · back · events · counts · done · job ─► main process
 pool process ◄── a job, or None, where it asked for one ◄────────── main process
 pool process ◄── nothing: look at your orders ◄──────────────────── main process
 """

@@ -29,16 +29,18 @@ from celery.exceptions import Ignore, Retry
 from celery.worker.strategy import logger as strategy_logger
 
 from graft.config.transport.fetch import Taken
+from graft.tasks.results.stored_later import Ending, store_later
+from graft.workers.direct.events import EndedRun
 from graft.workers.direct.flusher import Flusher
 from graft.workers.direct.link import ProcessEnd
 from graft.workers.direct.plain_run import Judge, PlainRun
 from graft.workers.direct.shared_state import Entry, SharedState, State
 from graft.workers.direct.taking import MOST, PAUSE, WAIT, Source, Taking
-from graft.workers.result_patch import StoreArguments, store_later
 
 logger = logging.getLogger(__name__)
 
-TELL_EVERY: Final = 0.5  # Seconds between two reports of how many were taken and run.
+TELL_EVERY: Final = 0.5  # Seconds between two reports of what was taken and run.
+MOST_EVENTS: Final = 500  # Runs that wait to be reported.
 
 
 class PoolProcess:
@@ -63,6 +65,8 @@ class PoolProcess:
         self._has_more = False  # Runs wait here behind this one.
         self._counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
         self._unsigned: set[str] = set()
+        self._has_listeners = False  # To task events.
+        self._ended: list[EndedRun] = []
         self._told_at = time.monotonic()
         self._flusher = Flusher(self._taking)
 
@@ -125,6 +129,7 @@ class PoolProcess:
         if "source" in orders:
             self._taking.use(Source.of(orders["source"]), orders["poll"])
             self._judge.limit, self._judge.others = orders["limit"], frozenset(orders["others"])
+            self._has_listeners = orders["events"]
 
     def _is_worn_out(self) -> bool:
         if self._most_tasks and self._completed >= self._most_tasks:
@@ -196,19 +201,22 @@ class PoolProcess:
         queue = run.taken.queue
         self._note(run)
         self._is_stored = False
-        began = time.perf_counter()
+        at, began = time.time(), time.perf_counter()
         answer, leaves = self._traced(self._trace, run.name, run.task_id, run.request, run.body, None, None)
-        self._taking.note(time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self._taking.note(seconds)
         self._completed += 1
         tag = run.taken.tag
         is_own = self._shared.change(self._number, entry, tag, State.RUNNING, State.ENDED, self._lock)
-        if is_own and _is_simple(answer):
+        if is_own and _is_simple(answer, only_success=self._has_listeners):
             self._counts[1][run.name] += 1
+            if self._has_listeners:
+                self._ended.append(EndedRun.of(run, at, at + seconds, answer[1]))
             if not self._is_stored:
                 self._taking.ack(tag)
         else:
             self._settle_all()
-            self._link.tell("ended", tag, answer, None if not is_own else (run.taken.raw, queue))
+            self._link.tell("ended", tag, answer, None if not is_own else (run.taken.raw, queue), at, at + seconds)
             self._shared.set(self._number, entry, State.FREE)
         if leaves:
             self._settle_all()
@@ -227,7 +235,7 @@ class PoolProcess:
                 raise  # The worker ends this process: the run has not ended.
             return (False, ExceptionInfo()), isinstance(error, SystemExit | KeyboardInterrupt)
 
-    def _store(self, how: StoreArguments) -> None:
+    def _store(self, how: Ending) -> None:
         """Keep a result that also acknowledges its message, for the next round trip."""
         self._is_stored = self._taking.settles
         self._taking.store(how)
@@ -279,20 +287,24 @@ class PoolProcess:
     def _tell_counts(self, *, always: bool = False) -> None:
         now = time.monotonic()
         queues, tasks = self._counts
-        if not (always or now - self._told_at > TELL_EVERY) or not (queues or tasks):
+        is_time = always or now - self._told_at > TELL_EVERY or len(self._ended) >= MOST_EVENTS
+        if not (is_time and (queues or tasks)):
             return
         self._told_at = now
+        if self._ended:
+            self._link.tell("events", self._ended)
+            self._ended = []
         self._link.tell("counts", dict(queues), dict(tasks), self._unsigned)
         self._counts, self._unsigned = (Counter(), Counter()), set()
 
 
-def _is_simple(answer: tuple[bool, Any]) -> bool:
-    """Whether nothing is left to be done but to acknowledge the message."""
+def _is_simple(answer: tuple[bool, Any], *, only_success: bool) -> bool:
+    """Whether nothing is left to be done but to acknowledge the message. *only_success*: somebody hears of all else."""
     is_answer, result = answer
     if not is_answer:
         return False
     failed, value, _ = result
-    if not failed:
-        return True
+    if not failed or only_success:
+        return not failed
     error = getattr(value, "exception", None)
     return isinstance(getattr(error, "exc", error), Ignore | Retry)

@@ -1,6 +1,6 @@
 """What the worker's main process does for messages that its pool processes take themselves.
 
-orders       what they may take: nothing where somebody listens to events, or where they have no message in common
+orders       what they may take: nothing where a signal has to be sent here for each message
 deliver      what is out of the ordinary comes here, as if it had been fetched here
 promote      a run that lasts gets Celery's request: limits, revokes, `inspect` and a stop find it as any other
 give away    what waits in a process behind a run that lasts goes back to its queue
@@ -31,6 +31,7 @@ from graft.config.transport.channel import STOCK_POLL, Channel
 from graft.config.transport.fetch import Taken
 from graft.tasks.delivery import cancellation
 from graft.workers import active_runs, shutdown
+from graft.workers.direct import events
 from graft.workers.direct.direct_pool import Child, TaskPool
 from graft.workers.direct.job import Job
 from graft.workers.direct.plain_run import is_short
@@ -123,6 +124,7 @@ class Promotion:
                 "poll": min(MOST_POLL, STOCK_POLL * self._pool.num_processes),
                 "limit": channel.message_limit,
                 "others": self._others(),
+                "events": self._has_listeners(),
             }
         if orders != self._orders:
             sleep = not self._orders.get("takes")
@@ -133,10 +135,13 @@ class Promotion:
 
     def _is_ordinary(self) -> bool:
         """Whether nobody has to see each message in this process."""
-        dispatcher = self._consumer.event_dispatcher
         hears = len(signals.task_received.receivers) > 1  # One is ours, which is told the counts.
-        tells = dispatcher and dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups)
-        return not tells and not state.revoked_stamps and not hears
+        return not state.revoked_stamps and not hears
+
+    def _has_listeners(self) -> bool:
+        """Whether task events are sent."""
+        dispatcher = self._consumer.event_dispatcher
+        return bool(dispatcher and dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))
 
     def _others(self) -> list[str]:
         """The tasks whose messages this process has to see; a rate limit that is set later counts within a second."""
@@ -162,6 +167,9 @@ class Promotion:
             case "back":
                 for tag in rest[0]:
                     self._return(tag, is_lost=False)
+            case "events":
+                if dispatcher := self._consumer.event_dispatcher:
+                    events.tell(dispatcher, self._consumer.app.tasks, rest[0])
             case "counts":
                 queues, tasks, unsigned = rest
                 self._note_taken(queues, unsigned)
@@ -187,11 +195,13 @@ class Promotion:
         else:
             channel.qos.return_record(tag, is_lost=is_lost)
 
-    def _conclude(self, tag: str, answer: tuple[bool, Any], message: tuple[bytes, str] | None) -> None:
+    def _conclude(
+        self, tag: str, answer: tuple[bool, Any], message: tuple[bytes, str] | None, began: float, ended: float
+    ) -> None:
         """A run has ended otherwise than with a value: Celery's request knows what to do."""
         if message is None:
             return  # Of a run that had been promoted, and is over.
-        request = self._request(tag, loads(message[0].decode()))
+        request = self._request(tag, loads(message[0].decode()), began, ended)
         if request is None:
             return
         job = self._job(request)
@@ -226,7 +236,7 @@ class Promotion:
     def _promote(self, child: Child, entry: Entry, record: bytes) -> None:
         if not self._change(child, entry, State.RUNNING, State.PROMOTED):
             return  # It has ended meanwhile.
-        request = self._request(entry.tag, loads(record.decode())[0])
+        request = self._request(entry.tag, loads(record.decode())[0], _wall(entry.since))
         if request is None:
             self._change(child, entry, State.PROMOTED, State.RUNNING)
         else:
@@ -247,8 +257,11 @@ class Promotion:
             logger.debug("no record of what runs: %s", error)
             return [None] * len(tags)
 
-    def _request(self, tag: str, payload: dict[str, Any]) -> Any:
-        """Celery's request for the message *payload*, which a pool process has taken, or None without a connection."""
+    def _request(self, tag: str, payload: dict[str, Any], began: float, ended: float | None = None) -> Any:
+        """Celery's request for the message *payload*, which a pool process has taken, or None without a connection.
+
+        Its run has begun and perhaps ended already, in seconds since the epoch.
+        """
         channel, consumer = self._channel, self._consumer
         if channel is None or channel.closed:
             return None
@@ -256,17 +269,18 @@ class Promotion:
         message = channel.Message(payload, channel=channel)
         channel.qos._quick_append(tag, message)
         task = consumer.app.tasks[message.headers["task"]]
+        eventer = events.Late(consumer.event_dispatcher, began, ended)
         kind = create_request_cls(
-            symbol_by_name(task.Request), task, consumer.pool, consumer.hostname, consumer.event_dispatcher,
-            app=consumer.app,
+            symbol_by_name(task.Request), task, consumer.pool, consumer.hostname, eventer, app=consumer.app,
         )  # fmt: skip
         request = kind(
             message, on_ack=partial(consumer.call_soon_ack, message.ack_log_error),
             on_reject=partial(consumer.call_soon_ack, message.reject_log_error), app=consumer.app,
-            hostname=consumer.hostname, eventer=consumer.event_dispatcher, task=task,
+            hostname=consumer.hostname, eventer=eventer, task=task,
             connection_errors=consumer.connection_errors, body=message.body, headers=message.headers, decoded=False,
         )  # fmt: skip
         state.task_reserved(request)
+        events.tell_received(request)
         return request
 
     def _job(self, request: Any) -> Job:
@@ -334,7 +348,8 @@ class Promotion:
 
     def _lose(self, child: Child, entry: Entry) -> None:
         (record,) = self._records([entry.tag])
-        request = self._request(entry.tag, loads(record.decode())[0]) if record is not None else None
+        payload = None if record is None else loads(record.decode())[0]
+        request = None if payload is None else self._request(entry.tag, payload, _wall(entry.since))
         if request is None:
             self._return(entry.tag, is_lost=True)
         elif child.job is None:
@@ -363,6 +378,11 @@ class Promotion:
                 if entry.state is not State.TAKEN_BACK:
                     found[entry.tag] = SimpleNamespace(headers={"id": entry.task_id, "retries": entry.retries})
         return found
+
+
+def _wall(moment: float) -> float:
+    """A moment of the monotonic clock in seconds since the epoch."""
+    return time.time() - (time.monotonic() - moment)
 
 
 def _revealed(command: Callable[..., Any]) -> Callable[..., Any]:

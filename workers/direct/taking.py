@@ -22,7 +22,9 @@ from graft.config import keys
 from graft.config.redis_client import broker
 from graft.config.transport.channel import STOCK_SEEN
 from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
-from graft.workers.result_patch import STORE, StoreArguments
+from graft.tasks.results.result_store import CONCLUDE
+from graft.tasks.results.stored_later import Ending
+from graft.workers.result_patch import STORE
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Taking:
         self._source = Source()
         self._commands: dict[int, FetchCommand] = {}
         self._first = 0
-        self._stores: deque[StoreArguments] = deque()  # Two threads put in and take out.
+        self._stores: deque[Ending] = deque()  # Two threads put in and take out.
         self._acks: deque[str] = deque()
         self._stored_at = 0.0
         self._poll = WAIT
@@ -92,7 +94,7 @@ class Taking:
         """Whether what stores a result also acknowledges: not under a prefix of the broker's own keys."""
         return self._source.unacked == keys.UNACKED
 
-    def store(self, how: StoreArguments) -> None:
+    def store(self, how: Ending) -> None:
         """Have a result stored with the next round trip, which acknowledges its message too."""
         if not self._stores:
             self._stored_at = time.monotonic()
@@ -188,15 +190,15 @@ class Taking:
         except redis.ResponseError as error:
             return error
 
-    def _stored(self, how: StoreArguments) -> tuple[Any, ...]:
-        return ("EVALSHA", STORE.sha, len(how.keys), *how.keys, *how.arguments)
+    def _stored(self, how: Ending) -> tuple[Any, ...]:
+        return ("EVALSHA", how.script.sha, len(how.keys), *how.keys, *how.arguments)
 
-    def _note_stored(self, how: StoreArguments, reply: Any) -> None:
+    def _note_stored(self, how: Ending, reply: Any) -> None:
         if isinstance(reply, int):
             how.told(reply)
         elif isinstance(reply, NoScriptError):  # Another server, or one that was told to forget scripts.
             self._stores.append(how)
-            self._client.script_load(STORE.script)
+            self._client.script_load(how.script.script)
         elif isinstance(reply, Exception):  # A full Redis, for instance: until it takes the result.
             logger.warning("the result of %s cannot be stored, trying again: %s", how.key, reply)
             self._stores.append(how)
@@ -214,8 +216,9 @@ class Taking:
             self._client = self._client or broker(client_name="graft-direct")
             connection = self._client.connection_pool.get_connection()
             try:
-                connection.send_command("SCRIPT", "LOAD", STORE.script)
-                connection.read_response()
+                for script in (STORE, CONCLUDE):
+                    connection.send_command("SCRIPT", "LOAD", script.script)
+                    connection.read_response()
                 connection.send_command("CLIENT", "ID")
                 self._client_id = connection.read_response()
             except redis.ResponseError:  # A role that may not: whoever waits is not woken early.
@@ -227,7 +230,7 @@ class Taking:
             self._connection = connection
         return self._connection
 
-    def _lose(self, error: Exception, stores: list[StoreArguments], acks: list[str]) -> None:
+    def _lose(self, error: Exception, stores: list[Ending], acks: list[str]) -> None:
         self._stores.extendleft(reversed(stores))
         self._acks.extendleft(reversed(acks))
         if not self._is_failing:

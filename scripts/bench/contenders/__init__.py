@@ -5,9 +5,9 @@ from __future__ import annotations
 from graft.scripts.bench.contenders.async_peers import Arq, Taskiq, TaskiqOne
 from graft.scripts.bench.contenders.base import Contender
 from graft.scripts.bench.contenders.inprocess import Joblib, MultiprocessingPool, OneByOne, PlainAsyncio, ProcessPool
-from graft.scripts.bench.contenders.ours import Graft, GraftCpu, GraftDirect, GraftIo, GraftPool
+from graft.scripts.bench.contenders.ours import Graft, GraftCpu, GraftIo, GraftPool, GraftPrefork
 from graft.scripts.bench.contenders.peers import Dask, Dramatiq, Huey, Ray, Rq
-from graft.scripts.bench.contenders.programs import GraftDirectPrograms, GraftPrograms, StockPrograms
+from graft.scripts.bench.contenders.programs import GraftPreforkPrograms, GraftPrograms, StockPrograms
 from graft.scripts.bench.contenders.stock import Chunks, HardenedCelery, HardenedPrefork, OneProcess, Solo, StockCelery
 from graft.scripts.bench.contenders.yardsticks import BareLoop, BatchedLoop, Loop
 
@@ -15,7 +15,7 @@ CONTENDERS: dict[str, type[Contender]] = {
     contender.name: contender
     for contender in (
         Graft,
-        GraftDirect,
+        GraftPrefork,
         GraftIo,
         GraftCpu,
         GraftPool,
@@ -34,7 +34,7 @@ CONTENDERS: dict[str, type[Contender]] = {
         PlainAsyncio,
         OneByOne,
         GraftPrograms,
-        GraftDirectPrograms,
+        GraftPreforkPrograms,
         StockPrograms,
         Dramatiq,
         Taskiq,

@@ -53,15 +53,15 @@ class Graft(Contender):
         return self.send(callable_of(function), items, batch_size=self.batch_size, in_flight=self.in_flight)
 
 
-class GraftDirect(Graft):
-    """Its pool processes take their messages themselves."""
+class GraftPrefork(Graft):
+    """On Celery's own pool."""
 
-    name = "graft-direct"
-    title = "celery-graft, GRAFT_POOL=direct"
+    name = "graft-prefork"
+    title = "celery-graft, GRAFT_POOL=prefork"
 
     @property
     def environ(self) -> dict[str, str]:
-        return {**super().environ, "GRAFT_POOL": "direct"}
+        return {**super().environ, "GRAFT_POOL": "prefork"}
 
 
 class GraftIo(Graft):

@@ -78,13 +78,13 @@ class GraftPrograms(StockPrograms):
         return {**super().environ, "CELERY_CUSTOM_WORKER_POOL": "graft.workers.aio_pool:TaskPool"}
 
 
-class GraftDirectPrograms(GraftPrograms):
-    """Its pool processes take their messages themselves."""
+class GraftPreforkPrograms(GraftPrograms):
+    """With Celery's own pool."""
 
-    name = "graft-direct-programs"
-    title = "the same, GRAFT_POOL=direct"
+    name = "graft-prefork-programs"
+    title = "the same, GRAFT_POOL=prefork"
     functions = frozenset({"worker"})
 
     @property
     def environ(self) -> dict[str, str]:
-        return {**super().environ, "GRAFT_POOL": "direct"}
+        return {**super().environ, "GRAFT_POOL": "prefork"}

@@ -46,13 +46,8 @@ class HardenedCelery(StockCelery):
     """The same tasks, and one line more: ``graft.harden(app)``."""
 
     name = "hardened"
-    title = "the same app, hardened, GRAFT_POOL=direct"
+    title = "the same app, hardened"
     module = "graft.scripts.bench.peers.hardened_app"
-    own_pool = "direct"
-
-    @property
-    def environ(self) -> dict[str, str]:
-        return {**super().environ, "GRAFT_POOL": self.own_pool}
 
 
 class HardenedPrefork(HardenedCelery):
@@ -60,7 +55,10 @@ class HardenedPrefork(HardenedCelery):
 
     name = "hardened-prefork"
     title = "the same, GRAFT_POOL=prefork"
-    own_pool = "prefork"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**super().environ, "GRAFT_POOL": "prefork"}
 
 
 class OneProcess(StockCelery):

@@ -181,9 +181,10 @@ def test_it_tells_what_waits_what_runs_and_what_ran(exported):
     stack, port = exported
     code = "import graft; from tests import samples; graft.submit(samples.identity, range(30), batch_size=3).collect()"
     assert run_python(stack, code).returncode == 0
+    items = "graft_items_total", "tests.samples:identity"
+    wait_until(lambda: samples(port).get(items) == 30, 20, "the worker to tell what it ran")
     found = samples(port)
     assert found["graft_up", ""] == 1
-    assert found["graft_items_total", "tests.samples:identity"] == 30
     assert found["graft_cluster_slots", stack.worker.name] == 2
     assert found["graft_queue_workers", "batch"] == 1
     assert found["graft_dead_letters", ""] == 0

@@ -44,6 +44,7 @@ def send(func: Any, *args: Any, retries: int = 0, **options: Any) -> str:
 def test_each_run_of_an_item_is_told_with_its_worker_and_error(stack, tmp_path):
     batch = graft.submit(samples.fail_until, [(str(tmp_path / "runs"), 2)], retry=RetryPolicy(runs=3, base=0.0))
     batch.collect(WAIT)
+    wait_until(lambda: len(record(batch.id)["runs"]) == 2, WAIT, "the worker to tell of the run that succeeded")
     first, second = record(batch.id)["runs"]
     assert first["id"] == second["id"]
     assert first["error"].startswith("ConnectionError")

@@ -10,7 +10,7 @@ from graft.tasks.delivery import lease
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.ids import new_id
 from graft.tasks.results.backend import results_backend
-from graft.tasks.results.result_store import conclude
+from graft.tasks.results.result_store import Conclusion
 
 
 @pytest.mark.acl_role("worker")
@@ -25,7 +25,7 @@ def test_a_run_whose_message_went_back_stores_settles_and_forgets_nothing(redis)
     def end():
         request.ignore_result = False
         with redis.pipeline(transaction=False) as pipe:
-            conclude(pipe, request, "the report", runs.keys)
+            Conclusion.make(request, "the report", runs.keys).put_on(pipe)
             return pipe.execute()
 
     redis.set(keys.RETURNED + tag, 1, ex=60)

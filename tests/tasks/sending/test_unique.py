@@ -19,7 +19,7 @@ from graft.tasks.dead_letters import replay, store
 from graft.tasks.delivery import lease
 from graft.tasks.ids import new_id
 from graft.tasks.queues import pause, peek, purge, unique
-from graft.tasks.results import result_store
+from graft.tasks.results.result_store import Conclusion
 from tests import samples
 from tests.stack import run_python, wait_until
 
@@ -229,7 +229,7 @@ def test_a_run_whose_message_went_back_neither_takes_the_key_nor_gives_it_back(r
 
     def conclude():
         with redis.pipeline(transaction=False) as pipe:
-            result_store.conclude(pipe, request, "the report", ("none",))
+            Conclusion.make(request, "the report", ("none",)).put_on(pipe)
             return pipe.execute()
 
     assert unique.may_begin(request)
