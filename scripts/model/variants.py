@@ -148,8 +148,8 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     "pop-then-record": Variant(
         "a message is taken in one step and recorded in the next", ("plain-a",),
         lines=(
-            "redis.call('HSET', record, tag, '[' .. raw .. ',\"\",' .. ARGV[1 + queue] .. ']')",
-            "redis.call('ZADD', index, now, tag)",
+            "redis.call('HSET', record, unpack(records))",
+            "redis.call('ZADD', index, unpack(times))",
         ),
         patches=((QoS, "append", _record_later),),
     ),

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.lock import Lock
 from redis.retry import Retry
 
-from graft.config import keys, lua, redis_client, redis_clock
+from graft.config import each_second, keys, lua, redis_client, redis_clock
 from graft.config.deployment import current as deployment
 from graft.config.deployment import settings
 from graft.config.transport import fetch, qos
@@ -103,6 +103,7 @@ class World(Batches, People, Clocks, Witness):
             (worker_runtime, "pause", lambda seconds: self.scheduler.stop("pause")),
             (time, "perf_counter", lambda: self.elapsed),
             (dead_letters, "redis_clock", SimpleNamespace(now=self._next_burial)),
+            (each_second._Writers, "add", lambda *_: None),  # Statistics, on a thread of their own.
             (work_stealing, "sibling_of", self._sibling_of),
             (work_stealing, "slots", lambda queue: 2),
             (batch_sender, "slots", lambda queue, client: 2),
