@@ -9,6 +9,7 @@ from typing import Final
 
 BATCH: Final = "graft:batch:"
 BATCHES: Final = "graft:batches"
+PAUSED_BATCH: Final = f"{BATCH}paused:"  # What was not sent of a batch is held up.
 BODY: Final = "graft:body:"
 CALL: Final = "graft:call:"
 CALLS: Final = "graft:calls:"

@@ -162,11 +162,11 @@ class Settings(BaseSettings):
         description="A task whose time (eta, countdown, the wait before a retry) is further off than so many seconds "
         "waits in Redis until then, in no worker's memory. 0: workers hold all of them, as Celery's do.",
     )
-    attempts_kept: int = Field(
-        100_000,
+    attempts_bytes: int = Field(
+        20_000_000,
         ge=0,
-        description="How each run of an envelope or task ended is kept for `celery -A … track ID`: the latest, so many "
-        "(about 18 MB). 0 keeps none.",
+        description="How each run of an envelope or task ended is kept for `celery -A … track ID` and Flower's page of "
+        "calls: the latest, in about so many bytes of Redis's memory (by default some 100,000 runs). 0 keeps none.",
     )
     attempts_ttl: float = Field(86400.0, gt=0, description="How long the end of a run is kept.")
     dead_letter_ttl: float = Field(30 * 86400.0, gt=0, description="How long a dead letter is kept.")

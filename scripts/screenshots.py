@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,15 +25,15 @@ IMAGES: Final = Path(__file__).resolve().parent.parent / "docs" / "images"
 RUNS_FOR: Final = 45.0  # Seconds of work before the pictures are taken.
 SHOWN: Final = {"flower-overview": "", "flower-queues": "/queues", "flower-letters": "/dead-letters"}
 EVERY: Final = {
-    path.strip("/").replace("/", "-") or "overview": path
+    re.sub(r"\W+", "-", path).strip("-") or "overview": path
     for path in (
-        "", "/queues", "/queue/low", "/batches", "/batch/prices-tonight", "/dead-letters", "/calls", "/health",
-        "/workers", "/schedule", "/acts",
+        "", "/queues", "/queue/low", "/batches", "/batch/prices-tonight", "/dead-letters", "/calls",
+        "/calls?state=queued", "/health", "/workers", "/schedule", "/acts",
     )
 }  # fmt: skip
 # Pages of one thing: the page that leads there, and its link or button.
 LED: Final = {
-    "letter": ("/dead-letters", "form td a code"), "call": ("/calls?outcome=failed", "td a code"),
+    "letter": ("/dead-letters", "form td a code"), "call": ("/calls?state=failed", "td a code"),
     "batch": ("/batches", "tr:has-text('shop:resize') td a"), "process": ("/health", "a[href*='/process/']"),
     "confirm": ("/dead-letters", "form.graft-act button"),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Final
 
 from graft.config import redis_clock
 from graft.config.deployment import settings
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import patient_broker, shared
 from graft.config.transport import due
 from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.health import checks, report_store
@@ -104,10 +104,10 @@ def take() -> Snapshot:
     by_queue, by_worker = throughput.taken(client)
     paused = pause.paused(client)
     lags = {loop.process.partition(" ")[0]: loop.lag for loop in loops(client, beats)}
-    with broker() as queue_side:
-        names = existing.names(queue_side)
-        waits = existing.heads(names, queue_side)
-        later = due.counts(queue_side)
+    queue_side = patient_broker()
+    names = existing.names(queue_side)
+    waits = existing.heads(names, queue_side)
+    later = due.counts(queue_side)
     now = time.time()
     read_by = Counter(queue for beat in beats for queue in beat.queues)
     queues = []
@@ -206,7 +206,7 @@ def rates(before: Snapshot, after: Snapshot) -> Rates:
 
 
 def seconds_left(note: BatchNote) -> float | None:
-    """Seconds until the batch is done at its rate so far. None: its length is not known, or no item is done."""
-    if not note.total or not note.done or note.seconds <= 0:
+    """Seconds until the batch is done at its rate. None: its length is not known, no item is done, or it is paused."""
+    if not note.total or not note.rate or note.is_paused:
         return None
-    return (note.total - note.done) * note.seconds / note.done
+    return (note.total - note.done) / note.rate

@@ -19,6 +19,7 @@ from graft.config.deployment import settings
 
 TIMES: Final = keys.DUE
 NAMES: Final = [TIMES, f"{TIMES}:messages", f"{TIMES}:counts", f"{TIMES}:mover"]
+MESSAGES: Final = NAMES[1]
 COUNTS: Final = NAMES[2]
 KEPT: Final = NAMES[:3]  # What is gone when nothing waits.
 AT_ONCE: Final = 500  # Messages in one script: some milliseconds of Redis's time.

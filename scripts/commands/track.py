@@ -59,8 +59,8 @@ class Found:
 def command(call_id: str, as_json: bool) -> None:
     """Say what has become of a call, a task, an envelope or a batch: its state, each run, where it is, its letters.
 
-    Runs are remembered for GRAFT_ATTEMPTS_TTL, the latest GRAFT_ATTEMPTS_KEPT of the deployment. The exit code is 1
-    when nothing is known of ID.
+    Runs are remembered for GRAFT_ATTEMPTS_TTL, the latest in GRAFT_ATTEMPTS_BYTES of Redis's memory. The exit code
+    is 1 when nothing is known of ID.
     """
     runs = attempts.of(call_id)
     if runs and all(run.batch == call_id for run in runs):

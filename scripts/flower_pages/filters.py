@@ -23,10 +23,12 @@ class Filter:
         """*text*, if it can be asked for.
 
         Raises:
-            ValueError: it is no duration where one is wanted.
+            ValueError: it is no duration where one is wanted, or not among the choices.
         """
         if self.is_age:
             seconds(text)
+        if self.choices and text not in self.choices:
+            raise ValueError(f"{self.name}={text!r:.60} is none of {', '.join(self.choices)}")
         return text
 
 

@@ -11,11 +11,12 @@ from typing import Final
 
 from graft.config.redis_client import shared
 from graft.scripts import snapshot
+from graft.scripts.flower_pages.reading import serves
 from graft.scripts.snapshot import Rates, Snapshot
 from graft.tasks.health import history
 
 PAST_FRESH: Final = 15.0  # Seconds; Beat adds to the history every thirty.
-FRESH: Final = 0.9  # Seconds for which one snapshot serves all pages.
+FRESH: Final = 0.9  # Seconds for which one snapshot serves all pages, at least.
 LONGEST: Final = 60.0  # Seconds after which a snapshot says nothing of the rates of now.
 SPAN: Final = 10.0  # Seconds over which rates are measured, where somebody has looked for so long.
 
@@ -35,14 +36,16 @@ class Moments:
         self._lock = threading.Lock()
         self._taken: deque[Snapshot] = deque()
         self._is_old = False
+        self._serves = FRESH  # Seconds for which the last snapshot serves.
         self._past: tuple[float, list[history.Snapshot]] = (0.0, [])
 
     def take(self) -> Moment:
         """Look, and compare with the snapshot before. Raises RedisError."""
         with self._lock:
-            if self._is_old or not self._taken or time.time() - self._taken[-1].at > FRESH:
-                self._is_old = False
+            if self._is_old or not self._taken or time.time() - self._taken[-1].at > self._serves:
+                self._is_old, busy = False, time.thread_time()
                 now = snapshot.take()
+                self._serves = serves(FRESH, time.thread_time() - busy)
                 while len(self._taken) > 1 and now.at - self._taken[1].at >= SPAN:
                     self._taken.popleft()
                 if self._taken and now.at - self._taken[0].at >= LONGEST:

@@ -24,7 +24,7 @@ from graft.config.redis_client import why_not
 FRESH: Final = 1.0  # Seconds for which one reading serves everybody, at least,
 SHARE: Final = 20.0  # and so many times as long as it kept a processor busy: ten thousand queues are read less often,
 LONGEST: Final = 20.0  # but within so many seconds.
-PATIENCE: Final = 2.5  # Seconds after which a viewer gets what was last known.
+PATIENCE: Final = 2.0  # Seconds after which a viewer gets what was last known; on a busy machine that takes a while.
 REMEMBERED: Final = 200  # Readings; the oldest are forgotten.
 THREADS: Final = 4  # Each keeps a connection: more would look like a leak of them while they are made.
 USERS: Final = "give Flower `viewer` to read every page, `operator` (Redis 7) or `admin` to act (graft.config.acl)"
@@ -48,7 +48,12 @@ class Told:
         """Whether this can still be shown, where a reading serves for *fresh* seconds at least."""
         if self.value is None or self.error or self.is_old:
             return False
-        return time.time() - self.at < max(fresh, min(LONGEST, share * self.cost))
+        return time.time() - self.at < serves(fresh, self.cost, share)
+
+
+def serves(fresh: float, cost: float, share: float = SHARE) -> float:
+    """Seconds for which what took *cost* seconds of a processor to read is shown: *fresh* at least."""
+    return max(fresh, min(LONGEST, share * cost))
 
 
 class Readings:
@@ -75,7 +80,8 @@ class Readings:
         await asyncio.wait({asked}, timeout=PATIENCE)
         if asked.done():
             return asked.result()
-        return Told(known.value, known.at, f"{settings().broker_name} has not answered in full within {PATIENCE:g} s")
+        slow = f"{settings().broker_name} has not answered in full within {PATIENCE:g} s, or Flower's machine is busy"
+        return Told(known.value, known.at, slow)
 
     async def run(self, func: Callable[..., Any], *args: Any) -> Any:
         """Do something in a thread of Flower's own, however long it takes; viewers do not wait for it."""

@@ -92,7 +92,11 @@ def age(seconds: float | None) -> str:
 
 
 def iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """*at* as an ISO time; a message may say that it was sent in the year 30,000."""
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return "never"
 
 
 def ago(at: float | None) -> str:

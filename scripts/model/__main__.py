@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from graft.scripts.model.world import World
 
 SETTINGS: Final = {
-    "GRAFT_SIGNING": "off", "GRAFT_ATTEMPTS_KEPT": "0", "GRAFT_FAILURE_LETTERS": "all", "GRAFT_REDIS_CHECKS": "off",
+    "GRAFT_SIGNING": "off", "GRAFT_ATTEMPTS_BYTES": "0", "GRAFT_FAILURE_LETTERS": "all", "GRAFT_REDIS_CHECKS": "off",
     "GRAFT_VISIBILITY_TIMEOUT": "60", "GRAFT_RUN_LIMIT": "3",
 }  # fmt: skip
 

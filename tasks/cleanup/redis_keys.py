@@ -6,6 +6,7 @@
     delivered message that is missing from the index of leases  ─► put into it: the message returns to its queue
     name of a callable whose figures have expired               ─► removed
     id of a durable batch that has expired                      ─► removed
+    end of a run that is older, or takes more bytes, than kept  ─► removed
 
 Queues are never touched. A run reads a bounded number of keys; the next one goes on where it stopped.
 """
@@ -53,6 +54,7 @@ class Tidied:
     records: int = 0
     names: int = 0
     batches: int = 0
+    runs: int = 0
 
 
 def tidy() -> dict[str, int]:
@@ -65,13 +67,12 @@ def tidy() -> dict[str, int]:
     _results(done)
     _names(done)
     done.batches = durable_batches.prune(shared())
+    done.runs = attempts.prune(shared(), server_time(shared()))
     return asdict(done)
 
 
 def prune_dead_letters() -> int:
-    """Remove dead letters, and ends of runs, that are older than the deployment keeps them; how many letters."""
-    client = shared()
-    attempts.prune(client, server_time(client))
+    """Remove dead letters that are older than the deployment keeps them; how many."""
     return dead_letters.prune()
 
 

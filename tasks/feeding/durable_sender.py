@@ -144,8 +144,6 @@ class DurableSender(BatchSender[FeedReceiver]):
     # ---- on the publisher's thread ----------------------------------------------------------------------------------
 
     def cut(self, client: Any) -> list[OutgoingMessage]:
-        if self.is_paused:
-            return []
         messages = super().cut(client)
         if gone := self.pages_source.missing:
             self.pages_source.missing = []
@@ -280,6 +278,11 @@ class DurableSender(BatchSender[FeedReceiver]):
         outcomes.keep_failed(shared(), self.receiver.id, self.receiver.record.generation, list(runs), error)
 
     # ---- on any thread ----------------------------------------------------------------------------------------------
+
+    @property
+    def may_pause(self) -> bool:
+        """Its record says whether it is paused."""
+        return False
 
     def fail(self, error: BaseException) -> None:
         """Send nothing more here; the batch goes on from its record."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from graft.config import keys, redis_clock
 from graft.config.queues import table
 from graft.config.redis_client import broker
-from graft.tasks.messages.message_format import lists
+from graft.tasks.messages.message_format import SEPARATOR, lists
 
 GROUP: Final = 50  # Queues that are asked at once whether any has a message.
 FORGOTTEN_AFTER: Final = 30 * 86400.0  # Seconds after which a queue that nobody declares any more is not listed.
@@ -38,18 +38,26 @@ def _existing(groups: Sequence[Sequence[str]], client: Any) -> list[Sequence[str
         return [group for group, count in zip(groups, pipe.execute(), strict=True) if count]
 
 
+def lengths(queues: Sequence[str], client: Any) -> dict[str, int]:
+    """The lists of *queues* on which messages wait, the most urgent of each first, with how many do."""
+    found = [key for queue in queues for key in lists(queue)]
+    with client.pipeline(transaction=False) as pipe:
+        for key in found:
+            pipe.llen(key)
+        return {key: int(length) for key, length in zip(found, pipe.execute(), strict=True) if length}
+
+
 def heads(queues: Sequence[str], client: Any) -> dict[str, dict[str, tuple[int, bytes]]]:
     """Of each of *queues* in which messages wait the lists, with their lengths and the messages taken next."""
-    keys = [(queue, key) for queue in filled(queues, client) for key in lists(queue)]
+    waiting = lengths(filled(queues, client), client)
     with client.pipeline(transaction=False) as pipe:
-        for _, key in keys:
-            pipe.llen(key)
+        for key in waiting:
             pipe.lindex(key, -1)
         replies = pipe.execute()
     found: dict[str, dict[str, tuple[int, bytes]]] = {}
-    for (queue, key), length, head in zip(keys, replies[::2], replies[1::2], strict=True):
-        if head is not None:
-            found.setdefault(queue, {})[key] = (length, head)
+    for (key, length), head in zip(waiting.items(), replies, strict=True):
+        if head is not None:  # Else it was taken meanwhile.
+            found.setdefault(key.partition(SEPARATOR)[0], {})[key] = (length, head)
     return found
 
 

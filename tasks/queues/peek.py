@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Final
 
 from graft.config import lua
@@ -16,6 +18,7 @@ from graft.tasks.queues import existing
 
 PAGE: Final = 100
 CHUNK: Final = 200
+AT_ONCE: Final = 400  # Messages, or so, that one script reads; on many lists few messages wait.
 LONGEST: Final = 5000  # Messages of one list that are read for the batches in it.
 
 # What the senders of envelopes call their arguments: "(module:function, 20 items from 40)".
@@ -43,15 +46,16 @@ class Waiting:
     flaw: str = ""
 
 
-def peek(queue: str, limit: int = 10) -> list[Waiting]:
+def peek(queue: str, limit: int = 10, client: Any = None) -> list[Waiting]:
     """The messages that are taken next, in that order. They stay where they are."""
     found: list[Waiting] = []
-    with broker() as client:
-        for step, key in enumerate(lists(queue)):
+    steps = {key: step for step, key in enumerate(lists(queue))}
+    with broker() if client is None else nullcontext(client) as connected:
+        for key in existing.lengths([queue], connected):
             if len(found) < limit:
                 # Messages come in on the left and are taken on the right.
-                page = client.lrange(key, -(limit - len(found)), -1)
-                found += [replace(read(raw, step), flaw=task_validation.flaw(raw)) for raw in reversed(page)]
+                page = connected.lrange(key, -(limit - len(found)), -1)
+                found += [replace(read(raw, steps[key]), flaw=task_validation.flaw(raw)) for raw in reversed(page)]
     return found
 
 
@@ -81,23 +85,40 @@ def labelled(arguments: str) -> tuple[str, int] | None:
     return (found["function"], int(found["items"])) if found else None
 
 
-def mentioning(text: str, queue: str, client: Any) -> Iterator[tuple[str, bytes]]:
-    """The messages of *queue* that mention *text*, with the list that each is in. The search runs inside Redis."""
-    for key in lists(queue):
-        # From the end that new messages come to: they push the others ahead of the search, never past it. What the
-        # caller takes out meanwhile moves the rest back; a second search finds what was passed over then.
-        start, size = 0, CHUNK
-        while size == CHUNK:
-            size, found = SEARCH([], ["mentioning", key, text, start, CHUNK], client)
-            yield from ((key, raw) for raw in found)
-            start += CHUNK
+def mentioning(text: str, lengths: Mapping[str, int], client: Any) -> Iterator[tuple[str, bytes]]:
+    """The messages of these lists that mention *text*, with the list that each is in. The search runs inside Redis."""
+    for key, found in _in_lists("mentioning", text, lengths, client):
+        yield from ((key, raw) for raw in found)
+
+
+def _in_lists(
+    operation: str, text: str, lengths: Mapping[str, int], client: Any, longest: float = inf
+) -> Iterator[tuple[str, list[bytes]]]:
+    """What *operation* finds on each page of each list, of which no more than *longest* messages are looked at."""
+    # From the end that new messages come to: they push the others ahead of the search, never past it. What the caller
+    # takes out meanwhile moves the rest back; a second search finds what was passed over then.
+    left = dict.fromkeys(lengths, 0)
+    while left:
+        group, size = [], 0
+        for key, start in left.items():
+            group.append((key, start))
+            size += min(CHUNK, lengths[key])
+            if size >= AT_ONCE:
+                break
+        pages = SEARCH([], [operation, text, CHUNK, *(part for pair in group for part in pair)], client)
+        for (key, start), (count, found) in zip(group, pages, strict=True):
+            yield key, found
+            if count < CHUNK or start + CHUNK >= longest:
+                del left[key]
+            else:
+                left[key] = start + CHUNK
 
 
 def held(text: str, client: Any) -> int:
     """How many messages that workers hold mention *text*."""
     cursor, total = b"0", 0
     while True:
-        cursor, found = SEARCH([], ["counting", UNACKED, text, cursor, CHUNK], client)
+        cursor, found = SEARCH([], ["counting", text, CHUNK, UNACKED, cursor], client)
         total += int(found)
         if cursor == b"0":
             return total
@@ -127,27 +148,24 @@ def batches(client: Any) -> dict[str, Sent]:
             one.held += is_held
             one.waiting += not is_held
 
-    for keys in existing.heads(existing.names(client), client).values():
-        for key in keys:
-            start, size = 0, CHUNK
-            while size == CHUNK and start < LONGEST:
-                size, page = SEARCH([], ["envelopes_in_list", key, "", start, CHUNK], client)
-                note(page, is_held=False)
-                start += CHUNK
+    lengths = existing.lengths(existing.filled(existing.names(client), client), client)
+    for _, page in _in_lists("envelopes_in_lists", "", lengths, client, LONGEST):
+        note(page, is_held=False)
     cursor = b"0"
     while True:
-        cursor, page = SEARCH([], ["envelopes_in_hash", UNACKED, "", cursor, CHUNK], client)
+        cursor, page = SEARCH([], ["envelopes_in_hash", "", CHUNK, UNACKED, cursor], client)
         note(page, is_held=True)
         if cursor == b"0":
             return found
 
 
-def every(queue: str) -> Iterator[Waiting]:
+def every(queue: str, client: Any = None) -> Iterator[Waiting]:
     """All messages that wait in *queue* now, roughly: workers take them meanwhile."""
-    with broker() as client:
-        for step, key in enumerate(lists(queue)):
-            for at in range(0, int(client.llen(key)), PAGE):
-                yield from (read(raw, step) for raw in client.lrange(key, at, at + PAGE - 1))
+    steps = {key: step for step, key in enumerate(lists(queue))}
+    with broker() if client is None else nullcontext(client) as connected:
+        for key, length in existing.lengths([queue], connected).items():
+            for at in range(0, length, PAGE):
+                yield from (read(raw, steps[key]) for raw in connected.lrange(key, at, at + PAGE - 1))
 
 
 @dataclass

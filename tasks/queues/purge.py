@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -168,12 +168,12 @@ def cancel(batch: str, *, running: bool = False) -> int:
     return withdrawn
 
 
-def waiting_of(batch: str, client: Any) -> Iterator[tuple[str, bytes]]:
-    """The waiting messages of *batch*, each with the list that it is in."""
-    for queue in existing.filled(existing.names(client), client):
-        for key, raw in peek.mentioning(batch, queue, client):
-            if peek.read(raw, 0).batch == batch:
-                yield key, raw
+def waiting_of(batch: str, client: Any, queues: Sequence[str] = ()) -> Iterator[tuple[str, bytes]]:
+    """The waiting messages of *batch*, each with the list that it is in; in *queues*, in all unless some are named."""
+    lengths = existing.lengths(queues or existing.filled(existing.names(client), client), client)
+    for key, raw in peek.mentioning(batch, lengths, client):
+        if peek.read(raw, 0).batch == batch:
+            yield key, raw
 
 
 def _body(raw: bytes) -> tuple[Any, dict[str, Any], dict[str, Any]]:

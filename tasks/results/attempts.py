@@ -3,8 +3,9 @@
     envelope with errors ── add, in the round trip that ends the run ──────┐
     others ── note ── what ended within a second, in one round trip ───────┴─► graft:attempts ──► celery -A … track ID
 
-A stream takes about 180 bytes for a run, a fraction of what a key for each would. Finding one call's runs means
-searching it inside Redis, a page at a time; that is done when somebody asks.
+A stream takes about 180 bytes for a run, a fraction of what a key for each would. How long it may be follows from the
+bytes that it may take and the size of what each process notes; a look every five minutes at what it does take corrects
+that. Finding one call's runs means searching it inside Redis, a page at a time; that is done when somebody asks.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ LONGEST_QUEUE: Final = 100
 SEARCH: Final = lua.load(__file__, "attempts")
 FIELDS: Final = ("id", "run", "worker", "seconds", "outcome", "name", "batch", "error", "queue", "age")
 MOST: Final = 10_000  # Noted runs that wait for Redis; the oldest go first.
+# Bytes that Redis takes for a run beside its texts, and for each byte of those: measured with 6.2, and a little more.
+BESIDE, FOR_EACH = 38.0, 1.15
+REMEMBERED: Final = 256  # Runs over which their size is averaged.
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def note(request: Any, answer: str | BaseException | None, *, run: int, seconds:
 
     Returns at once; Redis has it in a second.
     """
-    if settings().attempts_kept:
+    if settings().attempts_bytes:
         outcome, error = (answer, None) if isinstance(answer, str) else told(answer)
         part(_Noted).add(_values(request, run, seconds, outcome, name, error))
 
@@ -109,10 +113,23 @@ def _values(
 
 def _write(pipe: Any, ended: Iterable[tuple[tuple[Any, ...], float]]) -> None:
     """Put on *pipe* what ended at these moments of this process's clock."""
-    most, now = settings().attempts_kept, time.monotonic()
+    most, now, sizes = settings().attempts_bytes, time.monotonic(), part(_Sizes)
     for values, at in ended if most else ():
         fields = dict(zip(FIELDS, (*values, round(now - at, 3)), strict=True))
-        pipe.xadd(STREAM, fields, maxlen=most, approximate=True)
+        pipe.xadd(STREAM, fields, maxlen=max(1, int(most / sizes.mean_with(fields.values()))), approximate=True)
+
+
+class _Sizes:
+    """How many bytes Redis takes for a run that this process notes."""
+
+    def __init__(self) -> None:
+        self._mean = 0.0
+
+    def mean_with(self, values: Iterable[Any]) -> float:
+        """The average of the last runs, this one with *values* among them."""
+        size = BESIDE + FOR_EACH * sum(len(str(value).encode("utf-8", "replace")) for value in values)
+        self._mean += (size - self._mean) / (REMEMBERED if self._mean else 1)
+        return self._mean
 
 
 class _Noted:
@@ -200,6 +217,10 @@ def _read(entry: bytes, fields: list[bytes]) -> Attempt:
 
 
 def prune(client: Any, now: float) -> int:
-    """Forget the runs that ended longer than ``attempts_ttl`` ago; how many."""
+    """Forget the runs that ended longer than ``attempts_ttl`` ago, and the oldest over ``attempts_bytes``; how many."""
     oldest = max(0, int((now - settings().attempts_ttl) * 1000))
-    return int(client.xtrim(STREAM, minid=oldest, approximate=False))
+    old = int(client.xtrim(STREAM, minid=oldest, approximate=False))
+    most, count, size = settings().attempts_bytes, client.xlen(STREAM), client.memory_usage(STREAM) or 0
+    if size <= most:
+        return old
+    return old + int(client.xtrim(STREAM, maxlen=count * most // size, approximate=False))

@@ -9,6 +9,7 @@ leave, is decided in sizing.py.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -88,6 +89,8 @@ class BatchSender(Generic[R]):
         self.options = options
         self.sent_ids: list[str] = []
         self.is_finished = False  # Everything has been sent.
+        self.is_paused = False  # Nothing more is sent for now.
+        self._paused_at = self._paused_for = 0.0
         self._wake = wake
         self._packer = ItemPacker(source, receiver.begin)
         self._in_flight = InFlight()
@@ -107,6 +110,8 @@ class BatchSender(Generic[R]):
 
     def cut(self, client: Any) -> list[OutgoingMessage]:
         """The envelopes that may leave now. Blocks for a round trip the first time (function, pace)."""
+        if self.is_paused:
+            return []
         self._offer_function(client)
         if self.source.ahead is not None and self._envelopes:
             self.source.ahead = max(AHEAD.taken_by(self._sent_pace), 2 * (self.options.batch_size or 0))
@@ -377,6 +382,23 @@ class BatchSender(Generic[R]):
     def wake(self) -> None:
         """There may be something to send."""
         self._wake(self)
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether holding up what was not sent holds the batch up."""
+        return True
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds for which it was paused, all in all."""
+        return self._paused_for + (time.monotonic() - self._paused_at if self.is_paused else 0.0)
+
+    def note_pause(self, is_paused: bool) -> None:
+        """Hold up what was not sent, or go on; what was sent is finished. Returns at once."""
+        if self.may_pause and is_paused != self.is_paused:
+            self._paused_for, self._paused_at = self.paused_for, time.monotonic()
+            self.is_paused = is_paused
+            self._wake(self)
 
     def fail(self, error: BaseException) -> None:
         """Nothing more is sent, and nobody waits any more for what was."""

@@ -55,6 +55,8 @@ class ReducingSender(BatchSender[Outcomes]):
         return self._chord or {}
 
     def cut(self, client: Any) -> list[OutgoingMessage]:
+        if self.is_paused:
+            return []
         if self._unsent is None:
             self._unsent = self._cut_everything(client)
         messages = []

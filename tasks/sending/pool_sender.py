@@ -190,6 +190,11 @@ class PoolSender(BatchSender[Outcomes]):
     def unsent(self) -> int:
         return len(self._waiting)
 
+    @property
+    def may_pause(self) -> bool:
+        """Not where its tasks wait in the pool's index: workers have them sent."""
+        return not self._is_parking
+
     # ---- on the publisher's thread ----------------------------------------------------------------------------------
 
     def cut(self, client: Any) -> list[OutgoingMessage]:
@@ -197,7 +202,7 @@ class PoolSender(BatchSender[Outcomes]):
         if self._is_parking:
             while self._waiting:
                 messages.append(self._message(self._envelope_of(1 if self.membership.is_strict else self._size(1))))
-        elif self._waiting and self.membership.limit:
+        elif self._waiting and self.membership.limit and not self.is_paused:
             self._found = self._slots(client)
             while self._waiting and self._may_leave(self._waiting[0][1]):
                 messages.append(self._message(self._envelope_of(self._size(min(self._found, self.membership.limit)))))

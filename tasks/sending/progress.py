@@ -1,7 +1,7 @@
 """Lets others see the batches of this process: a note in Redis each second, for those that take longer than one.
 
 A batch lives with its caller, so its caller publishes; a note that is not renewed expires. In the same round trip the
-caller learns that somebody else has cancelled a batch, and stops sending.
+caller learns that somebody else has cancelled or paused a batch, and stops sending.
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ logger = logging.getLogger(__name__)
 
 NOTE: Final = keys.BATCH
 BATCHES: Final = keys.BATCHES
+PAUSED: Final = keys.PAUSED_BATCH
 EVERY: Final = 1.0
 EXPIRES: Final = 15
+PAUSE_EXPIRES: Final = 86400  # Seconds after the caller of a paused batch was last there.
 
 
 @dataclass(frozen=True)
 class BatchNote:
-    """How far a batch has come. ``total`` is None while the end of its input is not known; ``caller`` is host/pid."""
+    """How far a batch has come. ``total`` is None while the end of its input is not known; ``caller`` is host/pid.
+
+    ``may_pause``: its caller can hold it up; ``paused_for`` are seconds of ``seconds`` for which it did.
+    """
 
     id: str
     function: str
@@ -48,6 +53,15 @@ class BatchNote:
     seconds: float
     at: float
     caller: str
+    may_pause: bool = False
+    is_paused: bool = False
+    paused_for: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Items a second since it began, without the pauses."""
+        busy = self.seconds - self.paused_for
+        return self.done / busy if busy > 0 else 0.0
 
 
 class _Watched:
@@ -78,6 +92,16 @@ def running(client: Any = None) -> list[BatchNote]:
     return sorted((BatchNote(**json.loads(text)) for text in texts if text), key=lambda note: -note.seconds)
 
 
+def pause(batch_id: str) -> None:
+    """Have the caller of a batch send nothing more of it; what was sent is finished. It obeys within two seconds."""
+    shared().set(PAUSED + batch_id, 1, ex=PAUSE_EXPIRES)
+
+
+def resume(batch_id: str) -> bool:
+    """Have the caller of a batch go on; whether it was paused."""
+    return bool(shared().delete(PAUSED + batch_id))
+
+
 def _publish(watched: _Watched) -> None:
     while True:
         time.sleep(EVERY)
@@ -104,7 +128,7 @@ def _write(current: list[BatchSender[Any]], published: set[str], client: Any) ->
     now = redis_clock.now()
     with client.pipeline(transaction=False) as pipe:
         for sender in current:
-            pipe.get(cancellation.CANCEL_KEY + sender.receiver.id)
+            pipe.mget(cancellation.CANCEL_KEY + sender.receiver.id, PAUSED + sender.receiver.id)
         for sender in current:
             far = sender.receiver.progress()
             if far.seconds < EVERY:
@@ -112,17 +136,22 @@ def _write(current: list[BatchSender[Any]], published: set[str], client: Any) ->
             note = BatchNote(
                 sender.receiver.id, sender.options.function.name, sender.options.queue, far.total, far.sent, far.done,
                 far.failed, far.retries, round(far.seconds, 1), now, f"{platform.node()}/{os.getpid()}",
+                sender.may_pause, sender.is_paused, round(sender.paused_for, 1),
             )  # fmt: skip
             pipe.set(NOTE + note.id, json.dumps(asdict(note)), ex=EXPIRES)
             pipe.zadd(BATCHES, {note.id: now})
+            if note.is_paused:
+                pipe.expire(PAUSED + note.id, PAUSE_EXPIRES)
             published.add(note.id)
         for gone in published - {sender.receiver.id for sender in current}:
-            pipe.delete(NOTE + gone)
+            pipe.delete(NOTE + gone, PAUSED + gone)
             pipe.zrem(BATCHES, gone)
             published.discard(gone)
         pipe.zremrangebyscore(BATCHES, 0, now - 10 * EXPIRES)
         flags = pipe.execute()[: len(current)]
-    cancelled = [sender for sender, flag in zip(current, flags, strict=True) if cancellation.is_whole(flag)]
+    for sender, (_, paused) in zip(current, flags, strict=True):
+        sender.note_pause(paused is not None)
+    cancelled = [sender for sender, (flag, _) in zip(current, flags, strict=True) if cancellation.is_whole(flag)]
     return [sender for sender in cancelled if not sender.is_finished]
 
 
@@ -133,7 +162,7 @@ def _withdraw() -> None:
     if watched is not None and watched.published:
         try:
             with connect(client_name="graft-progress", socket_timeout=EVERY) as client:
-                client.delete(*(NOTE + name for name in watched.published))
+                client.delete(*(key + name for key in (NOTE, PAUSED) for name in watched.published))
                 client.zrem(BATCHES, *watched.published)
         except (redis.RedisError, OSError) as error:
             logger.debug("the end of batches cannot be published: %s", error)

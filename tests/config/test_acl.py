@@ -56,7 +56,7 @@ with broker() as queue_side:  # As for an answer that is overdue.
 ACTS = """
 import graft
 from graft.config.redis_client import broker, shared
-from graft.scripts.commands.batch import stop
+from graft.scripts.commands.batch.running import stop
 from graft.tasks.dead_letters import replay, store
 from graft.tasks.monitoring import audit
 from graft.tasks.queues import pause, purge, quarantined

@@ -1,4 +1,4 @@
-"""The commands for durable batches: results, watch, pause, resume, forget; and their part of list, show and cancel."""
+"""The commands for durable batches: results, watch, forget; and their part of list, show and cancel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from graft.tasks.durable import record as records
 from graft.tasks.durable.record import BatchRecord
 from graft.tasks.durable_batch import DurableBatch
 from graft.tasks.envelope import Outcome
-from graft.tasks.errors import TaskQueueError, UnknownBatchError
+from graft.tasks.errors import UnknownBatchError
 
 NOT_FOUND: Final = 1
 FAILED: Final = 1  # The exit code of a watch whose batch has failed items.
@@ -205,34 +205,6 @@ def states(batch: DurableBatch) -> Iterator[BatchRecord]:
 
 @click.command(cls=RedisCommand)
 @click.argument("batch_id", metavar="ID")
-def pause(batch_id: str) -> None:
-    """Send nothing more of a durable batch; what was sent is finished."""
-    batch = wanted(batch_id)
-    batch.pause()
-    say(f"Paused batch {batch.name or batch.id}. Go on: batch resume ID")
-
-
-@click.command(cls=RedisCommand)
-@click.argument("batch_id", metavar="ID")
-@click.option("--failed", is_flag=True, help="Run the items that have failed once more.")
-def resume(batch_id: str, failed: bool) -> None:
-    """End the pause of a durable batch; with --failed, run its failed items again, once their cause is mended.
-
-    Start workers anew first where the code was changed: a worker imports it once.
-    """
-    batch = wanted(batch_id)
-    try:
-        count = batch.resume(failed=failed)
-    except TaskQueueError as error:
-        complain(str(error))
-        raise SystemExit(NOT_FOUND) from error
-    again = f"{several(count, 'failed item')} of batch" if failed else "Batch"
-    verb = ("runs" if count == 1 else "run") + " again" if failed else "goes on"
-    say(f"{again} {batch.name or batch.id} {verb}.")
-
-
-@click.command(cls=RedisCommand)
-@click.argument("batch_id", metavar="ID")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def forget(batch_id: str, yes: bool) -> None:
     """Remove a durable batch and its results; what of it has not begun never does. This cannot be undone."""
@@ -255,4 +227,4 @@ def cancel(record: BatchRecord, *, running: bool, yes: bool, as_json: bool) -> N
         say("No worker lives now: its items have their outcome when one does.")
 
 
-commands: Iterable[click.Command] = (results, watch, pause, resume, forget)
+commands: Iterable[click.Command] = (results, watch, forget)

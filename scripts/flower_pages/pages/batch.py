@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import patient_broker, shared
 from graft.config.words import several
-from graft.scripts.commands import batch as batch_command
+from graft.scripts.commands.batch import running as running_batches
 from graft.scripts.flower_pages.frame import Page, addresses
 from graft.scripts.flower_pages.pages.batches import BatchRow, of_left_behind, of_note, of_record
 from graft.scripts.flower_pages.plans import Action, Given, Plan
@@ -75,9 +75,8 @@ class BatchPage(Page):
         name = records.id_of(question[0], client)
         runs = attempts.of(name, client)
         row = find(name, runs)
-        with broker() as queue_side:
-            waiting = sum(1 for _ in purge.waiting_of(row.id, queue_side)) if not row.ended else 0
-            held = peek.held(row.id, queue_side) if not row.ended else 0
+        queue_side = patient_broker()
+        waiting, held = (0, 0) if row.ended else messages(row.id, queue_side, row.queue)
         feeder = feeder_lease.holder(client) or "" if row.is_durable and not row.ended else ""
         why = _why_items(records.read(row.id, client), client) if row.is_durable else _why_runs(runs)
         return BatchLook(row, waiting, held, feeder, tuple(runs[-SHOWN:]), len(runs), why, _workers(runs))
@@ -122,6 +121,12 @@ def _workers(runs: Sequence[Attempt]) -> tuple[tuple[str, int, float], ...]:
     return tuple((name, count, times[name]) for name, count in counts.most_common())
 
 
+def messages(batch: str, client: Any, queue: str = "") -> tuple[int, int]:
+    """How many messages of *batch* wait, in *queue* if it is known, and how many workers hold."""
+    queues = [queue] if queue and len(queue) < attempts.LONGEST_QUEUE else ()
+    return sum(1 for _ in purge.waiting_of(batch, client, queues)), peek.held(batch, client)
+
+
 def find(name: str, runs: Sequence[Attempt] = ()) -> BatchRow:
     """The batch *name*, an id or a durable batch's name; one that has ended is known by its *runs*.
 
@@ -132,13 +137,11 @@ def find(name: str, runs: Sequence[Attempt] = ()) -> BatchRow:
     if kept := records.read_all([records.id_of(name, client)], client):
         return of_record(kept[0])
     if len(name) in ID_LENGTHS:
-        is_cancelled = bool(batch_command.cancelled([name]))
+        is_cancelled = bool(running_batches.cancelled([name]))
         for note in progress.running():
             if note.id == name:
                 return of_note(note, is_cancelled=is_cancelled)
-        with broker() as queue_side:
-            held = peek.held(name, queue_side)
-            waiting = sum(1 for _ in purge.waiting_of(name, queue_side))
+        waiting, held = messages(name, patient_broker(), runs[-1].queue if runs else "")
         if held or waiting:
             sent = peek.Sent(runs[-1].name if runs else "", waiting, held, runs[0].began if runs else 0.0)
             return of_left_behind(name, sent, is_cancelled=is_cancelled)
@@ -182,25 +185,45 @@ def _cancel(given: Given) -> str:
     if row.is_durable:
         DurableBatch(records.read(row.id)).cancel(running=running)
         return f"cancelled batch {row.name or row.id}"
-    withdrawn = batch_command.stop(row.id, running=running)
+    withdrawn = running_batches.stop(row.id, running=running)
     return f"cancelled batch {row.id}; {several(withdrawn, 'waiting message')} taken out of the queue"
 
 
 def _plan_pause(given: Given) -> Plan:
-    row = of_record(records.read(given.get("batch", "")))
+    row = _row(given)
+    if not row.may_pause:
+        raise ValueError(f"batch {row.id} cannot be paused: no caller that could hold it up reports it now")
+    left = row.total - row.done - row.under_way if row.total is not None else 0
     effect = "Nothing more of it is sent; what was sent is finished. Resuming goes on."
-    return Plan(f"Pause the batch {row.name or row.id}", effect, "Pause it", rows=(_told(row),))
+    if not row.is_durable:
+        effect += " Its caller obeys within two seconds; time limits of its own go on, and the pause ends with it."
+    note = f"{several(left, 'item')} will wait." if left > 0 else ""
+    return Plan(f"Pause the batch {row.name or row.id}", effect, "Pause it", max(left, 0), (_told(row),), note)
 
 
 def _pause(given: Given) -> str:
-    batch = _durable(given)
-    batch.pause()
-    return f"paused batch {batch.name or batch.id}"
+    return _hold(_row(given), is_paused=True)
+
+
+def _hold(row: BatchRow, *, is_paused: bool) -> str:
+    """Pause or resume a batch, durable or not; what was done."""
+    done = f"paused batch {row.name or row.id}" if is_paused else f"batch {row.name or row.id} goes on"
+    if row.is_durable:
+        batch = DurableBatch(records.read(row.id))
+        batch.pause() if is_paused else batch.resume()
+        return done
+    note = next((note for note in progress.running() if note.id == row.id), None)
+    if note is None:
+        raise LookupError(f"batch {row.id} has ended, or its caller is gone")
+    if not running_batches.hold(note, is_paused=is_paused):
+        return f"the caller {note.caller} of batch {row.id} was asked, and has not obeyed yet"
+    return done
 
 
 def _plan_resume(given: Given) -> Plan:
-    row = of_record(records.read(given.get("batch", "")))
+    row = _row(given)
     if given.get("failed"):
+        row = of_record(records.read(row.id))
         return Plan(
             f"Run the failed items of {row.name or row.id} again",
             "They run once more, as a new generation. Restart the workers first where code was mended.",
@@ -210,10 +233,11 @@ def _plan_resume(given: Given) -> Plan:
 
 
 def _resume(given: Given) -> str:
-    batch, failed = _durable(given), bool(given.get("failed"))
-    count = batch.resume(failed=failed)
-    name = batch.name or batch.id
-    return f"again: {several(count, 'failed item', 'run')}, of {name}" if failed else f"batch {name} goes on"
+    if not given.get("failed"):
+        return _hold(_row(given), is_paused=False)
+    batch = _durable(given)
+    count = batch.resume(failed=True)
+    return f"again: {several(count, 'failed item', 'run')}, of {batch.name or batch.id}"
 
 
 def _plan_forget(given: Given) -> Plan:

@@ -7,14 +7,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
-from graft.config.redis_client import broker
-from graft.scripts.commands import batch as batch_command
+from graft.scripts.commands.batch import running
 from graft.scripts.flower_pages.frame import Page, Paged, addresses
 from graft.scripts.snapshot import seconds_left
-from graft.tasks.durable import record as records
 from graft.tasks.durable.record import BatchRecord
 from graft.tasks.queues import peek
-from graft.tasks.sending import progress
 from graft.tasks.sending.progress import BatchNote
 
 
@@ -22,7 +19,8 @@ from graft.tasks.sending.progress import BatchNote
 class BatchRow:
     """One batch. ``total`` is None while the end of its input is not known, ``left`` seconds where they are known.
 
-    ``state`` is that of a durable batch, or "running", "cancelled", "caller silent" and "no caller".
+    ``state`` is that of a durable batch, or "running", "paused", "cancelled", "caller silent" and "no caller".
+    ``may_pause``: it can be held up.
     """
 
     id: str
@@ -41,6 +39,7 @@ class BatchRow:
     began: float = 0.0
     ended: float = 0.0
     is_durable: bool = False
+    may_pause: bool = False
 
 
 def of_record(record: BatchRecord) -> BatchRow:
@@ -50,16 +49,18 @@ def of_record(record: BatchRecord) -> BatchRow:
     return BatchRow(
         record.id, record.function, record.state, record.queue, record.name, record.total, record.done, record.failed,
         record.retries, record.sent, rate, left, "durable", record.created, record.ended, True,
+        not record.ended,
     )  # fmt: skip
 
 
 def of_note(note: BatchNote, *, is_cancelled: bool) -> BatchRow:
     """The row of a batch whose caller reports it."""
-    is_silent = time.time() - note.at > batch_command.SILENT
-    state = "cancelled" if is_cancelled else "caller silent" if is_silent else "running"
+    is_silent = time.time() - note.at > running.SILENT
+    state = "cancelled" if is_cancelled else "caller silent" if is_silent else "paused" if note.is_paused else "running"
     return BatchRow(
         note.id, note.function, state, note.queue, "", note.total, note.done, note.failed, note.retries,
-        note.sent - note.done, batch_command.rate(note), seconds_left(note), note.caller, note.at - note.seconds,
+        note.sent - note.done, note.rate, seconds_left(note), note.caller, note.at - note.seconds,
+        may_pause=note.may_pause,
     )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ class BatchesPage(Page):
     template = "graft_batches.html"
     tab = "graft-batches"
     title = "Batches"
+    share = 60.0  # Redis has more to do for it than Flower.
 
     def question(self, *path: str) -> Hashable:
         return self.page_asked()
@@ -93,15 +95,12 @@ class BatchesPage(Page):
 
 def every() -> list[BatchRow]:
     """All batches that there are, as ``batch list`` finds them."""
-    kept = records.every()
-    ids = {record.id for record in kept}
-    notes = [note for note in progress.running() if note.id not in ids]
-    with broker() as client:
-        left = batch_command.left_behind(peek.batches(client), ids | {note.id for note in notes}, time.time())
-    stopped = batch_command.cancelled([*(note.id for note in notes), *left])
-    rows = [of_record(record) for record in kept]
-    rows += [of_note(note, is_cancelled=note.id in stopped) for note in notes]
-    rows += [of_left_behind(name, sent, is_cancelled=name in stopped) for name, sent in left.items()]
+    found = running.survey()
+    rows = [of_record(record) for record in found.durable]
+    rows += [of_note(note, is_cancelled=note.id in found.cancelled) for note in found.notes]
+    rows += [
+        of_left_behind(name, sent, is_cancelled=name in found.cancelled) for name, sent in found.left_behind.items()
+    ]
     return sorted(rows, key=lambda row: (bool(row.ended), -(row.ended or row.began)))
 
 

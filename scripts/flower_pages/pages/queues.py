@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 from graft.config.queues import purpose
-from graft.config.redis_client import broker, shared
+from graft.config.redis_client import patient_broker, shared
 from graft.config.transport.task_validation import can_verify
 from graft.config.words import several
 from graft.scripts.commands import queue as queue_command
@@ -133,16 +133,14 @@ class QueuePage(Page):
         (name,) = question
         moment = moments().take()
         row = row_of(line_of(name, moment), moment)
-        with broker() as client, client.pipeline(transaction=False) as pipe:
-            for key in lists(name):
-                pipe.llen(key)
-            steps = pipe.execute()
+        client = patient_broker()
+        lengths = existing.lengths([name], client)
         past = [(one.at, one.queues.get(name, [0.0, 0.0])) for one in moments().past()]
-        messages = list(islice(queue_peek.every(name), GROUPED))
+        messages = list(islice(queue_peek.every(name, client), GROUPED))
         return QueueLook(
-            row, tuple(steps),
+            row, tuple(lengths.get(key, 0) for key in lists(name)),
             tuple(one.name for one in worker_registry.workers(shared()) if name in one.queues),
-            tuple(queue_peek.grouped(messages)[:SHOWN]), len(messages), tuple(queue_peek.peek(name, SHOWN)),
+            tuple(queue_peek.grouped(messages)[:SHOWN]), len(messages), tuple(queue_peek.peek(name, SHOWN, client)),
             split([(at, pair[0]) for at, pair in past], time.time()),
             split([(at, pair[1]) for at, pair in past], time.time()), can_verify(),
         )  # fmt: skip

@@ -25,7 +25,11 @@
 
     function showTimes(root) {
         root.querySelectorAll("time[datetime]").forEach(function (element) {
-            var text = inViewersZone(new Date(element.dateTime));
+            var moment = new Date(element.dateTime);
+            if (isNaN(moment)) {
+                return;
+            }
+            var text = inViewersZone(moment);
             element.title = text;
             if (element.classList.contains("graft-moment")) {
                 element.textContent = window.innerWidth < 600 ? text.slice(5, 19) : text;

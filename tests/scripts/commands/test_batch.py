@@ -6,7 +6,9 @@ import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 import graft
+from graft.compat.worker_pool import Task, WorkerPool
 from graft.scripts.commands.batch import command
 from graft.tasks import codec
 from graft.tasks.callables.references import refer
 from graft.tasks.delivery import cancellation
 from graft.tasks.errors import CancelledBatchError
-from graft.tasks.messages.message_format import lists
+from graft.tasks.messages.message_format import SENT_AT, lists
 from graft.tasks.monitoring import worker_registry
-from graft.tasks.queues import pause, peek, purge
+from graft.tasks.queues import pause, peek, purge, under_way
 from graft.tasks.sending import progress
 from graft.tasks.sending.batch_sender import BatchOptions
 from graft.tasks.sending.call_future import Call
@@ -82,7 +85,7 @@ def test_a_batch_that_runs_is_listed_and_shown_by_the_end_of_its_id(stack, redis
 
 
 def test_an_id_that_nobody_has_is_said_to_be_unknown(redis):
-    for verb in ("show", "cancel"):
+    for verb in ("show", "cancel", "pause", "resume"):
         for unknown in ("nobody", "00000000-0000-0000-0000-000000000000"):
             done = run(verb, unknown)
             assert done.exit_code == 1
@@ -149,6 +152,92 @@ def test_a_reduced_batch_is_answered_when_it_is_cancelled(paused):
     assert run("cancel", batch.id, "--yes").exit_code == 0
     with pytest.raises(CancelledBatchError):
         batch.collect(WAIT)
+
+
+def test_a_paused_batch_sends_nothing_more_until_it_is_resumed(stack, redis):
+    items = [1.0] * 5 + [0.0] * 30
+    listed, streamed, reduced = batches = [
+        graft.submit(samples.sleep, items, batch_size=1, in_flight=1),
+        graft.submit(samples.sleep, iter(items), batch_size=1, in_flight=1),
+        graft.submit(samples.sleep, items, batch_size=1, in_flight=1, reduce=sum),
+    ]
+    for batch in batches:
+        told(batch)
+
+    def note(batch: Any) -> progress.BatchNote:
+        return next(one for one in progress.running() if one.id == batch.id)
+
+    for batch in batches:
+        progress.pause(batch.id)
+    before = []
+    for batch in batches:
+        done = run("pause", batch.id)
+        assert done.exit_code == 0, done.output
+        assert 0 < redis.ttl(progress.PAUSED + batch.id) <= progress.PAUSE_EXPIRES  # A caller that dies leaves nothing.
+        before.append(note(batch))
+    wait_until(lambda: all(one.progress().done == one.progress().sent for one in batches[:2]), WAIT, "what was sent")
+    wait_until(lambda: note(reduced).paused_for > before[2].paused_for + 1, WAIT, "its caller to report it again")
+    for batch, was in zip(batches, before, strict=True):
+        now = note(batch)
+        assert (now.is_paused, now.sent, was.sent < len(items)) == (True, was.sent, True)
+        assert now.rate < 5  # An item takes a second.
+        assert "paused" in run("show", batch.id).stdout
+    assert run("resume", listed.id, "--failed").exit_code == 2  # Its caller has the errors.
+    for batch in batches:
+        assert run("resume", batch.id).exit_code == 0
+    assert [listed.collect(WAIT), list(streamed), reduced.collect(WAIT)] == [items, items, sum(items)]
+    wait_until(lambda: not redis.exists(*(progress.PAUSED + one.id for one in batches)), WAIT, "their end to be noted")
+
+
+def test_tasks_of_a_pool_are_held_up_and_those_that_wait_in_redis_say_how_else(stack, redis):
+    seen: set[str] = set()
+    for name in (None, "pool-to-pause"):
+        with WorkerPool(1, 200, name=name) as pool:
+            for number in range(100):
+                pool.submit_task(Task(number, partial(samples.sleep, 0.5)))
+            wait_until(
+                lambda: [one for one in progress.running() if one.id not in seen], WAIT, "its burst to be told of"
+            )
+            (note,) = [one for one in progress.running() if one.id not in seen]
+            seen.add(note.id)
+            done = run("pause", note.id)
+            if name is None:
+                assert done.exit_code == 0, done.output
+                (before,) = progress.running()
+                assert before.sent < 100
+                wait_until(lambda: progress.running()[0].paused_for > 2, WAIT, "its caller to report it again")
+                assert progress.running()[0].sent == before.sent
+                assert run("resume", note.id).exit_code == 0
+                wait_until(lambda: progress.running()[0].sent > before.sent, WAIT, "it to go on")  # noqa: B023
+            else:
+                assert (done.exit_code, "pause the queue batch" in done.stderr) == (2, True)
+            pool.advanced_shutdown(1.0, 1.0)
+
+
+def test_messages_are_found_on_every_list_however_many_wait_there(paused):
+    counts = dict(zip(lists(QUEUE), (450, 3, 0, 250), strict=False))
+    for key, count in counts.items():
+        headers = {"task": "graft.batch", "group": "of-many-lists", "argsrepr": "(m:f, 2 items from 0)", "eta": None}
+        texts = [
+            json.dumps({"body": "x", "headers": {**headers, "id": f"{key}-{at}", SENT_AT: 5.0 + at}})
+            for at in range(count)
+        ]
+        for text in texts:
+            paused.lpush(key, text)
+    try:
+        found = list(purge.waiting_of("of-many-lists", paused))
+        assert Counter(key.decode() if isinstance(key, bytes) else key for key, _ in found) == Counter(counts)
+        assert len({raw for _, raw in found}) == 703
+        sent = peek.batches(paused)["of-many-lists"]
+        assert (sent.function, sent.waiting, sent.held, sent.since) == ("m:f", 703, 0, 5.0)
+        whole = under_way.search(lambda one: one.batch == "of-many-lists", 1000, paused, queues=[QUEUE], budget=WAIT)
+        assert (len({one.id for one in whole.found}), whole.is_whole) == (703, True)
+        assert whole.found[0].id.endswith("-0")  # What is taken next stands first.
+        some = under_way.search(lambda one: True, 10, paused, queues=[QUEUE], states=["queued"])
+        assert (len(some.found), some.is_whole) == (10, False)
+        assert not under_way.search(lambda one: True, 10, paused, queues=[QUEUE], states=["scheduled"]).found
+    finally:
+        paused.delete(*lists(QUEUE))
 
 
 ABANDON = """

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from celery.app.task import Context
 from click.testing import CliRunner, Result
 
 import graft
@@ -111,7 +112,7 @@ def test_the_latest_runs_are_kept_for_a_while(redis, monkeypatch):
     assert attempts.of("kept-for-a-while")
     attempts.prune(shared(), moment + 86401)
     assert not attempts.of("kept-for-a-while")
-    monkeypatch.setenv("GRAFT_ATTEMPTS_KEPT", "0")
+    monkeypatch.setenv("GRAFT_ATTEMPTS_BYTES", "0")
     current.reread_settings()
     try:
         add()
@@ -119,3 +120,37 @@ def test_the_latest_runs_are_kept_for_a_while(redis, monkeypatch):
     finally:
         monkeypatch.undo()
         current.reread_settings()
+
+
+@pytest.mark.acl_role("worker")
+def test_the_runs_that_are_kept_take_so_many_bytes_of_redis(redis, monkeypatch):
+    most = 200_000
+    monkeypatch.setenv("GRAFT_ATTEMPTS_BYTES", str(most))
+    current.reread_settings()
+
+    def add(count: int, error: BaseException | None = None, name: str = "a") -> int:
+        """Note so many runs; the bytes that the stream takes then."""
+        for start in range(0, count, 500):
+            with shared().pipeline(transaction=False) as pipe:
+                for at in range(start, start + 500):
+                    attempts.add(
+                        pipe, Context(id=f"call-{at}", hostname="here", group=None), run=1, seconds=0.0,
+                        outcome="failed" if error else "succeeded", name=name, error=error,
+                    )  # fmt: skip
+                pipe.execute()
+        return int(redis.memory_usage(attempts.STREAM, samples=0))
+
+    try:
+        for taken in (add(3000), add(2000, ValueError("語" * 500), "shop.tasks:" + "a" * 80)):
+            assert 0.7 * most < taken < 1.1 * most
+        assert add(1000) < 2 * most  # The average still is that of the long ones, or nearly.
+        with shared().pipeline(transaction=False) as pipe:
+            for _ in range(2000):
+                pipe.xadd(attempts.STREAM, {"id": "of a process that counts in another way" * 3})
+            pipe.execute()
+        assert attempts.prune(shared(), 0.0) > 0
+        assert 0.7 * most < redis.memory_usage(attempts.STREAM, samples=0) < 1.1 * most
+    finally:
+        monkeypatch.undo()
+        current.reread_settings()
+        redis.delete(attempts.STREAM)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from graft.config.keys import QUEUES
 from graft.tasks.dead_letters.store import INDEX, LETTERS
+from graft.tasks.messages.message_format import SENT_AT
 from tests.scripts.flower_pages.flower import Flower
-from tests.scripts.flower_pages.test_pages import PAGES, send
+from tests.scripts.flower_pages.test_pages import PAGES, send, sending
 from tests.stack import wait_until
 
 pytestmark = pytest.mark.worker
@@ -33,6 +36,19 @@ def plant_hostile(flower: Flower) -> str:
         client.hset(LETTERS, name, json.dumps(letter))
         client.zadd(INDEX, {name: 1e9})
     return name
+
+
+def plant_hostile_message(flower: Flower, queue: str) -> None:
+    """A message as hostile as a sender can make it, on a queue that nobody reads."""
+    headers = {
+        "task": HOSTILE, "id": "hostile/../?#%00", "argsrepr": HOSTILE, "group": HOSTILE, "eta": "soon",
+        SENT_AT: 9e99, "lang": HOSTILE,
+    }  # fmt: skip
+    with flower.stack.connect() as client:
+        client.zadd(QUEUES, {queue: time.time()})
+        for sent in (9e99, "1.2.3", -1e12, 3e11):
+            client.lpush(queue, json.dumps({"body": HOSTILE, "headers": {**headers, SENT_AT: sent}}))
+        client.lpush(queue, b"\xff\xfe not JSON")
 
 
 def test_a_planted_failure_is_seen_replayed_and_watched_to_succeed(acting, visit, tmp_path):
@@ -91,6 +107,28 @@ def test_a_batch_is_cancelled_after_a_look_at_what_that_means(acting, visit):
     assert acting.data(f"/batch/{batch}")["row"]["state"] in ("cancelled", "failed")
 
 
+def test_a_batch_that_lives_with_its_caller_is_paused_and_resumed_and_what_a_dead_caller_left_is_seen(acting, visit):
+    with sending(acting, "sleep", "[0.2] * 1000") as (caller, batch):
+        wait_until(lambda: batch in acting.page("/graft/batches"), 60, "its caller to report it")
+        page = visit(f"/graft/batch/{batch}")
+        page.get_by_role("button", name="Pause", exact=True).click()
+        page.wait_for_selector("h1:has-text('Pause the batch')")
+        page.get_by_role("button", name="Pause it").click()
+        page.wait_for_selector(f"text=Done: paused batch {batch}")
+        page.wait_for_selector(".graft-badge:has-text('paused')")
+        wait_until(lambda: not acting.data(f"/batch/{batch}")["row"]["under_way"], 60, "what was sent to be finished")
+        held = acting.data(f"/batch/{batch}")["row"]
+        assert (held["state"], held["left"], held["done"] < 1000) == ("paused", None, True)
+        page.get_by_role("button", name="Resume", exact=True).click()
+        page.get_by_role("button", name="Resume it").click()
+        page.wait_for_selector("text=goes on")
+        wait_until(lambda: acting.data(f"/batch/{batch}")["row"]["done"] > held["done"], 60, "it to go on")
+        caller.kill()
+        page.wait_for_selector(".graft-badge:has-text('caller silent')", timeout=60_000)
+        assert page.get_by_role("button", name="Pause", exact=True).count() == 0
+        assert acting.do("cancel-batch", batch=batch, confirmed=True).status == 200
+
+
 def test_hostile_text_is_shown_as_text_and_every_page_can_be_read_in_both_themes_and_on_a_phone(acting, visit):
     name = plant_hostile(acting)
     letter = f"/dead-letter/{quote(name, safe='')}"
@@ -98,7 +136,9 @@ def test_hostile_text_is_shown_as_text_and_every_page_can_be_read_in_both_themes
     faults: dict[str, list[str]] = {}
     wait_until(lambda: acting.data("/health")["processes"], 60, "a process that is measured")
     process = f"/process/{quote(acting.data('/health')['processes'][0]['key'])}"
-    for path in (*PAGES, process, letter):
+    plant_hostile_message(acting, "nobody-reads-it")
+    assert len(acting.data("/calls?state=queued&queue=nobody-reads-it")["under_way"]["found"]) == 5
+    for path in (*PAGES, process, "/queue/nobody-reads-it", letter):
         assert page.goto(f"{acting.address}/graft{path}?still").status == 200, path
         for width, theme in ((1400, "light"), (390, "dark")):
             page.set_viewport_size({"width": width, "height": 900})
@@ -117,6 +157,8 @@ def test_hostile_text_is_shown_as_text_and_every_page_can_be_read_in_both_themes
     with acting.stack.connect() as client:
         client.hdel(LETTERS, name)
         client.zrem(INDEX, name)
+        client.zrem(QUEUES, "nobody-reads-it")
+        client.delete("nobody-reads-it")
 
 
 def test_each_question_is_answered_within_two_clicks_of_the_start_page(acting, visit, tmp_path):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
 import pytest
@@ -30,7 +34,7 @@ BATCH = """
 import graft
 from tests import samples
 batch = graft.submit(samples.{function}, {items}, batch_size={size}, {options})
-print(batch.id)
+print(batch.id, flush=True)
 {then}
 """
 
@@ -48,6 +52,21 @@ def send(
     done = run_python(flower.stack, code)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()[0]
+
+
+@contextmanager
+def sending(
+    flower: Flower, function: str, items: str, size: int = 1, options: str = ""
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that sends a batch and waits for it, and the batch's id; the process is killed at the end."""
+    then = "list(batch.as_completed())"
+    argv = [sys.executable, "-c", BATCH.format(function=function, items=items, size=size, then=then, options=options)]
+    with subprocess.Popen(argv, env=flower.stack.env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 def test_every_page_is_part_of_flower_and_says_the_same_as_json(acting):
@@ -196,9 +215,9 @@ def test_a_call_is_found_by_its_error_or_queue_and_leads_to_its_letter_batch_and
     (run,) = acting.data(f"/calls?id={batch}")["rows"]
     assert run["name"] == "tests.samples:raise_value_error_if_odd"
     assert "41 is odd" in run["error"]
-    found = acting.data("/calls?error=41+IS+odd&outcome=failed&function=*:raise_value*&newer=1h")["rows"]
+    found = acting.data("/calls?error=41+IS+odd&state=failed&function=*:raise_value*&newer=1h")["rows"]
     assert run["id"] in [one["id"] for one in found]
-    assert not acting.data("/calls?error=41+is+odd&outcome=succeeded")["rows"]
+    assert not acting.data("/calls?error=41+is+odd&state=succeeded")["rows"]
     assert [one["id"] for one in acting.data(f"/calls?id={batch}&queue={run['queue']}")["rows"]] == [run["id"]]
     assert not acting.data(f"/calls?id={batch}&queue=nowhere")["rows"]
     call = acting.data(f"/call/{run['id']}")
@@ -211,6 +230,49 @@ def test_a_call_is_found_by_its_error_or_queue_and_leads_to_its_letter_batch_and
     ):
         assert link in links(html), link
     assert acting.ask("/graft/call/nobody-knows-me").status == 404
+
+
+def test_calls_that_run_wait_or_are_not_due_are_found_by_state_callable_queue_and_batch(acting):
+    acting.do("pause", queue="low", confirmed=True)
+    with (
+        sending(acting, "square", "range(12)", 4, 'queue="low"') as (_, waits),
+        sending(acting, "square", "range(3)", 3, 'queue="heavy", countdown=3600') as (_, due),
+        sending(acting, "sleep", "[30.0]") as (_, runs),
+    ):
+        for batch, state, count in ((waits, "queued", 3), (due, "scheduled", 1), (runs, "running", 1)):
+            address = f"/calls?state={state}&id={batch}"
+            wait_until(lambda at=address, n=count: len(acting.data(at)["under_way"]["found"]) == n, 60, address)
+        ways = {}
+        for batch in (waits, due, runs):
+            ways[batch] = acting.data(f"/calls?id={batch}")["under_way"]
+            assert ways[batch]["is_whole"]
+        told = {
+            batch: [(one["state"], one["function"], one["items"], one["queue"], one["batch"]) for one in way["found"]]
+            for batch, way in ways.items()
+        }
+        assert told == {
+            waits: 3 * [("queued", "tests.samples:square", 4, "low", waits)],
+            due: [("scheduled", "tests.samples:square", 3, "heavy", due)],
+            runs: [("running", "tests.samples:sleep", 1, "batch", runs)],
+        }
+        (scheduled,) = ways[due]["found"]
+        assert scheduled["due"] - scheduled["sent"] == pytest.approx(3600, abs=60)
+        for asked, found in (
+            (f"state=queued&id={due}", 0), (f"state=running&id={runs}&function=*:sleep", 1),
+            (f"id={runs}&queue=low", 0), ("state=queued&queue=low&function=*:square", 3),
+            (f"id={waits}&newer=1h", 3), (f"id={waits}&function=no*", 0),
+        ):  # fmt: skip
+            assert len(acting.data(f"/calls?{asked}")["under_way"]["found"]) == found, asked
+        for asked in ("state=failed", "error=x", "worker=x"):  # That is said of runs that have ended.
+            assert acting.data(f"/calls?{asked}")["under_way"] is None
+        assert acting.ask("/api/graft/calls?state=sleeping").status == 400
+        html = acting.page("/graft/calls")
+        assert f"/graft/call/{ways[runs]['found'][0]['id']}" in links(html)
+        acting.do("cancel-batch", batch=runs, running=True, confirmed=True)
+    for batch in (waits, due):
+        acting.do("cancel-batch", batch=batch, confirmed=True)
+    acting.do("resume", queue="low", confirmed=True)
+    wait_until(lambda: not acting.data(f"/calls?id={waits}")["under_way"]["found"], 30, "nothing of it waits")
 
 
 def test_workers_say_what_they_run_and_an_entry_of_the_schedule_is_run_now(acting):
