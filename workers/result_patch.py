@@ -17,7 +17,7 @@ from redis.commands.core import Script
 
 from graft.config import keys, lua
 from graft.config.transport.sending_channel import PUSH_MESSAGES, push_arguments
-from graft.config.transport.unique import Terms
+from graft.config.transport.unique import GIVE_KEY_BACK, Terms
 from graft.tasks import guard
 from graft.tasks.delivery import lease, outbox
 from graft.tasks.delivery.outbox import Outbox
@@ -26,8 +26,9 @@ from graft.tasks.results import stored_later
 from graft.tasks.results.celery_backend import Backend
 from graft.tasks.results.replies import channel_of
 
-STORE_TEXT: Final = PUSH_MESSAGES + lua.text(__file__, "store_result")
-STORE: Final = lua.load(__file__, "store_result", functions=PUSH_MESSAGES)
+FUNCTIONS: Final = PUSH_MESSAGES + GIVE_KEY_BACK
+STORE_TEXT: Final = FUNCTIONS + lua.text(__file__, "store_result")
+STORE: Final = lua.load(__file__, "store_result", functions=FUNCTIONS)
 STORES: Final = (RedisBackend, Backend)  # Celery's own and ours, but no class of a project that derives from them.
 SUCCESS: Final = dumps({"status": states.SUCCESS})[:-1]  # How the record of one begins.
 STATE: Final = len('{"status": ')

@@ -15,14 +15,7 @@ local old, has_gone_back = unpack(redis.call('MGET', key, returned))
 if delivery ~= '' and has_gone_back then return -1 end
 
 local function settle()
-  if call ~= '' and redis.call('HGET', unique, 'id') == call and redis.call('HEXISTS', unique, 'ended') == 0 then
-    if keeps > 0 then
-      redis.call('HSET', unique, 'ended', 1)
-      redis.call('PEXPIRE', unique, keeps)
-    else
-      redis.call('UNLINK', unique)
-    end
-  end
+  if call ~= '' then give_key_back(unique, call, keeps) end
   if not settles then return end
   redis.call('ZREM', index, delivery)
   if redis.call('HDEL', unacked, delivery) == 1 then push_messages(6, 9) end

@@ -18,7 +18,8 @@ from graft.config.transport.due import NAMES, Placed
 
 HEADER: Final = "graft_unique"
 LONGEST_KEY: Final = 500
-UNIQUE: Final = lua.load(__file__, "unique")
+GIVE_KEY_BACK: Final = lua.text(__file__, "give_key_back")  # A function for the scripts that do so.
+UNIQUE: Final = lua.load(__file__, "unique", functions=GIVE_KEY_BACK)
 
 IfRunning = Literal["attach", "drop", "replace"]
 

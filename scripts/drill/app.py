@@ -86,6 +86,11 @@ work = _task("drill.work", ignore_result=True)(take)
 answer = _task("drill.answer")(take)
 
 
+@_task("drill.nothing", ignore_result=True)
+def nothing(number: int) -> None:
+    """Leave nothing behind."""
+
+
 @_task("drill.kill_process", ignore_result=True)
 def kill_process(label: str) -> None:
     """End the pool process that runs this, as a crash in a C extension does."""
@@ -163,6 +168,9 @@ def send_chain(label: str) -> list[str]:
     chain(step.s(0, first), step.s(second), chord(parts, body.s(end)), step.s(last)).apply_async()
     return labels
 
+
+if os.environ.get("DRILL_KEEPS_PROCESSES"):  # What a pool process keeps of what it has run goes with it.
+    app.conf.worker_max_tasks_per_child = None
 
 if os.environ.get("DRILL_FAILPOINT"):
     from graft.scripts.drill.failpoints import arm

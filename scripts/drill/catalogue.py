@@ -18,6 +18,7 @@ from graft.scripts.drill.faults import (
     network,
     power,
     processes,
+    residue,
     resources,
     sentinel,
     sentinel_hosts,
@@ -31,5 +32,6 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
     messages.BadMessagesThreads, messages.BadMessagesSolo, sentinel.Failover, clocks.ClockJump, clocks.ClockDrift,
     freezes.Freeze, resources.DescriptorLimit, resources.DiskFull, resources.OutOfMemory, power.PowerLoss,
     versions.VersionMix, hosts.Partition, sentinel_hosts.SentinelPartition, limits.SharedLimits,
-    limits.PoolBound, limits.InOrder, batches.CallerKill, batches.FeederKill, fleet.Fleet, soak.Soak,
+    limits.PoolBound, limits.InOrder, batches.CallerKill, batches.FeederKill, fleet.Fleet,
+    residue.Residue, soak.Soak,
 )  # fmt: skip

@@ -16,9 +16,10 @@ class Project:
     """One project and how its tests run. The broker is the private Redis, through ``CELERY_BROKER_URL``.
 
     ``needs`` is what its tests import, beside Celery; ``arguments`` are pytest's, and ``more`` stand in their place
-    where everything is asked for. An empty value in ``environ`` takes the variable away. ``keeps`` are the folders that
-    are taken from its archive, if not all. ``edits`` are made for both runs: file -> what stands there, what takes its
-    place. ``excused`` are tests that need not pass once hardened, each with the reason.
+    where everything is asked for, ``quick`` where CI does. An empty value in ``environ`` takes the variable away.
+    ``keeps`` are the folders that are taken from its archive, if not all. ``edits`` are made for both runs: file ->
+    what stands there, what takes its place. ``excused`` are tests that need not pass once hardened, each with the
+    reason.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Project:
     needs: Sequence[str]
     arguments: Sequence[str] = ()
     more: Sequence[str] = ()
+    quick: Sequence[str] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
     path: str = "."
     keeps: Sequence[str] = ()
@@ -43,6 +45,11 @@ DJANGO: Final = ("django==5.2.19", "pytest-django==4.14.0")
 
 # Of Celery's own integration suite, the whole of which takes the better part of an hour each way.
 CELERY_TESTS: Final = ("beat", "worker", "inspect")
+QUICK: Final = (
+    "basic_task", "wrong_arguments", "ignore_result", "unicode_task", "class_based_task_retried", "simple_chain",
+    "complex_chain", "group_results_in_chain", "chain_of_chords_with_two_tasks", "chord_soft_timeout_recuperation",
+    "parent_ids", "nested_group", "callback_called_by_group", "add_chord_to_chord", "link_error",
+)  # fmt: skip
 INSPECT: Final = "t.integration.test_inspect.test_Inspect"
 ACKNOWLEDGED: Final = (
     "it wants a running task to be acknowledged; ours is once it has run, so that a crash loses nothing"
@@ -95,6 +102,7 @@ PROJECTS: Final = (
          "pytest-click", "cryptography", "sqlalchemy", *DJANGO, "pymemcache", "python-memcached"),
         arguments=[f"t/integration/test_{name}.py" for name in CELERY_TESTS],
         more=("t/integration", "--ignore=t/integration/test_backend.py"),
+        quick=("t/integration/test_tasks.py", "t/integration/test_canvas.py", "-k", " or ".join(QUICK)),
         environ={"TEST_BROKER": REDIS, "TEST_BACKEND": REDIS, "REDIS_HOST": HOST, "REDIS_PORT": PORT,
                  "CELERY_BROKER_URL": ""},
         keeps=("t", "pyproject.toml"),

@@ -34,7 +34,8 @@ To repeat it (a package index must be reachable; the whole takes about {minutes}
 python -m graft.scripts.ecosystem
 ```
 
-`--only NAME` runs one project, `--list` names them, `--everything` runs all of Celery's own integration suite.
+`--only NAME` runs one project, `--list` names them, `--everything` runs all of Celery's own integration suite,
+`--quick` forty of its tests of tasks and canvas, as CI does.
 `--markdown docs/ecosystem.md` writes this page.
 """
 

@@ -58,7 +58,7 @@ def explore(world: World, arguments: argparse.Namespace) -> bool:
         switches=arguments.switches, operations=list(filter(None, arguments.operator.split(","))),
     )  # fmt: skip
     if found.broken:
-        tell(found.broken, found.moves, world.log)
+        tell(found.broken, found.moves, found.log)
     extent = "all states" if found.is_complete else "not all, the time was up"
     output().print(f"{found.states} states in {found.histories} histories: {extent}")
     return not found.broken
@@ -86,14 +86,14 @@ def play(world: World, arguments: argparse.Namespace) -> bool:
 
 
 def variants(world: World, arguments: argparse.Namespace) -> bool:
-    from graft.scripts.model.explorer import explore as walk
+    from graft.scripts.model.explorer import hunt
     from graft.scripts.model.variants import VARIANTS
 
     missed = []
     for name in [arguments.only] if arguments.only else VARIANTS:
         one = VARIANTS[name]
         with one.installed(world):
-            found = walk(
+            found = hunt(
                 world, one.labels, deaths=one.deaths, jumps=one.jumps, operations=one.operations,
                 seconds=arguments.seconds,
             )  # fmt: skip

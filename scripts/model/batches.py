@@ -3,7 +3,7 @@
 What a label begins with says it: ``items`` is an envelope of two items, of which the second may be given away;
 ``itemkill`` the same, whose first item ends its process; ``itemfail`` the same, whose first item fails and is run
 again, as its policy says; ``itemdead`` that item alone, which the policy gives up at once; ``pooled`` an envelope of
-one item in the pool.
+one item in the pool; ``unique`` one of which there is one at a time, whoever sends it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from graft.config.transport.unique import HEADER, HeldError, Terms
 from graft.scripts.model import items
 from graft.scripts.model.actors import Actor, Process, Scheduler
 from graft.scripts.model.worker import QUEUE
@@ -39,17 +40,19 @@ FIRST_ITEMS: Final = {
 }
 POLICIES: Final = {"itemfail": RetryPolicy(2, base=0.0), "itemdead": RetryPolicy(2, base=0.0, on=OSError)}
 POOLED: Final = "pooled"
+UNIQUE: Final = "unique"
+TERMS: Final = Terms("model", "replace")
 PREFIX: Final = "c%07d-0000-0000-0000-"  # Of every id that a caller makes.
 
 
 def is_batch(label: str) -> bool:
     """Whether *label* stands for a batch, and not for a task of its own."""
-    return label.partition("-")[0] in (*FIRST_ITEMS, POOLED)
+    return label.partition("-")[0] in (*FIRST_ITEMS, POOLED, UNIQUE)
 
 
 def items_of(label: str) -> list[str]:
     """The items of the batch *label*, by what they do."""
-    if label.startswith(POOLED):
+    if label.startswith((POOLED, UNIQUE)):
         return [f"plain-{label}.0"]
     first = f"{FIRST_ITEMS[label.partition('-')[0]]}-{label}.0"
     return [first] if label.startswith("itemdead") else [first, f"plain-{label}.1"]
@@ -106,6 +109,7 @@ class Batches:
     caller: Actor | None = None
     at_caller: Caller
     callers_made: int = 0
+    replaced: set[str]  # Unique calls that had not begun when another took their place, or that had ended.
     scheduler: Scheduler
 
     def begin(self, actor: Actor) -> Actor:
@@ -144,8 +148,36 @@ class Batches:
             batch.ids.append(message.id)
             inbox().expect(message.id, sender.answered)
         with self.app.producer_or_acquire() as producer:
-            producer.channel.push([publisher._rendered(message, producer.channel) for message in messages])
+            ready = [publisher._rendered(message, producer.channel) for message in messages]
+            if not label.startswith(UNIQUE):
+                producer.channel.push(ready)
+            elif not self._is_taken_at_once(ready, producer.channel):
+                self._drop(batch)
+                return
         self.accepted.update(batch.ids)
+
+    def _is_taken_at_once(self, ready: Sequence[Any], channel: Any) -> bool:
+        """Send what is *ready*, unless another call has the key."""
+        for one in ready:
+            one.message["headers"][HEADER] = TERMS.header
+            try:
+                channel._put(one.queue, one.message)
+                self.replaced |= {name for name, batch in self.batches.items() if self._gives_way(name, batch, one)}
+            except HeldError as held:
+                self.log.append(f"{held.holder} has the key")
+                return False
+        return True
+
+    @staticmethod
+    def _gives_way(name: str, batch: Batch, one: Any) -> bool:
+        """Whether the envelope *name* has, or had, the key that *one* has taken."""
+        return batch.label.startswith(UNIQUE) and name != one.message["headers"]["id"]
+
+    def _drop(self, batch: Batch) -> None:
+        """Nobody will answer *batch*: another call has its key."""
+        for envelope_id in batch.ids:
+            del self.batches[envelope_id]
+            inbox().forget(envelope_id)
 
     def _pool_ref(self, label: str) -> PoolRef:
         caller = self.at_caller

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from graft.config.deployment import settings
-from graft.scripts.model.batches import POOL_SLOTS, POOLED, Batch
+from graft.scripts.model.batches import POOL_SLOTS, POOLED, UNIQUE, Batch
 from graft.scripts.model.items import CHAINED, ExpectedError, follower
 from graft.scripts.model.people import READY
 from graft.scripts.model.snapshot import Snapshot
@@ -47,6 +47,8 @@ class Checks:
             raise Broken(world.wrong)
         self._each_item_is_answered_once(now)
         self._the_pool_keeps_its_bound(now)
+        self._envelopes_end_in_one_step(now)
+        self._a_unique_call_keeps_its_key(now)
         for worker in world.workers.values():
             if len(worker.channel.qos.outstanding()) > PREFETCH + 1:
                 raise Broken(f"{worker.name} holds {len(worker.held)} messages")
@@ -146,6 +148,26 @@ class Checks:
         if len(running) > POOL_SLOTS:
             raise Broken(f"{', '.join(sorted(running))} run at once, and the pool has {POOL_SLOTS} slot")
 
+    def _envelopes_end_in_one_step(self, now: Snapshot) -> None:
+        """Whoever stores what came of an envelope settles its message: nobody else has it any more."""
+        for task_id in now.results.keys() - self._before.results.keys():
+            batch = self.world.batches.get(task_id)
+            if batch is None or batch.label.startswith(POOLED) or self.world.replayed[task_id]:
+                continue
+            if now.copies[task_id]:
+                raise Broken(f"{task_id} was answered by a run whose message another has")
+
+    def _a_unique_call_keeps_its_key(self, now: Snapshot) -> None:
+        """While its message waits or is held, a call with a unique key has it."""
+        world = self.world
+        for task_id, batch in world.batches.items():
+            if not batch.label.startswith(UNIQUE) or not now.copies[task_id]:
+                continue
+            if task_id in world.replaced and set(batch.items) & set(world.begun):
+                raise Broken(f"{task_id} has begun, and another has taken its place")
+            if task_id not in world.replaced and now.key_of != task_id:
+                raise Broken(f"{task_id} is under way, and its unique key is {now.key_of or 'nobody'}'s")
+
     def at_rest(self) -> None:
         """Nothing is under way any more, and nothing left to do: each task is concluded, in one way."""
         world = self.world
@@ -165,6 +187,8 @@ class Checks:
                     raise Broken(f"{batch.items[index]} ended with {error!r}")
         if is_whole and now.places:
             raise Broken(f"at rest with {now.places} places of the pool taken")
+        if now.key_of:
+            raise Broken(f"at rest, and {now.key_of} has the unique key")
         if now.waiting or now.held:
             raise Broken(f"at rest with {now.waiting} waiting and {now.held} held")
         for task_id in world.accepted - now.quarantined:

@@ -1,7 +1,8 @@
 """Walks all interleavings of a small deployment: every order of every step, with a death and a jump of the clock.
 
-Histories are played from the beginning again, since nobody can take a step back. A state that was reached before is
-left alone: whatever follows from it has been seen, or will be.
+``explore`` tries each of the moves that are possible from where it is (branches.py), until all have been seen. ``hunt``
+plays histories from the beginning, those with the fewest turns off the usual way first: a mistake shows soon there. A
+state that was reached before is left alone: whatever follows from it has been seen, or will be.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graft.scripts.model import fingerprint
+from graft.scripts.model.branches import Branches, SeenStates
 from graft.scripts.model.moves import Budget, Move, Play
 from graft.scripts.model.world import Broken, World
+
+LIMIT = "limit"  # The walk ends there, and nothing is broken.
 
 
 @dataclass
@@ -24,6 +28,7 @@ class Found:
     histories: int = 0
     broken: str = ""
     moves: list[Move] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
     is_complete: bool = False
 
 
@@ -36,46 +41,74 @@ def explore(
     With *switches* all orders are walked in which another goes on that often at most while somebody is in the middle
     of something. The faults are not counted among them.
     """
-    found = Found()
-    seen: set[str] = set()
-    left: deque[tuple[Move, ...]] = deque([()])  # The shortest first: what is broken is found by few moves.
-    until = time.monotonic() + seconds
-    while left:
-        if time.monotonic() > until or len(seen) >= states:
-            return found
-        path = left.popleft()
-        found.histories += 1
-        play = Play(world, Budget(list(labels), deaths, jumps, switches, list(operations)), workers)
-        try:
-            for move in path[:-1]:
-                play.repeat(move)
-            for move in path[-1:]:
-                play.do(move)
-            _follow(play, seen, left)
-        except Broken as broken:
-            found.broken, found.moves, found.states = str(broken), play.moves, len(seen)
-            return found
-        found.states = len(seen)
-    found.is_complete = True
+    play = Play(world, Budget(list(labels), deaths, jumps, switches, list(operations)), workers)
+    walk = _Walk(play, Branches(world), time.monotonic() + seconds, states)
+    with walk.branches.possible():
+        answer = walk.follow()
+    found = answer if isinstance(answer, Found) else Found(is_complete=answer is None)
+    found.states, found.histories = len(walk.seen), walk.seen.ends
     return found
 
 
-def _turn(play: Play) -> list[object]:
-    """Whose turn it is, where it matters: he goes on, or another, at a price."""
-    return [] if play.budget.switches is None else [play.at_work, play.budget.switches]
+def hunt(
+    world: World, labels: Sequence[str], *, deaths: int = 1, jumps: int = 1, workers: int = 2, seconds: float = 1e9,
+    operations: Sequence[str] = (),
+) -> Found:  # fmt: skip
+    """Look for something that breaks, for *seconds* or until all has been seen."""
+    seen: set[str] = set()
+    left: deque[tuple[Move, ...]] = deque([()])
+    until = time.monotonic() + seconds
+    histories = 0
+    while left and time.monotonic() < until:
+        path = left.popleft()
+        histories += 1
+        play = Play(world, Budget(list(labels), deaths, jumps, None, list(operations)), workers)
+        try:
+            for move in path:
+                play.do(move)
+            while (name := _name(play)) not in seen:
+                seen.add(name)
+                possible = play.possible()
+                if not possible:
+                    play.checks.at_rest()
+                    break
+                left += [(*play.moves, move) for move in possible[1:]]
+                play.do(possible[0])
+        except Broken as broken:
+            return Found(len(seen), histories, str(broken), play.moves, world.log)
+    return Found(len(seen), histories, is_complete=not left)
 
 
-def _follow(play: Play, seen: set[str], left: deque[tuple[Move, ...]]) -> None:
-    """Go on to the end of the history, and note the turns that were not taken."""
-    while True:
-        budget = play.budget
-        name = fingerprint.of(play.world, budget.to_send, budget.deaths, budget.jumps, budget.operations, *_turn(play))
-        if name in seen:
-            return
-        seen.add(name)
-        possible = play.possible()
-        if not possible:
-            play.checks.at_rest()
-            return
-        left += [(*play.moves, move) for move in possible[1:]]
-        play.do(possible[0])
+def _name(play: Play) -> str:
+    """The state's name. Whose turn it is matters where others go on at a price."""
+    budget = play.budget
+    turn = [] if budget.switches is None else [play.at_work, budget.switches]
+    also = (budget.to_send, budget.deaths, budget.jumps, budget.operations, *turn)
+    return fingerprint.of(play.world, *also)
+
+
+class _Walk:
+    def __init__(self, play: Play, branches: Branches, until: float, most: int) -> None:
+        self.play, self.branches, self.until, self.most = play, branches, until, most
+        self.seen = SeenStates()
+
+    def follow(self, first: Move | None = None) -> object:
+        """Go on from here, with the move *first*, and come back with what is broken; None where all is good."""
+        play = self.play
+        try:
+            if first is not None:
+                play.do(first)
+            while self.seen.add(_name(play)):
+                if time.monotonic() > self.until or len(self.seen) > self.most:
+                    return LIMIT
+                possible = play.possible()
+                if not possible:
+                    play.checks.at_rest()
+                    break
+                if len(possible) > 1 and (answer := self.branches.each(possible[1:], self.follow)) is not None:
+                    return answer
+                play.do(possible[0])
+        except Broken as broken:
+            return Found(broken=str(broken), moves=play.moves, log=play.world.log)
+        self.seen.end()
+        return None

@@ -53,7 +53,7 @@ def _text(world: World, also: object, names: Mapping[str, str]) -> str:
         [renamed(_trace(actor)) for actor in (world.caller, world.operator)],
         [(batch.outcomes._done, sorted(batch.sender._in_flight._envelopes)) for batch in world.batches.values()],
         [batch.caller.is_dead for batch in world.batches.values()], sorted(world.cancelled), sorted(seen.cancelled),
-        seen.is_paused, sorted(world.replayed.items()),
+        seen.is_paused, seen.key_of, sorted(world.replayed.items()),
     ]  # fmt: skip
     return repr(parts)
 

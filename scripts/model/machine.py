@@ -34,6 +34,7 @@ class Peaceful(RuleBasedStateMachine):
     world: ClassVar[World]
     labels: ClassVar[tuple[str, ...]] = (
         "plain", "raises", "fails-first", "retries", "chained", "garbled", "items", "itemfail", "itemdead", "pooled",
+        "unique",
     )  # fmt: skip
 
     @initialize()

@@ -33,6 +33,7 @@ return {{
   redis.call('EXISTS', '{keys.UNACKED_MUTEX}'), redis.call('HGETALL', '{keys.POOL}model:slots'),
   redis.call('HGETALL', '{keys.POOL}model:messages'), redis.call('HGETALL', '{keys.POOL}model:clients'),
   redis.call('SMEMBERS', '{keys.PAUSED}'), redis.call('ZRANGE', '{keys.CANCELLED}', 0, -1),
+  redis.call('HGET', '{keys.UNIQUE}model', 'id'),
 }}
 """
 
@@ -56,6 +57,7 @@ class Snapshot:
         places: how many places in the pool's queue are taken.
         is_paused: the queue is.
         cancelled: under which names a flag is up.
+        key_of: the call that has the unique key.
     """
 
     queue: list[tuple[str, bool]]
@@ -72,6 +74,7 @@ class Snapshot:
     places: int
     is_paused: bool
     cancelled: frozenset[str]
+    key_of: str
 
     @classmethod
     def of(cls, reply: Any) -> Snapshot:
@@ -90,6 +93,7 @@ class Snapshot:
             clients,
             paused,
             cancelled,
+            key_of,
         ) = reply
         records = [json.loads(text) for text in results]
         kept = [json.loads(text) for text in letters]
@@ -108,6 +112,7 @@ class Snapshot:
             sum(int(value) for name, value in pairs(clients) if name.startswith(b"places:")),
             bool(paused),
             frozenset(name.decode() for name in cancelled),
+            (key_of or b"").decode(),
         )
 
     @property

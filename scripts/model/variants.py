@@ -148,8 +148,8 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     "pop-then-record": Variant(
         "a message is taken in one step and recorded in the next", ("plain-a",),
         lines=(
-            "redis.call('HSET', record, tag, '[' .. raw .. ',\"\",' .. ARGV[1 + queue] .. ']')",
-            "redis.call('ZADD', index, now, tag)",
+            "redis.call('HSET', record, unpack(records))",
+            "redis.call('ZADD', index, unpack(times))",
         ),
         patches=((QoS, "append", _record_later),),
     ),
@@ -196,6 +196,24 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     "drop-then-quarantine": Variant(
         "a message that cannot be read is dropped, and then kept in the quarantine", ("garbled-a",), deaths=1,
         patches=((Channel, "quarantine", _drop_then_keep),),
+    ),
+    "envelope-without-fence": Variant(
+        "whoever has run an envelope answers, whether or not another has its message by then", ("unique-a",), jumps=1,
+        lines=("if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end",),
+    ),
+    "give-key-back-unfenced": Variant(
+        "whoever ends a run gives its unique key back, whether or not another has its message by then", ("unique-a",),
+        jumps=1, instead=(
+            (
+                "if delivery ~= '' and redis.call('EXISTS', returned) == 1 then return -1 end",
+                "if delivery ~= '' and redis.call('EXISTS', returned) == 1 then "
+                "if call ~= '' then give_key_back(unique, call, keeps) end return -1 end",
+            ),
+        ),
+    ),
+    "begin-though-replaced": Variant(
+        "a unique call that another has replaced begins once that has ended", ("unique-a", "unique-b"),
+        instead=((" or redis.call('EXISTS', key .. '\\n' .. id) == 1 then return 0 end", " then return 0 end"),),
     ),
     "give-away-untold": Variant(
         "items are given away, and the report does not say to whom", ("items-a",),

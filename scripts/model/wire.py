@@ -24,7 +24,7 @@ PRELUDE: Final = (
 HANDSHAKE: Final = frozenset({b"HELLO", b"AUTH", b"CLIENT", b"SELECT", b"PING", b"READONLY", b"SCRIPT", b"INFO"})
 # What others can notice. Statistics, bodies and records of single runs are between one process and the reader later.
 NOTICED: Final = (b"default", b"graft:unacked", b"graft:run:", b"celery-task-meta-", b"graft:dead-letters",
-                  b"graft:cancel", b"graft:paused", b"graft:quarantine", b"graft:pool:")  # fmt: skip
+                  b"graft:cancel", b"graft:paused", b"graft:quarantine", b"graft:pool:", b"graft:unique:")  # fmt: skip
 FIGURES: Final = b"graft:figures"  # Statistics, which have the times of this machine.
 
 Command = list[bytes]
@@ -135,6 +135,8 @@ class Wire:
         send, read, disconnect = kind.send_packed_command, kind.read_response, kind.disconnect
         wire = self
 
+        redis_says = _Replies(self, send, read)
+
         def send_packed(connection: Any, packed: Any, check_health: bool = True) -> None:
             if wire.is_direct or getattr(connection, "_model_is_inside", False):
                 send(connection, packed, check_health)
@@ -157,15 +159,12 @@ class Wire:
                 if runs:
                     connection._model_is_inside = True
                     try:
-                        send(connection, [pack(wire._translated(each)) for each in group], False)
-                        for each in group:
-                            try:
-                                replies.append(wire._load_reply(each, read(connection)))
-                            except redis.ResponseError as error:
-                                replies.append(error)
-                            wire.note(each, replies[-1])
+                        found = redis_says.to(connection, group)
                     finally:
                         connection._model_is_inside = False
+                    for each, reply in zip(group, found, strict=True):
+                        replies.append(reply)
+                        wire.note(each, reply)
                 if not (runs and answers):
                     connection.disconnect()
                     raise redis.ConnectionError("cut off by the model")
@@ -181,6 +180,7 @@ class Wire:
 
         def disconnected(connection: Any, *args: Any, **options: Any) -> None:
             connection._model_replies = deque()
+            connection._model_watched = {}
             disconnect(connection, *args, **options)
 
         kind.send_packed_command, kind.read_response, kind.disconnect = send_packed, read_response, disconnected
@@ -188,6 +188,47 @@ class Wire:
             yield
         finally:
             kind.send_packed_command, kind.read_response, kind.disconnect = send, read, disconnect
+
+
+class _Replies:
+    """What Redis says to commands that are run at once.
+
+    WATCH is answered here, by what a key holds: Redis's own is a state of the connection, which no script can put back
+    (branches.py). A key that was changed and changed back counts as untouched; Redis has such a transaction repeated.
+    """
+
+    def __init__(self, wire: Wire, send: Callable[..., None], read: Callable[[Any], Any]) -> None:
+        self._wire, self._send, self._read = wire, send, read
+
+    def to(self, connection: Any, group: Sequence[Command]) -> list[Any]:
+        """The replies to *group*."""
+        watched: dict[bytes, Any] = getattr(connection, "_model_watched", {})
+        match group[0][0].upper():
+            case b"WATCH":
+                connection._model_watched = watched | {key: self._content(connection, key) for key in group[0][1:]}
+                return [b"OK"]
+            case b"UNWATCH":
+                connection._model_watched = {}
+                return [b"OK"]
+            case b"MULTI" if watched:
+                connection._model_watched = {}
+                if any(self._content(connection, key) != before for key, before in watched.items()):
+                    return [b"OK", *[b"QUEUED"] * (len(group) - 2), None]
+        return self._asked(connection, group)
+
+    def _content(self, connection: Any, key: bytes) -> Any:
+        (content,) = self._asked(connection, [[b"DUMP", key]])
+        return content
+
+    def _asked(self, connection: Any, group: Sequence[Command]) -> list[Any]:
+        found: list[Any] = []
+        self._send(connection, [pack(self._wire._translated(each)) for each in group], False)
+        for each in group:
+            try:
+                found.append(self._wire._load_reply(each, self._read(connection)))
+            except redis.ResponseError as error:
+                found.append(error)
+        return found
 
 
 def _break_off(connection: Any, error: BaseException) -> None:

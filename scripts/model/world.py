@@ -19,17 +19,19 @@ from redis.backoff import NoBackoff
 from redis.lock import Lock
 from redis.retry import Retry
 
-from graft.config import keys, lua, redis_client, redis_clock
+from graft.config import each_second, keys, lua, redis_client, redis_clock
 from graft.config.deployment import current as deployment
 from graft.config.deployment import settings
 from graft.config.transport import fetch, qos
 from graft.scripts.model import items
 from graft.scripts.model.actors import INSIDE, Actor, Fate, Process, Scheduler
 from graft.scripts.model.batches import Batch, Batches, Caller
+from graft.scripts.model.clocks import Clocks
 from graft.scripts.model.helpers import LOCKED
 from graft.scripts.model.people import People
 from graft.scripts.model.snapshot import LOOK, Snapshot
-from graft.scripts.model.wire import CLOCK, Wire
+from graft.scripts.model.wire import Wire
+from graft.scripts.model.witness import Witness
 from graft.scripts.model.worker import QUEUE, Worker
 from graft.tasks import worker_runtime
 from graft.tasks.dead_letters import store as dead_letters
@@ -43,28 +45,20 @@ from graft.workers import async_tasks, outbox_patch, result_patch
 T = TypeVar("T")
 
 TRIES: Final = 2  # How often a command is tried again.
-EPOCH: Final = 1_700_000_000.0
 STOPS: Final = (INSIDE, "pause", LOCKED)  # Where an actor stands that waits, rather than before a command.
-# Every key's expiry, that much nearer.
-AGE: Final = """
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  local left = redis.call('PTTL', key)
-  if left > 0 then redis.call('PEXPIRE', key, math.max(0, left - ARGV[1] * 1000)) end
-end
-"""
 
 
 class Broken(AssertionError):
     """A guarantee does not hold."""
 
 
-class World(Batches, People):
+class World(Batches, People, Clocks, Witness):
     """One deployment and its history. Make one for a process, and ``reset`` it."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
         self.scheduler = Scheduler()
-        self.scheduler.on_step = self._note
+        self.scheduler.on_step = self.note
         self.wire = Wire(self.scheduler.pause, self.scheduler.hear)
         self.wire.announce = self._announce
         self._announced: list[bytes] = []  # Records that were published and nobody has heard.
@@ -75,27 +69,15 @@ class World(Batches, People):
         self._links: dict[str, tuple[Any, Any, Any]] = {}
         self._look = self.redis.register_script(LOOK)
         self._seen: Snapshot | None = None
-        self._age = self.redis.register_script(AGE)
-        self.now = EPOCH
-        self.elapsed = 0.0  # On the clocks of machines that go on evenly, whatever Redis's clock does.
-        self.wrong_clocks: dict[str, float] = {}  # The skew that each history begins with.
-        self.begins_deaf = False  # So is the caller, then.
+        Clocks.__init__(self)
+        self.begins_deaf = False  # So is the caller, when a history begins.
         self._made: list[Worker] = []
-        self.tick = (
-            0.0  # By how much local clocks go on between two looks at one. With none, histories can be compared.
-        )
-        self._ticks = 0.0
-        self.skew: dict[str, float] = {}  # By worker: how far its own clock is ahead.
-        self._kept_clock = time.time
         items.define(app, self)
         assert envelope_task.run_envelope  # Registered with the app.
         result_patch.install()
         outbox_patch.install()
         async_tasks.prepare(app)
         self.know_scripts()
-
-    def _note(self, text: str) -> None:
-        self.log.append(text)
 
     def know_scripts(self) -> None:
         """Have Redis know every script of the project: asking for one that it does not know is another history."""
@@ -121,6 +103,7 @@ class World(Batches, People):
             (worker_runtime, "pause", lambda seconds: self.scheduler.stop("pause")),
             (time, "perf_counter", lambda: self.elapsed),
             (dead_letters, "redis_clock", SimpleNamespace(now=self._next_burial)),
+            (each_second._Writers, "add", lambda *_: None),  # Statistics, on a thread of their own.
             (work_stealing, "sibling_of", self._sibling_of),
             (work_stealing, "slots", lambda queue: 2),
             (batch_sender, "slots", lambda queue, client: 2),
@@ -141,36 +124,23 @@ class World(Batches, People):
         """Begin anew, with an empty Redis."""
         self.close()
         self.redis.flushall()
-        self.now, self.elapsed = EPOCH, 1000.0
-        self.skew = dict(self.wrong_clocks)
-        self.tags: dict[str, tuple[str, str]] = {}  # Worker and task by delivery tag.
+        self.reset_clocks()
+        self.forget()
         self._tags_made = Counter[str]()
+        self._linked = "model"  # Whose channel is made now: its name begins the tags of what that fetches.
         self.priorities = {}
         self.accepted = set()
-        self.begun = Counter[str]()
-        self.finished = Counter[str]()
-        self.deaths = Counter[str]()  # Of processes while the code of this task ran.
-        self.kills = Counter[str]()  # That the code itself has ended.
-        self.lost = Counter[str]()  # Deliveries that went back while their worker lived.
-        self.restarts = Counter[str]()  # Of workers that held this task when they were told to stop.
         self.replayed = Counter[str]()
         self.doubled = Counter[str]()  # Messages that the network delivered once more.
         self.arrived = Counter[str]()  # Messages of tasks that follow others, by how often one came.
-        self.cancelled = set()
-        self.told_of: dict[
-            str, set[str]
-        ] = {}  # By worker: the tasks that it knows to be cancelled, and that do not run.
-        self.wrong = ""  # What somebody has seen that must not be.
-        self.log = []
+        self.cancelled, self.replaced = set(), set()
         self.workers: dict[str, Worker] = {}
         self.caller = self.operator = None
         self.batches: dict[str, Batch] = {}
         self.at_caller, self.callers_made = Caller(), 0
         self.at_caller.is_deaf = self.begins_deaf
-        self.inside_of: dict[str, list[str]] = {}  # By worker: the code of which task or item it is in.
         self._announced.clear()
         self._burials = 0
-        self._set_clock()
         self.redis.execute_command("ZADD", keys.QUEUES, 0, QUEUE)
         for number in range(workers):
             self.add_worker(f"w{number + 1}")
@@ -198,6 +168,7 @@ class World(Batches, People):
 
     def link(self, name: str) -> tuple[Any, Any]:
         """A channel and a consumer for worker *name*, as new; the connections behind them are kept."""
+        self._linked = name
         if name not in self._links:
             connection = self.app.connection_for_read()
             channel = connection.channel()
@@ -253,75 +224,11 @@ class World(Batches, People):
 
     def _next_tag(self) -> str:
         actor = self.scheduler.current
-        name = "model" if actor is None else actor.process.name.partition(".")[0]
+        name = self._linked if actor is None else actor.process.name.partition(".")[0]
         self._tags_made[name] += 1
         return f"{name}-{self._tags_made[name]}"
 
-    # ---- time -------------------------------------------------------------------------------------------------------
-
-    def local_time(self) -> float:
-        """The clock of the machine of whoever asks."""
-        actor = self.scheduler.current
-        if actor is None:
-            return self.now
-        return self.now + self._ticked() + self.skew.get(actor.process.name.partition(".")[0], 0.0)
-
-    def _ticked(self) -> float:
-        self._ticks += self.tick
-        return self._ticks
-
-    def advance(self, seconds: float) -> None:
-        """Let *seconds* pass, for everybody."""
-        self.now += seconds
-        self.elapsed += seconds
-        self._set_clock()
-        self._age(args=[seconds])
-
-    def jump(self, seconds: float) -> None:
-        """Redis's clock is set forward; expiries and local clocks do not notice."""
-        self.now += seconds
-        self._set_clock()
-
-    def _set_clock(self) -> None:
-        self._seen = None
-        pipe = self.redis.pipeline()
-        pipe.delete(CLOCK).rpush(CLOCK, int(self.now), int(self.now % 1 * 1e6)).execute()
-
-    # ---- what tasks do ----------------------------------------------------------------------------------------------
-
-    def note_begin(self, task_id: str) -> int:
-        self.begun[task_id] += 1
-        if task_id in self.told_of.get(self._here().partition(".")[0], ()):
-            self.wrong = f"{task_id} begins where it was known to be cancelled"
-        self.inside_of.setdefault(self._here().partition(".")[0], []).append(task_id)
-        self.log.append(f"{self._here()} begins {task_id}, run {self.begun[task_id]}")
-        return self.begun[task_id]
-
-    def note_kill(self, task_id: str) -> None:
-        self.kills[task_id] += 1
-
-    def note_end(self, task_id: str) -> None:
-        self.finished[task_id] += 1
-        self.inside_of[self._here().partition(".")[0]].remove(task_id)
-
-    def _here(self) -> str:
-        actor = self.scheduler.current
-        return "?" if actor is None else actor.process.name
-
-    def fetched(self, name: str, task_id: str, tag: str) -> None:
-        self.tags[tag] = (name, task_id)
-        self.log.append(f"{name} has {task_id}")
-
-    def died(self, name: str, task_id: str, *, has_begun: bool, is_told: bool) -> None:
-        """A process of worker *name* ends while it runs a task; if its code *has_begun*, that is a death of its own."""
-        inside = self.inside_of.pop(name, [])
-        if has_begun and not is_told:
-            self.deaths[task_id] += 1
-            self.deaths.update(item for item in inside if item != task_id)
-        self.log.append(f"{name}: the process of {task_id} ends")
-
-    def let_go(self, name: str) -> None:
-        self.log.append(f"{name} dies")
+    # ---- batches ----------------------------------------------------------------------------------------------------
 
     def _announce(self, record: bytes) -> None:
         self._announced.append(record)

@@ -14,9 +14,11 @@ from typing import Any, Final
 
 import redis
 
+from graft.config import keys
 from graft.config.deployment import settings
 from graft.config.redis_client import broker, shared
 from graft.config.transport.unique import UNIQUE, HeldError, Terms, hold_ms
+from graft.tasks.delivery import lease
 from graft.tasks.queues import locate
 
 logger = logging.getLogger(__name__)
@@ -25,15 +27,25 @@ SILENCE: Final = 60.0  # Seconds without a sign of a call after which it is sear
 
 
 def may_begin(request: Any) -> bool:
-    """Whether the run of *request* is still the call that has its key. Asks Redis only where the call has one."""
+    """Whether the run of *request* is still the call that has its key. Asks Redis only where the call has one.
+
+    Raises:
+        LeaseLost: another worker has its message.
+    """
     terms = Terms.of(request)
-    return terms is None or bool(_ask(terms, ["begin", request.id, hold_ms()]))
+    if terms is None:
+        return True
+    found = _ask(terms, ["begin", request.id, hold_ms()], request)
+    if found < 0:
+        lease.warn_of_loss(request.id)
+        raise lease.LeaseLost("another worker has this task")
+    return bool(found)
 
 
 def end(request: Any) -> None:
-    """The call of *request* has ended: give its key back."""
+    """The call of *request* has ended: give its key back, unless another worker has its message."""
     if (terms := Terms.of(request)) is not None:
-        end_of(terms, request.id)
+        _ask(terms, ["end", request.id, terms.keep_ms], request)
 
 
 def end_of(terms: Terms, task_id: str) -> None:
@@ -41,15 +53,8 @@ def end_of(terms: Terms, task_id: str) -> None:
     _ask(terms, ["end", task_id, terms.keep_ms])
 
 
-def end_on(pipe: Any, request: Any) -> None:
-    """The same on the pipeline that stores what came of it, where that is the same server."""
-    terms = Terms.of(request)
-    if terms is not None and is_beside_results():
-        UNIQUE([terms.name], ["end", request.id, terms.keep_ms], pipe)
-
-
 def end_elsewhere(request: Any) -> None:
-    """The same once what came of it is stored, where that is another server."""
+    """The same once what came of it is stored, where that is another server; else the step that stores it does so."""
     if not is_beside_results():
         end(request)
 
@@ -83,8 +88,10 @@ def is_lost(held: HeldError) -> bool:
     return True
 
 
-def _ask(terms: Terms, arguments: list[Any]) -> Any:
+def _ask(terms: Terms, arguments: list[Any], request: Any = None) -> Any:
+    tag = getattr(request, "graft_delivery", None)
+    names = [terms.name, *([keys.RETURNED + tag] if tag else [])]  # Both are on the broker.
     if is_beside_results():
-        return UNIQUE([terms.name], arguments, shared())
+        return UNIQUE(names, arguments, shared())
     with broker() as client:
-        return UNIQUE([terms.name], arguments, client)
+        return UNIQUE(names, arguments, client)

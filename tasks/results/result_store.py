@@ -16,6 +16,7 @@ from redis.commands.core import Script
 from graft.config import keys, lua
 from graft.config.deployment import settings
 from graft.config.redis_client import shared
+from graft.config.transport.unique import GIVE_KEY_BACK, Terms
 from graft.tasks import codec
 from graft.tasks.delivery import lease
 from graft.tasks.envelope import Outcome, Report
@@ -24,7 +25,7 @@ from graft.tasks.results import stored_later
 from graft.tasks.results.backend import results_backend
 
 OUTCOME: Final = keys.OUTCOME
-CONCLUDE: Final = lua.load(__file__, "conclude_report")
+CONCLUDE: Final = lua.load(__file__, "conclude_report", functions=GIVE_KEY_BACK)
 LOST: Final = -1  # The script's reply where the message went back.
 STORED: Final = "stored:"
 LABEL: Final = 60
@@ -111,7 +112,8 @@ class Conclusion:
     def make(cls, request: Any, text: str, records: Sequence[str]) -> Conclusion:
         """Of *request*: *text* is stored and published as its result, its message acknowledged, *records* are dropped.
 
-        Nothing of this is done where the message went back meanwhile: it is another run's.
+        Its unique key is given back, where it has one on this server. Nothing of this is done where the message went
+        back meanwhile: it is another run's.
         """
         backend, tag = results_backend(), (request.properties or {}).get("delivery_tag") or ""
         key = backend.get_key_for_task(request.id)
@@ -119,12 +121,14 @@ class Conclusion:
         if not request.ignore_result:
             meta = backend._get_result_meta(result=text, state=states.SUCCESS, traceback=None, request=request)
             record = backend.encode({**meta, "task_id": request.id})
-        names = [keys.RETURNED + tag, key, keys.UNACKED, keys.UNACKED_INDEX, *records]
+        terms = Terms.of(request) if settings().backend_url == settings().broker_url else None
+        call, keeps = (request.id, terms.keep_ms) if terms is not None else ("", 0)
+        unique = key if terms is None else terms.name
+        names = [keys.RETURNED + tag, key, keys.UNACKED, keys.UNACKED_INDEX, unique, *records]
         settles = bool(tag) and _ends_with_its_result(request)
         request.ignore_result = True  # It is stored, or will be.
-        return cls(
-            names, [lease.fence_of(request), record, int(backend.expires or 0), int(settles)], settles, request.id
-        )
+        arguments = [lease.fence_of(request), record, int(backend.expires or 0), int(settles), call, keeps]
+        return cls(names, arguments, settles, request.id)
 
     @property
     def script(self) -> Script:

@@ -275,7 +275,6 @@ class EnvelopeRun:
             text = self._keep_in_batch(pipe, report) if envelope.generation is not None else result_text(
                 pipe, envelope.id, report, is_stored=envelope.stores_report
             )  # fmt: skip
-            unique.end_on(pipe, self.request)  # First: whoever has the outcome finds the key free.
             conclusion = Conclusion.make(self.request, text, (*self.record.keys, payloads.BODY + envelope.id))
             if first is None and not len(pipe):
                 self._note_success(outcomes, label(report, None))

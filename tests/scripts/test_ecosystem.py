@@ -131,3 +131,10 @@ def test_the_smallest_project_passes_as_well_hardened(tmp_path: Path) -> None:
     assert found["lost"] == []
     assert set(found["hardened"].values()) == {"passed"}
     assert found["apps"]["on_redis"] > 0
+
+
+def test_the_quick_run_is_a_part_of_celerys_own_tests() -> None:
+    (quick,) = ecosystem._chosen(None, everything=False, quick=True)
+    assert quick.name == "celery"
+    assert set(quick.arguments[:2]) == {"t/integration/test_tasks.py", "t/integration/test_canvas.py"}
+    assert len(ecosystem._chosen(["celery"], everything=True)[0].arguments) == 2

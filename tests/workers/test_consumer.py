@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.workers.redis_server import RedisServer, Worker, wait_until
@@ -71,6 +72,20 @@ def test_tasks_go_on_while_all_connections_are_cut_again_and_again(server):
         assert set(worker.events().values()) == {1}
         worker.send("after")
         wait_until(lambda: worker.has("end", "after"), "the worker takes new tasks")
+
+
+def test_connections_that_are_cut_again_and_again_leave_no_file_open(server):
+    """A pool opens a second connection where two find theirs cut at once; then there are enough."""
+    with Worker(server) as worker:
+        worker.wait_until_ready()
+        opened = []
+        for cut in range(8):
+            wait_until(lambda: server.client.client_list(_type="pubsub"), "the worker listens")
+            assert cut_all_connections(server) > 2
+            worker.send(f"after{cut}")
+            wait_until(lambda label=f"after{cut}": worker.has("end", label), "the worker takes new tasks")
+            opened.append(psutil.Process(worker.process.pid).num_fds())
+    assert max(opened[4:]) <= max(opened[:4]) + 3, opened
 
 
 def test_connections_that_are_cut_while_the_worker_reconnects_cost_nothing(server):

@@ -25,6 +25,7 @@ from graft.scripts.drill.faults.limits import SharedLimits
 from graft.scripts.drill.faults.messages import BadMessages
 from graft.scripts.drill.faults.power import PowerLoss
 from graft.scripts.drill.faults.processes import ChildKill, Rolling, WorkerKill
+from graft.scripts.drill.faults.residue import Residue
 from graft.scripts.drill.faults.resources import OutOfMemory
 from graft.scripts.drill.faults.versions import VersionMix
 from graft.scripts.drill.ledger import Count, read
@@ -55,7 +56,7 @@ def test_every_fault_of_the_promises_is_there_and_says_what_is_promised():
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 17
     assert all(fault.limit and fault.__doc__ for fault in FAULTS)
     assert chosen(["worker-kill"]) == [WorkerKill]
-    assert chosen([]) == [fault for fault in FAULTS if fault not in (Soak, Fleet)]
+    assert chosen([]) == [fault for fault in FAULTS if fault not in (Soak, Fleet, Residue)]
     assert chosen(["soak"], "io") == [Soak]
     assert ChildKill not in chosen([], "io")
     assert {WorkerKill, BadMessages, Rolling} <= set(chosen([], "io"))
@@ -93,7 +94,7 @@ def test_a_scale_leaves_every_fault_something_to_do(scale):
 @pytest.mark.worker
 @pytest.mark.parametrize(
     "fault",
-    [WorkerKill, BadMessages, OutOfMemory, PowerLoss, VersionMix, SharedLimits, CallerKill, FeederKill],
+    [WorkerKill, BadMessages, OutOfMemory, PowerLoss, VersionMix, SharedLimits, CallerKill, FeederKill, Residue],
     ids=lambda fault: fault.name,
 )
 def test_ours_passes(redis_stack, fault):

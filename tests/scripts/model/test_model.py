@@ -48,7 +48,8 @@ def test_the_model_finds_a_protocol_that_is_known_to_be_wrong(redis_stack, name)
     ("messages", "deaths", "operator"),
     [
         ("fails-first-a", "1", ""), ("plain-a,raises-b", "0", ""), ("chained-a", "1", ""), ("items-a", "0", ""),
-        ("pooled-a", "0", ""), ("plain-a", "0", "pause,resume"), ("plain-a", "0", "cancel=plain-a"),
+        ("unique-a", "1", ""), ("unique-a,unique-b", "0", ""), ("pooled-a", "0", ""),
+        ("plain-a", "0", "pause,resume"), ("plain-a", "0", "cancel=plain-a"),
     ],
 )  # fmt: skip
 def test_every_order_of_a_small_deployment_keeps_the_guarantees(redis_stack, messages, deaths, operator):

@@ -9,12 +9,17 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from celery.app.task import Context
 
 import graft
 from graft.config import keys
+from graft.config.transport.due import Placed
+from graft.config.transport.unique import Terms
 from graft.tasks.dead_letters import replay, store
+from graft.tasks.delivery import lease
 from graft.tasks.ids import new_id
-from graft.tasks.queues import pause, peek, purge
+from graft.tasks.queues import pause, peek, purge, unique
+from graft.tasks.results.result_store import Conclusion
 from tests import samples
 from tests.stack import run_python, wait_until
 
@@ -181,8 +186,10 @@ def test_what_is_lost_purged_cancelled_or_buried_frees_it_and_a_replay_takes_it_
     assert replay.replay(letter)
     wait_for_lines(ledger)
     assert held(redis, key)[b"id"].decode() == letter.id
+    attached = submit()
+    wait_until(lambda: attached.progress().sent, WAIT)
     open_gate(ledger)
-    assert submit().collect(WAIT) == ["1"]
+    assert attached.collect(WAIT) == ["1"]
     with pytest.raises(graft.PoisonedError):
         graft.submit(samples.kill_process, [1], unique=key).collect(WAIT)
     assert not held(redis, key)
@@ -210,3 +217,44 @@ def test_it_is_for_single_calls():
     with pytest.raises(TypeError, match="must be a text"):
         graft.submit(samples.identity, [1], unique=17)
     assert next(numbers) == 0
+
+
+@pytest.mark.acl_role("worker")
+def test_a_run_whose_message_went_back_neither_takes_the_key_nor_gives_it_back(redis, key):
+    """Another worker has the message: it is the one that runs now whose end frees the key."""
+    request = Context(id=new_id(), properties={"delivery_tag": new_id()}, ignore_result=False)
+    request.graft_unique = Terms(key).header
+    returned, name = keys.RETURNED + request.properties["delivery_tag"], Terms(key).name
+    lease.hold(request, acks_late=True)
+
+    def conclude():
+        with redis.pipeline(transaction=False) as pipe:
+            Conclusion.make(request, "the report", ("none",)).put_on(pipe)
+            return pipe.execute()
+
+    assert unique.may_begin(request)
+    redis.set(returned, 1, ex=60)
+    assert conclude() == [-1]
+    unique.end(request)
+    assert redis.hget(name, "id") == request.id.encode()
+    redis.delete(returned)
+    assert conclude() == [1]
+    assert not redis.exists(name)
+    redis.set(returned, 1, ex=60)
+    with pytest.raises(lease.LeaseLost):
+        unique.may_begin(request)
+    assert not redis.exists(name)
+
+
+@pytest.mark.acl_role("worker")
+def test_a_call_that_was_replaced_does_not_begin_when_the_other_has_ended(redis, key):
+    """It had been fetched by a worker that was busy, and its key was free again."""
+    old, new = (Context(id=new_id(), graft_unique=Terms(key, "replace").header) for _ in range(2))
+    for request in (old, new):
+        message = Placed(request.id, "none", f"{key} list", f"{key} wakeups", "{}")
+        Terms(key, "replace").push(message, None, 1000, redis)
+    assert unique.may_begin(new)
+    unique.end(new)
+    assert not redis.exists(Terms(key).name)
+    assert not unique.may_begin(old)
+    redis.delete(f"{key} list", f"{key} wakeups")
