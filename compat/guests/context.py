@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from graft.compat import old_way
 from graft.compat.dispatcher import CallDispatcher
 from graft.compat.guests.decision import PoolKind, decide
 from graft.compat.guests.group import MOVED, Group
+from graft.compat.guests.leases import Leases
 from graft.compat.guests.program import Start
 from graft.compat.guests.staying import StaysHomeError
 from graft.compat.guests.twin import attach
@@ -33,6 +35,15 @@ ONE_PROCESS: Final = (
     "--pools=processes,single if no call does"
 )
 NO_PROCESS: Final = itertools.count(1 << 22)  # Above every pid of this machine: whoever signals it finds nobody.
+
+
+def _is_cancelled() -> bool:
+    """Whether the asyncio task that runs here was cancelled, and has not heard of it yet."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio is not None and bool(asyncio.current_task()._must_cancel)
+    except (RuntimeError, AttributeError):  # No loop runs here, or no task of asyncio's own.
+        return False
 
 
 class GuestContext:
@@ -113,7 +124,7 @@ class GuestContext:
             return None
         dispatcher = CallDispatcher(count, place="cluster")  # Never here, whoever looks on.
         dispatcher.leave_end_to_owner()
-        began = time.perf_counter()
+        began, interrupts = time.perf_counter(), part(Leases).interrupts
         try:
             if self._stays:
                 raise StaysHomeError(self._stays)
@@ -127,7 +138,11 @@ class GuestContext:
             return None
         shape = PoolShape(self._made_at, count, moved.slots)
         watched = self._watch(WatchedCalls(kind.shown, shape, "cluster", MOVED, time.perf_counter() - began))
-        return Group(kind, moved, dispatcher, calls_queue, results_queue, watched)
+        group = Group(kind, moved, dispatcher, calls_queue, results_queue, watched)
+        now = part(Leases).interrupts
+        if now != interrupts or (now and _is_cancelled()):  # asyncio raises nothing here.
+            group.refuse_calls()
+        return group
 
     def compare(
         self, watcher: old_way.Watcher, count: int, initializer: Any, initargs: tuple[Any, ...],

@@ -81,7 +81,8 @@ class Group:
         self._changed = threading.Condition()
         self._members: list[Member] = []
         self._in_flight = 0
-        self._has_begun = self._is_ending = self._is_interrupted = False
+        self._has_begun = self._is_ending = self._is_interrupted = self._refuses = False
+        self._interrupts = 0
         self._ended: queue.SimpleQueue[tuple[Future[Any], _Sent] | None] = queue.SimpleQueue()
         self._routes: dict[str, Route] = {}
         self._values = values.SharedValues(self.pool)
@@ -125,8 +126,17 @@ class Group:
         """Ctrl-C: end the calls that run, as it would in processes of this machine."""
         if not self._kind.hears_interrupts:
             return
-        self._is_interrupted = True
+        with self._changed:
+            self._is_interrupted = True
+            self._interrupts += 1
+            # Idle processes of an executor would end with it.
+            self._refuses = self._refuses or (self._kind.kind == "executor" and not self._in_flight)
         self._dispatcher.end_running()
+
+    def refuse_calls(self) -> None:
+        """Ctrl-C came while the pool was made: processes would have ended with it, and so do its calls."""
+        if self._kind.hears_interrupts:
+            self._is_interrupted = self._refuses = True
 
     def lose(self) -> None:
         """The lease was lost: the guests have ended."""
@@ -195,9 +205,14 @@ class Group:
         self._follow(sent)
 
     def _follow(self, sent: _Sent) -> None:
+        interrupts = self._interrupts
         try:
             arguments = (self.pool, sent.step, sent.packed, sent.files)
+            if self._refuses and sent.step == "call":
+                raise CancelledError
             future: Future[Any] = self._dispatcher.follow(self._route(sent.call), arguments, {})
+            if self._interrupts != interrupts:  # Ctrl-C came before it could be ended.
+                self._dispatcher.end_running()
             future.add_done_callback(lambda ended: self._ended.put((ended, sent)))
         except Exception as error:
             self._fail(sent, error)

@@ -184,6 +184,7 @@ def _interrupt(signum: int, frame: Any) -> None:
 
 def _interrupt_all() -> None:
     """End the calls that run, on a thread: this may be the handler of a signal."""
+    part(Leases).interrupts += 1
 
     def end(leases: Leases) -> None:
         for pool in leases.owners():

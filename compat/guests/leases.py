@@ -29,6 +29,7 @@ class Leases:
     """Renews the leases of pools, four times in each, from before their first guest is made."""
 
     def __init__(self) -> None:
+        self.interrupts = 0  # How often Ctrl-C was pressed.
         self._pools: dict[str, Pool | None] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
