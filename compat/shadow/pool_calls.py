@@ -183,7 +183,8 @@ class PoolCalls:
         if not self._settle(call):
             return
         error = None if future.cancelled() else future.exception()
-        if future.cancelled() or isinstance(error, NOT_ITS_OWN):
+        was_ended = "canary" in self._lost and isinstance(error, KeyboardInterrupt)  # With the guests of another call.
+        if future.cancelled() or was_ended or isinstance(error, NOT_ITS_OWN):
             self._note(call, error or RuntimeError("it was cancelled"), is_taken_back=True)
             call.take_back()
             return

@@ -41,7 +41,7 @@ THREADS = """
         left = ThreadPoolExecutor(1)
         for n in range(3):
             left.submit(work, n)
-        print("end")
+        sys.stdout.write("end\\n")
 """
 HELPER = """
     CACHE = {}
