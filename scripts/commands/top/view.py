@@ -80,7 +80,8 @@ def workers(now: Snapshot, speed: Rates, room: int) -> RenderableType:
     for worker in shown:
         is_full = worker.slots and worker.busy >= worker.slots
         table.add_row(
-            worker.name, worker.pool, Text(f"{worker.busy}/{worker.slots}", "yellow" if is_full else ""),
+            worker.name, worker.pool.removesuffix("_pool"),
+            Text(f"{worker.busy}/{worker.slots}", "yellow" if is_full else ""),
             str(worker.waiting), _rate(speed.workers.get(worker.name, 0.0)), f"{worker.memory / 2**20:,.0f}",
             "" if worker.lag is None else f"{worker.lag * 1000:.0f} ms",
         )  # fmt: skip
