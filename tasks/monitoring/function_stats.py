@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from dataclasses import dataclass
-from typing import Any, Final
-
-import redis
+from typing import Any, Final, NamedTuple
 
 from graft.config import keys, redis_clock
-from graft.config.deployment import part
-from graft.config.each_second import each_second
 from graft.config.redis_client import shared
 from graft.tasks.monitoring.run_counts import run_counts
-
-logger = logging.getLogger(__name__)
 
 STATS: Final = keys.FUNCTION_STATS
 NAMES: Final = keys.FUNCTIONS
@@ -33,46 +25,25 @@ class FunctionStats:
     retries: int = 0
 
 
-def note(name: str, items: int, seconds: float) -> None:
-    """Count a run of *items* without errors. Returns at once; Redis has it in a second."""
-    run_counts().note(name, items)
-    part(_Noted).add(name, items, seconds)
+class Ran(NamedTuple):
+    """A run without errors, for the script that ends it. It is counted elsewhere where *items* are none."""
 
+    name: str
+    items: int
+    seconds: float
 
-class _Noted:
-    """The runs without errors that this process has ended and Redis does not know yet."""
+    @property
+    def keys(self) -> tuple[str, str]:
+        return STATS + self.name, NAMES
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._runs: dict[str, tuple[int, float]] = {}
-        each_second(self.write)
-
-    def add(self, name: str, items: int, seconds: float) -> None:
-        with self._lock:
-            before = self._runs.get(name, (0, 0.0))
-            self._runs[name] = before[0] + items, before[1] + seconds
-
-    def write(self) -> None:
-        with self._lock:
-            runs, self._runs = self._runs, {}
-        if not runs:
-            return
-        try:
-            with shared().pipeline(transaction=False) as pipe:
-                for name, (items, seconds) in runs.items():
-                    _put(pipe, name, items, seconds)
-                pipe.execute()
-        except (redis.RedisError, OSError) as error:
-            logger.debug("the figures of %d callables are not counted: %r", len(runs), error)
+    @property
+    def arguments(self) -> tuple[str, int, float, float, int]:
+        return self.name, self.items, self.seconds, redis_clock.now(), STATS_TTL
 
 
 def add(pipe: Any, name: str, items: int, seconds: float, errors: int, retries: int = 0) -> None:
     """Count a run of *items*, on the caller's pipeline; *retries* of the *errors* will be run again."""
     run_counts().note(name, items)
-    _put(pipe, name, items, seconds, errors, retries)
-
-
-def _put(pipe: Any, name: str, items: int, seconds: float, errors: int = 0, retries: int = 0) -> None:
     key = STATS + name
     pipe.hincrby(key, "items", items)
     pipe.hincrbyfloat(key, "seconds", seconds)

@@ -21,6 +21,7 @@ from graft.tasks import codec
 from graft.tasks.delivery import lease
 from graft.tasks.envelope import Outcome, Report
 from graft.tasks.errors import EnvelopeError
+from graft.tasks.monitoring.function_stats import Ran
 from graft.tasks.results import stored_later
 from graft.tasks.results.backend import results_backend
 
@@ -109,11 +110,11 @@ class Conclusion:
     task_id: str
 
     @classmethod
-    def make(cls, request: Any, text: str, records: Sequence[str]) -> Conclusion:
+    def make(cls, request: Any, text: str, records: Sequence[str], ran: Ran) -> Conclusion:
         """Of *request*: *text* is stored and published as its result, its message acknowledged, *records* are dropped.
 
-        Its unique key is given back, where it has one on this server. Nothing of this is done where the message went
-        back meanwhile: it is another run's.
+        What *ran* is counted. Its unique key is given back, where it has one on this server. Nothing of this is done
+        where the message went back meanwhile: it is another run's.
         """
         backend, tag = results_backend(), (request.properties or {}).get("delivery_tag") or ""
         key = backend.get_key_for_task(request.id)
@@ -124,11 +125,11 @@ class Conclusion:
         terms = Terms.of(request) if settings().backend_url == settings().broker_url else None
         call, keeps = (request.id, terms.keep_ms) if terms is not None else ("", 0)
         unique = key if terms is None else terms.name
-        names = [keys.RETURNED + tag, key, keys.UNACKED, keys.UNACKED_INDEX, unique, *records]
+        names = [keys.RETURNED + tag, key, keys.UNACKED, keys.UNACKED_INDEX, unique, *ran.keys, *records]
         settles = bool(tag) and _ends_with_its_result(request)
         request.ignore_result = True  # It is stored, or will be.
         arguments = [lease.fence_of(request), record, int(backend.expires or 0), int(settles), call, keeps]
-        return cls(names, arguments, settles, request.id)
+        return cls(names, [*arguments, *ran.arguments], settles, request.id)
 
     @property
     def script(self) -> Script:

@@ -27,6 +27,7 @@ from graft.tasks.envelope import RUN_ENVELOPE, Child, Envelope, Report, error_fr
 from graft.tasks.errors import CancelledBatchError, EnvelopeError, EnvelopeLostError, PoisonedError
 from graft.tasks.messages import payloads
 from graft.tasks.monitoring import function_stats
+from graft.tasks.monitoring.run_counts import run_counts
 from graft.tasks.policy import FailedRun
 from graft.tasks.queues import unique
 from graft.tasks.results import attempts, early_outcomes
@@ -275,8 +276,10 @@ class EnvelopeRun:
             text = self._keep_in_batch(pipe, report) if envelope.generation is not None else result_text(
                 pipe, envelope.id, report, is_stored=envelope.stores_report
             )  # fmt: skip
-            conclusion = Conclusion.make(self.request, text, (*self.record.keys, payloads.BODY + envelope.id))
-            if first is None and not len(pipe):
+            is_alone = first is None and not len(pipe)
+            ran = function_stats.Ran(envelope.function.name, len(outcomes.values) if is_alone else 0, outcomes.busy)
+            conclusion = Conclusion.make(self.request, text, (*self.record.keys, payloads.BODY + envelope.id), ran)
+            if is_alone:
                 self._note_success(outcomes, label(report, None))
                 conclusion.run(self.record.client)
             else:
@@ -287,10 +290,10 @@ class EnvelopeRun:
         return LabelledText(text, label(report, first))
 
     def _note_success(self, outcomes: RunOutcomes, told: str) -> None:
-        """Have people told within a second of a run without errors; nobody waits for it."""
+        """Have people told within a second how a run without errors ended; nobody waits for it."""
         envelope, run = self.envelope, self.envelope.retries + self.delivery.run
+        run_counts().note(envelope.function.name, len(outcomes.values))
         attempts.note(self.request, told, run=run, seconds=outcomes.elapsed, name=envelope.function.name)
-        function_stats.note(envelope.function.name, len(outcomes.values), outcomes.busy)
 
     def _note_end(self, pipe: Any, outcomes: RunOutcomes, told: str, error: BaseException | None) -> None:
         self.note_attempt(pipe, outcomes, told, error)

@@ -35,7 +35,7 @@ class Residue(Fault):
     lanes: ClassVar[tuple[Lane, ...]] = ("cpu",)
     stage: ClassVar[Mapping[str, Any]] = {
         "workers": 1, "concurrency": 1, "environ": {
-            "DRILL_KEEPS_PROCESSES": "1", "GRAFT_RESULT_TTL": f"{RESULTS:g}", "GRAFT_ATTEMPTS_KEPT": "1000",
+            "DRILL_KEEPS_PROCESSES": "1", "GRAFT_RESULT_TTL": f"{RESULTS:g}", "GRAFT_ATTEMPTS_BYTES": "200000",
         },
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from graft.config import keys
 from graft.tasks.delivery import lease
 from graft.tasks.delivery.run_counter import Runs
 from graft.tasks.ids import new_id
+from graft.tasks.monitoring.function_stats import Ran, read
 from graft.tasks.results.backend import results_backend
 from graft.tasks.results.result_store import Conclusion
 
@@ -25,11 +26,12 @@ def test_a_run_whose_message_went_back_stores_settles_and_forgets_nothing(redis)
     def end():
         request.ignore_result = False
         with redis.pipeline(transaction=False) as pipe:
-            Conclusion.make(request, "the report", runs.keys).put_on(pipe)
+            Conclusion.make(request, "the report", runs.keys, Ran("shop:price", 3, 0.5)).put_on(pipe)
             return pipe.execute()
 
     redis.set(keys.RETURNED + tag, 1, ex=60)
     assert end() == [-1]
+    assert not read("shop:price")
     assert not redis.exists(key)
     assert redis.hexists(keys.UNACKED, tag)
     assert redis.exists(runs.key)
@@ -37,6 +39,7 @@ def test_a_run_whose_message_went_back_stores_settles_and_forgets_nothing(redis)
     assert end() == [1]
     assert b"the report" in redis.get(key)
     assert redis.ttl(key) > 0
+    assert read("shop:price")["shop:price"].items == 3
     assert not redis.hexists(keys.UNACKED, tag)
     assert redis.zscore(keys.UNACKED_INDEX, tag) is None
     assert not redis.exists(runs.key)
