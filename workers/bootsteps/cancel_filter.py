@@ -7,6 +7,7 @@ from typing import Any, Final
 from celery.worker import state
 
 from graft.tasks.delivery.cancellation import keep_filter
+from graft.workers.bootsteps.heartbeat import unseen_runs
 from graft.workers.bootsteps.periodic import PeriodicStep
 
 IDLE_TICKS: Final = 4  # A worker that holds no message asks at each of these.
@@ -33,4 +34,5 @@ class CancelFilter(PeriodicStep):
 def holds_messages(consumer: Any) -> bool:
     """Whether the worker has messages that run, wait for a process, or for their time."""
     channel = getattr(getattr(consumer, "task_consumer", None), "channel", None)
-    return bool(state.reserved_requests or (channel is not None and channel.qos.outstanding()))
+    is_held = state.reserved_requests or (channel is not None and channel.qos.outstanding())
+    return bool(is_held or unseen_runs(consumer.pool))

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from graft.config.deployment import app_name
+from graft.tasks.delivery.cancellation import keep_filter
 from graft.tasks.queues import pause
 from graft.workers.bootsteps.periodic import PeriodicStep
 
@@ -25,7 +26,10 @@ class QueuePause(PeriodicStep):
             logger.warning("queue %s is paused; to go on: celery -A %s queue resume %s", queue, app_name(), queue)
             consumer.cancel_task_queue(queue)
             consumer.paused_queues.add(queue)
-        for queue in consumer.paused_queues - paused:
+        resumed = consumer.paused_queues - paused
+        if resumed:  # What was cancelled during the pause is known before any of it is taken.
+            keep_filter().update(self._client)
+        for queue in resumed:
             logger.warning("queue %s is resumed", queue)
             consumer.paused_queues.discard(queue)
             consumer.add_task_queue(queue)

@@ -190,25 +190,31 @@ def test_a_paused_batch_sends_nothing_more_until_it_is_resumed(stack, redis):
 
 
 def test_tasks_of_a_pool_are_held_up_and_those_that_wait_in_redis_say_how_else(stack, redis):
-    seen: set[str] = set()
+    def note(name: str) -> progress.BatchNote:
+        (found,) = [one for one in progress.running() if one.id == name]
+        return found
+
     for name in (None, "pool-to-pause"):
+        before = {one.id for one in progress.running()}
         with WorkerPool(1, 200, name=name) as pool:
             for number in range(100):
                 pool.submit_task(Task(number, partial(samples.sleep, 0.5)))
-            wait_until(
-                lambda: [one for one in progress.running() if one.id not in seen], WAIT, "its burst to be told of"
-            )
-            (note,) = [one for one in progress.running() if one.id not in seen]
-            seen.add(note.id)
-            done = run("pause", note.id)
+
+            def bursts(before: set[str] = before) -> list[str]:  # One whose first task has ended goes on for a while.
+                return [one.id for one in progress.running() if one.id not in before and one.done]
+
+            wait_until(bursts, WAIT, "its burst to be told of")
+            burst = bursts()[-1]
+            done = run("pause", burst)
             if name is None:
                 assert done.exit_code == 0, done.output
-                (before,) = progress.running()
-                assert before.sent < 100
-                wait_until(lambda: progress.running()[0].paused_for > 2, WAIT, "its caller to report it again")
-                assert progress.running()[0].sent == before.sent
-                assert run("resume", note.id).exit_code == 0
-                wait_until(lambda: progress.running()[0].sent > before.sent, WAIT, "it to go on")  # noqa: B023
+                wait_until(lambda: note(burst).paused_for > 2, WAIT, "its caller to obey")  # noqa: B023
+                held = note(burst)
+                assert held.sent < 100
+                wait_until(lambda: note(burst).paused_for > held.paused_for + 2, WAIT, "it to report again")  # noqa: B023
+                assert note(burst).sent == held.sent
+                assert run("resume", burst).exit_code == 0
+                wait_until(lambda: note(burst).sent > held.sent, WAIT, "it to go on")  # noqa: B023
             else:
                 assert (done.exit_code, "pause the queue batch" in done.stderr) == (2, True)
             pool.advanced_shutdown(1.0, 1.0)
