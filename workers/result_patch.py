@@ -32,7 +32,6 @@ STORE: Final = lua.load(__file__, "store_result", functions=FUNCTIONS)
 STORES: Final = (RedisBackend, Backend)  # Celery's own and ours, but no class of a project that derives from them.
 SUCCESS: Final = dumps({"status": states.SUCCESS})[:-1]  # How the record of one begins.
 STATE: Final = len('{"status": ')
-LOST: Final = -1  # The script's reply where the message went back.
 
 
 class StoreArguments(NamedTuple):
@@ -81,8 +80,8 @@ class StoreArguments(NamedTuple):
 
     def told(self, reply: int) -> None:
         if self.outbox is not None:
-            self.outbox.settled(has_left=reply != LOST)
-        if reply == LOST:
+            self.outbox.settled(has_left=reply != stored_later.LOST)
+        if reply == stored_later.LOST:
             lease.warn_of_loss(self.request.id)
             self.request.graft_record = None  # The runs of the message count on.
         if getattr(self.request, "graft_stored_later", False):
@@ -130,7 +129,7 @@ def install() -> None:
             if state in states.READY_STATES:
                 unique.end(request)
             return stored
-        if not (how.settles and stored_later.is_taken(how)):
+        if not (how.settles and stored_later.leave(how)):
             how.told(self.ensure(lambda: STORE(how.keys, how.arguments, self.client), ()))
         return result
 

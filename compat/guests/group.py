@@ -209,7 +209,7 @@ class Group:
         try:
             arguments = (self.pool, sent.step, sent.packed, sent.files)
             if self._refuses and sent.step == "call":
-                raise CancelledError
+                raise BrokenProcessPool("Ctrl-C has ended the processes of the pool")
             future: Future[Any] = self._dispatcher.follow(self._route(sent.call), arguments, {})
             if self._interrupts != interrupts:  # Ctrl-C came before it could be ended.
                 self._dispatcher.end_running()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Final
 
 from graft.scripts.model.actors import Scheduler
@@ -17,7 +18,7 @@ end
 """
 
 
-class Clocks:
+class Clocks(ABC):
     """The part of the world that knows what time it is for whom."""
 
     redis: Any
@@ -32,8 +33,9 @@ class Clocks:
         self._ticks = 0.0
         self._age = self.redis.register_script(AGE)
 
+    @abstractmethod
     def forget_look(self) -> None:
-        raise NotImplementedError
+        """Have the next look at a clock told anew."""
 
     def reset_clocks(self) -> None:
         """Begin anew."""

@@ -27,7 +27,6 @@ from graft.tasks.results.backend import results_backend
 
 OUTCOME: Final = keys.OUTCOME
 CONCLUDE: Final = lua.load(__file__, "conclude_report", functions=GIVE_KEY_BACK)
-LOST: Final = -1  # The script's reply where the message went back.
 STORED: Final = "stored:"
 LABEL: Final = 60
 
@@ -143,7 +142,7 @@ class Conclusion:
         """Nothing else of an envelope waits for its result."""
 
     def told(self, reply: int) -> None:
-        if reply == LOST:
+        if reply == stored_later.LOST:
             lease.warn_of_loss(self.task_id)
 
     def put_on(self, pipe: Any) -> None:
@@ -155,7 +154,7 @@ class Conclusion:
 
     def run(self, client: Any) -> None:
         """At once, or with this process's next round trip."""
-        if not (self.settles and stored_later.is_taken(self)):
+        if not (self.settles and stored_later.leave(self)):
             self.told(CONCLUDE(self.keys, self.arguments, client))
 
 

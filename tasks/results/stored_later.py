@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from redis.commands.core import Script
 
 from graft.config.deployment import part
+
+LOST: Final = -1  # The script's reply where the message went back.
 
 
 class Ending(Protocol):
@@ -45,8 +47,8 @@ def store_later(take: Callable[[Ending], None]) -> None:
     part(_Taker).take = take
 
 
-def is_taken(ending: Ending) -> bool:
-    """Whether *ending* is stored with the process's next round trip."""
+def leave(ending: Ending) -> bool:
+    """Leave *ending* to the process's next round trip; False where it makes none."""
     take = part(_Taker).take
     if take is None:
         return False

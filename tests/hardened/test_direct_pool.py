@@ -133,7 +133,10 @@ def listen():
 threading.Thread(target=listen, daemon=True).start()
 until(lambda: heard)  # The worker's own heartbeat.
 app.control.enable_events(reply=True, timeout=5)
-time.sleep(0.5)
+def is_told():
+    probe = slow.delay(0.0)
+    return outcome(probe) and any(event["type"] == "task-succeeded" for each in heard.values() for event in each)
+until(is_told)
 began = time.time()
 sent = [*(write.delay(str(n)) for n in range(5)), fail.delay("x"), twice.delay("t"), slow.delay(2.0)]
 for each in sent: outcome(each)
@@ -156,6 +159,24 @@ print(all(began <= event["timestamp"] <= time.time() for event in heard[sent[0].
     ]
     log = (shop.folder / "worker.log").read_text()
     assert len(re.findall(r"ForkPoolWorker-\d+\] Task tests.projects.shop.tasks.write.*received", log)) == 5
+
+
+def test_results_are_stored_though_redis_forgets_the_scripts(shop):
+    key = {"GRAFT_SIGNING_KEY": "k" * 32}
+    shop.worker(pool="direct", **key)
+    code = f"""{OUTCOME}
+import redis
+client = redis.Redis.from_url(app.conf.broker_url)
+def forgotten(call):
+    client.script_flush()
+    return call()
+print([forgotten(lambda: outcome(write.delay("plain"))) for _ in range(3)])
+print([forgotten(lambda: graft.submit(len, ["ab"]).collect(timeout=30)) for _ in range(3)])
+"""
+    assert shop.run(code, **key).split("\n") == [str(["plain"] * 3), str([[2]] * 3)]
+    assert shop.lines() == {"plain": 3}
+    with shop.redis() as client:
+        wait_until(lambda: not client.hlen("graft:unacked"), what="everything to be settled")
 
 
 def test_what_a_stopped_process_has_taken_is_taken_back(direct):

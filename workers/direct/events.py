@@ -1,6 +1,6 @@
 """Celery's events of runs that only a pool process has seen.
 
-The main process is told of them together, twice a second, and sends them with the times at which they were.
+The main process is told of them together, within about a second, and sends them with the times at which they were.
 """
 
 from __future__ import annotations
