@@ -232,13 +232,19 @@ class PoolSender(BatchSender[Outcomes]):
             if (task := self._task_of(message.id)) is not None:
                 task.note_kept()
         due_messages.publish(due or ())
+        if cancelled := {task for message in messages for task in self._tasks_of(message.id) if task.cancelled}:
+            self.withdraw(cancelled, next(iter(cancelled)).cancelled)  # While they were on their way there.
         if self._is_leaving:
             self._has_left.set()
         return []
 
-    def _task_of(self, envelope_id: str) -> PoolTask | None:
+    def _tasks_of(self, envelope_id: str) -> list[PoolTask]:
         sent = self._in_flight.get(envelope_id)
-        return self.burst.task_at(sent.positions[0]) if sent else None
+        found = [self.burst.task_at(position) for position in sent.positions] if sent else []
+        return [task for task in found if task is not None]
+
+    def _task_of(self, envelope_id: str) -> PoolTask | None:
+        return next(iter(self._tasks_of(envelope_id)), None)
 
     def _may_leave(self, task: PoolTask) -> bool:
         """Whether an envelope with *task* may: there is a process without one, or enough to do for one to wait.
