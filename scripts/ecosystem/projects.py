@@ -46,13 +46,19 @@ DJANGO: Final = ("django==5.2.19", "pytest-django==4.14.0")
 # Of Celery's own integration suite, the whole of which takes the better part of an hour each way.
 CELERY_TESTS: Final = ("beat", "worker", "inspect")
 QUICK: Final = (
-    "basic_task", "wrong_arguments", "ignore_result", "unicode_task", "class_based_task_retried", "simple_chain",
-    "complex_chain", "group_results_in_chain", "chain_of_chords_with_two_tasks", "chord_soft_timeout_recuperation",
-    "parent_ids", "nested_group", "callback_called_by_group", "add_chord_to_chord", "link_error",
+    "basic_task", "wrong_arguments", "(ignore_result and not retry_preserves and not send_task_without)",
+    "unicode_task", "class_based_task_retried", "simple_chain", "complex_chain", "group_results_in_chain",
+    "chain_of_chords_with_two_tasks", "chord_soft_timeout_recuperation", "parent_ids", "nested_group",
+    "callback_called_by_group", "add_chord_to_chord", "(link_error and not nested_chord)",
 )  # fmt: skip
+TASKS: Final = "t.integration.test_tasks.test_tasks"
+BACKEND: Final = "t.integration.test_tasks.test_task_redis_result_backend"
 INSPECT: Final = "t.integration.test_inspect.test_Inspect"
 ACKNOWLEDGED: Final = (
     "it wants a running task to be acknowledged; ours is once it has run, so that a crash loses nothing"
+)
+TOLD_TOGETHER: Final = (
+    "it looks into the worker's main process for the id of what a pool process has run; ours tells it how many ran"
 )
 
 PROJECTS: Final = (
@@ -111,10 +117,14 @@ PROJECTS: Final = (
             f"{INSPECT}::test_active_queues": "it wants a worker to read one queue; ours reads a queue of our own too",
             f"{INSPECT}::test_active": ACKNOWLEDGED,
             f"{INSPECT}::test_query_task": ACKNOWLEDGED,
+            f"{TASKS}::test_send_task_without_ignore_result_stores_result": TOLD_TOGETHER,
+            f"{TASKS}::test_send_task_without_ignore_result_uses_task_ignore_result": TOLD_TOGETHER,
+            f"{BACKEND}::test_retry_preserves_ignore_result_false": TOLD_TOGETHER,
+            f"{BACKEND}::test_retry_preserves_ignore_result_true": TOLD_TOGETHER,
             "t.integration.test_backend_leak_in_fixture_teardown::test_fixture_teardown_releases_backend_connections":
                 "it makes twenty apps in one process, and a process keeps the app that it hardens",
         },
-        note="a part of its integration suite, on one prefork worker (--everything runs all of it but test_backend.py, "
+        note="a part of its integration suite, on one worker (--everything runs all of it but test_backend.py, "
         "which is about Azure); one line is edited for both runs: it forbids the worker a second queue; with "
         "--everything, test_chord_header_id_duplicated_on_rabbitmq_msg_duplication is expected to fail on Redis, in "
         "stock Celery too, since it sends no duplicate (tests/hardened/test_duplicates.py does), and "
