@@ -133,10 +133,6 @@ def listen():
 threading.Thread(target=listen, daemon=True).start()
 until(lambda: heard)  # The worker's own heartbeat.
 app.control.enable_events(reply=True, timeout=5)
-def is_told():
-    probe = slow.delay(0.0)
-    return outcome(probe) and any(event["type"] == "task-succeeded" for each in heard.values() for event in each)
-until(is_told)
 began = time.time()
 sent = [*(write.delay(str(n)) for n in range(5)), fail.delay("x"), twice.delay("t"), slow.delay(2.0)]
 for each in sent: outcome(each)

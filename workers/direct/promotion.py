@@ -48,7 +48,7 @@ MOST_POLL: Final = 0.2  # Seconds between two looks of one process while stock p
 BACK_AGAIN: Final = 1.0  # Seconds after which a lost process's fetches are looked for once more.
 PATIENCE: Final = 1.0  # Seconds that a command may hold up the loop.
 
-
+TURNS_EVENTS: Final = ("enable_events", "disable_events")
 SEES_RUNS: Final = ("active", "query_task", "revoke", "revoke_by_stamped_headers", "stats", "terminate")
 
 
@@ -76,6 +76,8 @@ class Promotion:
         active_runs.revealed_by(self.promote)
         for name in SEES_RUNS:
             Panel.data[name] = _revealed(Panel.data[name])
+        for name in TURNS_EVENTS:
+            Panel.data[name] = self._told_at_once(Panel.data[name])
 
     def _share_revokes(self) -> None:
         """Processes learn from the filter of cancelled tasks what Celery's ``revoke`` has named, too."""
@@ -88,6 +90,17 @@ class Promotion:
         for item in tuple(state.revoked):
             known.add(str(item))
         state.revoked.add = add_known
+
+    def _told_at_once(self, command: Callable[..., Any]) -> Callable[..., Any]:
+        """The control command; whoever has its answer hears of all that begins from then on."""
+
+        @wraps(command)
+        def give_orders_then(*args: Any, **kwargs: Any) -> Any:
+            answer = command(*args, **kwargs)
+            self.give_orders()
+            return answer
+
+        return give_orders_then
 
     # ---- orders ------------------------------------------------------------------------------------------------------
 
