@@ -281,9 +281,9 @@ def test_the_queue_of_the_checks_is_not_paused(redis):
 
 
 def test_a_batch_that_takes_a_while_is_seen_by_others_until_it_is_done(stack, redis):
-    batch = graft.submit(samples.pause, range(30), batch_size=1)
+    batch = graft.submit(samples.pause, range(60), batch_size=1)
     wait_until(lambda: [one for one in progress.running(redis) if one.id == batch.id], WAIT, "the batch to be told")
     (seen,) = [one for one in progress.running(redis) if one.id == batch.id]
-    assert (seen.total, seen.function, seen.queue) == (30, "tests.samples:pause", "batch")
+    assert (seen.total, seen.function, seen.queue) == (60, "tests.samples:pause", "batch")
     batch.collect(WAIT)
     wait_until(lambda: not [one for one in progress.running(redis) if one.id == batch.id], WAIT, "its end to be told")

@@ -222,13 +222,10 @@ def test_a_call_is_found_by_its_error_or_queue_and_leads_to_its_letter_batch_and
     assert not acting.data(f"/calls?id={batch}&queue=nowhere")["rows"]
     call = acting.data(f"/call/{run['id']}")
     assert (call["batch"], len(call["letters"])) == (batch, 1)
-    html = acting.page(f"/graft/call/{run['id']}")
-    for link in (
-        f"/graft/batch/{batch}",
-        f"/graft/dead-letter/{quote(call['letters'][0], safe='')}",
-        f"/task/{run['id']}",
-    ):
-        assert link in links(html), link
+    page, flowers = f"/graft/call/{run['id']}", f"/task/{run['id']}"
+    wait_until(lambda: flowers in links(acting.page(page)), 30, "Flower to hear of the call")
+    for link in (f"/graft/batch/{batch}", f"/graft/dead-letter/{quote(call['letters'][0], safe='')}"):
+        assert link in links(acting.page(page)), link
     assert acting.ask("/graft/call/nobody-knows-me").status == 404
 
 
@@ -259,7 +256,7 @@ def test_calls_that_run_wait_or_are_not_due_are_found_by_state_callable_queue_an
         assert scheduled["due"] - scheduled["sent"] == pytest.approx(3600, abs=60)
         for asked, found in (
             (f"state=queued&id={due}", 0), (f"state=running&id={runs}&function=*:sleep", 1),
-            (f"id={runs}&queue=low", 0), ("state=queued&queue=low&function=*:square", 3),
+            (f"id={runs}&queue=low", 0), (f"state=queued&queue=low&function=*:square&id={waits}", 3),
             (f"id={waits}&newer=1h", 3), (f"id={waits}&function=no*", 0),
         ):  # fmt: skip
             assert len(acting.data(f"/calls?{asked}")["under_way"]["found"]) == found, asked

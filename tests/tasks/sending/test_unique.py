@@ -18,6 +18,7 @@ from graft.config.transport.unique import Terms
 from graft.tasks.dead_letters import replay, store
 from graft.tasks.delivery import lease
 from graft.tasks.ids import new_id
+from graft.tasks.monitoring.function_stats import Ran
 from graft.tasks.queues import pause, peek, purge, unique
 from graft.tasks.results.result_store import Conclusion
 from tests import samples
@@ -229,7 +230,7 @@ def test_a_run_whose_message_went_back_neither_takes_the_key_nor_gives_it_back(r
 
     def conclude():
         with redis.pipeline(transaction=False) as pipe:
-            Conclusion.make(request, "the report", ("none",)).put_on(pipe)
+            Conclusion.make(request, "the report", ("none",), Ran("tests.samples:square", 1, 0.1)).put_on(pipe)
             return pipe.execute()
 
     assert unique.may_begin(request)
