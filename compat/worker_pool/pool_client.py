@@ -228,7 +228,7 @@ class PoolClient:
             BrokerUnavailable: Redis does not answer.
         """
         for task in tasks:
-            task.cancelled = error
+            task.ends_running, task.cancelled = running, error
         self.threads.withdraw({task for task in tasks if task.call is not None}, [Outcome(0, error=error)])
         for sender in self._senders:
             sender.withdraw({task for task in tasks if task.call is None}, error, running=running)

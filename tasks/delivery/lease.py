@@ -49,9 +49,13 @@ class LeaseClock:
         self._until[:] = struct.pack("d", 0.0)
 
     @property
+    def holds_until(self) -> float:
+        """By the clock of :func:`now`."""
+        return float(struct.unpack("d", self._until[:])[0])
+
+    @property
     def is_certain(self) -> bool:
-        (until,) = struct.unpack("d", self._until[:])
-        return bool(now() < until)
+        return now() < self.holds_until
 
 
 def now() -> float:

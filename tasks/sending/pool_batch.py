@@ -46,6 +46,7 @@ class PoolTask:
     is_kept: threading.Event | None = None
     future: Future[CallResult] | None = None
     cancelled: BaseException | None = None  # Why it was cancelled: what it ends with unless it had ended before.
+    ends_running: bool = False  # If it was: it does so although it has begun.
 
     def ended(self, outcomes: Sequence[Outcome], seconds: float = 0.0, slot: int = -1, worker: str = "") -> None:
         self.deliver(self, outcomes, seconds, slot, worker)

@@ -87,7 +87,7 @@ class PoolSender(BatchSender[Outcomes]):
         self._adding = threading.Lock()
         self._waiting: deque[tuple[int, PoolTask]] = deque()
         self._paces: dict[str, Pace] = {}
-        self._unparked: list[OutgoingMessage] = []
+        self._cut_before: list[OutgoingMessage] = []
         self._members: dict[str, str] = {}
         self._last = time.monotonic()
         self._is_leaving = False
@@ -198,7 +198,7 @@ class PoolSender(BatchSender[Outcomes]):
     # ---- on the publisher's thread ----------------------------------------------------------------------------------
 
     def cut(self, client: Any) -> list[OutgoingMessage]:
-        messages, self._unparked = self._unparked, []
+        messages, self._cut_before = self._cut_before, []
         if self._is_parking:
             while self._waiting:
                 messages.append(self._message(self._envelope_of(1 if self.membership.is_strict else self._size(1))))
@@ -215,9 +215,17 @@ class PoolSender(BatchSender[Outcomes]):
         return self.membership.is_strict or self.membership.is_shared or self._is_leaving
 
     def pass_on(self, messages: list[OutgoingMessage]) -> list[OutgoingMessage]:
-        if not messages or not self._is_parking:
-            return messages
-        self._unparked = messages  # Should Redis not answer now, they are cut once more.
+        is_parking = self._is_parking
+        self._cut_before = messages  # Should Redis not answer now, they are passed on once more.
+        if is_parking and messages:
+            self._park(messages)
+            self._cut_before = []
+        self._withdraw_cancelled(messages)
+        self._cut_before = []
+        return [] if is_parking else messages
+
+    def _park(self, messages: list[OutgoingMessage]) -> None:
+        """Have *messages* wait in the pool's index."""
         pool = self.membership.pool
         waiting = []
         for message in messages:
@@ -227,16 +235,22 @@ class PoolSender(BatchSender[Outcomes]):
             text = due_messages.kept(message.id, message.group, message.args[0], f"({message.label})")
             waiting.append(Waiting(self._members[message.id], task.score if task else 0.0, text))
         due = pool.park(waiting)
-        self._unparked = []
         for message in messages:
             if (task := self._task_of(message.id)) is not None:
                 task.note_kept()
         due_messages.publish(due or ())
-        if cancelled := {task for message in messages for task in self._tasks_of(message.id) if task.cancelled}:
-            self.withdraw(cancelled, next(iter(cancelled)).cancelled)  # While they were on their way there.
         if self._is_leaving:
             self._has_left.set()
-        return []
+
+    def _withdraw_cancelled(self, messages: list[OutgoingMessage]) -> None:
+        """Withdraw what was cancelled while it was neither among those that wait nor among those that were sent."""
+        found: dict[tuple[BaseException, bool], set[PoolTask]] = {}
+        for message in messages:
+            for task in self._tasks_of(message.id):
+                if task.cancelled is not None:
+                    found.setdefault((task.cancelled, task.ends_running), set()).add(task)
+        for (error, running), tasks in found.items():
+            self.withdraw(tasks, error, running=running)
 
     def _tasks_of(self, envelope_id: str) -> list[PoolTask]:
         sent = self._in_flight.get(envelope_id)

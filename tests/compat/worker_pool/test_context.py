@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -104,6 +105,17 @@ def test_a_context_that_ends_leaves_what_has_ended_before_and_ends_its_children(
     assert found[3].output == 1
     assert str(found[2].error) == "context canceled"
     pool.graceful_shutdown(30)
+
+
+@pytest.mark.parametrize("name", [None, "hurried"])
+def test_a_context_that_ends_at_any_moment_of_the_sending_ends_what_is_sent(stack, name):
+    with WorkerPool(2, 20, name=name) as pool:
+        for number in range(40):
+            context = Context()
+            pool.submit_task(Task(number, work.forever), context=context)
+            time.sleep(number % 20 * 1e-4)
+            context.cancel()
+            assert isinstance(take(pool, 1)[number].error, wp.ContextCancelledError | CancelledBatchError)
 
 
 def test_a_submission_that_waits_for_room_ends_with_its_context(stack, gate):
