@@ -10,7 +10,6 @@ ends in the middle of a call takes one of them with it: a ProcessPoolExecutor is
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 from collections.abc import Iterable
@@ -18,14 +17,13 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import import_module
-from multiprocessing.connection import wait as wait_readable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from graft.compat.guests import call_frames, output
 from graft.compat.guests.call_frames import CallFrame
 from graft.compat.guests.leases import Leases
+from graft.compat.guests.pool_queues import CallsQueue, ResultsQueue
 from graft.config.deployment import part, settings
 from graft.tasks.errors import CancelledBatchError, EnvelopeError
 from graft.tasks.guests import guest_program, values
@@ -71,13 +69,8 @@ class Group:
     ) -> None:  # fmt: skip
         self.pool = moved.pool
         self._kind, self._dispatcher = kind, dispatcher
-        self._calls, self._results, self._watched = calls_queue, results_queue, watched
-        self._pickler = import_module(f"{kind.package}.reduction").ForkingPickler
-        self._sentinel = bytes(self._pickler.dumps(None))
-        # Of our own: an executor closes its queue while its processes still read the rest.
-        connection = type(calls_queue._reader)
-        self._reader = connection(os.dup(calls_queue._reader.fileno()), writable=False)
-        self._wake, self._woken = import_module(f"{kind.package}").Pipe(duplex=False)
+        self._calls, self._results = CallsQueue(kind, calls_queue), ResultsQueue(kind, results_queue)
+        self._watched = watched
         self._changed = threading.Condition()
         self._members: list[Member] = []
         self._in_flight = 0
@@ -150,7 +143,7 @@ class Group:
     def _send(self) -> None:
         try:
             while (frame := self._next()) is not None:
-                if frame == self._sentinel:
+                if frame == self._calls.farewell:
                     with self._changed:
                         member = self._members[-1] if self._members else None
                     if member is not None:
@@ -167,25 +160,15 @@ class Group:
 
     def _next(self) -> bytes | None:
         """The next frame of the pool's queue, once a process is free for it; None when there are no processes."""
-        reader = self._reader
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_ending or not self._members or self._is_free())
                 if self._is_ending or not self._members:
                     return None
-            if self._wake in wait_readable([reader, self._wake]):
+            if not self._calls.wait():
                 return None
-            if not self._calls._rlock.acquire(timeout=0.2):  # The pool empties its queue, as it does when it ends.
-                continue
-            try:
-                if not reader.poll(0):
-                    continue
-                frame = bytes(reader.recv_bytes())
-            finally:
-                self._calls._rlock.release()
-            if hasattr(self._calls, "_sem"):
-                self._calls._sem.release()
-            return frame
+            if (frame := self._calls.take()) is not None:
+                return frame
 
     def _is_free(self) -> bool:
         return self._in_flight < len(self._members)
@@ -280,14 +263,10 @@ class Group:
             if answer.exitcode is not None:
                 self._note_dead_guest(call, answer.exitcode)
             elif call is not None and answer.result is not None:
-                self._put(values.take(answer.result))
+                self._results.put(values.take(answer.result))
         except (Exception, CancelledError) as error:
             self._note_error(call, error)
         return True
-
-    def _put(self, frame: bytes) -> None:
-        with suppress(OSError, ValueError), self._results._wlock:  # The pool has ended, and closed its queue.
-            self._results._writer.send_bytes(frame)
 
     def _note_dead_guest(self, call: CallFrame | None, exitcode: int) -> None:
         if self._is_ending:
@@ -310,16 +289,7 @@ class Group:
             return
         if isinstance(error, CancelledBatchError | CancelledError) and (self._is_interrupted or self._is_ending):
             error = KeyboardInterrupt()
-        try:
-            self._put(bytes(self._pickler.dumps(self._failure(call, error))))
-        except Exception:
-            self._put(bytes(self._pickler.dumps(self._failure(call, RuntimeError(repr(error))))))
-
-    def _failure(self, call: CallFrame, error: BaseException) -> Any:
-        """The result that the pool's own process would have sent."""
-        if self._kind.kind != "executor":
-            return call.job, call.index, (False, error)
-        return import_module("concurrent.futures.process")._ResultItem(call.work_id, exception=error)
+        self._results.fail(call, error)
 
     def _end_all(self, exitcode: int) -> None:
         with self._changed:
@@ -329,11 +299,8 @@ class Group:
 
     def _finish(self) -> None:
         """No process is left, or will be: the guests end."""
-        with self._changed:
-            woken, self._woken = self._woken, None
-        if woken is None:
+        if not self._calls.shut():
             return
-        woken.close()
         part(Leases).remove(self.pool)
         self._dispatcher.close()
         with suppress(Exception):  # The lease ends them too.
@@ -346,5 +313,4 @@ class Group:
             self._changed.wait_for(lambda: not self._in_flight and not self._members, 2 * ENDS)
         self._ended.put(None)
         self._sending.join()
-        self._wake.close()
-        self._reader.close()
+        self._calls.close()
