@@ -130,7 +130,8 @@ class Scheduler:
 
 def normal(reply: object) -> bytes:
     """*reply* without what differs between two histories that are otherwise the same."""
-    return UUID.sub(b"u", repr(reply).encode())
+    told = sorted(reply.items()) if isinstance(reply, dict) else reply
+    return UUID.sub(b"u", repr(told).encode())
 
 
 def _named(commands: list[Command]) -> str:

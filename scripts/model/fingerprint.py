@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from itertools import permutations
 from typing import Final
 
+from graft.config.deployment import settings
 from graft.scripts.model.actors import Actor
 from graft.scripts.model.worker import Worker
 from graft.scripts.model.world import World
 
 TAG: Final = re.compile(r"\b(w\d+)(?:-\d+)+\b")
 NAME: Final = re.compile(r"\bw\d+\b")
+TIME: Final = re.compile(r"\b1[67]\d{8}(?:\.\d+)?\b")
 
 
 def of(world: World, *also: object) -> str:
@@ -33,14 +35,17 @@ def _text(world: World, also: object, names: Mapping[str, str]) -> str:
 
     def renamed(what: object) -> str:
         told = TAG.sub(lambda tag: f"{tag[1]} {world.tags.get(tag[0], ('', '?'))[1]}", str(what))
+        told = TIME.sub(lambda time: f"{float(time[0]) - now:.3f}", told)
         return NAME.sub(lambda name: names.get(name[0], name[0]), told)
 
     now, seen = world.now, world.look()
+    leases = sorted(((now - at, tag) for tag, at in seen.leases.items()), reverse=True)  # In which they are swept.
+    expired = settings().visibility_timeout + max([0.0, *world.wrong_clocks.values()])
     parts: list[object] = [
         renamed(also),
         seen.queue,
         sorted((renamed(tag), one) for tag, one in seen.held.items()),
-        sorted((renamed(tag), round(now - at, 3)) for tag, at in seen.leases.items()),
+        [(renamed(tag), round(min(age, expired), 3)) for age, tag in leases],
         sorted(seen.results.items()),
         sorted(seen.letters.items()), sorted(seen.item_letters.items()),
         sorted(seen.slots.items()), sorted(seen.parked), seen.places,
@@ -62,13 +67,18 @@ def _worker(world: World, worker: Worker) -> list[object]:
     return [
         worker.is_dead, worker.main.is_cut, worker.is_stopping, len(worker.timers),
         [request.id for request in worker.reserved],
-        [(request.id, str(answer)[:40]) for request, answer in worker.ended],
+        [(request.id, _told(answer)) for request, answer in worker.ended],
         sorted(() if worker.is_dead else worker.held), worker.channel.unsent_acks,
-        round(world.now - worker.renewed_at, 3), worker.is_certain(),
+        worker.renewed_at == world.now, worker.is_certain_for(),
         [_trace(actor) for actor in (worker.at_main, worker.at_pool, worker.at_helper)],
         worker.is_paused, worker.is_dead or worker.knows_all_cancelled(world.look().cancelled),
         sorted(world.inside_of.get(worker.name, ())), [list(offer._todo) for offer in worker.offers],
     ]  # fmt: skip
+
+
+def _told(answer: object) -> str:
+    """What a pool process says, without the seconds that it took."""
+    return str(answer[:2] if isinstance(answer, tuple) else answer)[:40]
 
 
 def _trace(actor: Actor | None) -> object:

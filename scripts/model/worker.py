@@ -18,7 +18,6 @@ from billiard.exceptions import WorkerLostError
 from celery.app.trace import trace_task_ret
 from celery.worker.request import Request
 
-from graft.config.deployment import existing
 from graft.scripts.model.actors import INSIDE, Actor, Process, Scheduler
 from graft.scripts.model.helpers import OnDemand, WatchOnDemand
 from graft.tasks import worker_runtime
@@ -341,7 +340,7 @@ class Worker:
             self.world.step(actor)
             self.settle_steps()
 
-    def is_certain(self) -> bool:
-        """Whether this worker takes its leases for certain."""
-        clock = self.main.parts.get(lease.LeaseClock) or existing(lease.LeaseClock)
-        return clock is None or bool(clock.is_certain)
+    def is_certain_for(self) -> float:
+        """For how many seconds this worker takes its leases for certain."""
+        clock: lease.LeaseClock = self.main.parts[lease.LeaseClock]
+        return max(0.0, round(clock.holds_until - lease.now(), 3))
