@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from graft.tasks import codec
@@ -116,6 +116,17 @@ class Envelope:
     def item(self, index: int) -> Any:
         """The item at *index*, opened."""
         return pickle.loads(self.items[index]) if self.packed else self.items[index]
+
+    def run_of(self, index: int) -> int:
+        """The number of this run for the item at *index*, from 1; when a limit sent it back, it had none."""
+        return self.retries + 1 - self.postponed.get(self.positions[index], 0)
+
+    def part(self, indexes: Sequence[int]) -> Envelope:
+        """The envelope with the items at *indexes* only."""
+        positions, items = self.positions, self.items
+        return replace(
+            self, positions=[positions[index] for index in indexes], items=[items[index] for index in indexes]
+        )
 
     def sealed(self) -> bytes:
         """The envelope as signed bytes, bound to its own id."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,10 +13,8 @@ from celery.exceptions import Reject, Retry
 
 from graft.config.deployment import settings
 from graft.config.redis_client import server_time
-from graft.tasks import codec
 from graft.tasks.base import ReliableTask
 from graft.tasks.callables import function_store
-from graft.tasks.dead_letters import store as dead_letters
 from graft.tasks.delivery import lease
 from graft.tasks.delivery.cancellation import Cancelled
 from graft.tasks.delivery.poison_isolation import NotAloneError
@@ -33,11 +30,13 @@ from graft.tasks.queues import unique
 from graft.tasks.results import attempts, early_outcomes
 from graft.tasks.results.early_outcomes import EarlyPublisher
 from graft.tasks.results.result_store import Conclusion, LabelledText, label, reference_text, result_text
-from graft.tasks.running import work_stealing
-from graft.tasks.running.failure_causes import by_cause
+from graft.tasks.running import run_report, work_stealing
 from graft.tasks.running.item_limits import ItemLimits
 from graft.tasks.running.item_runner import run_items
+from graft.tasks.running.kept_items import keep, keep_failures
 from graft.tasks.running.run_outcomes import AfterRun, RunOutcomes
+from graft.tasks.running.run_plan import RunPlan
+from graft.tasks.running.run_report import Frames
 from graft.tasks.worker_runtime import WorkerEndsError, off_loop
 
 if TYPE_CHECKING:
@@ -46,36 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOGGED = 3  # Items of one envelope whose retry has a line of its own in the log.
-
-Frames = dict[int, tuple[bool, bytes]]  # Outcomes as they travel, by position.
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """The items of an envelope, by index, that a run begins; the ``cancelled``; those that have used up their runs.
-
-    ``is_recorded``: a process has died with this envelope, so each item is recorded before it runs and after it.
-    """
-
-    begin: tuple[int, ...]
-    poisoned: tuple[int, ...]
-    cancelled: tuple[int, ...]
-    is_recorded: bool
-
-    @classmethod
-    def decide(cls, envelope: Envelope, delivery: Delivery, known: Collection[int], run_limit: int) -> RunPlan:
-        """Decide what is left to do, where outcomes of the positions *known* are here, or come from other envelopes."""
-        positions = envelope.positions
-        left = [index for index, position in enumerate(positions) if position not in known]
-        poisoned: tuple[int, ...] = ()
-        cancelled: tuple[int, ...] = ()
-        if delivery.cancelled:
-            cancelled = tuple(index for index in left if delivery.cancelled.includes(positions[index]))
-            left = [index for index in left if index not in cancelled]
-        if delivery.is_watched:
-            poisoned = tuple(index for index in left if delivery.is_dead(positions[index], run_limit))
-        begin = tuple(index for index in left if index not in poisoned) if poisoned else tuple(left)
-        return cls(begin, poisoned, cancelled, delivery.is_watched)
 
 
 def _refused(*_: Any) -> Any:
@@ -145,7 +114,7 @@ class EnvelopeRun:
         frames = {**envelope.carried, **kept}
         run = cls(task, task.request, envelope, func, record, delivery, frames, children, slot)
         if slot is not None and isinstance(slot.refusal, EnvelopeError):
-            run.bury(range(len(envelope.items)), slot.refusal, "unreferenceable")
+            keep(task.request, envelope, range(len(envelope.items)), slot.refusal, "unreferenceable")
         return run
 
     def report_or_raise_retry(self) -> str:
@@ -244,7 +213,7 @@ class EnvelopeRun:
 
     def finished(self, index: int, value: Any, error: BaseException | None) -> None:
         position = self.envelope.positions[index]
-        if error is not None and self.envelope.policy.next_wait(self.run_of(index), error, 0.0) is not None:
+        if error is not None and self.envelope.policy.next_wait(self.envelope.run_of(index), error, 0.0) is not None:
             self.record.postponed(position)  # It runs again, and has no outcome yet.
             return
         frame = error_frame(error, skip_frames=2) if error else value_frame(value, position, settings().item_limit)
@@ -261,14 +230,16 @@ class EnvelopeRun:
         envelope = self.envelope
         since = self._since(outcomes) if envelope.policy.max_seconds is not None else 0.0
         elapsed = since and server_time(self.record.client) - since
-        after = AfterRun.decide(outcomes, envelope.policy, self.run_of, elapsed)
-        self.keep_failures({**self.recorded_errors, **{index: outcomes.errors[index] for index in after.unkept}})
+        after = AfterRun.decide(outcomes, envelope.policy, envelope.run_of, elapsed)
+        if self.slot is None or self.slot.refusal is None:  # Else none of them has run.
+            unkept = {**self.recorded_errors, **{index: outcomes.errors[index] for index in after.unkept}}
+            keep_failures(self.request, envelope, unkept)
         if after.again:
             self.raise_retry(outcomes, after, since)
         if after.exhausted:
             error = outcomes.errors[after.exhausted[0]]
-            self.bury(after.exhausted, error, "retries_exhausted")
-        report = self.report(outcomes)
+            keep(self.request, envelope, after.exhausted, error, "retries_exhausted")
+        report = run_report.make(envelope, outcomes, self.frames, self.children)
         first = next(iter({**self.recorded_errors, **outcomes.errors}.values()), None)
         with self.record.client.pipeline(transaction=False) as pipe:
             if self.slot is not None:  # First: whoever has the outcome finds it counted.
@@ -325,14 +296,14 @@ class EnvelopeRun:
             # The wait may be long, and nobody need share it who has ended.
             EarlyPublisher(envelope)(outcomes.values, outcomes.errors, [*outcomes.values, *outcomes.errors])
         rest = replace(
-            self.part(after.again),
+            envelope.part(after.again),
             retries=envelope.retries + 1,
             reruns=envelope.reruns + after.retried,
-            carried={**self.frames, **self.encode(outcomes.without(after.waits))},
+            carried={**self.frames, **run_report.encode(envelope, outcomes.without(after.waits))},
             children=self.children,
             since=since,
             postponed=self._times_postponed(after),
-            spent=self.cost(outcomes) if after.postponed or any(envelope.spent) else envelope.spent,
+            spent=run_report.cost(envelope, outcomes) if after.postponed or any(envelope.spent) else envelope.spent,
         )
         try:
             self.task.raise_retry(
@@ -366,15 +337,6 @@ class EnvelopeRun:
             times[positions[index]] += 1
         return {position: number for position, number in times.items() if number}
 
-    def run_of(self, index: int) -> int:
-        """The number of this run for the item at *index*; when a limit sent it back, it had none."""
-        return self.envelope.retries + 1 - self.envelope.postponed.get(self.envelope.positions[index], 0)
-
-    def cost(self, outcomes: RunOutcomes) -> tuple[float, float]:
-        """Seconds of all runs of the envelope: those of its items, and those on the clock."""
-        busy, elapsed = self.envelope.spent
-        return busy + outcomes.busy, elapsed + outcomes.elapsed
-
     def note_attempt(self, pipe: Any, outcomes: RunOutcomes, told: str, error: BaseException | None) -> None:
         envelope = self.envelope
         attempts.add(
@@ -388,7 +350,7 @@ class EnvelopeRun:
         failed = [index for index in after.waits if index not in after.postponed]
         for number, index in enumerate(failed):
             run = FailedRun(
-                envelope.function.name, self.run_of(index), policy.runs, outcomes.errors[index], wait, envelope.id,
+                envelope.function.name, envelope.run_of(index), policy.runs, outcomes.errors[index], wait, envelope.id,
                 envelope.positions[index],
             )  # fmt: skip
             if number < LOGGED:
@@ -407,75 +369,8 @@ class EnvelopeRun:
             f"item {position} of {self.envelope.function.name} was running when {times} died; it is not run again, and "
             f"is kept as dead letter {self.envelope.id}:{position}"
         )
-        self.bury([index], error, "poisoned", runs=kills, suffix=f":{position}")
+        keep(self.request, self.envelope, [index], error, "poisoned", runs=kills, suffix=f":{position}")
         self.record.mark_poisoned()
         frame = error_frame(error)
         self.frames[position] = frame
         self.record.finished(position, frame)
-
-    def keep_failures(self, errors: dict[int, BaseException]) -> None:
-        """Keep the items of *errors*, by index, which do not run again: a letter for each cause."""
-        reason: dead_letters.Reason = "retries_exhausted" if self.envelope.policy.runs > 1 else "failed"
-        is_refused = self.slot is not None and self.slot.refusal is not None  # None of them has run.
-        if not errors or is_refused or (reason == "failed" and not settings().failed_kept):
-            return
-        for indexes in by_cause(errors):
-            suffix = f":{self.envelope.positions[indexes[0]]}"
-            self.bury(indexes, errors[indexes[0]], reason, suffix=suffix)
-
-    def bury(
-        self, indexes: Sequence[int], error: BaseException, reason: dead_letters.Reason, *, runs: int | None = None,
-        suffix: str = "",
-    ) -> None:  # fmt: skip
-        """Keep the items at *indexes* as a dead letter, under the envelope's id or, for some of its items, *suffix*."""
-        envelope = self.envelope
-        own = envelope.id.partition(":")[0] if suffix else envelope.id  # What is replayed may have a suffix already.
-        is_kept = dead_letters.bury(
-            dead_letters.DeadLetter.make(
-                id=own + suffix,
-                task=RUN_ENVELOPE,
-                queue=(self.request.delivery_info or {}).get("routing_key", ""),
-                reason=reason,
-                function=envelope.function.name,
-                error=error,
-                traceback="".join(traceback.format_exception(error)),
-                runs=runs or self.run_of(indexes[0]),
-                items=len(indexes),
-                envelope=replace(self.part(indexes), id=own, carried={}, postponed={}, spent=(0.0, 0.0)).seal(),
-                unique=unique.header_of(self.request),
-            ),
-            delivery=lease.fence_of(self.request),
-        )
-        if not is_kept:
-            lease.warn_of_loss(self.request.id)
-            raise lease.LeaseLost("another worker has this envelope")
-
-    def part(self, indexes: Sequence[int]) -> Envelope:
-        """The envelope with the items at *indexes* only."""
-        envelope = self.envelope
-        return replace(
-            envelope,
-            positions=[envelope.positions[index] for index in indexes],
-            items=[envelope.items[index] for index in indexes],
-        )
-
-    def encode(self, outcomes: RunOutcomes) -> Frames:
-        positions, limit = self.envelope.positions, settings().item_limit
-        frames = {
-            positions[index]: value_frame(value, positions[index], limit) for index, value in outcomes.values.items()
-        }
-        # Two frames are ours: the loop over the items, and the call itself.
-        frames.update((positions[index], error_frame(error, skip_frames=1)) for index, error in outcomes.errors.items())
-        return frames
-
-    def report(self, outcomes: RunOutcomes) -> Report:
-        """The outcome of each item that no child answers for, in the order of the items."""
-        envelope = self.envelope
-        cost = *self.cost(outcomes), envelope.reruns, outcomes.awaited, self.children
-        if not self.frames and not outcomes.errors and len(outcomes.values) == len(envelope.items):
-            values = [outcomes.values[index] for index in range(len(envelope.items))]
-            plain = codec.plain_size(values, codec.CONTAINERS)
-            if plain is not None and plain <= settings().item_limit:
-                return Report(envelope.positions, values, False, *cost)
-        frames = dict(sorted({**self.frames, **self.encode(outcomes)}.items()))
-        return Report(list(frames), list(frames.values()), True, *cost)
