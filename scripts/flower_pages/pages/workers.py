@@ -45,6 +45,13 @@ class WorkerRow:
     answers: bool
     idle: str
 
+    @property
+    def busy(self) -> int:
+        """Slots that are taken: by what it runs, or as its last heartbeat says. Coroutines share an envelope."""
+        if not self.answers or self.beat.pool == "aio_pool":
+            return self.beat.busy
+        return min(self.count, self.beat.processes)
+
 
 @dataclass(frozen=True)
 class Workers:
