@@ -9,7 +9,7 @@ from graft.config import lua, redis_clock
 from graft.config.deployment import settings
 from graft.config.own_task import own_task
 from graft.config.redis_client import broker
-from graft.tasks.messages.message_format import SENT_AT, lists
+from graft.tasks.messages.message_format import SENT_AT, SEPARATOR
 from graft.tasks.queues import existing
 
 LIFT: Final = lua.load(__file__, "aging")
@@ -26,8 +26,9 @@ def lift_waiting_messages() -> int:
     """
     before = redis_clock.now() - settings().max_waiting
     with broker() as client:
+        waiting = existing.lengths(existing.filled(existing.names(client), client), client)
         return sum(
-            int(LIFT([key, queue], [f"{before:.6f}", LOOKED_AT, AT_ONCE, MARK], client))
-            for queue in existing.names(client)
-            for key in lists(queue)[1:]
+            int(LIFT([key, key.partition(SEPARATOR)[0]], [f"{before:.6f}", LOOKED_AT, AT_ONCE, MARK], client))
+            for key in waiting
+            if SEPARATOR in key  # Else it is the one that is taken from first.
         )

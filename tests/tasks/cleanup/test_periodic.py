@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from graft.config import keys, redis_clock
 from graft.config.deployment import settings
 from graft.tasks.cleanup.redis_keys import prune_dead_letters
 from graft.tasks.dead_letters import store as dead_letters
@@ -22,10 +23,10 @@ def message(name: str, age: float | None) -> str:
 @pytest.fixture
 def heavy(redis):
     """A queue that no worker is told of here, empty before and after."""
-    keys = ["heavy", *(f"heavy{SEPARATOR}{step}" for step in range(1, 10))]
-    redis.delete(*keys)
+    lists = ["heavy", *(f"heavy{SEPARATOR}{step}" for step in range(1, 10))]
+    redis.delete(*lists)
     yield "heavy"
-    redis.delete(*keys)
+    redis.delete(*lists)
 
 
 def test_what_has_waited_too_long_goes_to_the_front_oldest_first(redis, heavy):
@@ -50,6 +51,20 @@ def test_what_has_waited_too_long_is_found_behind_a_younger_one_of_another_batch
     assert lift_waiting_messages() == 2
     assert [json.loads(redis.rpop("heavy"))["headers"]["id"] for _ in range(2)] == ["older", "old"]
     assert [json.loads(raw)["headers"]["id"] for raw in redis.lrange(lowest, 0, -1)] == ["young", "newcomer"]
+
+
+def test_queues_without_messages_cost_no_look_each(redis, heavy):
+    def looks() -> int:
+        return redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+    names = [f"empty-{number}" for number in range(1000)]
+    redis.zadd(keys.QUEUES, dict.fromkeys(names, redis_clock.now()))
+    try:
+        before = looks()
+        lift_waiting_messages()
+        assert looks() - before < len(names)  # Nine each would be 9,000; workers take messages meanwhile.
+    finally:
+        redis.zrem(keys.QUEUES, *names)
 
 
 def test_messages_of_others_keep_their_place(redis, heavy):
