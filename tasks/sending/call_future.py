@@ -31,8 +31,8 @@ class Call(Future[Any]):
         """Whether the call, which leaves now, is still wanted."""
         with self._condition:
             is_wanted = not self.done() and self.set_running_or_notify_cancel()
-        if is_wanted and by is not None:
-            self._sent = (by, position)
+            if is_wanted and by is not None:
+                self._sent = (by, position)
         return is_wanted
 
     def cancel(self) -> bool:
