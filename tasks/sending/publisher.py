@@ -103,7 +103,7 @@ class Publisher:
             try:
                 inbox().open()
                 client = self._connect()
-                messages += self._cut(pending, client)
+                self._cut(pending, client, messages)
                 pending = []
                 self._publish(messages)
                 messages = []
@@ -126,8 +126,8 @@ class Publisher:
             if sender.is_finished:
                 self._finish(sender)
 
-    def _cut(self, senders: list[BatchSender[Any]], client: Any) -> list[OutgoingMessage]:
-        messages: list[OutgoingMessage] = []
+    def _cut(self, senders: list[BatchSender[Any]], client: Any, messages: list[OutgoingMessage]) -> None:
+        """Add to *messages* what may be sent now; those that were cut when Redis goes away are there by then."""
         for sender in senders:
             try:
                 sender.carry_out_cancel()
@@ -144,7 +144,6 @@ class Publisher:
             for message in cut:
                 inbox().expect(message.id, sender.answered)
             messages += sender.pass_on(cut)
-        return messages
 
     def _own_client(self) -> Any:
         if self._client is None:
