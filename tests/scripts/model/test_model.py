@@ -60,6 +60,13 @@ def test_every_order_of_a_small_deployment_keeps_the_guarantees(redis_stack, mes
 
 
 @pytest.mark.redis
+def test_a_jump_of_the_clock_at_any_moment_keeps_the_guarantees(redis_stack):
+    done = model("explore", "--messages", "plain-a", "--deaths", "0", "--switches", "0", "--seconds", "150")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all states" in done.stdout
+
+
+@pytest.mark.redis
 @pytest.mark.parametrize("kind", ["peaceful", "violent"])
 def test_random_histories_keep_the_guarantees(redis_stack, kind):
     """In a peaceful one no process dies by itself: whatever the clocks and the network do, nobody is given up."""
