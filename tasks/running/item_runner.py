@@ -2,57 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import pickle
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from contextvars import copy_context
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from graft.config.deployment import part, settings
 from graft.tasks import blocking_threads
-from graft.tasks.delivery.cancellation import NOTHING, Cancelled
+from graft.tasks.delivery.cancellation import Cancelled
 from graft.tasks.envelope import Envelope
-from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, NotYet, ProcessExitError
+from graft.tasks.errors import CancelledBatchError, EnvelopeError, ItemTimeoutError, NotYet
 from graft.tasks.monitoring import otel
-from graft.tasks.running.cancel_watch import Interruption, cancel_watch
+from graft.tasks.running.cancel_watch import cancel_watch
+from graft.tasks.running.concurrent_items import ConcurrentItems
 from graft.tasks.running.item_limits import ItemLimits
 from graft.tasks.running.run_outcomes import RunOutcomes
-from graft.tasks.running.work_stealing import TELL_EVERY, Share, drained, sharer
+from graft.tasks.running.run_state import ItemRecorder, PublishEarly, RunState, refused_exit
+from graft.tasks.running.work_stealing import Share, drained, sharer
 from graft.tasks.worker_runtime import (
-    Item,
     WorkerEndsError,
     WorkerRuntime,
-    current_item,
     off_loop,
     resolved,
     run_coroutine,
 )
-
-LAST_WORDS = 5.0  # Seconds that an item has to end once its envelope has been stopped.
-
-
-class ItemRecorder(Protocol):
-    """Records each item before it runs and after it has ended, so that an item that kills its process is known."""
-
-    def starting(self, index: int) -> None: ...
-    def finished(self, index: int, value: Any, error: BaseException | None) -> None: ...
-    def postponed(self, index: int) -> None:
-        """It has not begun after all."""
-
-
-# Called on a helper thread, with the values and errors that there are, and the indexes of those to publish.
-PublishEarly = Callable[[Mapping[int, Any], Mapping[int, BaseException], Sequence[int]], None]
 
 
 class _FirstAwaitable(NamedTuple):
@@ -86,16 +67,6 @@ def _limit(seconds: float | None) -> Callable[[], Any]:
             f"a plain function cannot be stopped after {seconds:g} s on a thread; send it to the cpu lane"
         )
     return lambda: _alarm(seconds)
-
-
-def _refused_exit(error: BaseException) -> BaseException:
-    """The error an item leaves behind; one that ends this process on the worker's behalf is let through."""
-    if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
-        if terminate_handler_fired():
-            raise error
-        refused = ProcessExitError(f"the callable tried to end the worker's process: {type(error).__name__}({error})")
-        return refused.with_traceback(error.__traceback__)
-    return error
 
 
 def run_items(
@@ -148,24 +119,10 @@ def _closing(limits: ItemLimits | None) -> Iterator[None]:
 
 
 @dataclass
-class _ItemRun:
-    """One run of items of one envelope, whose outcomes it collects."""
+class _ItemRun(RunState):
+    """One run of items of one envelope."""
 
-    envelope: Envelope
-    func: Callable[..., Any]
-    recorder: ItemRecorder | None
-    publish_early: PublishEarly | None
-    limits: ItemLimits | None
-    outcomes: RunOutcomes = field(default_factory=RunOutcomes)
-    cancelled: Cancelled = NOTHING
-    interruption: Interruption = field(default_factory=Interruption)
-    together: _Together | None = None
-    unpublished: deque[int] = field(default_factory=deque)  # Indexes of outcomes that were not published early.
-
-    def tell(self) -> None:
-        """Publish what has ended since the last time. Called on a helper thread."""
-        if self.publish_early is not None and (ended := drained(self.unpublished)):
-            self.publish_early(self.outcomes.values, self.outcomes.errors, ended)
+    together: ConcurrentItems | None = None
 
     def cancel(self, cancelled: Cancelled) -> None:
         """Begin nothing of *cancelled*, and end what runs if it says so. On the watching thread."""
@@ -175,14 +132,6 @@ class _ItemRun:
         if self.together is not None:
             self.together.cancel()
         self.interruption.send(CancelledBatchError("the item was cancelled while it ran"))
-
-    def is_unwanted(self, index: int) -> bool:
-        """Whether the item at *index* is cancelled, which is then its outcome."""
-        position = self.envelope.positions[index]
-        if not self.cancelled.includes(position):
-            return False
-        self.outcomes.errors[index] = CancelledBatchError(f"item {position} was cancelled before it ran")
-        return True
 
     def plain(self, todo: deque[int]) -> None:
         """Call the function for each item of *todo*; once it returns an awaitable, the others run like async ones."""
@@ -240,7 +189,7 @@ class _ItemRun:
                 break
             except BaseException as error:
                 interruption.is_inside = False
-                errors[index] = _refused_exit(error)
+                errors[index] = refused_exit(error)
             if is_limited and not self._has_run(index):
                 continue
             ended(index)
@@ -288,7 +237,7 @@ class _ItemRun:
                 off_loop(self.recorder.finished, index, value, error)
 
     def _await_all(self, indexes: Sequence[int]) -> None:
-        self.together = _Together(self)
+        self.together = ConcurrentItems(self)
         try:
             run_coroutine(self.together.all(indexes))
         except SoftTimeLimitExceeded as error:
@@ -304,121 +253,3 @@ def _continued(func: Callable[..., Any], first: Awaitable[Any]) -> Callable[...,
         return await resolved(made.pop() if made else func(*args, **kwargs))
 
     return call
-
-
-class _Together:
-    """The items of one run on the event loop, as many at once as the envelope says: where one ends, the next begins.
-
-    Each has an asyncio task of its own: what an item does to its context or to its task stays with the item.
-    """
-
-    def __init__(self, run: _ItemRun) -> None:
-        self._run = run
-        self._waiting: Iterator[int] = iter(())
-        self._running: dict[asyncio.Task[None], int] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ending = self._stopping = False
-
-    async def all(self, indexes: Sequence[int]) -> None:
-        """Run the items at *indexes*."""
-        self._waiting = iter(indexes)
-        self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = self._loop.create_future()
-        publishing = None if self._run.publish_early is None else asyncio.ensure_future(self._publish())
-        try:
-            for _ in range(min(self._run.envelope.concurrency, len(indexes))):
-                self._begin_next()
-            if self._running:
-                await self._over
-        except BaseException:  # A limit, or the end of the worker.
-            self._stopping = True
-            for task in self._running:
-                task.cancel()
-            if self._running:
-                await asyncio.wait(self._running, timeout=LAST_WORDS)
-            raise
-        finally:
-            if publishing is not None:
-                publishing.cancel()
-
-    def cancel(self) -> None:
-        """Cancel the items that run. From any thread."""
-        if self._loop is not None:
-            with suppress(RuntimeError):  # The loop was closed: nothing runs.
-                self._loop.call_soon_threadsafe(self._cancel_running)
-
-    def _cancel_running(self) -> None:
-        self._ending = True
-        for item in self._running:
-            if not item.cancelling():
-                item.cancel()
-
-    def _begin_next(self) -> None:
-        for index in self._waiting:
-            if self._run.is_unwanted(index):
-                continue
-            mark, context = Item(), copy_context()
-            context.run(current_item.set, mark)
-            item = asyncio.get_running_loop().create_task(self.one(index), context=context)
-            self._running[item] = index
-            item.add_done_callback(partial(self._ended, mark))
-            return
-
-    def _ended(self, mark: Item, item: asyncio.Task[None]) -> None:
-        mark.is_over = True
-        index, outcomes = self._running.pop(item), self._run.outcomes
-        if self._ending and index not in outcomes.values and index not in outcomes.errors:  # Before its first step.
-            outcomes.errors[index] = CancelledBatchError(f"item {self._run.envelope.positions[index]} was cancelled")
-        if not self._stopping:
-            self._begin_next()
-        if self._over.done():
-            return
-        if not item.cancelled() and (error := item.exception()) is not None:
-            self._over.set_exception(error)  # Only what ends this process: anything else is an item's outcome.
-        elif not self._running:
-            self._over.set_result(None)
-
-    async def one(self, index: int) -> None:
-        """Run the item at *index*, and note its outcome."""
-        envelope, func, outcomes = self._run.envelope, self._run.func, self._run.outcomes
-        limits, began = self._run.limits, time.perf_counter()
-        try:
-            value = pickle.loads(envelope.items[index]) if envelope.packed else envelope.items[index]
-            if limits is not None:
-                await limits.enter_on_loop(index, value)
-                began = time.perf_counter()
-            call = func(*value[0], **value[1]) if envelope.unpack else func(value)
-            outcomes.values[index] = await (call if envelope.timeout is None else _limited(call, envelope.timeout))
-        except BaseException as error:
-            if self._stopping and isinstance(error, asyncio.CancelledError):
-                raise  # It did not end by itself, and has no outcome.
-            if self._ending and isinstance(error, asyncio.CancelledError):
-                error = CancelledBatchError(f"item {envelope.positions[index]} was cancelled while it ran")
-            outcomes.errors[index] = _refused_exit(error)
-        elapsed = time.perf_counter() - began
-        outcomes.busy += elapsed
-        if envelope.pool is not None:
-            outcomes.seconds[index] = elapsed
-        self._run.unpublished.append(index)
-        if limits is not None:
-            await limits.leave_on_loop(index, outcomes.errors.get(index))
-
-    async def _publish(self) -> None:
-        """Now and then publish early outcomes."""
-        run = self._run
-        assert run.publish_early is not None
-        while True:
-            await asyncio.sleep(TELL_EVERY)
-            if run.unpublished:
-                await blocking_threads.ask(run.tell)
-
-
-async def _limited(call: Awaitable[Any], seconds: float) -> Any:
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            return await call
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise ItemTimeoutError(f"the item ran longer than its limit of {seconds:g} s") from error
