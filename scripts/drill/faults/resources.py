@@ -59,7 +59,7 @@ class DescriptorLimit(Fault):
 class SmallDiskStage(Stage):
     """Redis writes to a disk of its own, which is small."""
 
-    SIZE = 24 * MEBIBYTE
+    SIZE = 128 * MEBIBYTE  # Twice what is written down of ten thousand tasks.
 
     def _make_redis(self, program: Path) -> RedisServer:
         mount = f'mount -t tmpfs -o size={self.SIZE} drill "$0" && exec "$@"'
