@@ -108,4 +108,4 @@ def test_a_stock_producer_is_heard_soon_once_it_has_been_seen(shop):
     assert longest_wait(shop) == 1
     assert shop.run("print(write.delay('by stock').get(timeout=30))", stock=True) == "by stock"
     readers = 2 if TESTED_POOL == "direct" else 1  # Each looks so much less often.
-    assert longest_wait(shop) == readers * channel.STOCK_POLL
+    wait_until(lambda: longest_wait(shop) == readers * channel.STOCK_POLL, 30, "every process to be told")
