@@ -156,18 +156,19 @@ def test_a_redis_that_does_not_answer_leaves_what_was_last_known_and_since_when(
 def test_a_queue_is_shown_by_callable_and_purged_to_the_dead_letters(acting):
     acting.do("pause", queue="low", confirmed=True)
     send(acting, "square", "range(12)", 4, "import time; time.sleep(0.5)", 'queue="low"')
+    wait_until(lambda: sum(acting.data("/queue/low")["steps"]) == 3, 60, "the queue to be looked at")
     look = acting.data("/queue/low")
-    assert '<a href="/graft/queue/low">depth low</a>' in acting.page("/graft")  # A queue that holds work is a finding.
+    finding = '<a href="/graft/queue/low">depth low</a>'
+    wait_until(lambda: finding in acting.page("/graft"), 60, "a queue that holds work to be a finding")
     assert [(one["function"], one["messages"], one["items"]) for one in look["groups"]] == [
         ("tests.samples:square", 3, 12)
     ]
-    assert sum(look["steps"]) == 3
     for other in ("nobody:*", "*:square"):
         plan = acting.do("purge", queue="low", function=other).text
         assert ('"count": 3' in plan) == (other == "*:square")
     assert "3 messages" in acting.do("purge", queue="low", confirmed=True).text
     acting.do("resume", queue="low", confirmed=True)
-    assert acting.data("/queue/low")["row"]["waiting"] == 0
+    wait_until(lambda: acting.data("/queue/low")["row"]["waiting"] == 0, 60, "the queue to be looked at again")
     letters = acting.data("/dead-letters?queue=low")
     assert [(row["cause"]["reason"], row["cause"]["letters"]) for row in letters["causes"]] == [("revoked", 3)]
     assert acting.ask("/graft/dead-letters.jsonl?queue=low").text.count("\n") == 3
