@@ -69,7 +69,7 @@ def _worker(world: World, worker: Worker) -> list[object]:
         [request.id for request in worker.reserved],
         [(request.id, _told(answer)) for request, answer in worker.ended],
         sorted(() if worker.is_dead else worker.held), worker.channel.unsent_acks,
-        worker.renewed_at == world.now, worker.is_certain_for(),
+        not worker.is_dead and worker.may_renew(), worker.is_certain_for(),
         [_trace(actor) for actor in (worker.at_main, worker.at_pool, worker.at_helper)],
         worker.is_paused, worker.is_dead or worker.knows_all_cancelled(world.look().cancelled),
         sorted(world.inside_of.get(worker.name, ())), [list(offer._todo) for offer in worker.offers],

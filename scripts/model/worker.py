@@ -22,6 +22,7 @@ from graft.scripts.model.actors import INSIDE, Actor, Process, Scheduler
 from graft.scripts.model.helpers import OnDemand, WatchOnDemand
 from graft.tasks import worker_runtime
 from graft.tasks.delivery import cancellation, lease, run_counter
+from graft.tasks.delivery.lease import MARGIN
 from graft.tasks.delivery.poison_isolation import _Turnstile
 from graft.tasks.queues import pause
 from graft.tasks.running.cancel_watch import CancelWatch
@@ -151,13 +152,22 @@ class Worker:
         channel = self.channel
         if not self.is_paused and channel.qos.can_consume() and self.world.look().queue:
             found.append("fetch")
-        if (self.held or channel.pending_acks) and self.renewed_at != self.world.now:
+        if self.may_renew():
             found.append("renew")
         if self.is_behind():
             found.append("obey")
         if self.world.has_expired(self.name) and not self.world.look().is_swept:
             found.append("sweep")
         return found
+
+    def may_renew(self) -> bool:
+        """Whether a renewal would change anything: a lease that is older than now or gone, or what is certain."""
+        if self.channel.pending_acks:
+            return self.renewed_at != self.world.now
+        leases, certain = self.world.look().leases, MARGIN * self.channel.visibility_timeout
+        return bool(self.held) and (
+            self.is_certain_for() < round(certain, 3) or any(leases.get(tag, 0.0) < self.world.now for tag in self.held)
+        )
 
     def is_behind(self) -> bool:
         """Whether it has yet to learn of a pause, its end, or a cancelled task. Others are told by chance alone."""
