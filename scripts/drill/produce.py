@@ -56,7 +56,7 @@ def wait_for_answers(count: int, seconds: float = 0.2, prefix: str = "a", patien
         note("asked", label)
     ends = _ends_of_stock if drill.IS_STOCK else _ends_of_ours
     try:
-        for label, error in ends(labels, seconds, patience + count * seconds):  # Behind other work, too.
+        for label, error in ends(labels, seconds, patience):
             note("told" if error else "answered", label)
             if error:
                 note("error", f"{label}:{type(error).__name__}")

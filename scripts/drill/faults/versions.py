@@ -84,8 +84,9 @@ class VersionMix(Fault):
 
     def prepare(self, stage: Stage) -> None:
         share = self.tasks // 4
+        patience = max(90.0, 900.0 * self.scale)  # At scale 1 all of it is ten minutes' work.
         for prefix in ("b", "c"):
-            stage.produce(answers=share, prefix=prefix)
+            stage.produce(answers=share, prefix=prefix, patience=patience)
         stage.produce(count=share, rate=min(50.0, share / self.lasts), prefix="d")
 
     def inject(self, stage: Stage) -> None:
