@@ -84,9 +84,10 @@ class VersionMix(Fault):
 
     def prepare(self, stage: Stage) -> None:
         share = self.tasks // 4
-        patience = max(90.0, 900.0 * self.scale)  # At scale 1 all of it is ten minutes' work.
+        # They are to outlast the replacements, and to end before the drill does: other work goes first.
+        seconds, patience = min(0.2, 2.5 * self.lasts / share), max(90.0, 900.0 * self.scale)
         for prefix in ("b", "c"):
-            stage.produce(answers=share, prefix=prefix, patience=patience)
+            stage.produce(answers=share, seconds=seconds, prefix=prefix, patience=patience)
         stage.produce(count=share, rate=min(50.0, share / self.lasts), prefix="d")
 
     def inject(self, stage: Stage) -> None:
