@@ -81,9 +81,10 @@ class ResultsQueue:
         """Answer *call* with *error*, or with its text where it cannot be pickled."""
         dumps = _pickler(self._kind).dumps
         try:
-            self.put(bytes(dumps(self._failure(call, error))))
-        except Exception:
-            self.put(bytes(dumps(self._failure(call, RuntimeError(repr(error))))))
+            frame = dumps(self._failure(call, error))
+        except Exception:  # Whatever its pickling raises.
+            frame = dumps(self._failure(call, RuntimeError(repr(error))))
+        self.put(bytes(frame))
 
     def _failure(self, call: CallFrame, error: BaseException) -> Any:
         """The result that the pool's own process would have sent."""
