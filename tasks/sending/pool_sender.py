@@ -258,7 +258,8 @@ class PoolSender(BatchSender[Outcomes]):
         return [task for task in found if task is not None]
 
     def _task_of(self, envelope_id: str) -> PoolTask | None:
-        return next(iter(self._tasks_of(envelope_id)), None)
+        sent = self._in_flight.get(envelope_id)
+        return self.burst.task_at(sent.positions[0]) if sent else None
 
     def _may_leave(self, task: PoolTask) -> bool:
         """Whether an envelope with *task* may: there is a process without one, or enough to do for one to wait.
