@@ -11,22 +11,29 @@ import argparse
 import itertools
 import logging
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final
 
 from graft.scripts.console import complain, output, say
+from graft.scripts.model.seen_states import SeenStates
 from graft.scripts.stack.local_stack import LocalStack, own_environ
 
 if TYPE_CHECKING:
+    from graft.scripts.model.explorer import Found
     from graft.scripts.model.world import World
 
 SETTINGS: Final = {
     "GRAFT_SIGNING": "off", "GRAFT_ATTEMPTS_BYTES": "0", "GRAFT_FAILURE_LETTERS": "all", "GRAFT_REDIS_CHECKS": "off",
     "GRAFT_VISIBILITY_TIMEOUT": "60", "GRAFT_RUN_LIMIT": "3",
 }  # fmt: skip
+PROGRESS: Final = 60.0  # Seconds between two lines about a walk.
+_shared: list[SeenStates] = []  # What all walkers have seen.
 
 
 @contextmanager
@@ -50,18 +57,38 @@ def deployed() -> Iterator[World]:
         stack.stop()
 
 
-def explore(world: World, arguments: argparse.Namespace) -> bool:
-    from graft.scripts.model.explorer import explore as walk
+def explore(arguments: argparse.Namespace) -> bool:
+    seen, count = SeenStates(), arguments.processes
+    with ProcessPoolExecutor(count, get_context("fork"), _share, (seen,)) as walkers:
+        under_way = [walkers.submit(_walk, arguments, order) for order in range(count)]
+        try:
+            while wait(under_way, timeout=PROGRESS).not_done:
+                say(f"{len(seen)} states in {seen.ends} histories so far")
+        except KeyboardInterrupt:
+            complain(f"stopped after {len(seen)} states in {seen.ends} histories: none of them is bad")
+            raise
+    walks = [walk.result() for walk in under_way]
+    for found in walks:
+        if found.broken:
+            tell(found.broken, found.moves, found.log)
+    extent = "all states" if all(found.is_complete for found in walks) else "not all, the time was up"
+    output().print(f"{len(seen)} states in {seen.ends} histories: {extent}")
+    return not any(found.broken for found in walks)
 
-    found = walk(
-        world, arguments.messages.split(","), deaths=arguments.deaths, jumps=arguments.jumps, seconds=arguments.seconds,
-        switches=arguments.switches, operations=list(filter(None, arguments.operator.split(","))),
-    )  # fmt: skip
-    if found.broken:
-        tell(found.broken, found.moves, found.log)
-    extent = "all states" if found.is_complete else "not all, the time was up"
-    output().print(f"{found.states} states in {found.histories} histories: {extent}")
-    return not found.broken
+
+def _share(seen: SeenStates) -> None:
+    _shared.append(seen)
+
+
+def _walk(arguments: argparse.Namespace, order: int) -> Found:
+    with deployed() as world:
+        from graft.scripts.model.explorer import explore as walk
+
+        return walk(
+            world, arguments.messages.split(","), deaths=arguments.deaths, jumps=arguments.jumps, seen=_shared[-1],
+            order=order, seconds=arguments.seconds, switches=arguments.switches,
+            operations=list(filter(None, arguments.operator.split(","))),
+        )  # fmt: skip
 
 
 def play(world: World, arguments: argparse.Namespace) -> bool:
@@ -129,6 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--operator", default="", help="what the operator does, by commas: cancel=TASK, replay, pause, resume"
     )
     walks.add_argument("--seconds", type=float, default=1e9, help="give up after so long")
+    walks.add_argument(
+        "--processes", type=int, default=os.cpu_count(), help="how many walk at once; as many as there are processors"
+    )
     walks.set_defaults(run=explore)
     plays = kinds.add_parser("play", help="random histories of three workers, a caller and an operator")
     plays.add_argument("--kind", choices=["peaceful", "violent"], default="violent")
@@ -137,15 +167,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     plays.add_argument("--seed", type=int, default=1, help="the first of them")
     plays.add_argument("--seconds", type=float, default=0.0, help="go on with further seeds for so long")
     plays.add_argument("--shrink", action="store_true", help="look for a shorter history that breaks the same")
-    plays.set_defaults(run=play)
+    plays.set_defaults(run=lambda arguments: _deployed(play, arguments))
     known = kinds.add_parser("variants", help="protocols that are known to be wrong")
     known.add_argument("--only", help="one of them")
     known.add_argument("--seconds", type=float, default=120.0, help="for each")
-    known.set_defaults(run=variants)
+    known.set_defaults(run=lambda arguments: _deployed(variants, arguments))
     arguments = parser.parse_args(argv)
+    try:
+        return 0 if arguments.run(arguments) else 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _deployed(command: Callable[[World, argparse.Namespace], bool], arguments: argparse.Namespace) -> bool:
     with deployed() as world:
-        is_good = arguments.run(world, arguments)
-    return 0 if is_good else 1
+        return command(world, arguments)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import gc
 import mmap
 import os
 import pickle
-import struct
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -22,7 +22,7 @@ from graft.scripts.model.world import World
 from graft.tasks.delivery.cancellation import SharedFilter
 from graft.tasks.delivery.lease import LeaseClock
 
-SLOTS: Final = 1 << 23
+ANSWERED, FAILED = 1, 2  # How copies end.
 SAVE: Final = """
 local kept = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -38,43 +38,6 @@ for i = 1, #ARGV, 3 do redis.call('RESTORE', ARGV[i], ARGV[i + 2], ARGV[i + 1]) 
 """
 
 
-class SeenStates:
-    """The names of states that some process has seen, and how many ways have come to an end: shared by all copies."""
-
-    def __init__(self) -> None:
-        self._slots = mmap.mmap(-1, SLOTS * 8)
-        self._counts = mmap.mmap(-1, 16)
-
-    def add(self, name: str) -> bool:
-        """Whether nobody has seen the state *name* before."""
-        word = bytes.fromhex(name[:16])
-        at = int.from_bytes(word, "big") % SLOTS * 8
-        while (found := self._slots[at : at + 8]) != bytes(8):
-            if found == word:
-                return False
-            at = (at + 8) % (SLOTS * 8)
-        self._slots[at : at + 8] = word
-        self._add(1, 0)
-        if len(self) > SLOTS * 3 // 4:
-            raise MemoryError(f"more than {SLOTS * 3 // 4} states")
-        return True
-
-    def end(self) -> None:
-        """One more way has come to where nothing new follows."""
-        self._add(0, 1)
-
-    def _add(self, states: int, ends: int) -> None:
-        before, over = struct.unpack("qq", self._counts[:])
-        self._counts[:] = struct.pack("qq", before + states, over + ends)
-
-    def __len__(self) -> int:
-        return int(struct.unpack("qq", self._counts[:])[0])
-
-    @property
-    def ends(self) -> int:
-        return int(struct.unpack("qq", self._counts[:])[1])
-
-
 class Branches:
     """Copies this process; what one of them returns stops all the others."""
 
@@ -83,7 +46,6 @@ class Branches:
         self._save = world.redis.register_script(SAVE)
         self._restore = world.redis.register_script(RESTORE)
         self._answer = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this is.
-        self._is_copy = False
 
     @contextmanager
     def possible(self) -> Iterator[None]:
@@ -113,22 +75,32 @@ class Branches:
         for way in ways:
             child = os.fork()
             if not child:
-                self._is_copy = True
-                self.leave(follow(way))
+                self._end(follow, way)
             _, status = os.waitpid(child, 0)
-            if status:
+            if (code := os.waitstatus_to_exitcode(status)) == ANSWERED:
                 return self._told()
+            if code:
+                raise RuntimeError(f"a copy of the model ended with {code}")
             self._put_back(kept)
         return None
 
-    def leave(self, answer: object) -> None:
-        """End this copy with *answer*."""
-        if answer is not None:
-            self._answer.seek(0)
-            self._answer.truncate()
-            pickle.dump(answer, self._answer)
-            self._answer.flush()
-        os._exit(0 if answer is None else 1)
+    def _end(self, follow: Callable[[Any], object], way: Any) -> None:
+        """Have *way* followed in this copy, and end it."""
+        code = FAILED
+        try:
+            answer = follow(way)
+            if answer is not None:
+                self._answer.seek(0)
+                self._answer.truncate()
+                pickle.dump(answer, self._answer)
+                self._answer.flush()
+            code = 0 if answer is None else ANSWERED
+        except KeyboardInterrupt:
+            pass  # So its parent says.
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
 
     def _told(self) -> object:
         self._answer.seek(0)

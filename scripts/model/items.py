@@ -14,6 +14,7 @@ from graft.scripts.model.actors import INSIDE, Died, Scheduler
 
 TASK: Final = "model.work"
 CHAINED: Final = "chained"
+FAILS_FIRST: Final = "fails-first"
 GARBLED: Final = "garbled"
 # Who finds it in the quarantine knows what it was.
 GARBLED_TEXT: Final = '{"properties": {"correlation_id": "%s"}}'
@@ -48,7 +49,7 @@ def run_item(name: str) -> str:
         witness.scheduler.stop(name)  # The model ends the process there.
         raise Died
     witness.note_end(name)
-    if name.startswith("fails-first") and number == 1:
+    if name.startswith(FAILS_FIRST) and number == 1:
         raise ExpectedError(name)
     return name
 
@@ -86,6 +87,6 @@ def define(app: Any, witness: Witness) -> None:
         witness.note_end(task.request.id)
         if label.startswith("retries") and not task.request.retries:
             raise task.retry(countdown=0)
-        if label.startswith("raises") or (label.startswith("fails-first") and number == 1):
+        if label.startswith("raises") or (label.startswith(FAILS_FIRST) and number == 1):
             raise ExpectedError(label)
         return label

@@ -119,11 +119,22 @@ class Play:
         if self.budget.switches == 0 and at_work is not None and self._is_under_way(at_work, ordinary):
             return [at_work, *self.faults()]
         if ordinary:
-            return ordinary + self.faults()
+            return ordinary + self._faults_beside(ordinary)
         now = self.world.look()
         if now.leases or now.held:
             return [Move("pass")]
         return [Move("recover", "caller")] if now.slots and self.world.at_caller.pool is not None else []
+
+    def _faults_beside(self, ordinary: list[Move]) -> list[Move]:
+        """The faults that are another history here than later.
+
+        To others a worker that is dead is as one that stands still, until they have nothing left to do. A bound on
+        switches lets nobody stand still.
+        """
+        if self.budget.switches is not None:
+            return self.faults()
+        movers = {move.who for move in ordinary}
+        return [fault for fault in self.faults() if fault.what != "worker" or movers <= {fault.who}]
 
     def standing(self) -> list[Actor]:
         """The actors of workers that stand before a command."""

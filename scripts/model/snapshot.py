@@ -49,7 +49,7 @@ class Snapshot:
         results: state and value of each result.
         letters: the reason of each letter.
         quarantined: messages in the quarantine.
-        runs: the records of runs.
+        runs: the fields of each record of runs.
         is_swept: a worker holds the lock of those who sweep.
         item_letters: the reason of each letter that is about one item, or some, of an envelope, by its whole id.
         slots: what the pool says of each envelope that has a slot.
@@ -66,7 +66,7 @@ class Snapshot:
     results: dict[str, tuple[str, str]]
     letters: dict[str, str]
     quarantined: frozenset[str]
-    runs: str
+    runs: dict[str, list[tuple[bytes, bytes]]]
     is_swept: bool
     item_letters: dict[str, str]
     slots: dict[str, str]
@@ -104,7 +104,7 @@ class Snapshot:
             {one["task_id"]: (one["status"], str(one["result"])) for one in records},
             {one["id"].partition(":")[0]: one["reason"] for one in kept},
             frozenset(id_of(b64decode(json.loads(one)["raw"])) for one in quarantined),
-            repr(sorted((key, sorted(pairs(record))) for key, record in pairs(runs))),
+            {key.decode(): list(pairs(record)) for key, record in pairs(runs)},
             bool(is_swept),
             {one["id"]: one["reason"] for one in kept if ":" in one["id"]},
             {member.decode()[MEMBER:]: " ".join(mark.decode().split(" ")[:2]) for member, mark in pairs(slots)},

@@ -10,7 +10,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import redis
 from redis.connection import AbstractConnection
@@ -66,18 +66,24 @@ def is_noticed(command: Command) -> bool:
     return any(word.startswith(NOTICED) and not word.endswith(b"sign") for word in command[1:] if len(word) < 200)
 
 
+class Actors(Protocol):
+    """Those whose commands go this way."""
+
+    def pause(self, commands: list[Command]) -> tuple[bool, bool]: ...
+    def hear(self, reply: object) -> None: ...
+    def watch(self, watched: dict[bytes, Any]) -> None: ...
+    def unwatch(self) -> bool: ...
+
+
 class Wire:
     """The way of every command of this process to Redis while it is *installed*.
 
-    Args:
-        pause: called before a step of an actor with its commands; says whether it is to be run, and its reply read.
-            Raises what the actor is to see.
-        hear: called with each reply.
+    Its *actors* are asked before a step whether it is to be run, and its reply read, which raises what they are to see;
+    and told each reply, and which keys a transaction goes by.
     """
 
-    def __init__(self, pause: Callable[[list[Command]], tuple[bool, bool]], hear: Callable[[object], None]) -> None:
-        self.pause = pause
-        self.hear = hear
+    def __init__(self, actors: Actors) -> None:
+        self.actors = actors
         self.rewrite: Callable[[str], str] = lambda text: text  # Of scripts, for a variant that is known to be wrong.
         self.announce: Callable[[bytes], None] = lambda record: None  # Called with what is published.
         self.is_direct = True  # Nobody is stopped: the model itself asks.
@@ -124,7 +130,7 @@ class Wire:
     def note(self, command: Command, reply: object) -> None:
         """*command* was answered with *reply*. Statistics tell nobody what to do next."""
         if not any(word.startswith(FIGURES) for word in command[1:]):
-            self.hear(reply)
+            self.actors.hear(reply)
         if command[0].upper() == b"PUBLISH":
             self.announce(command[2])
 
@@ -152,7 +158,7 @@ class Wire:
             connection._model_replies = replies
             for group in steps(commands):
                 try:
-                    runs, answers = wire.pause(group)
+                    runs, answers = wire.actors.pause(group)
                 except BaseException as error:
                     _break_off(connection, error)
                     raise
@@ -180,7 +186,7 @@ class Wire:
 
         def disconnected(connection: Any, *args: Any, **options: Any) -> None:
             connection._model_replies = deque()
-            connection._model_watched = {}
+            redis_says.unwatch(connection)
             disconnect(connection, *args, **options)
 
         kind.send_packed_command, kind.read_response, kind.disconnect = send_packed, read_response, disconnected
@@ -193,8 +199,8 @@ class Wire:
 class _Replies:
     """What Redis says to commands that are run at once.
 
-    WATCH is answered here, by what a key holds: Redis's own is a state of the connection, which no script can put back
-    (branches.py). A key that was changed and changed back counts as untouched; Redis has such a transaction repeated.
+    WATCH is answered here, by what a key holds after each step: Redis's own is a state of the connection, which no
+    script can put back (branches.py). A key that one step changes and changes back counts as untouched.
     """
 
     def __init__(self, wire: Wire, send: Callable[..., None], read: Callable[[Any], Any]) -> None:
@@ -202,19 +208,23 @@ class _Replies:
 
     def to(self, connection: Any, group: Sequence[Command]) -> list[Any]:
         """The replies to *group*."""
-        watched: dict[bytes, Any] = getattr(connection, "_model_watched", {})
         match group[0][0].upper():
             case b"WATCH":
-                connection._model_watched = watched | {key: self._content(connection, key) for key in group[0][1:]}
+                connection._model_watches = True
+                self._wire.actors.watch({key: self._content(connection, key) for key in group[0][1:]})
                 return [b"OK"]
             case b"UNWATCH":
-                connection._model_watched = {}
+                self.unwatch(connection)
                 return [b"OK"]
-            case b"MULTI" if watched:
-                connection._model_watched = {}
-                if any(self._content(connection, key) != before for key, before in watched.items()):
-                    return [b"OK", *[b"QUEUED"] * (len(group) - 2), None]
+            case b"MULTI" if self.unwatch(connection):
+                return [b"OK", *[b"QUEUED"] * (len(group) - 2), None]
         return self._asked(connection, group)
+
+    def unwatch(self, connection: Any) -> bool:
+        """The next transaction on *connection* goes by nothing. Whether what it went by has changed."""
+        watches = getattr(connection, "_model_watches", False)
+        connection._model_watches = False
+        return watches and self._wire.actors.unwatch()
 
     def _content(self, connection: Any, key: bytes) -> Any:
         (content,) = self._asked(connection, [[b"DUMP", key]])

@@ -59,7 +59,7 @@ class World(Batches, People, Clocks, Witness):
         self.app = app
         self.scheduler = Scheduler()
         self.scheduler.on_step = self.note
-        self.wire = Wire(self.scheduler.pause, self.scheduler.hear)
+        self.wire = Wire(self.scheduler)
         self.wire.announce = self._announce
         self._announced: list[bytes] = []  # Records that were published and nobody has heard.
         self.scheduler.on_switch = self._switched
@@ -216,6 +216,16 @@ class World(Batches, People, Clocks, Witness):
 
     def step(self, actor: Actor, fate: Fate = "go") -> None:
         self.scheduler.step(actor, fate)
+        for each in self.actors():
+            if each.watched and not each.is_outdated:
+                each.is_outdated = any(self.redis.dump(key) != held for key, held in each.watched.items())
+
+    def actors(self) -> Iterator[Actor]:
+        """All who are in the middle of something."""
+        found = [self.caller, self.operator]
+        for worker in self.workers.values():
+            found += worker.at_main, worker.at_pool, worker.at_helper
+        return filter(None, found)
 
     def _hub(self) -> Any:
         actor = self.scheduler.current
