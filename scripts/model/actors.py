@@ -64,6 +64,7 @@ class Scheduler:
         self.current: Actor | None = None
         self.on_step: Callable[[str], None] = lambda text: None
         self.on_switch: Callable[[bool], None] = lambda is_inside: None
+        self.content_of: Callable[[bytes], Any] = lambda key: None
 
     def step(self, actor: Actor, fate: Fate = "go") -> None:
         """Let *actor* go on to its next stop, or to its end."""
@@ -113,10 +114,10 @@ class Scheduler:
         if self.current is not None:
             self.current.heard += (normal(reply),)
 
-    def watch(self, watched: dict[bytes, Any]) -> None:
-        """An actor goes by what these keys hold, too."""
+    def watch(self, keys: list[bytes]) -> None:
+        """An actor goes by what *keys* hold, too."""
         if self.current is not None:
-            self.current.watched |= watched
+            self.current.watched |= {key: self.content_of(key) for key in keys}
 
     def unwatch(self) -> bool:
         """An actor goes by them no more. Whether they had changed."""

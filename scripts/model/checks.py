@@ -107,7 +107,10 @@ class Checks:
     def _deaths_are_bounded_and_nobody_is_buried_without(self, letters: dict[str, str]) -> None:
         world, limit = self.world, settings().run_limit
         for task_id, deaths in world.deaths.items():
-            most = limit * (1 + world.replayed[task_id]) + world.restarts[task_id] + world.lost[task_id]
+            names = [task_id, *(name for name, batch in world.batches.items() if task_id in batch.items)]
+            most = limit * (1 + world.replayed[task_id]) + sum(
+                world.restarts[each] + world.lost[each] for each in names
+            )
             if deaths > most:
                 raise Broken(f"{task_id} was running when {deaths} processes died, and {most} were allowed")
         for task_id, reason in letters.items():

@@ -90,7 +90,7 @@ def hunt(
 def _name(play: Play) -> str:
     """The state's name. Whose turn it is matters where others go on at a price."""
     budget = play.budget
-    turn = [] if budget.switches is None else [play.at_work, budget.switches]
+    turn = [] if budget.switches is None else [play.under_way(), budget.switches]
     also = (budget.to_send, budget.deaths, budget.jumps, budget.operations, *turn)
     may_come_back = bool(budget.operations) or play.world.operator is not None
     return fingerprint.of(play.world, *also, may_come_back=may_come_back)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import permutations
 from typing import Any, Final
@@ -19,9 +18,9 @@ from graft.scripts.model.actors import Actor
 from graft.scripts.model.items import FAILS_FIRST
 from graft.scripts.model.people import READY
 from graft.scripts.model.worker import Worker
-from graft.scripts.model.world import World
+from graft.scripts.model.world import TAGGED, World
 
-TAG: Final = re.compile(r"\bw\d+(?:-\d+)+\b")
+TAG: Final = re.compile(rf"\b{TAGGED}\d+\b")
 NAME: Final = re.compile(r"\bw\d+\b")
 TIME: Final = re.compile(r"\b1[67]\d{8}(?:\.\d+)?\b")
 # Steps of a sweep.
@@ -40,7 +39,7 @@ def of(world: World, *also: object, may_come_back: bool) -> str:
     # Workers that differ in a clock are not alike.
     orders = permutations(names) if not world.wrong_clocks else [tuple(names)]
     over = frozenset[str]() if may_come_back else _over(world)
-    tags = _numbered(_text(world, also, over, {}, {}))
+    tags = _numbered(world, _text(world, also, over, {}, {}))
     texts = [_text(world, also, over, dict(zip(names, order, strict=True)), tags) for order in orders]
     return hashlib.sha1(min(texts).encode(), usedforsecurity=False).hexdigest()
 
@@ -62,15 +61,9 @@ def _requests(worker: Worker) -> Iterator[Any]:
         yield worker.running
 
 
-def _numbered(text: str) -> dict[str, str]:
-    """Names for the deliveries in *text*: each worker's in their order, from 1."""
-    counts = Counter[str]()
-    numbered = {}
-    for tag in sorted(set(TAG.findall(text)), key=lambda tag: [*map(int, tag.split("-")[1:])]):
-        name = tag.partition("-")[0]
-        counts[name] += 1
-        numbered[tag] = f"{name} {counts[name]}"
-    return numbered
+def _numbered(world: World, text: str) -> dict[str, str]:
+    """Names for the deliveries in *text*: their workers', and numbers in their order."""
+    return {tag: f"{world.owners[tag]} {number}" for number, tag in enumerate(sorted(set(TAG.findall(text))), 1)}
 
 
 def _text(
@@ -125,6 +118,7 @@ def _worker(world: World, worker: Worker) -> list[object]:
         return ["dead"]
     return [
         worker.main.is_cut, worker.is_stopping, len(worker.timers),
+        [getattr(worker.channel._fetcher, name) for name in ("waits_next", "_next_limit", "_is_script_known")],
         [_delivery(request) for request in worker.reserved],
         [(_delivery(request), _told(answer)) for request, answer in worker.ended],
         None if worker.running is None else _delivery(worker.running),

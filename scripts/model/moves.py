@@ -114,27 +114,29 @@ class Play:
 
     def possible(self) -> list[Move]:
         """All moves from here; where nothing goes on by itself, time passes, until nothing is left to be done."""
-        ordinary = self.ordinary()
-        at_work = self.at_work
-        if self.budget.switches == 0 and at_work is not None and self._is_under_way(at_work, ordinary):
-            return [at_work, *self.faults()]
+        ordinary, at_work = self.ordinary(), self.under_way()
+        if self.budget.switches == 0 and at_work is not None:
+            return [at_work, *(fault for fault in self.faults() if fault.who in (at_work.who, ""))]
         if ordinary:
-            return ordinary + self._faults_beside(ordinary)
+            return ordinary + self._faults_beside(ordinary, at_work)
         now = self.world.look()
         if now.leases or now.held:
             return [Move("pass")]
         return [Move("recover", "caller")] if now.slots and self.world.at_caller.pool is not None else []
 
-    def _faults_beside(self, ordinary: list[Move]) -> list[Move]:
+    def _faults_beside(self, ordinary: list[Move], at_work: Move | None) -> list[Move]:
         """The faults that are another history here than later.
 
-        To others a worker that is dead is as one that stands still, until they have nothing left to do. A bound on
-        switches lets nobody stand still.
+        To others a worker that is dead is as one that stands still, until they have nothing left to do. Where switches
+        are counted, to stand still in the middle of something costs one.
         """
-        if self.budget.switches is not None:
-            return self.faults()
         movers = {move.who for move in ordinary}
-        return [fault for fault in self.faults() if fault.what != "worker" or movers <= {fault.who}]
+        in_the_middle = at_work.who if at_work and self.budget.switches is not None else ""
+        return [
+            fault
+            for fault in self.faults()
+            if fault.what != "worker" or movers <= {fault.who} or fault.who == in_the_middle
+        ]
 
     def standing(self) -> list[Actor]:
         """The actors of workers that stand before a command."""
@@ -160,6 +162,10 @@ class Play:
             self._note_switch(move)
         self._do(move)
         self.world.settle_steps()
+
+    def under_way(self) -> Move | None:
+        """The next step of whoever has taken the last one and is in the middle of something."""
+        return self.at_work if self.at_work and self._is_under_way(self.at_work, self.ordinary()) else None
 
     def _is_under_way(self, move: Move, ordinary: list[Move]) -> bool:
         """Whether *move* goes on with what somebody is in the middle of. A task that runs takes its time."""

@@ -126,6 +126,22 @@ class Snapshot:
         return [name for name, _ in self.queue]
 
 
+def contents(client: Any, key: bytes) -> Any:
+    """What *key* holds. Its dump would not do: of a hash it has the fields in an order that a restore may change."""
+    match client.type(key):
+        case b"hash":
+            return client.hgetall(key)
+        case b"zset":
+            return client.zrange(key, 0, -1, withscores=True)
+        case b"list":
+            return client.lrange(key, 0, -1)
+        case b"set":
+            return client.smembers(key)
+        case b"string":
+            return client.get(key)
+    return None
+
+
 def pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(flat[::2], flat[1::2], strict=True)
 

@@ -71,7 +71,7 @@ class Actors(Protocol):
 
     def pause(self, commands: list[Command]) -> tuple[bool, bool]: ...
     def hear(self, reply: object) -> None: ...
-    def watch(self, watched: dict[bytes, Any]) -> None: ...
+    def watch(self, keys: list[bytes]) -> None: ...
     def unwatch(self) -> bool: ...
 
 
@@ -128,8 +128,8 @@ class Wire:
         return name
 
     def note(self, command: Command, reply: object) -> None:
-        """*command* was answered with *reply*. Statistics tell nobody what to do next."""
-        if not any(word.startswith(FIGURES) for word in command[1:]):
+        """*command* was answered with *reply*. Statistics, and what wakes who waits, tell nobody what to do next."""
+        if command[0] != b"BRPOP" and not any(word.startswith(FIGURES) for word in command[1:]):
             self.actors.hear(reply)
         if command[0].upper() == b"PUBLISH":
             self.announce(command[2])
@@ -211,7 +211,7 @@ class _Replies:
         match group[0][0].upper():
             case b"WATCH":
                 connection._model_watches = True
-                self._wire.actors.watch({key: self._content(connection, key) for key in group[0][1:]})
+                self._wire.actors.watch(group[0][1:])
                 return [b"OK"]
             case b"UNWATCH":
                 self.unwatch(connection)
@@ -225,10 +225,6 @@ class _Replies:
         watches = getattr(connection, "_model_watches", False)
         connection._model_watches = False
         return watches and self._wire.actors.unwatch()
-
-    def _content(self, connection: Any, key: bytes) -> Any:
-        (content,) = self._asked(connection, [[b"DUMP", key]])
-        return content
 
     def _asked(self, connection: Any, group: Sequence[Command]) -> list[Any]:
         found: list[Any] = []

@@ -29,7 +29,7 @@ from graft.scripts.model.batches import Batch, Batches, Caller
 from graft.scripts.model.clocks import Clocks
 from graft.scripts.model.helpers import LOCKED
 from graft.scripts.model.people import People
-from graft.scripts.model.snapshot import LOOK, Snapshot
+from graft.scripts.model.snapshot import LOOK, Snapshot, contents
 from graft.scripts.model.wire import Wire
 from graft.scripts.model.witness import Witness
 from graft.scripts.model.worker import QUEUE, Worker
@@ -44,6 +44,7 @@ from graft.workers import async_tasks, outbox_patch, result_patch
 
 T = TypeVar("T")
 
+TAGGED: Final = "t-"  # So a delivery's tag begins.
 TRIES: Final = 2  # How often a command is tried again.
 STOPS: Final = (INSIDE, "pause", LOCKED)  # Where an actor stands that waits, rather than before a command.
 
@@ -63,6 +64,7 @@ class World(Batches, People, Clocks, Witness):
         self.wire.announce = self._announce
         self._announced: list[bytes] = []  # Records that were published and nobody has heard.
         self.scheduler.on_switch = self._switched
+        self.scheduler.content_of = self.content_of
         self.redis: Any = redis.Redis.from_url(settings().broker_url)
         # As patient as a worker's, whose commands are tried again for two minutes (redis_client.be_patient).
         self._clients: Any = redis_client.connect(retry=Retry(NoBackoff(), TRIES))
@@ -96,7 +98,8 @@ class World(Batches, People, Clocks, Witness):
             (time, "time", self.local_time),
             (redis_clock, "running", lambda: self.elapsed),
             (redis_clock, "now", lambda: self.now + self._ticked()),
-            (fetch, "uuid", self._next_tag),
+            (fetch, "uuid", lambda: TAGGED.rstrip("-")),
+            (fetch, "itertools", SimpleNamespace(count=lambda: iter(self._next_number, None))),
             (qos, "get_event_loop", self._hub),
             (celery_backend, "task_join_will_block", lambda: True),  # As in a pool process: nobody listens.
             (amqp, "_is_declared", lambda queue, producer: True),  # As in all but the first sending.
@@ -126,8 +129,8 @@ class World(Batches, People, Clocks, Witness):
         self.redis.flushall()
         self.reset_clocks()
         self.forget()
-        self._tags_made = Counter[str]()
-        self._linked = "model"  # Whose channel is made now: its name begins the tags of what that fetches.
+        self._tags_made = 1000  # As texts they have the order of numbers.
+        self.owners: dict[str, str] = {}  # The worker of each delivery.
         self.priorities = {}
         self.accepted = set()
         self.replayed = Counter[str]()
@@ -168,7 +171,6 @@ class World(Batches, People, Clocks, Witness):
 
     def link(self, name: str) -> tuple[Any, Any]:
         """A channel and a consumer for worker *name*, as new; the connections behind them are kept."""
-        self._linked = name
         if name not in self._links:
             connection = self.app.connection_for_read()
             channel = connection.channel()
@@ -218,7 +220,15 @@ class World(Batches, People, Clocks, Witness):
         self.scheduler.step(actor, fate)
         for each in self.actors():
             if each.watched and not each.is_outdated:
-                each.is_outdated = any(self.redis.dump(key) != held for key, held in each.watched.items())
+                each.is_outdated = any(self.content_of(key) != held for key, held in each.watched.items())
+
+    def content_of(self, key: bytes) -> Any:
+        """What *key* holds."""
+        before, self.wire.is_direct = self.wire.is_direct, True
+        try:
+            return contents(self.redis, key)
+        finally:
+            self.wire.is_direct = before
 
     def actors(self) -> Iterator[Actor]:
         """All who are in the middle of something."""
@@ -232,11 +242,12 @@ class World(Batches, People, Clocks, Witness):
         worker = None if actor is None else self.workers.get(actor.process.name.partition(".")[0])
         return None if worker is None else _Hub(worker)
 
-    def _next_tag(self) -> str:
+    def _next_number(self) -> int:
+        """A number for the next delivery: of leases of one moment that of the earlier one is swept first."""
+        self._tags_made += 1
         actor = self.scheduler.current
-        name = self._linked if actor is None else actor.process.name.partition(".")[0]
-        self._tags_made[name] += 1
-        return f"{name}-{self._tags_made[name]}"
+        self.owners[f"{TAGGED}{self._tags_made}"] = "?" if actor is None else actor.process.name.partition(".")[0]
+        return self._tags_made
 
     # ---- batches ----------------------------------------------------------------------------------------------------
 

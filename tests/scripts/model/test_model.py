@@ -60,12 +60,13 @@ def test_every_order_of_a_small_deployment_keeps_the_guarantees(redis_stack, mes
 
 
 @pytest.mark.redis
-def test_a_jump_of_the_clock_at_any_moment_keeps_the_guarantees_in_whatever_order_it_is_walked(redis_stack):
+@pytest.mark.parametrize(("messages", "deaths", "jumps"), [("plain-a", "0", "1"), ("plain-a,raises-b", "1", "0")])
+def test_in_whatever_order_states_are_walked_they_are_the_same_and_good(redis_stack, messages, deaths, jumps):
     """Two states of one name go on in the same ways: else several walkers would not find those of a single one."""
     found = []
     for walkers in ("1", "3"):
-        options = ["--messages", "plain-a", "--deaths", "0", "--seconds", "150", "--processes", walkers]
-        done = model("explore", *options)
+        options = ["--messages", messages, "--deaths", deaths, "--jumps", jumps]
+        done = model("explore", *options, "--seconds", "150", "--processes", walkers)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "all states" in done.stdout
         found.append(done.stdout.partition(" ")[0])
