@@ -65,7 +65,7 @@ def explore(arguments: argparse.Namespace) -> bool:
             while wait(under_way, timeout=PROGRESS).not_done:
                 say(f"{len(seen)} states in {seen.ends} histories so far")
         except KeyboardInterrupt:
-            complain(f"stopped after {len(seen)} states in {seen.ends} histories: none of them is bad")
+            complain(f"stopped after {len(seen)} states in {seen.ends} histories")
             raise
     walks = [walk.result() for walk in under_way]
     for found in walks:
@@ -173,6 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known.add_argument("--seconds", type=float, default=120.0, help="for each")
     known.set_defaults(run=lambda arguments: _deployed(variants, arguments))
     arguments = parser.parse_args(argv)
+    if getattr(arguments, "processes", 1) < 1:
+        parser.error(f"--processes {arguments.processes}: at least 1 has to walk")
     try:
         return 0 if arguments.run(arguments) else 1
     except KeyboardInterrupt:
