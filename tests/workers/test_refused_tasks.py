@@ -18,9 +18,9 @@ ITEM = {"id": 1, "type": "simple", "data": 1}
 
 @pytest.fixture
 def heavy():
-    """The queue ``heavy`` keeps its messages while the block lasts, and gives them back afterwards."""
-    with held("heavy") as queue:
-        yield queue
+    """The queue ``heavy`` keeps its messages until this is called, or the test ends."""
+    with held("heavy") as let_go:
+        yield let_go
 
 
 def state(task_id: str) -> str:
@@ -51,7 +51,7 @@ def test_a_message_that_came_too_late_leaves_a_letter(stack, heavy, redis):
     task_id = send(expires=0.5)
     wait_until(lambda: redis.llen("heavy\x06\x165") == 1, what="the message")
     time.sleep(0.6)  # Nothing but the clock can make it late.
-    app.control.add_consumer("heavy", reply=True, timeout=2)
+    heavy()
     assert "it expired at" in letter_of(task_id, "expired").error
     wait_until(lambda: state(task_id) == "REVOKED", what="the state")
 
@@ -60,7 +60,7 @@ def test_a_message_that_came_too_late_leaves_a_letter(stack, heavy, redis):
 def test_a_revoked_message_leaves_a_letter(stack, heavy):
     task_id = send()
     app.control.revoke(task_id, reply=True, timeout=2)
-    app.control.add_consumer("heavy", reply=True, timeout=2)
+    heavy()
     assert "it was revoked" in letter_of(task_id, "revoked").error
 
 
