@@ -35,6 +35,11 @@ def _whose(move: Move) -> str:
     return {"run": "pool", "send": "", "operate": ""}.get(move.kind, move.what)
 
 
+def _is_at_an_end(actor: Actor) -> bool:
+    """Whether *actor* stands in code that ends its process."""
+    return str(actor.next).startswith("kills")
+
+
 @dataclass
 class Budget:
     """How much may go wrong, and what the caller has yet to send.
@@ -74,8 +79,7 @@ class Play:
             if worker.at_helper is not None and not self._waits(worker.at_helper, worker):
                 found.append(Move("step", worker.name, "helper"))
             if worker.at_pool is not None and not self._waits(worker.at_pool, worker):
-                ends = str(worker.at_pool.next).startswith("kills")
-                found.append(Move("suicide" if ends else "step", worker.name, "pool"))
+                found.append(Move("suicide" if _is_at_an_end(worker.at_pool) else "step", worker.name, "pool"))
             elif worker.can_run():
                 found.append(Move("run", worker.name))
             if worker.at_main is not None:
@@ -145,7 +149,7 @@ class Play:
             for worker in self.world.workers.values()
             for actor in (worker.at_main, worker.at_pool, worker.at_helper)
         ]
-        return [actor for actor in actors if actor is not None and actor.next not in STOPS]
+        return [each for each in actors if each is not None and each.next not in STOPS and not _is_at_an_end(each)]
 
     # ---- moving -----------------------------------------------------------------------------------------------------
 
