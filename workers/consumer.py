@@ -27,7 +27,7 @@ from kombu.utils.json import dumps
 from graft.config.transport.channel import Channel
 from graft.config.transport.task_validation import forgery, refusal
 from graft.tasks import worker_runtime
-from graft.workers import due_times, shutdown
+from graft.workers import active_runs, due_times, shutdown
 from graft.workers.prefork_patch import finish_writing, hand_over, read_replies, settle, skip_leaving_processes
 from graft.workers.refused_tasks import publish_refusal
 from graft.workers.shutdown import between_turns, pardon_active
@@ -102,6 +102,7 @@ class HardenedConsumer(Consumer):
             return
         if self.promotion is not None:
             self.promotion.stop_taking()
+            pardon_active()  # Also what has begun since the signal.
         ignore_errors(self, self.task_consumer.cancel)
         channel.finish_fetching()
         settle(self.pool, self.hub)
@@ -158,6 +159,7 @@ class HardenedConsumer(Consumer):
 
     def cancel_active_requests(self) -> None:
         worker_runtime.end()
+        active_runs.reveal()
         pardon_active()
         super().cancel_active_requests()
 

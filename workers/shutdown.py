@@ -42,6 +42,7 @@ from graft.config.deployment import settings
 from graft.config.redis_client import connect
 from graft.tasks.delivery import run_counter
 from graft.workers import active_runs
+from graft.workers.active_runs import ActiveRun
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ COLD: Final = "worker_Cold"
 COLD_SECONDS: Final = 8.0  # That a cold shutdown may take; killing pool processes takes two.
 TURN: Final = 0.1  # Seconds between two checks during a soft shutdown.
 
-_pardoned: set[tuple[str, int, str]] = set()
+_pardoned: set[ActiveRun] = set()
 
 
 def has_begun() -> bool:
@@ -57,15 +58,30 @@ def has_begun() -> bool:
     return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
 
 
-# The handler of a signal sends this one, before anything is ended.
+# The handler of a signal sends this one, before anything is ended. What it calls is called in order.
+@signals.worker_shutting_down.connect
+def _set_deadline(how: str = "", **_: Any) -> None:
+    seconds = settings().drain_timeout
+    if how != "Warm" or not seconds:
+        return
+    deadline = threading.Timer(seconds, _become_cold, (seconds,))
+    deadline.name = "drain"
+    deadline.daemon = True  # The usual case: everything is finished long before.
+    deadline.start()
+
+
 @signals.worker_shutting_down.connect
 def pardon_active(**_: Any) -> None:
-    """Note in Redis that this worker ends what runs here. Called once or twice on the way out."""
-    active_runs.reveal()
-    runs = {
-        (request.id, int(request.request_dict.get("retries") or 0), str(request.message.delivery_tag))
-        for request in tuple(state.active_requests)
-    }
+    """Note in Redis that this worker ends what runs here. Called two or three times on the way out.
+
+    The handler may have come at any moment. A request for what runs unseen would send an event, perhaps in the middle
+    of sending one, and wait for ever for the lock that is held for that.
+    """
+    runs = active_runs.unseen() | {
+        ActiveRun(
+            request.id, int(request.request_dict.get("retries") or 0), str(request.message.delivery_tag)
+        ) for request in tuple(state.active_requests)
+    }  # fmt: skip
     runs -= _pardoned
     if not runs:
         return
@@ -78,17 +94,6 @@ def pardon_active(**_: Any) -> None:
             "Redis did not take the note that this worker stops: its %d runs count as deaths of their process: %r",
             len(runs), error,
         )  # fmt: skip
-
-
-@signals.worker_shutting_down.connect
-def _set_deadline(how: str = "", **_: Any) -> None:
-    seconds = settings().drain_timeout
-    if how != "Warm" or not seconds:
-        return
-    deadline = threading.Timer(seconds, _become_cold, (seconds,))
-    deadline.name = "drain"
-    deadline.daemon = True  # The usual case: everything is finished long before.
-    deadline.start()
 
 
 def _become_cold(seconds: float) -> None:

@@ -130,3 +130,20 @@ def test_a_task_that_was_just_handed_to_a_process_is_waited_for(fresh_stack):
     with stack.connect() as client:
         assert client.exists("celery-task-meta-handed")
         assert not client.exists(*lists("default"), "graft:unacked")
+
+
+def test_a_worker_that_is_stopped_while_it_sends_events_finishes_what_runs(fresh_stack):
+    """Whoever sends an event holds Celery's lock for it, also against the handler of a signal."""
+    stack = fresh_stack(cpu=0)
+    worker = stack.add_worker("cpu", 2, include=("tests.workers.stop_while_telling",))
+    stack.wait_ready()
+    sent = run_python(
+        stack,
+        "from graft.config.celery_app import app\n"
+        "app.control.enable_events(reply=True, timeout=5, limit=1)\n"
+        "for seconds in [0.01] * 100 + [0.7] * 10: app.send_task('telling.nap', (seconds,), queue='default')",
+    )
+    assert sent.returncode == 0, sent.stderr
+    wait_until(lambda: gone(worker), timeout=40, what="the worker to end")
+    assert worker.status == 0
+    stack.workers.remove(worker)

@@ -31,6 +31,7 @@ from graft.config.transport.channel import STOCK_POLL, Channel
 from graft.config.transport.fetch import Taken
 from graft.tasks.delivery import cancellation
 from graft.workers import active_runs, shutdown
+from graft.workers.active_runs import ActiveRun
 from graft.workers.direct import events
 from graft.workers.direct.direct_pool import Child, TaskPool
 from graft.workers.direct.job import Job
@@ -73,7 +74,7 @@ class Promotion:
         pool.on_lost, pool.wake_others = self._on_lost, self._unblock
         pool.attach(self._on_message)
         self._share_revokes()
-        active_runs.revealed_by(self.promote)
+        active_runs.revealed_by(self.promote, self.unseen)
         for name in SEES_RUNS:
             Panel.data[name] = _revealed(Panel.data[name])
         for name in TURNS_EVENTS:
@@ -222,6 +223,13 @@ class Promotion:
         job.end(answer)
 
     # ---- promotion ---------------------------------------------------------------------------------------------------
+
+    def unseen(self) -> set[ActiveRun]:
+        """The runs without a request."""
+        return {
+            ActiveRun(entry.task_id, entry.retries, entry.tag) for child in tuple(self._pool.children.values())
+            for entry in self._pool.shared.entries(child.number) if entry.state is State.RUNNING
+        }  # fmt: skip
 
     def promote(self, lasting: float = 0.0) -> None:
         """Make requests for the runs that go on for at least *lasting* seconds."""
