@@ -70,3 +70,13 @@ def test_the_list_is_bounded(redis, monkeypatch):
         cancellation.cancel(name, 60)
     assert redis.zcard(cancellation.LIST) == 5
     assert set(redis.zrange(cancellation.LIST, 0, -1)) == {name.encode() for name in names[3:]}
+
+
+def test_a_flag_that_is_raised_for_less_cuts_no_other_short(redis):
+    redis.delete(cancellation.LIST)
+    name = new_id()
+    cancellation.cancel(name, 1000)
+    for flag in (name, new_id()):
+        cancellation.cancel(flag, 10)
+        assert redis.ttl(cancellation.CANCEL_KEY + name) > 900
+        assert redis.ttl(cancellation.LIST) > 900
