@@ -1,4 +1,4 @@
-"""Has a worker that includes this module told to stop in the middle of sending task events, of which there are many."""
+"""Has a worker that includes this module told to stop while it sends task events and a process runs a message."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from celery.events.dispatcher import EventDispatcher
 
 from graft.config.celery_app import app
+from graft.workers import active_runs
 
 publish = EventDispatcher._publish
 
@@ -17,7 +18,9 @@ publish = EventDispatcher._publish
 def tell_to_stop(dispatcher: EventDispatcher, event: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(event, list) and len(event) >= dispatcher.buffer_limit:
         EventDispatcher._publish = publish
-        time.sleep(0.2)  # The next tasks begin.
+        deadline = time.monotonic() + 10
+        while not active_runs.unseen() and time.monotonic() < deadline:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
     return publish(dispatcher, event, *args, **kwargs)
 

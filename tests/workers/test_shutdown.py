@@ -148,3 +148,5 @@ def test_a_worker_that_is_stopped_while_it_sends_events_finishes_what_runs(fresh
     wait_until(lambda: gone(worker), timeout=40, what="the worker to end")
     assert worker.status == 0
     stack.workers.remove(worker)
+    with stack.connect() as client:
+        assert not client.exists("graft:unacked")
