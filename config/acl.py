@@ -29,7 +29,7 @@ SEVEN: Final = (7, 0)  # From here on a key can be readable only, and a user can
 PIDBOX: Final = "*.celery.pidbox*"  # Commands wait there for one worker, replies for who asked.
 EVENTS: Final = "celeryev.*"  # The queue of a reader of events, and of workers that gossip among them.
 RESULTS: Final = (pattern(keys.RESULT), "celery-taskset-meta-*", "chord-unlock-*")
-HELD: Final = (keys.UNACKED, keys.UNACKED_INDEX, keys.UNACKED_MUTEX, keys.pattern(keys.RETURNED))
+HELD: Final = (f"{keys.UNACKED}*", keys.pattern(keys.RETURNED))
 BINDINGS: Final = f"{keys.BINDINGS.rstrip('.')}*"  # Also _kombu.binding_permanent.
 EXCHANGED: Final = tuple(map(pattern, keys.BETWEEN_CALLERS_AND_WORKERS))
 # Second sets of rules. Redis 7 counts every script as a writer of the keys that it is given, and checks each command in

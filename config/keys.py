@@ -68,7 +68,6 @@ WORKERS: Final = "graft:workers"
 # names are those of stock workers: the two may share queues, and neither gives away what the other runs.
 UNACKED: Final = "graft:unacked"
 UNACKED_INDEX: Final = "graft:unacked_index"
-UNACKED_MUTEX: Final = "graft:unacked_mutex"
 RETURNED: Final = "graft:returned:"  # A delivery whose message went back to its queue: its run concludes nothing more.
 
 # Celery's and kombu's.

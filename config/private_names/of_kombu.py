@@ -17,18 +17,16 @@ TRANSPORT: Final[Names] = {
     # Replaced or called by config/transport/channel.py.
     "kombu.transport.redis:Channel": (
         *("_brpop_start", "_brpop_read", "_receive_one", "_deliver_fanout_message", "_queue_cycle", "_in_poll"),
-        *("_in_listen", "_flush_brpop_reauth", "_do_restore_message", "_lookup", "_inplace_augment_message"),
+        *("_in_listen", "_flush_brpop_reauth", "_lookup", "_inplace_augment_message"),
         *("_get_message_priority", "_pool", "_get_pool", "_disconnect_pools", "_close_clients", "conn_or_acquire"),
         *("auto_delete_queues", "_expires", "_q_for_pri", "_queue_bind", "_put", "_size", "_create_client"),
     ),
     "kombu.transport.redis:SentinelChannel": ("_sentinel_managed_pool", "from_transport_options"),
     # Replaced by config/transport/qos.py, which sweeps by the server's time.
     "kombu.transport.redis:QoS": (
-        *("restore_visible", "restore_by_tag", "restore_unacked", "_remove_from_indices", "_vrestore_count"),
-        *("unacked_key", "unacked_index_key", "unacked_mutex_key", "unacked_mutex_expire"),
-        *("_delivered", "_dirty", "_quick_append"),
+        *("restore_visible", "restore_by_tag", "restore_unacked", "_vrestore_count"),
+        *("unacked_key", "unacked_index_key", "_delivered", "_dirty", "_quick_append"),
     ),
-    "kombu.transport.redis": ("Mutex", "MutexHeld"),
     "kombu.transport.virtual:Transport": ("_deliver", "close_channel", "connection_errors"),
     # tasks/sending/producers.py: a wait for a producer has a bound.
     "kombu.pools:ProducerPool": ("_acquire_connection", "prepare", "limit", "connections"),

@@ -96,8 +96,6 @@ def transport_options(given: Mapping[str, Any]) -> dict[str, Any]:
         "unacked_restore_interval": max(0.5, min(5.0, config.visibility_timeout / 4)),
         "unacked_restore_throttle": 1,
         "unacked_restore_limit": 200,
-        # The holder of this lock may be killed; no message is recovered until it expires (default 300 s).
-        "unacked_mutex_expire": 15,
         "socket_timeout": 10,
         "socket_connect_timeout": config.connect_timeout,
         "socket_keepalive": True,

@@ -21,7 +21,6 @@ from queue import Empty
 from typing import Any, Final
 
 import redis
-from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, RedisError
 
 from graft.config import keys, lua
@@ -32,7 +31,7 @@ from graft.config.transport.fair_order import FairOrder
 from graft.config.transport.fetch import FetchCommand, Fetcher, Keys, Taken
 from graft.config.transport.message_validation import MESSAGE_LIMIT, BadMessage, checked, decode
 from graft.config.transport.qos import LOST, PendingAcks, QoS
-from graft.config.transport.sending_channel import SendingChannel
+from graft.config.transport.sending_channel import Ready, SendingChannel
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Channel(SendingChannel):
     leaves_fetching = False  # To the pool's processes.
     collects_acks = False  # Acknowledgements wait a moment for others, on the worker's event loop.
     self_acking_tasks: frozenset[str] = frozenset()  # Whose runs acknowledge their own messages: ours has time.
-    unacked_key, unacked_index_key, unacked_mutex_key = keys.UNACKED, keys.UNACKED_INDEX, keys.UNACKED_MUTEX
+    unacked_key, unacked_index_key = keys.UNACKED, keys.UNACKED_INDEX
     # Where stock workers record what they hold, and for how long they may.
     stock_unacked_key, stock_unacked_index_key = stock.Channel.unacked_key, stock.Channel.unacked_index_key
     stock_visibility_timeout = stock.Channel.visibility_timeout
@@ -267,18 +266,12 @@ class Channel(SendingChannel):
                 self._next_flush_at = time.monotonic() + FLUSH_PAUSE
         return not any(self.pending_acks.values())
 
-    def _do_restore_message(
-        self, payload: dict[str, Any], exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
-    ) -> None:
+    def returning(self, message: dict[str, Any], exchange: str, routing_key: str) -> list[Ready]:
+        """*message*, which goes back, as each of its queues gets it. One that leads nowhere goes to the quarantine."""
         queues = self._lookup(exchange, routing_key)
         if not queues:
-            self.quarantine(json.dumps(payload).encode(), routing_key, "unroutable", f"{exchange!r} leads nowhere")
-            return
-        priority = self._get_message_priority(payload, reverse=False)
-        for queue in queues:
-            push = pipe.lpush if leftmost else pipe.rpush
-            push(self._q_for_pri(queue, priority), dumps(payload))
-            self._wake(pipe, queue)
+            self.quarantine(json.dumps(message).encode(), routing_key, "unroutable", f"{exchange!r} leads nowhere")
+        return [self.ready(queue, message) for queue in queues]
 
     def finish_fetching(self) -> None:
         """Read the reply to the last fetch, a second at most, once nobody consumes: what it has taken goes back."""

@@ -7,9 +7,12 @@ that Redis could not be told is pending, by address of the broker, and outlives 
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
+from itertools import chain
 from typing import Any, Final, Literal
 
 import redis
@@ -18,15 +21,19 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.exceptions import ResponseError
 
-from graft.config import keys
+from graft.config import keys, lua
 from graft.config.private_names.of_kombu import stock, virtual
+from graft.config.transport.sending_channel import WAKEUP_MS, Ready
 
 logger = logging.getLogger(__name__)
 
 ACK_DELAY: Final = 0.002  # Seconds in which the next fetch may take an acknowledgement along.
 AGAIN: Final = "again"  # In the delivery info of a message that was with a worker before, and may have run there.
 RETURNED_TTL: Final = 86400  # Seconds for which a worker may be away and still notice that its message went back.
+TOGETHER: Final = 20  # Messages that go back in one step: each may be large.
 SELF_ACK_DELAY: Final = 0.02  # For what Redis has been told by the run already.
+OVERDUE: Final = lua.load(__file__, "overdue")
+GIVE_BACK: Final = lua.load(__file__, "give_back")
 LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
@@ -55,23 +62,21 @@ class _Records(stock.QoS):
         self._vrestore_count += 1
         if (self._vrestore_count - 1) % max(1, interval):
             return
-        with self.channel.conn_or_acquire() as client:
-            latest = self._now(client) - self.visibility_timeout
-            # Usually there is nothing, and nobody need be kept from looking.
-            if not client.zrange(self.unacked_index_key, latest, 0, desc=True, byscore=True, offset=0, num=1):
-                return
-            with suppress(stock.MutexHeld), stock.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire):
-                self._sweep(client, latest, start if num else None, num)
+        left = math.inf if num is None else num
+        while left > 0:
+            latest, records = self._overdue(int(min(left, TOGETHER)))
+            if records:
+                self._give_back(records, renewed_until=latest)
+            left = left - len(records) if len(records) == TOGETHER else 0
 
-    def _sweep(self, client: Any, latest: float, start: int | None, most: int | None) -> None:
-        # The newest first: each goes to the head of its queue.
-        for tag in client.zrange(self.unacked_index_key, latest, 0, desc=True, byscore=True, offset=start, num=most):
-            self.restore_by_tag(tag, client, renewed_until=latest)
+    def _overdue(self, most: int) -> tuple[float, dict[bytes, bytes | None]]:
+        """The records of messages whose leases have ended, and when these were renewed last at most.
 
-    def _now(self, client: Any) -> float:
-        """Redis's own time, by which leases are written: no worker's clock decides about the work of another."""
-        seconds, micros = client.time()
-        return float(seconds) + float(micros) / 1e6
+        By Redis's own clock, by which leases are written: no worker's clock decides about the work of another.
+        """
+        names = self.channel._prefixed([self.unacked_index_key, self.unacked_key])
+        latest, *found = OVERDUE(names, [self.visibility_timeout, most], self.channel._unprefixed_client())
+        return float(latest), dict(zip(found[::2], found[1::2], strict=True))
 
     def restore_by_tag(
         self, tag: str | bytes, client: Any = None, leftmost: bool = False, *, is_lost: bool = True,
@@ -81,36 +86,39 @@ class _Records(stock.QoS):
 
         ``renewed_until``: only if its lease was not renewed after that time, up to the instant in which it goes back.
         """
-        watched = [self.unacked_key] if renewed_until is None else [self.unacked_key, self.unacked_index_key]
+        with self.channel.conn_or_acquire(client) as connected:
+            record = connected.hget(self.unacked_key, tag)
+        self._give_back({tag: record}, leftmost, is_lost=is_lost, renewed_until=renewed_until)
 
-        def restore(pipe: Any) -> None:
-            renewed = None if renewed_until is None else pipe.zscore(self.unacked_index_key, tag)
-            record = pipe.hget(self.unacked_key, tag)
-            pipe.multi()
-            if renewed is not None and renewed > renewed_until:
-                return
-            self._remove_from_indices(tag, pipe)
-            if record:
-                # In the same step: whoever still runs it can tell that it is another's now.
-                # One that its own worker gives back has no run that could come back from far away.
-                kept = 10 * self.channel.visibility_timeout if renewed_until is None else RETURNED_TTL
-                pipe.set(keys.RETURNED + bytes_to_str(tag), 1, ex=max(1, int(kept)))
-                message, exchange, routing_key = loads(bytes_to_str(record))
-                message["properties"]["delivery_info"][AGAIN] = True  # Not a header: those are signed.
-                if is_lost:
-                    message["headers"]["redelivered"] = True
-                    message["properties"]["delivery_info"]["redelivered"] = True
-                self.channel._do_restore_message(message, exchange, routing_key, pipe, leftmost)
+    def _give_back(
+        self, records: Mapping[Any, bytes | None], leftmost: bool = False, *, is_lost: bool = True,
+        renewed_until: float | None = None,
+    ) -> None:  # fmt: skip
+        """Put messages back in one step, each with the record that was read of it, in this order."""
+        # One that its own worker gives back has no run that could come back from far away.
+        marks_last = 10 * self.channel.visibility_timeout if renewed_until is None else RETURNED_TTL
+        latest, push = "" if renewed_until is None else renewed_until, "LPUSH" if leftmost else "RPUSH"
+        arguments = [latest, max(1, int(marks_last)), WAKEUP_MS, push]
+        for tag, record in records.items():
+            lists = self._returning(record, is_lost) if record else []
+            arguments += [tag, len(lists), *chain.from_iterable(lists)]
+        names = self.channel._prefixed([self.unacked_key, self.unacked_index_key, keys.RETURNED])
+        GIVE_BACK(names, arguments, self.channel._unprefixed_client())
 
+    def _returning(self, record: bytes, is_lost: bool) -> list[Ready]:
+        """The message on *record* as each of its queues gets it back; none where nobody can read it."""
         try:
-            with self.channel.conn_or_acquire(client) as connected:
-                connected.transaction(restore, *watched)
+            message, exchange, routing_key = loads(bytes_to_str(record))
+            message["properties"]["delivery_info"][AGAIN] = True  # Not a header: those are signed.
+            if is_lost:
+                message["headers"]["redelivered"] = True
+                message["properties"]["delivery_info"]["redelivered"] = True
+            lists: list[Ready] = self.channel.returning(message, exchange, routing_key)
+            return lists
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             # A record that kombu did not write would stop every sweep at this point.
-            with self.channel.conn_or_acquire(client) as connected:
-                raw = connected.hget(self.unacked_key, tag) or b""
-            self.channel.quarantine(raw, self.unacked_key, "malformed_record", repr(error))
-            self._drop(bytes_to_str(tag))
+            self.channel.quarantine(record, self.unacked_key, "malformed_record", repr(error))
+            return []
 
     def _drop(self, delivery_tag: str) -> None:
         with self.channel.conn_or_acquire() as client:
@@ -201,8 +209,12 @@ class QoS(_Records):
 
     def restore_unacked(self, client: Any = None) -> None:
         """Give back what this process holds: its own decision, so nothing is lost with it."""
-        for tag in self._delivered:
-            self.restore_by_tag(tag, client, is_lost=False)
+        tags = list(reversed(self._delivered))  # Each goes to the head of its queue.
+        for first in range(0, len(tags), TOGETHER):
+            some = tags[first : first + TOGETHER]
+            with self.channel.conn_or_acquire(client) as connected:
+                records = connected.hmget(self.unacked_key, some)
+            self._give_back(dict(zip(some, records, strict=True)), is_lost=False)
         self._delivered.clear()
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
@@ -220,6 +232,5 @@ class QoS(_Records):
         """The record of stock workers, which share our queues: swept as they sweep it themselves, if any is left."""
         qos, channel = _Records(self.channel), self.channel
         qos.unacked_key, qos.unacked_index_key = channel.stock_unacked_key, channel.stock_unacked_index_key
-        qos.unacked_mutex_key = stock.Channel.unacked_mutex_key
         qos.visibility_timeout = channel.stock_visibility_timeout
         return qos

@@ -46,8 +46,6 @@ class Actor:
         self.next: Any = "begin"  # Before which step it stands.
         self.steps: list[Any] = []  # Those that it took.
         self.heard: tuple[bytes, ...] = ()  # The replies that it got, with its steps: its next ones depend on no more.
-        self.watched: dict[bytes, Any] = {}  # The keys that its transaction goes by, with what they held.
-        self.is_outdated = False  # They have changed since.
         self.is_over = False
         self.error: BaseException | None = None
         self._func = func
@@ -64,7 +62,6 @@ class Scheduler:
         self.current: Actor | None = None
         self.on_step: Callable[[str], None] = lambda text: None
         self.on_switch: Callable[[bool], None] = lambda is_inside: None
-        self.content_of: Callable[[bytes], Any] = lambda key: None
 
     def step(self, actor: Actor, fate: Fate = "go") -> None:
         """Let *actor* go on to its next stop, or to its end."""
@@ -114,26 +111,11 @@ class Scheduler:
         if self.current is not None:
             self.current.heard += (normal(reply),)
 
-    def watch(self, keys: list[bytes]) -> None:
-        """An actor goes by what *keys* hold, too."""
-        if self.current is not None:
-            self.current.watched |= {key: self.content_of(key) for key in keys}
-
-    def unwatch(self) -> bool:
-        """An actor goes by them no more. Whether they had changed."""
-        if self.current is None:
-            return False
-        was_outdated, self.current.is_outdated = self.current.is_outdated, False
-        self.current.watched = {}
-        return was_outdated
-
     def pause(self, commands: list[Command]) -> tuple[bool, bool]:
         """Before a step of the actor that runs: whether it is run, and its reply read."""
         actor = self.current
         if actor is None:
             return True, True
-        if actor.process.is_dead and commands and commands[0][0] == b"UNWATCH":
-            raise redis.ConnectionError("its process is dead")  # Of a pipeline's __del__, which nobody can catch.
         if actor.process.is_dead:
             raise Died
         if not any(map(is_noticed, commands)):

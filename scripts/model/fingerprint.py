@@ -23,10 +23,6 @@ from graft.scripts.model.world import TAGGED, World
 TAG: Final = re.compile(rf"\b{TAGGED}\d+\b")
 NAME: Final = re.compile(r"\bw\d+\b")
 TIME: Final = re.compile(r"\b1[67]\d{8}(?:\.\d+)?\b")
-# Steps of a sweep.
-LISTS: Final = f"ZRANGE:{keys.UNACKED_INDEX}".encode()
-WATCHES: Final = f"WATCH:{keys.UNACKED}".encode()
-UNLOCKS: Final = f"EVALSHA:{keys.UNACKED_MUTEX}"
 
 
 def of(world: World, *also: object, may_come_back: bool) -> str:
@@ -92,7 +88,6 @@ def _text(
         sorted(seen.slots.items()), sorted(seen.parked), seen.places,
         sorted(seen.quarantined),
         sorted((name, sorted(map(renamed, record))) for name, record in seen.runs.items() if _task(name) not in over),
-        seen.is_swept,
         sorted(world.accepted), sorted(_begun(world) - over), left(world.deaths), left(world.arrived),
         sorted([renamed(name), *map(renamed, _worker(world, worker))] for name, worker in world.workers.items()),
         [renamed(_trace(actor)) for actor in (world.caller, world.operator)],
@@ -140,17 +135,5 @@ def _told(answer: object) -> str:
 
 
 def _trace(actor: Actor | None) -> object:
-    """What *actor* does next, what it goes by, and whether that no longer holds."""
-    if actor is None:
-        return None
-    if actor.next == UNLOCKS:
-        return (actor.next,)  # It has done what it took the lock for.
-    return actor.next, _swept(actor.heard) if actor.heard.count(LISTS) > 1 else actor.heard, actor.is_outdated
-
-
-def _swept(heard: tuple[bytes, ...]) -> object:
-    """What a sweep goes by: how old a lease may be, which are older, how many are done, and what it is told of one."""
-    listed = len(heard) - 1 - heard[::-1].index(LISTS)
-    told = heard[listed + 2 :]
-    begun = [at for at, word in enumerate(told) if word == WATCHES]
-    return heard[0], heard[listed + 1], len(begun), told[begun[-1] :] if begun else told
+    """What *actor* does next, and what it goes by."""
+    return None if actor is None else (actor.next, actor.heard)

@@ -30,7 +30,7 @@ end
 return {{
   waiting, redis.call('HGETALL', '{keys.UNACKED}'), redis.call('ZRANGE', '{keys.UNACKED_INDEX}', 0, -1, 'WITHSCORES'),
   results, redis.call('HVALS', '{dead_letters.LETTERS}'), redis.call('LRANGE', '{quarantine.MESSAGES}', 0, -1), runs,
-  redis.call('EXISTS', '{keys.UNACKED_MUTEX}'), redis.call('HGETALL', '{keys.POOL}model:slots'),
+  redis.call('HGETALL', '{keys.POOL}model:slots'),
   redis.call('HGETALL', '{keys.POOL}model:messages'), redis.call('HGETALL', '{keys.POOL}model:clients'),
   redis.call('SMEMBERS', '{keys.PAUSED}'), redis.call('ZRANGE', '{keys.CANCELLED}', 0, -1),
   redis.call('HGET', '{keys.UNIQUE}model', 'id'),
@@ -50,7 +50,6 @@ class Snapshot:
         letters: the reason of each letter.
         quarantined: messages in the quarantine.
         runs: the fields of each record of runs.
-        is_swept: a worker holds the lock of those who sweep.
         item_letters: the reason of each letter that is about one item, or some, of an envelope, by its whole id.
         slots: what the pool says of each envelope that has a slot.
         parked: envelopes whose message the pool has.
@@ -67,7 +66,6 @@ class Snapshot:
     letters: dict[str, str]
     quarantined: frozenset[str]
     runs: dict[str, list[tuple[bytes, bytes]]]
-    is_swept: bool
     item_letters: dict[str, str]
     slots: dict[str, str]
     parked: frozenset[str]
@@ -87,7 +85,6 @@ class Snapshot:
             letters,
             quarantined,
             runs,
-            is_swept,
             slots,
             parked,
             clients,
@@ -105,7 +102,6 @@ class Snapshot:
             {one["id"].partition(":")[0]: one["reason"] for one in kept},
             frozenset(id_of(b64decode(json.loads(one)["raw"])) for one in quarantined),
             {key.decode(): list(pairs(record)) for key, record in pairs(runs)},
-            bool(is_swept),
             {one["id"]: one["reason"] for one in kept if ":" in one["id"]},
             {member.decode()[MEMBER:]: " ".join(mark.decode().split(" ")[:2]) for member, mark in pairs(slots)},
             frozenset(member.decode()[MEMBER:] for member, text in pairs(parked) if text[:1] == b"["),
@@ -124,22 +120,6 @@ class Snapshot:
     def waiting(self) -> list[str]:
         """The tasks that wait, the next one first."""
         return [name for name, _ in self.queue]
-
-
-def contents(client: Any, key: bytes) -> Any:
-    """What *key* holds. Its dump would not do: of a hash it has the fields in an order that a restore may change."""
-    match client.type(key):
-        case b"hash":
-            return client.hgetall(key)
-        case b"zset":
-            return client.zrange(key, 0, -1, withscores=True)
-        case b"list":
-            return client.lrange(key, 0, -1)
-        case b"set":
-            return client.smembers(key)
-        case b"string":
-            return client.get(key)
-    return None
 
 
 def pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:

@@ -48,17 +48,13 @@ def _count_then_close(record: Any, request: Any, error: BaseException | None) ->
     record.client.hincrby(record.key, "runs", 1)
 
 
-def _check_then_take(qos: QoS, client: Any, latest: float, start: int | None, most: int | None) -> None:
-    for tag in client.zrange(qos.unacked_index_key, latest, 0, desc=True, byscore=True, offset=start, num=most):
-        renewed = client.zscore(qos.unacked_index_key, tag)
-        if renewed is None or renewed <= latest:
-            qos.restore_by_tag(tag, client)
-
-
-def _local_now(qos: QoS, client: Any) -> float:
+def _overdue_by_local_clock(qos: QoS, most: int) -> tuple[float, dict[bytes, bytes | None]]:
     import time
 
-    return time.time()
+    latest = time.time() - qos.visibility_timeout
+    with qos.channel.conn_or_acquire() as client:
+        tags = client.zrange(qos.unacked_index_key, 0, latest, byscore=True, offset=0, num=most)
+        return latest, {tag: client.hget(qos.unacked_key, tag) for tag in tags}
 
 
 def _drop_then_keep(channel: Channel, raw: bytes, queue: str, reason: str, detail: str) -> None:
@@ -167,11 +163,11 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     ),
     "sweep-by-local-clock": Variant(
         "leases end by the clock of whoever sweeps", ("plain-a",), skew={"w1": 120.0},
-        patches=((QoS, "_now", _local_now),),
+        patches=((QoS, "_overdue", _overdue_by_local_clock),),
     ),
     "check-then-sweep": Variant(
         "a sweep looks whether a lease has ended, and takes the message then", ("plain-a",), jumps=1,
-        patches=((QoS, "_sweep", _check_then_take),),
+        instead=(("not (renewed and tonumber(renewed) > latest)", "true"),),
     ),
     "answer-then-settle": Variant(
         "a result is stored in one step and its message acknowledged in the next", ("fails-first-a",), deaths=1,

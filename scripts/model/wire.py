@@ -71,15 +71,13 @@ class Actors(Protocol):
 
     def pause(self, commands: list[Command]) -> tuple[bool, bool]: ...
     def hear(self, reply: object) -> None: ...
-    def watch(self, keys: list[bytes]) -> None: ...
-    def unwatch(self) -> bool: ...
 
 
 class Wire:
     """The way of every command of this process to Redis while it is *installed*.
 
     Its *actors* are asked before a step whether it is to be run, and its reply read, which raises what they are to see;
-    and told each reply, and which keys a transaction goes by.
+    and told each reply.
     """
 
     def __init__(self, actors: Actors) -> None:
@@ -108,6 +106,8 @@ class Wire:
 
     def _translated(self, command: Command) -> Command:
         match command[0].upper():
+            case b"WATCH":
+                raise NotImplementedError("WATCH is a state of the connection, which no script puts back: branches.py")
             case b"TIME":
                 return [b"LRANGE", CLOCK.encode(), b"0", b"-1"]
             case b"EVAL":
@@ -120,7 +120,11 @@ class Wire:
                 return [*command[:2], self._changed(command[2])]
         return command
 
-    def _load_reply(self, command: Command, reply: Any) -> Any:
+    def _reply_to(self, command: Command, read: Callable[[], Any]) -> Any:
+        try:
+            reply = read()
+        except redis.ResponseError as error:
+            return error
         if command[0].upper() != b"SCRIPT" or command[1].upper() != b"LOAD":
             return reply
         name = hashlib.sha1(command[2], usedforsecurity=False).hexdigest().encode()
@@ -140,8 +144,6 @@ class Wire:
         kind: Any = AbstractConnection
         send, read, disconnect = kind.send_packed_command, kind.read_response, kind.disconnect
         wire = self
-
-        redis_says = _Replies(self, send, read)
 
         def send_packed(connection: Any, packed: Any, check_health: bool = True) -> None:
             if wire.is_direct or getattr(connection, "_model_is_inside", False):
@@ -165,7 +167,8 @@ class Wire:
                 if runs:
                     connection._model_is_inside = True
                     try:
-                        found = redis_says.to(connection, group)
+                        send(connection, [pack(wire._translated(each)) for each in group], False)
+                        found = [wire._reply_to(each, lambda: read(connection)) for each in group]
                     finally:
                         connection._model_is_inside = False
                     for each, reply in zip(group, found, strict=True):
@@ -186,7 +189,6 @@ class Wire:
 
         def disconnected(connection: Any, *args: Any, **options: Any) -> None:
             connection._model_replies = deque()
-            redis_says.unwatch(connection)
             disconnect(connection, *args, **options)
 
         kind.send_packed_command, kind.read_response, kind.disconnect = send_packed, read_response, disconnected
@@ -194,47 +196,6 @@ class Wire:
             yield
         finally:
             kind.send_packed_command, kind.read_response, kind.disconnect = send, read, disconnect
-
-
-class _Replies:
-    """What Redis says to commands that are run at once.
-
-    WATCH is answered here, by what a key holds after each step: Redis's own is a state of the connection, which no
-    script can put back (branches.py). A key that one step changes and changes back counts as untouched.
-    """
-
-    def __init__(self, wire: Wire, send: Callable[..., None], read: Callable[[Any], Any]) -> None:
-        self._wire, self._send, self._read = wire, send, read
-
-    def to(self, connection: Any, group: Sequence[Command]) -> list[Any]:
-        """The replies to *group*."""
-        match group[0][0].upper():
-            case b"WATCH":
-                connection._model_watches = True
-                self._wire.actors.watch(group[0][1:])
-                return [b"OK"]
-            case b"UNWATCH":
-                self.unwatch(connection)
-                return [b"OK"]
-            case b"MULTI" if self.unwatch(connection):
-                return [b"OK", *[b"QUEUED"] * (len(group) - 2), None]
-        return self._asked(connection, group)
-
-    def unwatch(self, connection: Any) -> bool:
-        """The next transaction on *connection* goes by nothing. Whether what it went by has changed."""
-        watches = getattr(connection, "_model_watches", False)
-        connection._model_watches = False
-        return watches and self._wire.actors.unwatch()
-
-    def _asked(self, connection: Any, group: Sequence[Command]) -> list[Any]:
-        found: list[Any] = []
-        self._send(connection, [pack(self._wire._translated(each)) for each in group], False)
-        for each in group:
-            try:
-                found.append(self._wire._load_reply(each, self._read(connection)))
-            except redis.ResponseError as error:
-                found.append(error)
-        return found
 
 
 def _break_off(connection: Any, error: BaseException) -> None:

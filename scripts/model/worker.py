@@ -156,7 +156,7 @@ class Worker:
             found.append("renew")
         if self.is_behind():
             found.append("obey")
-        if self.world.has_expired(self.name) and not self.world.look().is_swept:
+        if self.world.has_expired(self.name):
             found.append("sweep")
         return found
 

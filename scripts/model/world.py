@@ -29,7 +29,7 @@ from graft.scripts.model.batches import Batch, Batches, Caller
 from graft.scripts.model.clocks import Clocks
 from graft.scripts.model.helpers import LOCKED
 from graft.scripts.model.people import People
-from graft.scripts.model.snapshot import LOOK, Snapshot, contents
+from graft.scripts.model.snapshot import LOOK, Snapshot
 from graft.scripts.model.wire import Wire
 from graft.scripts.model.witness import Witness
 from graft.scripts.model.worker import QUEUE, Worker
@@ -64,7 +64,6 @@ class World(Batches, People, Clocks, Witness):
         self.wire.announce = self._announce
         self._announced: list[bytes] = []  # Records that were published and nobody has heard.
         self.scheduler.on_switch = self._switched
-        self.scheduler.content_of = self.content_of
         self.redis: Any = redis.Redis.from_url(settings().broker_url)
         # As patient as a worker's, whose commands are tried again for two minutes (redis_client.be_patient).
         self._clients: Any = redis_client.connect(retry=Retry(NoBackoff(), TRIES))
@@ -218,24 +217,6 @@ class World(Batches, People, Clocks, Witness):
 
     def step(self, actor: Actor, fate: Fate = "go") -> None:
         self.scheduler.step(actor, fate)
-        for each in self.actors():
-            if each.watched and not each.is_outdated:
-                each.is_outdated = any(self.content_of(key) != held for key, held in each.watched.items())
-
-    def content_of(self, key: bytes) -> Any:
-        """What *key* holds."""
-        before, self.wire.is_direct = self.wire.is_direct, True
-        try:
-            return contents(self.redis, key)
-        finally:
-            self.wire.is_direct = before
-
-    def actors(self) -> Iterator[Actor]:
-        """All who are in the middle of something."""
-        found = [self.caller, self.operator]
-        for worker in self.workers.values():
-            found += worker.at_main, worker.at_pool, worker.at_helper
-        return filter(None, found)
 
     def _hub(self) -> Any:
         actor = self.scheduler.current

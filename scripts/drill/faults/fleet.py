@@ -24,7 +24,6 @@ WATCHED: Final = 20.0  # Seconds during which idle workers are measured.
 LISTENED: Final = 10.0  # Seconds during which each command is read, of the smallest fleet.
 PURPOSES: Final = (  # What a command is for, by the key that it names first; the first that fits.
     ((keys.WORKER, keys.WORKERS), "heartbeat"),
-    ((keys.UNACKED_MUTEX,), "sweep"),
     ((keys.UNACKED_INDEX, "unacked_index"), "leases"),
     ((keys.UNACKED, "graft:taken"), "fetching"),
     ((keys.PAUSED,), "pauses"),

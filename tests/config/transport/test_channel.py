@@ -484,6 +484,65 @@ def test_a_record_that_cannot_be_restored_is_kept_and_holds_nobody_up(connection
     assert not server.client.exists("graft:unacked", "graft:unacked_index")
 
 
+def _commands(server):
+    """How often each command was run, but those of asking."""
+    stats = server.client.info("commandstats")
+    return {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items() if name != "cmdstat_info"}
+
+
+@pytest.mark.redis
+def test_a_sweep_asks_a_few_times_and_nobody_who_settles_meanwhile_makes_it_start_again(connection, server):
+    """A transaction that WATCHes the record of all workers never ends where these settle without a pause."""
+    qos = connection.default_channel.qos
+    qos._owners_could_report = True
+    for number in range(50):
+        server.client.hset("graft:unacked", f"tag-{number}", json.dumps([task(headers={"id": str(number)}), "", "q"]))
+        server.client.zadd("graft:unacked_index", {f"tag-{number}": number + 1})
+    connection.default_channel.queue_declare("q")
+    server.client.config_resetstat()
+    qos.restore_visible(num=200, interval=1)
+    commands = _commands(server)
+    assert not {"watch", "multi", "exec"} & commands.keys()
+    assert commands["evalsha"] == 4 + 4 + 1  # Of 20, 20 and 10, and to tell it of each script; and of stock workers.
+    back = [json.loads(raw)["headers"]["id"] for raw in server.client.lrange("q", 0, -1)]
+    assert back == [str(number) for number in range(49, -1, -1)]  # The oldest is the next.
+
+
+@pytest.mark.redis
+def test_messages_go_back_to_a_redis_that_is_full(connection, server):
+    channel, messages = connection.default_channel, received_by(connection, "q")
+    server.client.lpush("q", json.dumps(task()))
+    wait_until(lambda: drain(connection) or messages, "it is delivered")
+    channel.qos.restore_by_tag("nothing")  # Redis knows the script.
+    server.client.config_set("maxmemory", 1)
+    try:
+        messages[0].reject(requeue=True)
+        assert not channel.pending_acks
+        assert server.client.llen("q") == 1
+    finally:
+        server.client.config_set("maxmemory", 0)
+
+
+@pytest.mark.redis
+def test_a_worker_that_leaves_gives_its_messages_back_in_their_order(connection, server):
+    messages = received_by(connection, "q")
+    for name in ("first", "second", "third"):
+        server.client.lpush("q", json.dumps(task(headers={"id": name})))
+    wait_until(lambda: drain(connection) or len(messages) == 3, "they are delivered")
+    connection.default_channel.qos.restore_unacked()
+    assert [json.loads(server.client.rpop("q"))["headers"]["id"] for _ in range(3)] == ["first", "second", "third"]
+
+
+@pytest.mark.redis
+def test_a_message_whose_list_is_none_stays_on_record(connection, server):
+    connection.default_channel.queue_declare("q")
+    server.client.hset("graft:unacked", "a-tag", json.dumps([task(), "", "q"]))
+    server.client.set("q", "no list")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        connection.default_channel.qos.restore_by_tag("a-tag")
+    assert server.client.hexists("graft:unacked", "a-tag")
+
+
 @pytest.mark.redis
 @pytest.mark.parametrize("scheme", ["redis+socket://", "socket://", "unix://"])
 def test_a_unix_socket_is_spoken_to(server, scheme):
