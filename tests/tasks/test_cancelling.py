@@ -76,6 +76,7 @@ def test_an_envelope_under_way_begins_no_more_items(stack, tmp_path, func, by):
     if by == "batch":
         batch.cancel()
     else:
+        wait_until(lambda: app().GroupResult.restore(batch.id), WAIT, "its ids to be saved")
         (envelope,) = app().GroupResult.restore(batch.id).results
         cancellation.cancel(envelope.id, 60)  # What `celery control graft_cancel ID` has a worker do.
     cut_short(batch, ledger)

@@ -9,7 +9,7 @@ from graft.config import keys, redis_clock
 from graft.config.deployment import settings
 from graft.tasks.cleanup.redis_keys import prune_dead_letters
 from graft.tasks.dead_letters import store as dead_letters
-from graft.tasks.messages.message_format import SENT_AT, SEPARATOR
+from graft.tasks.messages.message_format import SENT_AT, SEPARATOR, lists
 from graft.tasks.queues.aging import lift_waiting_messages
 
 pytestmark = pytest.mark.acl_role("worker")
@@ -21,39 +21,41 @@ def message(name: str, age: float | None) -> str:
 
 
 @pytest.fixture
-def heavy(redis):
-    """A queue that no worker is told of here, empty before and after."""
-    lists = ["heavy", *(f"heavy{SEPARATOR}{step}" for step in range(1, 10))]
-    redis.delete(*lists)
-    yield "heavy"
-    redis.delete(*lists)
+def unread(redis):
+    """A queue that no worker reads, empty before and after."""
+    name = "unread"
+    redis.zadd(keys.QUEUES, {name: redis_clock.now()})
+    redis.delete(*lists(name))
+    yield name
+    redis.delete(*lists(name))
+    redis.zrem(keys.QUEUES, name)
 
 
-def test_what_has_waited_too_long_goes_to_the_front_oldest_first(redis, heavy):
-    lowest, middle = f"heavy{SEPARATOR}9", f"heavy{SEPARATOR}5"
+def test_what_has_waited_too_long_goes_to_the_front_oldest_first(redis, unread):
+    lowest, middle = f"{unread}{SEPARATOR}9", f"{unread}{SEPARATOR}5"
     too_long = settings().max_waiting + 5
     for name, age in (("a", too_long + 2), ("b", too_long + 1), ("young", 1.0)):
         redis.lpush(lowest, message(name, age))
     redis.lpush(middle, message("c", too_long))
     assert lift_waiting_messages() == 3
-    front = [json.loads(redis.rpop("heavy"))["headers"]["id"] for _ in range(3)]
+    front = [json.loads(redis.rpop(unread))["headers"]["id"] for _ in range(3)]
     assert set(front) == {"a", "b", "c"}
     assert front.index("a") < front.index("b")
     assert redis.llen(lowest) == 1
     assert redis.llen(middle) == 0
 
 
-def test_what_has_waited_too_long_is_found_behind_a_younger_one_of_another_batch(redis, heavy):
+def test_what_has_waited_too_long_is_found_behind_a_younger_one_of_another_batch(redis, unread):
     """As fair ordering puts it: a newcomer starts where the workers are, not behind all that waits."""
-    lowest, too_long = f"heavy{SEPARATOR}9", settings().max_waiting + 5
+    lowest, too_long = f"{unread}{SEPARATOR}9", settings().max_waiting + 5
     for name, age in (("newcomer", 1.0), ("old", too_long), ("young", 1.0), ("older", too_long + 1)):
         redis.lpush(lowest, message(name, age))
     assert lift_waiting_messages() == 2
-    assert [json.loads(redis.rpop("heavy"))["headers"]["id"] for _ in range(2)] == ["older", "old"]
+    assert [json.loads(redis.rpop(unread))["headers"]["id"] for _ in range(2)] == ["older", "old"]
     assert [json.loads(raw)["headers"]["id"] for raw in redis.lrange(lowest, 0, -1)] == ["young", "newcomer"]
 
 
-def test_queues_without_messages_cost_no_look_each(redis, heavy):
+def test_queues_without_messages_cost_no_look_each(redis, unread):
     def looks() -> int:
         return redis.info("commandstats")["cmdstat_evalsha"]["calls"]
 
@@ -67,10 +69,10 @@ def test_queues_without_messages_cost_no_look_each(redis, heavy):
         redis.zrem(keys.QUEUES, *names)
 
 
-def test_messages_of_others_keep_their_place(redis, heavy):
-    redis.lpush(f"heavy{SEPARATOR}9", message("stranger", None), "no json at all")
+def test_messages_of_others_keep_their_place(redis, unread):
+    redis.lpush(f"{unread}{SEPARATOR}9", message("stranger", None), "no json at all")
     assert lift_waiting_messages() == 0
-    assert redis.llen(f"heavy{SEPARATOR}9") == 2
+    assert redis.llen(f"{unread}{SEPARATOR}9") == 2
 
 
 def letter(name: str) -> dead_letters.DeadLetter:
