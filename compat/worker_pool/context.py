@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from graft.compat.worker_pool.errors import ContextCancelledError, ContextError, DeadlineExceededError
 from graft.config.validation import seconds
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graft.tasks.sending.pool_batch import PoolTask
 
 logger = logging.getLogger("graft.compat.worker_pool")
+AGAIN: Final = 2.0  # Seconds between two attempts to withdraw tasks while Redis does not answer.
 
 
 class Context:
@@ -26,7 +27,8 @@ class Context:
     Tasks that were submitted with it, to any pools, and have not begun do not begin. Those that run on workers are
     ended too, unless *running* is false, as ``cancel(running=True)`` of a batch ends them. What runs in a thread of the
     caller goes on, and so does a short task that shares a message with others. Each task has its Result, whose error is
-    that of :meth:`err`; where the pool has a name and the task had been sent, it is a CancelledBatchError.
+    that of :meth:`err`; where the pool has a name and the task had been sent, it is a CancelledBatchError. While Redis
+    does not answer, what was sent goes on, and is withdrawn when it answers again.
 
     ``with Context(5.0) as context`` cancels at the end of the block what has not ended by then.
 
@@ -122,6 +124,10 @@ class Context:
         try:
             client.cancel(tasks, error, running=self._ends_running)
         except BrokerUnavailable as outage:
-            logger.error(
-                "%d tasks of pool %s go on though their context has ended: %s", len(tasks), client.name, outage
-            )
+            logger.warning(
+                "%d tasks of pool %s go on though their context has ended, until Redis answers: %s",
+                len(tasks), client.name, outage,
+            )  # fmt: skip
+            again = threading.Timer(AGAIN, self._cancel, [client, tasks, error])
+            again.daemon = True
+            again.start()

@@ -199,11 +199,9 @@ class DurableSender(BatchSender[FeedReceiver]):
         self.sent_ids.clear()  # Its record says what was sent; Celery's would be half of it after a change of feeders.
         return message
 
-    def carry_out_cancel(self) -> None:
-        if not self._is_cancelling:
-            return
-        self._is_cancelling, self._is_cancelled, self.is_finished = False, True, True
+    def _cut_short(self) -> None:
         cancellation.cancel(self.receiver.id, settings().batch_ttl, running=self._ends_running)
+        self._is_cancelled = self.is_finished = True
         runs = [*as_runs(position for position, _ in self._packer.backlog), *self.pages_source.rest()]
         self._packer.close()
         self._note_failed_runs(runs, CancelledBatchError("cancelled before it was sent"))

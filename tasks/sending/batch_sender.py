@@ -152,10 +152,18 @@ class BatchSender(Generic[R]):
         return messages
 
     def carry_out_cancel(self) -> None:
-        """Do what :meth:`cancel` asked for."""
+        """Do what :meth:`cancel` asked for. Where that raises, the next call does it."""
         if not self._is_cancelling:
             return
-        self._is_cancelling, self._is_cancelled = False, True
+        self._is_cancelling = False
+        try:
+            self._cut_short()
+        except BaseException:
+            self._is_cancelling = True
+            raise
+
+    def _cut_short(self) -> None:
+        self._is_cancelled = True
         cancellation.cancel(self.receiver.id, settings().result_ttl, running=self._ends_running)
         if self.options.due is not None:
             self._withdraw_later()

@@ -106,10 +106,10 @@ class ReducingSender(BatchSender[Outcomes]):
         if self._keeps_errors:
             self.receiver.note_counted(len(refused), len(refused), 0)
 
-    def carry_out_cancel(self) -> None:
-        is_cut_short = self._is_cancelling and not self.is_finished
-        super().carry_out_cancel()
-        if is_cut_short:  # The chord lacks the parts that were not sent, and nobody will send its body.
+    def _cut_short(self) -> None:
+        lacks_parts = not self.is_finished
+        super()._cut_short()
+        if lacks_parts:  # The chord lacks the parts that were not sent, and nobody will send its body.
             self._unsent = deque()
             chord_records.forget(self.receiver.id)
             self.receiver.note_reduced(Outcome(0, error=CancelledBatchError("cancelled before all of it was sent")))

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, Final
 
 from graft.config.deployment import settings
@@ -313,10 +314,7 @@ class PoolSender(BatchSender[Outcomes]):
         for task in self.burst.tasks():
             _stored(task)
 
-    def carry_out_cancel(self) -> None:
-        if not self._is_cancelling:
-            return
-        self._is_cancelling = False
+    def _cut_short(self) -> None:
         cancellation.cancel(self.burst.id, settings().result_ttl, running=self._ends_running)
         with self._adding:
             self.is_finished = True
@@ -404,8 +402,13 @@ class PoolSender(BatchSender[Outcomes]):
         """Tasks that were accepted are not sent."""
         if not unsent:
             return
-        pool = self.membership.pool
-        due_messages.publish(pool.abandon(self.membership.client, len(unsent)))
+        try:
+            due = self.membership.pool.abandon(self.membership.client, len(unsent))
+        except BaseException:  # They are as they were.
+            with self._adding:
+                self._waiting = deque(sorted([*unsent, *self._waiting], key=itemgetter(0)))
+            raise
+        due_messages.publish(due)
         self._note_failed([first + at for first, task in unsent for at in range(len(task.frames))], error)
 
 

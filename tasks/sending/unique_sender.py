@@ -65,14 +65,12 @@ class UniqueSender(BatchSender[Outcomes]):
         else:
             super().answered(envelope_id, result)
 
-    def carry_out_cancel(self) -> None:
+    def _cut_short(self) -> None:
         if not self._holder:
-            super().carry_out_cancel()
-        elif self._is_cancelling:
-            self._is_cancelling = False
-            if self._in_flight.answered(self._holder) is not None:
-                reason = f"cancelled; the call {self._holder}, which it was attached to, goes on"
-                self._note_failed((0,), CancelledBatchError(reason))
+            super()._cut_short()
+        elif self._in_flight.answered(self._holder) is not None:
+            reason = f"cancelled; the call {self._holder}, which it was attached to, goes on"
+            self._note_failed((0,), CancelledBatchError(reason))
 
     def _withdraw_later(self) -> None:
         ids = list(self.sent_ids)

@@ -18,6 +18,7 @@ from graft.config.redis_client import shared
 from graft.tasks.delivery import cancellation
 from graft.tasks.errors import CancelledBatchError
 from tests import samples
+from tests.compat.async_patterns.programs import program
 from tests.stack import wait_until
 
 WAIT = 60.0
@@ -80,6 +81,33 @@ def test_an_envelope_under_way_begins_no_more_items(stack, tmp_path, func, by):
         (envelope,) = app().GroupResult.restore(batch.id).results
         cancellation.cancel(envelope.id, 60)  # What `celery control graft_cancel ID` has a worker do.
     cut_short(batch, ledger)
+
+
+WHILE_FULL = """
+import sys, time
+import graft
+from tests import samples
+batch = graft.submit(samples.note_and_sleep, [(sys.argv[1], 0.2)] * 200, batch_size=1, in_flight=2)
+next(batch.as_completed(60))
+print("runs", flush=True)
+sys.stdin.readline()
+batch.cancel()
+time.sleep(1.0)  # The publisher has tried, and failed.
+print("cancelled", flush=True)
+print(sum(isinstance(one.error, graft.CancelledBatchError) for one in batch.as_completed(60)), flush=True)
+"""
+
+
+def test_a_batch_that_is_cancelled_while_redis_takes_nothing_is_so_when_it_does(fresh_stack, tmp_path):
+    stack = fresh_stack(cpu=1)
+    with program(stack, WHILE_FULL, str(tmp_path / "ran")) as client, stack.connect() as redis:
+        assert client.stdout.readline() == "runs\n"
+        redis.config_set("maxmemory", 1)
+        client.stdin.write("\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == "cancelled\n"
+        redis.config_set("maxmemory", 0)
+        assert int(client.stdout.readline()) > 100
 
 
 @pytest.mark.parametrize("func", [samples.note_and_sleep, samples.async_note_and_sleep])

@@ -11,10 +11,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @contextmanager
-def program(stack, code):
-    """*code* as a running client process of *stack*; killed at the end of the block."""
+def program(stack, code, *arguments):
+    """*code*, with *arguments*, as a running client process of *stack*; killed at the end of the block."""
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         env={**stack.env, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ import pytest
 from graft.compat import worker_pool as wp
 from graft.compat.worker_pool import Context, PriorityWorkerPool, Task, WorkerPool
 from graft.tasks.errors import CancelledBatchError
+from tests.compat.async_patterns.programs import program
 from tests.compat.worker_pool import work
 from tests.compat.worker_pool.test_pool import held
 from tests.stack import wait_until
@@ -116,6 +117,38 @@ def test_a_context_that_ends_at_any_moment_of_the_sending_ends_what_is_sent(stac
             time.sleep(number % 20 * 1e-4)
             context.cancel()
             assert isinstance(take(pool, 1)[number].error, wp.ContextCancelledError | CancelledBatchError)
+
+
+OUTAGE = """
+import sys
+from graft.compat.worker_pool import Context, Task, WorkerPool
+from tests.compat.async_patterns.programs import program
+from tests.compat.worker_pool import work
+with WorkerPool(1, 5) as pool:
+    context = Context()
+    pool.submit_task(Task(1, work.forever), context=context)
+    pool.submit_task(Task(2, work.one), context=context)
+    while not pool.statistics()["running"]:
+        pass
+    print("runs", flush=True)
+    sys.stdin.readline()
+    context.cancel()
+    print("cancelled", flush=True)
+    for _ in range(2):
+        print(pool.get_result().get(60).error, flush=True)
+"""
+
+
+def test_what_could_not_be_withdrawn_in_an_outage_is_withdrawn_after_it(fresh_stack):
+    stack = fresh_stack(cpu=1, GRAFT_CONNECT_TIMEOUT="1")
+    with program(stack, OUTAGE) as client:
+        assert client.stdout.readline() == "runs\n"
+        stack.kill_redis()
+        client.stdin.write("\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == "cancelled\n"
+        stack.start_redis()
+        assert [client.stdout.readline() for _ in range(2)] == ["context canceled\n"] * 2
 
 
 def test_a_submission_that_waits_for_room_ends_with_its_context(stack, gate):
