@@ -63,16 +63,16 @@ def explore(arguments: argparse.Namespace) -> bool:
         under_way = [walkers.submit(_walk, arguments, order) for order in range(count)]
         try:
             while wait(under_way, timeout=PROGRESS).not_done:
-                say(f"{len(seen)} states in {seen.ends} histories so far")
+                say(f"{len(seen)} states so far, {seen.ends} of them at rest")
         except KeyboardInterrupt:
-            complain(f"stopped after {len(seen)} states in {seen.ends} histories")
+            complain(f"stopped after {len(seen)} states, {seen.ends} of them at rest")
             raise
     walks = [walk.result() for walk in under_way]
     for found in walks:
         if found.broken:
             tell(found.broken, found.moves, found.log)
     extent = "all states" if all(found.is_complete for found in walks) else "not all, the time was up"
-    output().print(f"{len(seen)} states in {seen.ends} histories: {extent}")
+    output().print(f"{len(seen)} states, {seen.ends} of them at rest: {extent}")
     return not any(found.broken for found in walks)
 
 
@@ -87,7 +87,7 @@ def _walk(arguments: argparse.Namespace, order: int) -> Found:
         return walk(
             world, arguments.messages.split(","), deaths=arguments.deaths, jumps=arguments.jumps, seen=_shared[-1],
             order=order, seconds=arguments.seconds, switches=arguments.switches,
-            operations=list(filter(None, arguments.operator.split(","))),
+            operations=list(filter(None, arguments.operator.split(","))), is_reduced=not arguments.all_orders,
         )  # fmt: skip
 
 
@@ -154,6 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     walks.add_argument(
         "--operator", default="", help="what the operator does, by commas: cancel=TASK, replay, pause, resume"
+    )
+    walks.add_argument(
+        "--all-orders", action="store_true", help="also of steps that nobody can notice: the ends are the same"
     )
     walks.add_argument("--seconds", type=float, default=1e9, help="give up after so long")
     walks.add_argument(

@@ -20,7 +20,8 @@ INSIDE: Final = "inside"  # An actor stands in the code of a task.
 Fate = Literal["go", "cut", "unheard", "die"]  # Run the step; not at all; run it and lose the reply; die before it.
 UUID: Final = rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 SENDER: Final = rb"gen\d+@[\w.-]+"  # A message says which process has sent it.
-CHANCE: Final = re.compile(UUID + b"|" + SENDER)
+BODY: Final = rb'"body": ?"[^"]*"'  # Of a message, which its id tells.
+CHANCE: Final = re.compile(UUID + b"|" + SENDER + b"|" + BODY)
 
 
 class Died(BaseException):
@@ -46,6 +47,7 @@ class Actor:
         self.next: Any = "begin"  # Before which step it stands.
         self.steps: list[Any] = []  # Those that it took.
         self.heard: tuple[bytes, ...] = ()  # The replies that it got, with its steps: its next ones depend on no more.
+        self.commands: list[Command] = []  # That it sends in its next step.
         self.is_over = False
         self.error: BaseException | None = None
         self._func = func
@@ -122,7 +124,9 @@ class Scheduler:
             if actor.process.is_cut:
                 raise redis.ConnectionError("cut off by the model")
             return True, True
+        actor.commands = commands
         fate = self.stop(_named(commands))
+        actor.commands = []
         if actor.process.is_cut or fate == "cut":
             return False, False
         return True, fate != "unheard"

@@ -31,7 +31,7 @@ class Found:
     """What a walk has found: the broken guarantee with the moves that lead to it, or that all states are good."""
 
     states: int = 0
-    histories: int = 0
+    ends: int = 0
     broken: str = ""
     moves: list[Move] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -41,20 +41,22 @@ class Found:
 def explore(
     world: World, labels: Sequence[str], *, deaths: int = 1, jumps: int = 1, workers: int = 2, seconds: float = 1e9,
     switches: int | None = None, operations: Sequence[str] = (), seen: SeenStates | None = None, order: int = 0,
+    is_reduced: bool = True,
 ) -> Found:  # fmt: skip
     """Walk until all has been seen, something is broken, or *seconds* are used up.
 
     With *switches* all orders are walked in which another goes on that often at most while somebody is in the middle
     of something. The faults are not counted among them. *seen* is what others walk, too, who have another *order*.
     """
-    play = Play(world, Budget(list(labels), deaths, jumps, switches, list(operations)), workers)
+    budget = Budget(list(labels), deaths, jumps, switches, list(operations))
+    play = Play(world, budget, workers, is_reduced=is_reduced)
     walk = _Walk(play, Branches(world), time.monotonic() + seconds, SeenStates() if seen is None else seen, order)
     with walk.branches.possible():
         answer = walk.follow()
     if answer is not None:
         walk.seen.stop()
     found = answer if isinstance(answer, Found) else Found(is_complete=answer is None)
-    found.states, found.histories = len(walk.seen), walk.seen.ends
+    found.states, found.ends = len(walk.seen), walk.seen.ends
     return found
 
 
@@ -66,10 +68,9 @@ def hunt(
     seen: set[str] = set()
     left: deque[tuple[Move, ...]] = deque([()])
     until = time.monotonic() + seconds
-    histories = 0
+    ends = 0
     while left and time.monotonic() < until:
         path = left.popleft()
-        histories += 1
         play = Play(world, Budget(list(labels), deaths, jumps, None, list(operations)), workers)
         try:
             for move in path:
@@ -79,33 +80,34 @@ def hunt(
                 possible = play.possible()
                 if not possible:
                     play.checks.at_rest()
+                    ends += 1
                     break
                 left += [(*play.moves, move) for move in possible[1:]]
                 play.do(possible[0])
         except Broken as broken:
-            return Found(len(seen), histories, str(broken), play.moves, world.log)
-    return Found(len(seen), histories, is_complete=not left)
+            return Found(len(seen), ends, str(broken), play.moves, world.log)
+    return Found(len(seen), ends, is_complete=not left)
 
 
 def _name(play: Play) -> str:
     """The state's name. Whose turn it is matters where others go on at a price."""
     budget = play.budget
     turn = [] if budget.switches is None else [play.under_way(), budget.switches]
-    also = (budget.to_send, budget.deaths, budget.jumps, budget.operations, *turn)
+    also = (budget.deaths, budget.jumps, budget.operations, *turn)
     may_come_back = bool(budget.operations) or play.world.operator is not None
-    return fingerprint.of(play.world, *also, may_come_back=may_come_back)
+    return fingerprint.of(play.world, budget.to_send, *also, may_come_back=may_come_back)
 
 
 class _Walk:
     def __init__(self, play: Play, branches: Branches, until: float, seen: SeenStates, order: int) -> None:
         self.play, self.branches, self.until, self.seen = play, branches, until, seen
-        self.own = SeenStates()
+        self.own, self.is_first = SeenStates(), True
         self.random = random.Random(order) if order else None
 
     def _is_new(self, name: str) -> bool:
         """Whether to go on from the state *name*. The first few are everybody's: each goes another way from there."""
-        is_new = self.seen.add(name)
-        return self.own.add(name) if len(self.play.moves) <= COMMON else is_new
+        self.is_first = self.seen.add(name)
+        return self.own.add(name) if len(self.play.moves) <= COMMON else self.is_first
 
     def follow(self, first: Move | None = None) -> object:
         """Go on from here, with the move *first*, and come back with what is broken; None where all is good."""
@@ -119,6 +121,8 @@ class _Walk:
                 possible = play.possible()
                 if not possible:
                     play.checks.at_rest()
+                    if self.is_first:
+                        self.seen.end()
                     break
                 if self.random is not None:
                     self.random.shuffle(possible)
@@ -127,5 +131,4 @@ class _Walk:
                 play.do(possible[0])
         except Broken as broken:
             return Found(broken=str(broken), moves=play.moves, log=play.world.log)
-        self.seen.end()
         return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from graft.config.deployment import settings
+from graft.scripts.model import independence
 from graft.scripts.model.actors import Actor
 from graft.scripts.model.checks import Checks
 from graft.scripts.model.helpers import LOCKED
@@ -56,12 +57,16 @@ class Budget:
 
 
 class Play:
-    """One history: moves on a *world*, each of which is checked."""
+    """One history: moves on a *world*, each of which is checked.
 
-    def __init__(self, world: World, budget: Budget, workers: int = 2) -> None:
+    ``is_reduced``: a move that needs no other order is the only possible one (independence.py).
+    """
+
+    def __init__(self, world: World, budget: Budget, workers: int = 2, *, is_reduced: bool = True) -> None:
         self.world = world
         self.budget = budget
         self.moves: list[Move] = []
+        self.is_reduced = is_reduced
         self.at_work: Move | None = None  # The next step of whoever has taken the last one.
         world.reset(workers)
         self.checks = Checks(world)
@@ -121,12 +126,33 @@ class Play:
         ordinary, at_work = self.ordinary(), self.under_way()
         if self.budget.switches == 0 and at_work is not None:
             return [at_work, *(fault for fault in self.faults() if fault.who in (at_work.who, ""))]
+        if (alone := self._alone(ordinary)) is not None:
+            return [alone, *(fault for fault in self.faults() if fault.who == alone.who)]
         if ordinary:
             return ordinary + self._faults_beside(ordinary, at_work)
         now = self.world.look()
         if now.leases or now.held:
             return [Move("pass")]
         return [Move("recover", "caller")] if now.slots and self.world.at_caller.pool is not None else []
+
+    def _alone(self, ordinary: list[Move]) -> Move | None:
+        """The move that needs no other order, if there is one."""
+        world, budget = self.world, self.budget
+        if not self.is_reduced or budget.switches is not None or budget.operations or world.operator is not None:
+            return None
+        found: list[tuple[str, Move]] = []
+        for move in ordinary:
+            worker = world.workers.get(move.who)
+            if worker is None:
+                continue
+            match move.kind, move.what:
+                case ("begin", "acks") | ("step", "main") if independence.acks_nothing(world, worker):
+                    return move
+                case ("run", _) | ("step", "pool") if independence.is_alone(world, worker, bool(budget.jumps)):
+                    request = worker.running or worker.reserved[0]
+                    found.append((request.message.delivery_tag, move))
+        # By their deliveries: in another state of the same name the workers may have changed places.
+        return min(found)[1] if found else None
 
     def _faults_beside(self, ordinary: list[Move], at_work: Move | None) -> list[Move]:
         """The faults that are another history here than later.

@@ -8,11 +8,11 @@ import struct
 from typing import Final
 
 SLOTS: Final = 1 << 25
-COUNTS: Final = struct.Struct("qqq")  # States, ends of ways, and how many have asked all others to stop.
+COUNTS: Final = struct.Struct("qqq")  # States, those at rest, and how many have asked all others to stop.
 
 
 class SeenStates:
-    """The names of states that some process has seen, and how many ways have come to an end.
+    """The names of states that some process has seen, and in how many nothing is left to be done.
 
     Shared by those that are forked from the one that makes it.
     """
@@ -38,7 +38,7 @@ class SeenStates:
         return True
 
     def end(self) -> None:
-        """One more way has come to where nothing new follows."""
+        """One more of the states is at rest."""
         with self._lock:
             self._count(ends=1)
 

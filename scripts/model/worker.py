@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty
 from types import SimpleNamespace
 from typing import Any, Final, Protocol
@@ -91,6 +91,7 @@ class Worker:
         self.reserved: deque[Request] = deque()
         self.running: Request | None = None
         self.ended: deque[tuple[Request, Any]] = deque()  # What the pool process has to say.
+        self.collected: Request | None = None  # Of which the main process takes up the end.
         self.timers: list[Callable[[], object]] = []
         self.is_stopping = False
         self.is_frozen = False
@@ -132,6 +133,12 @@ class Worker:
     @property
     def is_dead(self) -> bool:
         return self.main.is_dead
+
+    def requests(self) -> Iterator[Request]:
+        """Those that it has to run, runs, or has to say something about."""
+        yield from self.reserved
+        yield from (request for request, _ in self.ended)
+        yield from (request for request in (self.running, self.collected) if request is not None)
 
     @property
     def held(self) -> dict[str, str]:
@@ -231,6 +238,7 @@ class Worker:
 
     def _collect(self) -> None:
         request, answer = self.ended.popleft()
+        self.collected = request
         if isinstance(answer, ExceptionInfo):
             request.on_failure(answer)
         else:
@@ -328,7 +336,7 @@ class Worker:
     def settle_steps(self) -> None:
         """Note which actors have come to their end."""
         if self.at_main is not None and self.at_main.is_over:
-            error, self.at_main = self.at_main.error, None
+            error, self.at_main, self.collected = self.at_main.error, None, None
             if error is not None and not isinstance(error, redis.RedisError | OSError):
                 raise error
             if self.is_stopping and not self.is_dead:

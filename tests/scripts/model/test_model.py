@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -45,18 +46,37 @@ def test_the_model_finds_a_protocol_that_is_known_to_be_wrong(redis_stack, name)
 
 @pytest.mark.redis
 @pytest.mark.parametrize(
-    ("messages", "deaths", "operator"),
+    ("messages", "deaths", "jumps", "operator"),
     [
-        ("fails-first-a", "1", ""), ("plain-a,raises-b", "0", ""), ("chained-a", "1", ""), ("items-a", "0", ""),
-        ("unique-a", "1", ""), ("unique-a,unique-b", "0", ""), ("pooled-a", "0", ""),
-        ("plain-a", "0", "pause,resume"), ("plain-a", "0", "cancel=plain-a"),
+        ("fails-first-a", "1", "0", ""), ("retries-a", "1", "0", ""), ("chained-a", "1", "0", ""),
+        ("plain-a,fails-first-b,raises-c", "1", "0", ""), ("plain-a", "1", "1", ""), ("items-a", "0", "0", ""),
+        ("unique-a", "1", "0", ""), ("unique-a,unique-b", "0", "0", ""), ("pooled-a", "0", "0", ""),
+        ("plain-a", "0", "0", "pause,resume"), ("plain-a", "0", "0", "cancel=plain-a"),
     ],
 )  # fmt: skip
-def test_every_order_of_a_small_deployment_keeps_the_guarantees(redis_stack, messages, deaths, operator):
-    options = ["--messages", messages, "--deaths", deaths, "--operator", operator, "--seconds", "150"]
-    done = model("explore", *options, "--jumps", "0")
+def test_every_order_of_a_small_deployment_keeps_the_guarantees(redis_stack, messages, deaths, jumps, operator):
+    options = ["--messages", messages, "--deaths", deaths, "--jumps", jumps, "--operator", operator]
+    done = model("explore", *options, "--seconds", "150")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all states" in done.stdout
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("messages", "deaths", "jumps"), [("plain-a", "0", "1"), ("plain-a,raises-b", "1", "0"), ("retries-a", "1", "0")]
+)
+def test_steps_that_nobody_can_notice_need_no_other_order(redis_stack, messages, deaths, jumps):
+    found = []
+    for orders in ((), ("--all-orders",)):
+        options = ["--messages", messages, "--deaths", deaths, "--jumps", jumps, "--processes", "1"]
+        done = model("explore", *options, "--seconds", "150", *orders)
+        assert done.returncode == 0, done.stdout + done.stderr
+        states, at_rest = map(int, re.findall(r"(\d+) (?:states|of them at rest)", done.stdout))
+        assert done.stdout.endswith(": all states\n")
+        found.append((states, at_rest))
+    (fewer, ends), (all_of_them, all_ends) = found
+    assert fewer < all_of_them
+    assert ends == all_ends > 1
 
 
 @pytest.mark.redis
