@@ -1,6 +1,5 @@
 """What the worker's main process does for messages that its pool processes take themselves.
 
-orders       what they may take: nothing where a signal has to be sent here for each message
 deliver      what is out of the ordinary comes here, as if it had been fetched here
 promote      a run that lasts gets Celery's request: limits, revokes, `inspect` and a stop find it as any other
 give away    what waits in a process behind a run that lasts goes back to its queue
@@ -19,7 +18,6 @@ from typing import Any, Final
 from weakref import ref
 
 import redis
-from celery import Task, signals
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
 from celery.worker.control import Panel
@@ -27,7 +25,7 @@ from celery.worker.request import create_request_cls
 from kombu.utils.json import loads
 
 from graft.config.redis_client import broker
-from graft.config.transport.channel import STOCK_POLL, Channel
+from graft.config.transport.channel import Channel
 from graft.config.transport.fetch import Taken
 from graft.tasks.delivery import cancellation
 from graft.workers import active_runs, shutdown
@@ -35,7 +33,7 @@ from graft.workers.active_runs import ActiveRun
 from graft.workers.direct import events
 from graft.workers.direct.direct_pool import Child, TaskPool
 from graft.workers.direct.job import Job
-from graft.workers.direct.plain_run import is_short
+from graft.workers.direct.orders import Orders
 from graft.workers.direct.shared_state import Entry, State
 
 logger = logging.getLogger(__name__)
@@ -43,9 +41,6 @@ logger = logging.getLogger(__name__)
 LASTS: Final = 1.0  # Seconds after which a run is promoted; sooner where somebody asks what runs.
 WAITS: Final = 0.1  # Seconds that a message waits behind a run before it goes to others.
 STUCK: Final = 5.0  # Seconds after which a process that has begun nothing was stopped.
-ORDINARY: Final = (Task.Strategy, Task.Request)
-OTHERS_EVERY: Final = 1.0  # Seconds between two looks at all tasks; a project may have thousands.
-MOST_POLL: Final = 0.2  # Seconds between two looks of one process while stock producers, which wake nobody, were seen.
 BACK_AGAIN: Final = 1.0  # Seconds after which a lost process's fetches are looked for once more.
 PATIENCE: Final = 1.0  # Seconds that a command may hold up the loop.
 
@@ -62,15 +57,13 @@ class Promotion:
         """*note_taken* is told how many messages were taken from each queue, and who sent some without a signature."""
         self._pool, self._consumer, self._note_taken = pool, consumer, note_taken
         self._channel: Channel | None = None
-        self._orders: dict[str, Any] = {}
+        self._orders = Orders(pool, consumer)
         self._undelivered: list[Taken] = []
         self._returning: dict[str, bool] = {}  # Tags that go back once there is a channel; whether their process died.
         self._client: Any = None
         self._is_promoting = False
         self._is_held = False  # By a stop: nothing is taken any more.
         self._later: list[tuple[float, str]] = []
-        self._others_known: list[str] = []
-        self._others_until = 0.0
         pool.on_lost, pool.wake_others = self._on_lost, self._unblock
         pool.attach(self._on_message)
         self._share_revokes()
@@ -125,50 +118,7 @@ class Promotion:
 
     def give_orders(self) -> None:
         """Tell the processes what they may take, where that has changed."""
-        channel = self._channel
-        orders: dict[str, Any] = {"takes": False}
-        if channel is not None:
-            source = channel.source()
-            is_ordinary = self._is_ordinary()
-            # Where processes may not, the main process fetches, as it does for prefork.
-            channel.leaves_fetching = is_ordinary
-            orders = {
-                "takes": bool(source[0]) and is_ordinary and not self._is_held and channel.qos.can_consume(),
-                "source": source,
-                "poll": min(MOST_POLL, STOCK_POLL * self._pool.num_processes),
-                "limit": channel.message_limit,
-                "others": self._others(),
-                "events": self._has_listeners(),
-            }
-        if orders != self._orders:
-            sleep = not self._orders.get("takes")
-            self._orders = orders
-            self._pool.shared.write_orders(orders)
-            for child in self._pool.children.values() if sleep and orders["takes"] else ():
-                child.link.wake()
-
-    def _is_ordinary(self) -> bool:
-        """Whether nobody has to see each message in this process."""
-        hears = len(signals.task_received.receivers) > 1  # One is ours, which is told the counts.
-        return not state.revoked_stamps and not hears
-
-    def _has_listeners(self) -> bool:
-        """Whether task events are sent."""
-        dispatcher = self._consumer.event_dispatcher
-        return bool(dispatcher and dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))
-
-    def _others(self) -> list[str]:
-        """The tasks whose messages this process has to see; a rate limit that is set later counts within a second."""
-        if time.monotonic() < self._others_until:
-            return self._others_known
-        buckets = {} if self._consumer.disable_rate_limits else self._consumer.task_buckets
-        self._others_until = time.monotonic() + OTHERS_EVERY
-        self._others_known = sorted(
-            name for name, task in self._consumer.app.tasks.items()
-            if not task.acks_late or buckets.get(name) or (task.Strategy, task.Request) != ORDINARY
-            or is_short(task.soft_time_limit, task.time_limit, *self._pool.limits)
-        )  # fmt: skip
-        return self._others_known
+        self._orders.give(self._channel, is_held=self._is_held)
 
     # ---- what processes say ------------------------------------------------------------------------------------------
 
