@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 ACK_DELAY: Final = 0.002  # Seconds in which the next fetch may take an acknowledgement along.
 AGAIN: Final = "again"  # In the delivery info of a message that was with a worker before, and may have run there.
 RETURNED_TTL: Final = 86400  # Seconds for which a worker may be away and still notice that its message went back.
-TOGETHER: Final = 20  # Messages that go back in one step: each may be large.
+TOGETHER: Final = 20  # Messages that go back in one step,
+BYTES: Final = 8_000_000  # unless they have more bytes than this.
 SELF_ACK_DELAY: Final = 0.02  # For what Redis has been told by the run already.
 OVERDUE: Final = lua.load(__file__, "overdue")
 GIVE_BACK: Final = lua.load(__file__, "give_back")
@@ -62,21 +63,23 @@ class _Records(stock.QoS):
         self._vrestore_count += 1
         if (self._vrestore_count - 1) % max(1, interval):
             return
-        left = math.inf if num is None else num
-        while left > 0:
-            latest, records = self._overdue(int(min(left, TOGETHER)))
+        left, has_more = math.inf if num is None else num, True
+        while left > 0 and has_more:
+            latest, has_more, records = self._overdue(int(min(left, TOGETHER)))
             if records:
                 self._give_back(records, renewed_until=latest)
-            left = left - len(records) if len(records) == TOGETHER else 0
+            left -= len(records)
 
-    def _overdue(self, most: int) -> tuple[float, dict[bytes, bytes | None]]:
-        """The records of messages whose leases have ended, and when these were renewed last at most.
+    def _overdue(self, most: int) -> tuple[float, bool, dict[bytes, bytes | None]]:
+        """When leases that have ended were renewed last at most, whether there may be more, and the records of some.
 
         By Redis's own clock, by which leases are written: no worker's clock decides about the work of another.
         """
         names = self.channel._prefixed([self.unacked_index_key, self.unacked_key])
-        latest, *found = OVERDUE(names, [self.visibility_timeout, most], self.channel._unprefixed_client())
-        return float(latest), dict(zip(found[::2], found[1::2], strict=True))
+        latest, has_more, *found = OVERDUE(
+            names, [self.visibility_timeout, most, BYTES], self.channel._unprefixed_client()
+        )
+        return float(latest), bool(has_more), dict(zip(found[::2], found[1::2], strict=True))
 
     def restore_by_tag(
         self, tag: str | bytes, client: Any = None, leftmost: bool = False, *, is_lost: bool = True,

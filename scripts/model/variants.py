@@ -48,13 +48,13 @@ def _count_then_close(record: Any, request: Any, error: BaseException | None) ->
     record.client.hincrby(record.key, "runs", 1)
 
 
-def _overdue_by_local_clock(qos: QoS, most: int) -> tuple[float, dict[bytes, bytes | None]]:
+def _overdue_by_local_clock(qos: QoS, most: int) -> tuple[float, bool, dict[bytes, bytes | None]]:
     import time
 
     latest = time.time() - qos.visibility_timeout
     with qos.channel.conn_or_acquire() as client:
         tags = client.zrange(qos.unacked_index_key, 0, latest, byscore=True, offset=0, num=most)
-        return latest, {tag: client.hget(qos.unacked_key, tag) for tag in tags}
+        return latest, False, {tag: client.hget(qos.unacked_key, tag) for tag in tags}
 
 
 def _drop_then_keep(channel: Channel, raw: bytes, queue: str, reason: str, detail: str) -> None:

@@ -509,6 +509,22 @@ def test_a_sweep_asks_a_few_times_and_nobody_who_settles_meanwhile_makes_it_star
 
 
 @pytest.mark.redis
+def test_a_sweep_of_large_messages_takes_a_few_at_a_time(connection, server):
+    qos = connection.default_channel.qos
+    connection.default_channel.queue_declare("q")
+    large = task()
+    large["body"] = base64.b64encode(bytes(3_000_000)).decode()
+    for number in range(5):
+        server.client.hset("graft:unacked", f"tag-{number}", json.dumps([large, "", "q"]))
+        server.client.zadd("graft:unacked_index", {f"tag-{number}": number + 1})
+    _, has_more, records = qos._overdue(20)
+    assert (has_more, list(records)) == (True, [b"tag-4", b"tag-3"])
+    qos._owners_could_report = True
+    qos.restore_visible(num=200, interval=1)
+    assert server.client.llen("q") == 5
+
+
+@pytest.mark.redis
 def test_messages_go_back_to_a_redis_that_is_full(connection, server):
     channel, messages = connection.default_channel, received_by(connection, "q")
     server.client.lpush("q", json.dumps(task()))
