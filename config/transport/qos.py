@@ -103,7 +103,13 @@ class _Records(stock.QoS):
         latest, push = "" if renewed_until is None else renewed_until, "LPUSH" if leftmost else "RPUSH"
         arguments = [latest, max(1, int(marks_last)), WAKEUP_MS, push]
         for tag, record in records.items():
-            lists = self._returning(record, is_lost) if record else []
+            try:
+                lists = self._returning(record, is_lost) if record else []
+            except redis.RedisError as error:  # The quarantine is full, too.
+                if renewed_until is None:
+                    raise
+                logger.warning("a record that nobody can read stays for the next sweep: %r", error)
+                continue
             arguments += [tag, len(lists), *chain.from_iterable(lists)]
         names = self.channel._prefixed([self.unacked_key, self.unacked_index_key, keys.RETURNED])
         GIVE_BACK(names, arguments, self.channel._unprefixed_client())

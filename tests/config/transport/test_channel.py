@@ -509,6 +509,26 @@ def test_a_sweep_asks_a_few_times_and_nobody_who_settles_meanwhile_makes_it_star
 
 
 @pytest.mark.redis
+def test_a_record_that_nobody_can_read_keeps_no_other_from_going_back_to_a_redis_that_is_full(connection, server):
+    qos = connection.default_channel.qos
+    qos._owners_could_report = True
+    connection.default_channel.queue_declare("q")
+    server.client.hset("graft:unacked", mapping={"garbage": "*", "a-tag": json.dumps([task(), "", "q"])})
+    server.client.zadd("graft:unacked_index", {"garbage": 1, "a-tag": 2})
+    qos._overdue(1)  # Redis knows the scripts.
+    qos.restore_by_tag("nothing")
+    server.client.config_set("maxmemory", 1)
+    try:
+        qos.restore_visible(num=200, interval=1)
+        assert server.client.llen("q") == 1
+        assert server.client.hkeys("graft:unacked") == [b"garbage"]
+    finally:
+        server.client.config_set("maxmemory", 0)
+    qos.restore_visible(num=200, interval=1)
+    assert [entry["reason"] for entry in quarantined(server.client)] == ["malformed_record"]
+
+
+@pytest.mark.redis
 def test_a_sweep_of_large_messages_takes_a_few_at_a_time(connection, server):
     qos = connection.default_channel.qos
     connection.default_channel.queue_declare("q")
