@@ -84,7 +84,10 @@ class Server:
             self.wakeup.recv(4096)
         self.reap()
         if self.connection in ready:
-            received = self.connection.recv(1 << 16)
+            try:
+                received = self.connection.recv(1 << 16)
+            except ConnectionError:  # It was killed before it read an answer.
+                return False
             if not received:
                 return False
             *requests, self.unread = (self.unread + received).split(b"\n")

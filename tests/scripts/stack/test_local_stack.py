@@ -17,7 +17,7 @@ from graft.scripts.stack.local_stack import LocalStack
 from graft.scripts.stack.redis_server import StackError, find, free_port
 from graft.tasks.monitoring import worker_registry
 from tests.scripts.sandbox import Sandbox
-from tests.stack import Stack, wait_until
+from tests.stack import ROOT, Stack, wait_until
 
 HOLD = """
 import os, sys, threading
@@ -153,6 +153,29 @@ def test_a_killed_program_leaves_nothing_though_a_process_it_forked_lives_on(san
         wait_until(lambda: sandbox.processes() == [forked] and not sandbox.files())
         forked.kill()
         psutil.wait_procs([forked], timeout=10)
+
+
+ABRUPT = """
+import os, signal, sys, time
+from graft.scripts.stack.guard import Guard
+guard = Guard(dict(os.environ))
+child = guard.start(["sh", "-c", "setsid sleep 600 & echo $! > $0; wait", sys.argv[1]], dict(os.environ))
+while not os.path.exists(sys.argv[1]) or not open(sys.argv[1]).read():
+    time.sleep(0.01)
+guard._send("status", pid=child.pid)
+time.sleep(0.5)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_program_that_is_killed_before_it_reads_an_answer_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    ended = subprocess.run(
+        [sys.executable, "-c", ABRUPT, str(path)], cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == -signal.SIGKILL
+    assert not ended.stderr
+    assert not psutil.pid_exists(int(path.read_text()))
 
 
 def test_a_killed_guard_takes_every_process_along_and_the_program_removes_the_files(sandbox: Sandbox) -> None:
