@@ -203,8 +203,8 @@ class DurableSender(BatchSender[FeedReceiver]):
         cancellation.cancel(self.receiver.id, settings().batch_ttl, running=self._ends_running)
         self._is_cancelled = self.is_finished = True
         runs = [*as_runs(position for position, _ in self._packer.backlog), *self.pages_source.rest()]
-        self._packer.close()
         self._note_failed_runs(runs, CancelledBatchError("cancelled before it was sent"))
+        self._packer.close()
 
     def _compare(self, client: Any) -> None:
         """Wait for what the record has in flight, also children and what earlier feeders sent, and for nothing else."""

@@ -111,9 +111,9 @@ class ReducingSender(BatchSender[Outcomes]):
         super()._cut_short()
         if lacks_parts:  # The chord lacks the parts that were not sent, and nobody will send its body.
             self._unsent = deque()
-            chord_records.forget(self.receiver.id)
             self.receiver.note_reduced(Outcome(0, error=CancelledBatchError("cancelled before all of it was sent")))
             inbox().forget(self._body_id)
+            chord_records.forget(self.receiver.id)
 
     # ---- on the subscriber's thread ---------------------------------------------------------------------------------
 
