@@ -120,14 +120,17 @@ class Context:
             self._cancel(client, its, error)
         self._ended.set()
 
-    def _cancel(self, client: PoolClient, tasks: list[PoolTask], error: ContextError) -> None:
+    def _cancel(
+        self, client: PoolClient, tasks: list[PoolTask], error: ContextError, *, is_first: bool = True
+    ) -> None:  # fmt: skip
         try:
             client.cancel(tasks, error, running=self._ends_running)
         except BrokerUnavailable as outage:
-            logger.warning(
-                "%d tasks of pool %s go on though their context has ended, until Redis answers: %s",
-                len(tasks), client.name, outage,
-            )  # fmt: skip
-            again = threading.Timer(AGAIN, self._cancel, [client, tasks, error])
+            if is_first:
+                logger.warning(
+                    "%d tasks of pool %s go on though their context has ended, until Redis answers: %s",
+                    len(tasks), client.name, outage,
+                )  # fmt: skip
+            again = threading.Timer(AGAIN, self._cancel, [client, tasks, error], {"is_first": False})
             again.daemon = True
             again.start()
