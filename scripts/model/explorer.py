@@ -31,7 +31,6 @@ class Found:
     """What a walk has found: the broken guarantee with the moves that lead to it, or that all states are good."""
 
     states: int = 0
-    ends: int = 0
     broken: str = ""
     moves: list[Move] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -47,6 +46,7 @@ def explore(
 
     With *switches* all orders are walked in which another goes on that often at most while somebody is in the middle
     of something. The faults are not counted among them. *seen* is what others walk, too, who have another *order*.
+    Where it *is_reduced*, orders that nobody can tell apart are left out (independence.py).
     """
     budget = Budget(list(labels), deaths, jumps, switches, list(operations))
     play = Play(world, budget, workers, is_reduced=is_reduced)
@@ -56,7 +56,7 @@ def explore(
     if answer is not None:
         walk.seen.stop()
     found = answer if isinstance(answer, Found) else Found(is_complete=answer is None)
-    found.states, found.ends = len(walk.seen), walk.seen.ends
+    found.states = len(walk.seen)
     return found
 
 
@@ -68,7 +68,6 @@ def hunt(
     seen: set[str] = set()
     left: deque[tuple[Move, ...]] = deque([()])
     until = time.monotonic() + seconds
-    ends = 0
     while left and time.monotonic() < until:
         path = left.popleft()
         play = Play(world, Budget(list(labels), deaths, jumps, None, list(operations)), workers)
@@ -80,13 +79,12 @@ def hunt(
                 possible = play.possible()
                 if not possible:
                     play.checks.at_rest()
-                    ends += 1
                     break
                 left += [(*play.moves, move) for move in possible[1:]]
                 play.do(possible[0])
         except Broken as broken:
-            return Found(len(seen), ends, str(broken), play.moves, world.log)
-    return Found(len(seen), ends, is_complete=not left)
+            return Found(len(seen), str(broken), play.moves, world.log)
+    return Found(len(seen), is_complete=not left)
 
 
 def _name(play: Play) -> str:

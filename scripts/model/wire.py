@@ -107,7 +107,7 @@ class Wire:
     def _translated(self, command: Command) -> Command:
         match command[0].upper():
             case b"WATCH":
-                raise NotImplementedError("WATCH is a state of the connection, which no script puts back: branches.py")
+                raise RuntimeError("WATCH is a state of the connection, and the model puts back what Redis holds")
             case b"TIME":
                 return [b"LRANGE", CLOCK.encode(), b"0", b"-1"]
             case b"EVAL":

@@ -13,7 +13,7 @@ if os.environ.get("SAMPLE_STOCK"):
     # Celery as it comes, with late acknowledgement, and the lease that the test asks for.
     app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=1)
     seconds = float(os.environ["GRAFT_VISIBILITY_TIMEOUT"])
-    sweeps = {"unacked_restore_interval": 0.5, "unacked_restore_throttle": 1}
+    sweeps = {"unacked_restore_interval": 0.5, "unacked_restore_throttle": 1, "unacked_mutex_expire": 15}
     app.conf.broker_transport_options |= {"visibility_timeout": seconds, "socket_timeout": 10, **sweeps}
 
 

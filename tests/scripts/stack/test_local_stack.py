@@ -156,14 +156,14 @@ def test_a_killed_program_leaves_nothing_though_a_process_it_forked_lives_on(san
 
 
 ABRUPT = """
-import os, signal, sys, time
+import os, select, signal, sys, time
 from graft.scripts.stack.guard import Guard
 guard = Guard(dict(os.environ))
 child = guard.start(["sh", "-c", "setsid sleep 600 & echo $! > $0; wait", sys.argv[1]], dict(os.environ))
 while not os.path.exists(sys.argv[1]) or not open(sys.argv[1]).read():
     time.sleep(0.01)
 guard._send("status", pid=child.pid)
-time.sleep(0.5)
+select.select([guard._connection], [], [])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
